@@ -1,0 +1,219 @@
+"""Action heads: how an agent's action becomes a token, and how features become a distribution over actions.
+
+Two heads with one interface. A head draws no random numbers inside the decoding loop: noise is drawn for
+the whole team before it, and choosing is then a deterministic function of scores and noise (arg max with
+Gumbel noise; mean plus scaled normal noise). Log-probabilities are computed after it, for the whole team,
+by the code of training.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
+from rllib_seqmarl.networks.config import ActionSpec
+
+ILLEGAL_LOGIT = -1e10
+
+
+def output_head(embed_dim: int, width: int) -> nn.Sequential:
+    """Linear -> GELU -> LayerNorm -> Linear, as the value and the policy head of MAT."""
+    return nn.Sequential(
+        linear(embed_dim, embed_dim, gain=ACTIVATED_GAIN),
+        nn.GELU(),
+        nn.LayerNorm(embed_dim),
+        linear(embed_dim, width),
+    )
+
+
+class ActionHead(nn.Module, ABC):
+    """Tokens in, scores out. A score is what the policy says of one agent: logits, or the mean of a Gaussian.
+
+    ``legal`` is always (..., width) bool or None (everything is legal), as made by :meth:`legal`.
+    """
+
+    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.policy = output_head(embed_dim, spec.width)
+
+    @abstractmethod
+    def legal(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
+        """Join ``action_mask`` (B, n, width) and ``alive`` (B, n), each bool, 0/1 or None, into one mask.
+
+        A dead agent is an agent with a single legal action, choice 0 or zeros; so its log-probability and
+        entropy are zero without any special case.
+        """
+
+    @abstractmethod
+    def clean(self, actions: Tensor, alive: Tensor | None, legal: Tensor | None) -> Tensor:
+        """``actions`` with what does not count (those of the dead, padding) set to the only legal value."""
+
+    @abstractmethod
+    def start(self, batch_size: int) -> Tensor:
+        """The embedding (B, d) before the first agent, who has no predecessor."""
+
+    @abstractmethod
+    def embed(self, actions: Tensor) -> Tensor:
+        """Embed ``actions`` (..., *action_shape) as (..., d)."""
+
+    @abstractmethod
+    def scores(self, features: Tensor, legal: Tensor | None) -> Tensor:
+        """Scores (..., width) from the decoder's ``features`` (..., d)."""
+
+    @abstractmethod
+    def noise(self, scores_shape: tuple[int, ...], legal: Tensor | None) -> Tensor:
+        """Noise of that shape, such that :meth:`choose` samples exactly from the policy."""
+
+    @abstractmethod
+    def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
+        """Actions (..., *action_shape) for ``scores`` (..., width); without ``noise`` the most probable."""
+
+    @abstractmethod
+    def log_probs(self, scores: Tensor, actions: Tensor, legal: Tensor | None) -> Tensor:
+        """Log-probabilities of ``actions``: (...) summed over choices, or (..., dim) when continuous."""
+
+    @abstractmethod
+    def entropy(self, scores: Tensor, legal: Tensor | None) -> Tensor:
+        """Entropies in nats, in the shape of :meth:`log_probs`."""
+
+    def shifted(self, actions: Tensor) -> Tensor:
+        """The decoder's input (B, n, d): for agent t the action of agent t-1, for agent 0 a start token."""
+        return torch.cat([self.start(actions.shape[0]).unsqueeze(1), self.embed(actions[:, :-1])], dim=1)
+
+
+class CategoricalHead(ActionHead):
+    """One or several independent choices per agent. Actions are int64."""
+
+    first_choices: Tensor
+    offsets: Tensor
+
+    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+        super().__init__(spec, embed_dim)
+        # A one-hot times a matrix is a row of it: the token embedding is a table, start flag first.
+        table = torch.empty(spec.token_dim, embed_dim)
+        nn.init.orthogonal_(table, ACTIVATED_GAIN)
+        self.start_row = nn.Parameter(table[0].clone())  # (d,)
+        self.choice_rows = nn.Parameter(table[1:].clone())  # (width, d)
+        offsets = torch.tensor((0, *spec.nvec[:-1])).cumsum(0)  # (k,) where each component begins
+        self.register_buffer("offsets", offsets, persistent=False)
+        first_choices = torch.zeros(spec.width, dtype=torch.bool)
+        first_choices[offsets] = True
+        self.register_buffer("first_choices", first_choices, persistent=False)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether an agent makes one choice, so that actions have no component axis."""
+        return len(self.spec.nvec) == 1
+
+    def legal(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
+        mask = None if action_mask is None else action_mask.bool()
+        if alive is None:
+            return mask
+        living = alive.bool().unsqueeze(-1)  # (B, n, 1)
+        if mask is None:
+            return living | self.first_choices
+        return torch.where(living, mask, self.first_choices)
+
+    def clean(self, actions: Tensor, alive: Tensor | None, legal: Tensor | None) -> Tensor:
+        if alive is None:
+            return actions
+        dead = ~alive.bool()
+        return actions.masked_fill(dead if self.is_single else dead.unsqueeze(-1), 0)
+
+    def start(self, batch_size: int) -> Tensor:
+        return gelu(self.start_row).expand(batch_size, -1)  # (B, d)
+
+    def embed(self, actions: Tensor) -> Tensor:
+        if self.is_single:
+            return gelu(nn.functional.embedding(actions, self.choice_rows))
+        return gelu(nn.functional.embedding(actions + self.offsets, self.choice_rows).sum(-2))
+
+    def scores(self, features: Tensor, legal: Tensor | None) -> Tensor:
+        logits = self.policy(features)
+        return logits if legal is None else torch.where(legal, logits, ILLEGAL_LOGIT)
+
+    def noise(self, scores_shape: tuple[int, ...], legal: Tensor | None) -> Tensor:
+        # Gumbel noise (arg max of logits + noise is an exact sample). The bound keeps log(0) out.
+        uniform = torch.rand(scores_shape, dtype=self.start_row.dtype, device=self.start_row.device)
+        tiny = torch.finfo(uniform.dtype).tiny
+        return uniform.clamp_(min=tiny).log_().neg_().clamp_(min=tiny).log_().neg_()
+
+    def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
+        if noise is not None:
+            scores = scores + noise
+        if self.is_single:
+            return scores.argmax(-1)
+        return torch.stack([part.argmax(-1) for part in scores.split(self.spec.nvec, -1)], dim=-1)
+
+    def log_probs(self, scores: Tensor, actions: Tensor, legal: Tensor | None) -> Tensor:
+        choices = actions.unsqueeze(-1) if self.is_single else actions  # (..., k)
+        choices = choices + self.offsets
+        return self._log_softmax(scores).gather(-1, choices).sum(-1)
+
+    def entropy(self, scores: Tensor, legal: Tensor | None) -> Tensor:
+        log_probs = self._log_softmax(scores)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def _log_softmax(self, scores: Tensor) -> Tensor:
+        if self.is_single:
+            return scores.log_softmax(-1)
+        return torch.cat([part.log_softmax(-1) for part in scores.split(self.spec.nvec, -1)], dim=-1)
+
+
+class GaussianHead(ActionHead):
+    """An independent Normal(mean, 0.5 * sigmoid(log_std)) per action dimension. Actions are real."""
+
+    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+        super().__init__(spec, embed_dim)
+        self.action_embedding = linear(spec.dim, embed_dim, gain=ACTIVATED_GAIN)
+        self.log_std = nn.Parameter(torch.ones(spec.dim))
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation per action dimension (dim,)."""
+        return 0.5 * torch.sigmoid(self.log_std)
+
+    def legal(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
+        mask = None if action_mask is None else action_mask.bool()
+        if alive is None:
+            return mask
+        living = alive.bool().unsqueeze(-1)  # (B, n, 1)
+        return living.expand(-1, -1, self.spec.dim) if mask is None else mask & living
+
+    def clean(self, actions: Tensor, alive: Tensor | None, legal: Tensor | None) -> Tensor:
+        return self._masked(actions.to(self.log_std.dtype), legal)
+
+    def start(self, batch_size: int) -> Tensor:
+        return self.embed(self.log_std.new_zeros(batch_size, self.spec.dim))  # (B, d)
+
+    def embed(self, actions: Tensor) -> Tensor:
+        return gelu(self.action_embedding(actions))
+
+    def scores(self, features: Tensor, legal: Tensor | None) -> Tensor:
+        return self._masked(self.policy(features), legal)
+
+    def noise(self, scores_shape: tuple[int, ...], legal: Tensor | None) -> Tensor:
+        normal = torch.randn(scores_shape, dtype=self.log_std.dtype, device=self.log_std.device)
+        return self._masked(normal * self.std, legal)
+
+    def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
+        return scores if noise is None else scores + noise
+
+    def log_probs(self, scores: Tensor, actions: Tensor, legal: Tensor | None) -> Tensor:
+        std = self.std
+        log_probs = -0.5 * ((actions - scores) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
+        return self._masked(log_probs, legal)
+
+    def entropy(self, scores: Tensor, legal: Tensor | None) -> Tensor:
+        entropy = (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).expand_as(scores)
+        return self._masked(entropy, legal)
+
+    @staticmethod
+    def _masked(values: Tensor, legal: Tensor | None) -> Tensor:
+        return values if legal is None else values.where(legal, 0.0)

@@ -1,0 +1,96 @@
+"""The blocks that encoder and decoder stack. Which one is used follows from what the mixers declare.
+
+*Crossed* (MAT; Wen et al. 2022, arXiv 2205.14953, figure 2) is post-norm, x = LN(x + sublayer(x)), and its
+decoder looks at the encoder's output through a cross mixer. *Added* (RWKV; Peng et al. 2023, arXiv
+2305.13048, figure 2) is pre-norm, x = x + sublayer(LN(x)); the encoder's output is added to its tokens
+before the first block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from rllib_seqmarl.mixers import Added, CausalMixer, Crossed, Mixer, MixerShape
+from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
+from rllib_seqmarl.networks.config import NetworkConfig
+
+
+def mlp(d: int) -> nn.Sequential:
+    """The position-wise part of a crossed block."""
+    return nn.Sequential(linear(d, d, gain=ACTIVATED_GAIN), nn.GELU(), linear(d, d))
+
+
+class CrossedEncoderBlock(Mixer):
+    """Self mixing over the whole team, then MLP."""
+
+    def __init__(self, mixers: Crossed, shape: MixerShape) -> None:
+        super().__init__()
+        d = shape.embed_dim
+        self.mixer, self.mlp = mixers.encoder(shape), mlp(d)
+        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        x = self.norm1(x + self.mixer(x))  # (B, n, d)
+        return self.norm2(x + self.mlp(x))
+
+
+class CrossedDecoderBlock(CausalMixer):
+    """Causal self mixing, cross mixing onto the encoder's output, MLP."""
+
+    def __init__(self, mixers: Crossed, shape: MixerShape) -> None:
+        super().__init__()
+        d = shape.embed_dim
+        self.mixer, self.cross, self.mlp = mixers.decoder(shape), mixers.cross(shape), mlp(d)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        x = self.norm1(x + self.mixer(x))  # (B, n, d)
+        x = self.norm2(context + self.cross(x, context))
+        return self.norm3(x + self.mlp(x))
+
+    def split_context(self, context: Tensor) -> Sequence[Any]:
+        return list(zip(context.unbind(1), self.cross.split_context(context), strict=True))
+
+    def initial_state(self, batch_size: int) -> Any:
+        return self.mixer.initial_state(batch_size), self.cross.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        mixer_state, cross_state = state
+        rep, cross_context = context
+        y, mixer_state = self.mixer.step(x, mixer_state)
+        x = self.norm1(x + y)  # (B, d)
+        y, cross_state = self.cross.step(x, cross_state, cross_context)
+        x = self.norm2(rep + y)
+        return self.norm3(x + self.mlp(x)), (mixer_state, cross_state)
+
+
+class AddedBlock(CausalMixer):
+    """Time mixing, then channel mixing, which may look back in time as well. For encoder and decoder."""
+
+    def __init__(self, mixers: Added, shape: MixerShape) -> None:
+        super().__init__()
+        d = shape.embed_dim
+        self.time, self.channel = mixers.time(shape), mixers.channel(shape)
+        self.norm1, self.norm2 = nn.LayerNorm(d, bias=False), nn.LayerNorm(d, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        x = x + self.time(self.norm1(x))  # (B, n, d)
+        return x + self.channel(self.norm2(x))
+
+    def initial_state(self, batch_size: int) -> Any:
+        return self.time.initial_state(batch_size), self.channel.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        time_state, channel_state = state
+        y, time_state = self.time.step(self.norm1(x), time_state)
+        x = x + y  # (B, d)
+        y, channel_state = self.channel.step(self.norm2(x), channel_state)
+        return x + y, (time_state, channel_state)
+
+
+def shapes(config: NetworkConfig) -> list[MixerShape]:
+    """The shape of each block's mixers, from the first block to the last."""
+    return [MixerShape(config.embed_dim, config.n_head, i, config.n_block) for i in range(config.n_block)]

@@ -1,0 +1,115 @@
+"""What describes a joint policy network completely: sizes, actions and mixers. Pure data, JSON-able."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rllib_seqmarl.mixers import MIXERS
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """The action of one agent. All agents of a team share it: smaller action spaces are padded and masked.
+
+    ``kind="discrete"``: ``len(nvec)`` choices at once, the k-th among ``nvec[k]``; gymnasium's ``Discrete(7)``
+    is ``nvec=(7,)``. ``kind="continuous"``: ``dim`` real numbers.
+    """
+
+    kind: Literal["discrete", "continuous"]
+    nvec: tuple[int, ...] = ()
+    dim: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nvec", tuple(int(size) for size in self.nvec))  # JSON brings a list
+        if self.kind == "discrete":
+            if not self.nvec or min(self.nvec) < 1 or self.dim:
+                raise ValueError(
+                    f"a discrete ActionSpec needs nvec with one size >= 1 per component and no dim, "
+                    f"not nvec={self.nvec}, dim={self.dim}; for Discrete(7) write nvec=(7,)"
+                )
+        elif self.kind == "continuous":
+            if self.dim < 1 or self.nvec:
+                raise ValueError(
+                    f"a continuous ActionSpec needs dim >= 1, no nvec, not dim={self.dim}, nvec={self.nvec}"
+                )
+        else:
+            raise ValueError(f"ActionSpec.kind must be 'discrete' or 'continuous', not {self.kind!r}")
+
+    @property
+    def width(self) -> int:
+        """Numbers the policy head puts out for an agent, and the width of its action mask."""
+        return sum(self.nvec) if self.kind == "discrete" else self.dim
+
+    @property
+    def token_dim(self) -> int:
+        """Width of an action as a token: start flag and one-hots, or the continuous action itself."""
+        return 1 + self.width if self.kind == "discrete" else self.dim
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one agent's action: () for one choice, (k,) for k choices, (dim,) when continuous."""
+        if self.kind == "continuous":
+            return (self.dim,)
+        return () if len(self.nvec) == 1 else (len(self.nvec),)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes and mixers of a :class:`~rllib_seqmarl.networks.joint_policy_network.JointPolicyNetwork`.
+
+    Attributes:
+        obs_dim: Numbers in one agent's observation.
+        action: The action of one agent.
+        n_block: Blocks in the encoder and in the decoder.
+        n_head: Heads per mixer, where the mixer has heads.
+        embed_dim: Width d of a token inside the network.
+        encoder_mixer: Name in ``rllib_seqmarl.mixers.MIXERS`` of what mixes observations.
+        decoder_mixer: Name of what mixes actions; free of ``encoder_mixer``.
+
+    Raises:
+        ValueError: On a value that makes no network, naming key, value and remedy.
+    """
+
+    obs_dim: int
+    action: ActionSpec
+    n_block: int = 1
+    n_head: int = 1
+    embed_dim: int = 64
+    encoder_mixer: str = "attention"
+    decoder_mixer: str = "attention"
+
+    def __post_init__(self) -> None:
+        for key in ("obs_dim", "n_block", "n_head", "embed_dim"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{key} must be an integer >= 1, not {value!r}")
+        if self.embed_dim % self.n_head:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} cannot be split among n_head={self.n_head} heads; "
+                f"choose an embed_dim that is a multiple of {self.n_head}"
+            )
+        for key in ("encoder_mixer", "decoder_mixer"):
+            name = getattr(self, key)
+            if name not in MIXERS:
+                near = difflib.get_close_matches(str(name), MIXERS, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ValueError(f"unknown {key} {name!r}; {hint}known mixers: {', '.join(sorted(MIXERS))}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """This configuration as plain data, fit for JSON; :meth:`from_dict` takes it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NetworkConfig:
+        """The configuration that :meth:`to_dict` described.
+
+        Raises:
+            ValueError: If a key is missing or unknown, or a value makes no network.
+        """
+        try:
+            return cls(**{**data, "action": ActionSpec(**data["action"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this does not describe a network: {error}") from error

@@ -1,0 +1,54 @@
+"""The decoder: from predecessors' actions and the encoder's output to every agent's features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from rllib_seqmarl.mixers import MIXERS, Added, CausalMixer
+from rllib_seqmarl.networks.blocks import AddedBlock, CrossedDecoderBlock, shapes
+from rllib_seqmarl.networks.config import NetworkConfig
+
+
+class Decoder(nn.Module):
+    """A stack of causal blocks: ``x`` are action embeddings, ``rep`` is the encoder's output.
+
+    *Crossed*: LN(x), then blocks that each look at rep. *Added*: x + rep, then blocks, then LN.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        mixers = MIXERS[config.decoder_mixer]
+        self.is_added = isinstance(mixers, Added)
+        blocks = nn.ModuleList(
+            AddedBlock(mixers, shape) if isinstance(mixers, Added) else CrossedDecoderBlock(mixers, shape)
+            for shape in shapes(config)
+        )
+        self.blocks = cast(Sequence[CausalMixer], blocks)
+        self.norm = nn.LayerNorm(config.embed_dim, bias=not self.is_added)
+
+    def forward(self, x: Tensor, rep: Tensor) -> Tensor:
+        """Features (B, n, d) of all agents from ``x`` (B, n, d) and ``rep`` (B, n, d)."""
+        x = x + rep if self.is_added else self.norm(x)
+        for block in self.blocks:
+            x = block(x, rep)
+        return self.norm(x) if self.is_added else x
+
+    def split_context(self, rep: Tensor) -> Sequence[Any]:
+        """One entry per agent for :meth:`step`: its rep (B, d) and what every block made of it."""
+        per_block = (block.split_context(rep) for block in self.blocks)
+        return list(zip(rep.unbind(1), zip(*per_block, strict=True), strict=True))
+
+    def initial_state(self, batch_size: int) -> list[Any]:
+        """The state before the first agent."""
+        return [block.initial_state(batch_size) for block in self.blocks]
+
+    def step(self, x: Tensor, state: list[Any], context: Any) -> tuple[Tensor, list[Any]]:
+        """Features (B, d) of the next agent, from its ``x`` (B, d) and its entry of :meth:`split_context`."""
+        rep, block_contexts = context
+        x = x + rep if self.is_added else self.norm(x)
+        for i, block in enumerate(self.blocks):
+            x, state[i] = block.step(x, state[i], block_contexts[i])
+        return (self.norm(x) if self.is_added else x), state

@@ -1,0 +1,37 @@
+"""The encoder: every agent's observation becomes a token that knows of the others, and a value."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from rllib_seqmarl.mixers import MIXERS, Added
+from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
+from rllib_seqmarl.networks.action_heads import output_head
+from rllib_seqmarl.networks.blocks import AddedBlock, CrossedEncoderBlock, shapes
+from rllib_seqmarl.networks.config import NetworkConfig
+
+
+class Encoder(nn.Module):
+    """Observations (B, n, obs_dim) to representations (B, n, d), and those to values (B, n)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        d = config.embed_dim
+        self.embedding = nn.Sequential(
+            nn.LayerNorm(config.obs_dim),
+            linear(config.obs_dim, d, gain=ACTIVATED_GAIN),
+            nn.GELU(),
+            nn.LayerNorm(d),
+        )
+        mixers = MIXERS[config.encoder_mixer]
+        if isinstance(mixers, Added):
+            self.blocks = nn.Sequential(*(AddedBlock(mixers, shape) for shape in shapes(config)))
+            self.blocks.append(nn.LayerNorm(d, bias=False))
+        else:
+            self.blocks = nn.Sequential(*(CrossedEncoderBlock(mixers, shape) for shape in shapes(config)))
+        self.value = output_head(d, 1)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Representations (B, n, d) and values (B, n) of ``obs`` (B, n, obs_dim)."""
+        rep = self.blocks(self.embedding(obs))  # (B, n, d)
+        return rep, self.value(rep).squeeze(-1)

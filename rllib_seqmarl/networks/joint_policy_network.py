@@ -1,0 +1,94 @@
+"""The joint policy of a team: one network for MAT, MAM and MARWKV, which differ only in their mixers.
+
+pi(a_1..a_n | o_1..o_n) is the product over agents of pi(a_t | encoder(o_1..o_n), a_1..a_{t-1}) (Wen et al.
+2022, arXiv 2205.14953, section 4), so a team acts agent by agent and is trained in one parallel pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, GaussianHead
+from rllib_seqmarl.networks.config import NetworkConfig
+from rllib_seqmarl.networks.decoder import Decoder
+from rllib_seqmarl.networks.encoder import Encoder
+
+
+class JointPolicyNetwork(nn.Module):
+    """Acts for a team, evaluates its actions, and values its observations.
+
+    Arguments shared by the methods (B teams of n agents, n free from call to call):
+        obs: Observations (B, n, obs_dim).
+        actions: (B, n, *action_shape), int64 choices or real numbers.
+        action_mask: (B, n, width), bool or 0/1: the legal choices, or the action dimensions that an agent
+            really has. None: everything is legal.
+        alive: (B, n), bool or 0/1. A dead agent keeps its place in the sequence with action 0,
+        log-probability
+            0 and entropy 0. None: all live.
+    Log-probabilities and entropies are (B, n) for discrete actions (summed over the choices of an agent) and
+    (B, n, dim), one per action dimension, for continuous ones. Values are (B, n).
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        head = CategoricalHead if config.action.kind == "discrete" else GaussianHead
+        self.head: ActionHead = head(config.action, config.embed_dim)
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Tensor,
+        action_mask: Tensor | None = None,
+        alive: Tensor | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decide for each agent in turn, knowing what its predecessors chose.
+
+        Returns:
+            Actions, their log-probabilities and values, without gradients: :meth:`evaluate` is for those.
+        """
+        rep, values = self._encode(obs)
+        batch_size, n, _ = rep.shape
+        head, decoder = self.head, self.decoder
+        legal = head.legal(action_mask, alive)
+        legal_of = [None] * n if legal is None else legal.unbind(1)  # n times (B, width)
+        noise = None if deterministic else head.noise((batch_size, n, self.config.action.width), legal)
+        noise_of = [None] * n if noise is None else noise.unbind(1)  # n times (B, width)
+
+        state = decoder.initial_state(batch_size)
+        token = head.start(batch_size)  # (B, d)
+        scores, actions = [], []
+        for t, context in enumerate(decoder.split_context(rep)):
+            features, state = decoder.step(token, state, context)  # (B, d)
+            scores.append(head.scores(features, legal_of[t]))  # (B, width)
+            actions.append(head.choose(scores[t], noise_of[t]))  # (B, *action_shape)
+            token = head.embed(actions[t])
+        joint_action = torch.stack(actions, dim=1)  # (B, n, *action_shape)
+        return joint_action, head.log_probs(torch.stack(scores, dim=1), joint_action, legal), values
+
+    def evaluate(
+        self, obs: Tensor, actions: Tensor, action_mask: Tensor | None = None, alive: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of ``actions``, entropies of the policy and values, in one parallel pass."""
+        rep, values = self._encode(obs)
+        head = self.head
+        legal = head.legal(action_mask, alive)
+        actions = head.clean(actions, alive, legal)
+        features = self.decoder(head.shifted(actions), rep)  # (B, n, d)
+        scores = head.scores(features, legal)  # (B, n, width)
+        return head.log_probs(scores, actions, legal), head.entropy(scores, legal), values
+
+    def values(self, obs: Tensor) -> Tensor:
+        """Values (B, n) alone, without the decoder's work."""
+        return self._encode(obs)[1]
+
+    def _encode(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        if obs.dim() != 3 or obs.shape[-1] != self.config.obs_dim:
+            raise ValueError(
+                f"obs must have shape (batch, agents, {self.config.obs_dim}), not {tuple(obs.shape)}"
+            )
+        return self.encoder(obs)
