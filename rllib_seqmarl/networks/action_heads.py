@@ -193,7 +193,7 @@ class GaussianHead(ActionHead):
         return self.embed(self.log_std.new_zeros(batch_size, self.spec.dim))  # (B, d)
 
     def embed(self, actions: Tensor) -> Tensor:
-        return gelu(self.action_embedding(actions))
+        return gelu(self.action_embedding(actions.to(self.log_std.dtype)))
 
     def scores(self, features: Tensor, legal: Tensor | None) -> Tensor:
         return self._masked(self.policy(features), legal)

@@ -77,9 +77,10 @@ class JointPolicyNetwork(nn.Module):
         rep, values = self._encode(obs)
         head = self.head
         legal = head.legal(action_mask, alive)
-        actions = head.clean(actions, alive, legal)
+        # Successors see what was handed in for the dead as well: it was what they decided on.
         features = self.decoder(head.shifted(actions), rep)  # (B, n, d)
         scores = head.scores(features, legal)  # (B, n, width)
+        actions = head.clean(actions, alive, legal)
         return head.log_probs(scores, actions, legal), head.entropy(scores, legal), values
 
     def values(self, obs: Tensor) -> Tensor:
