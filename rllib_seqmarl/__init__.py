@@ -1,0 +1,19 @@
+"""Cooperative multi-agent reinforcement learning as sequence modelling, on Ray RLlib.
+
+Importing the package makes its algorithms and environments known to RLlib and Tune by their names. Where Ray is not
+installed, the networks and trained policies still work.
+"""
+
+from importlib.util import find_spec
+
+from rllib_seqmarl.networks import load_published_mat
+from rllib_seqmarl.version import __version__
+
+__all__ = ["__version__", "load_published_mat"]
+
+if find_spec("ray") is not None:
+    from rllib_seqmarl.algorithms import MAT, MATConfig
+    from rllib_seqmarl.registry import register
+
+    __all__ += ["MAT", "MATConfig"]
+    register()

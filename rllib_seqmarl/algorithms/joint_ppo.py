@@ -1,0 +1,225 @@
+"""What all joint-policy algorithms share: PPO on a whole team, one agent after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.ppo.ppo import PPO, PPOConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils import force_list
+from ray.rllib.utils.annotations import override
+
+from rllib_seqmarl.algorithms.team_metrics import TeamMetrics
+from rllib_seqmarl.algorithms.validation import check_options
+from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
+from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
+from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
+
+
+class JointPPOConfig(PPOConfig):
+    """RLlib's PPO configuration with what a joint policy adds; the algorithms' own configs derive from it.
+
+    Everything else (env runners, learners, evaluation, callbacks, connectors, checkpoints, offline recording, ...) is
+    RLlib's own and set as for PPO. The environment may be an RLlib `MultiAgentEnv`, a PettingZoo `ParallelEnv` (its
+    class, a creator function or a registered name) or one that this package registers; it becomes one joint
+    environment by itself. A step is one step of the whole team, in `train_batch_size_per_learner`, `minibatch_size`
+    and all counters.
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or JointPPO)
+
+        # PPO's own settings, with the defaults of the published MAT (arXiv 2205.14953, appendix).
+        self.lr = 5e-4
+        self.num_epochs = 15
+        self.minibatch_size = None  # the whole batch at once
+        self.train_batch_size_per_learner = 3200
+        self.lambda_ = 0.95
+        self.clip_param = 0.2
+        self.vf_clip_param = None  # as clip_param
+        self.entropy_coeff = 0.01
+        self.grad_clip = 10.0
+        self.use_kl_loss = False
+        self.kl_coeff = 0.0
+        self.num_env_runners = 0
+        self.num_envs_per_env_runner = 32
+
+        # The joint update's settings.
+        self.use_value_norm = True
+        self.huber_delta: float | None = 10.0
+        self.adam_epsilon = 1e-5
+        self.shared_reward = False
+
+        # The network's settings.
+        self.n_block = 1
+        self.n_head = 1
+        self.embed_dim = 64
+        self.encoder_mixer = "attention"
+        self.decoder_mixer = "attention"
+
+        # How the team's environment becomes one joint environment.
+        self.agent_ids = True
+        self.team_reward = "mean"
+        self.global_state = False
+
+    @override(PPOConfig)
+    def training(
+        self,
+        *,
+        use_value_norm: bool = NotProvided,
+        huber_delta: float | None = NotProvided,
+        adam_epsilon: float = NotProvided,
+        shared_reward: bool = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets the training related configuration.
+
+        Args:
+            use_value_norm: Whether the critic predicts returns normalised by their running mean and standard
+                deviation (decay 0.99999, debiased), so that the value loss does not depend on the reward scale.
+            huber_delta: The error, in units of normalised returns, beyond which the value loss grows linearly
+                instead of quadratically; None for a quadratic loss everywhere.
+            adam_epsilon: Adam's epsilon.
+            shared_reward: Whether every agent learns from the team's reward, rather than from its own.
+            **kwargs: RLlib's own settings of PPO. `clip_param` holds for each agent's ratio (for continuous actions
+                for each dimension's), and `vf_clip_param` for the change of the normalised value prediction; None
+                stands for `clip_param`. `minibatch_size=None` takes the whole batch in each epoch.
+
+        Returns:
+            This updated config.
+        """
+        super().training(**kwargs)
+        return self._set(
+            use_value_norm=use_value_norm,
+            huber_delta=huber_delta,
+            adam_epsilon=adam_epsilon,
+            shared_reward=shared_reward,
+        )
+
+    def network(
+        self,
+        *,
+        n_block: int = NotProvided,
+        n_head: int = NotProvided,
+        embed_dim: int = NotProvided,
+        encoder_mixer: str = NotProvided,
+        decoder_mixer: str = NotProvided,
+    ) -> Self:
+        """Sets the joint network's sizes and mixers.
+
+        Args:
+            n_block: How many blocks the encoder and the decoder have, each.
+            n_head: How many heads a mixer has, where it has heads.
+            embed_dim: The width of an agent's token; a multiple of `n_head`.
+            encoder_mixer: What mixes the agents' tokens in the encoder.
+            decoder_mixer: What mixes the tokens in the decoder; chosen independently of the encoder's.
+
+        Returns:
+            This updated config.
+        """
+        return self._set(
+            n_block=n_block,
+            n_head=n_head,
+            embed_dim=embed_dim,
+            encoder_mixer=encoder_mixer,
+            decoder_mixer=decoder_mixer,
+        )
+
+    def joint_env(
+        self,
+        *,
+        agent_ids: bool = NotProvided,
+        team_reward: str = NotProvided,
+        global_state: bool = NotProvided,
+    ) -> Self:
+        """Sets how the team's environment becomes one joint environment.
+
+        Args:
+            agent_ids: Whether a one-hot agent id is appended to each observation. The encoder treats all agents
+                alike, so without ids agents that observe the same act alike.
+            team_reward: How the agents' rewards make the team's: "mean" or "sum".
+            global_state: Whether the environment's global state is observed as well; the encoder then reads it
+                beside each agent's observation.
+
+        Returns:
+            This updated config.
+        """
+        return self._set(agent_ids=agent_ids, team_reward=team_reward, global_state=global_state)
+
+    def _set(self, **options: Any) -> Self:
+        for key, value in options.items():
+            if value is not NotProvided:
+                setattr(self, key, value)
+        return self
+
+    @override(PPOConfig)
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=JointSequenceModule)
+
+    @override(PPOConfig)
+    def get_default_learner_class(self) -> type[JointPPOTorchLearner]:
+        return JointPPOTorchLearner
+
+    @property
+    @override(PPOConfig)
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return {
+            "n_block": self.n_block,
+            "n_head": self.n_head,
+            "embed_dim": self.embed_dim,
+            "encoder_mixer": self.encoder_mixer,
+            "decoder_mixer": self.decoder_mixer,
+            "use_value_norm": self.use_value_norm,
+            # What a policy needs beside its network to act outside of RLlib; it goes into every checkpoint.
+            "deployment": {
+                "env": repr(self.env) if isinstance(self.env, JointEnvCreator) else str(self.env),
+                "env_config": dict(self.env_config),
+                "joint_options": self._joint_options,
+                "normalize_actions": self.normalize_actions,
+                "clip_actions": self.clip_actions,
+                "has_custom_connectors": bool(self._env_to_module_connector or self._module_to_env_connector),
+            },
+        }
+
+    @property
+    def _joint_options(self) -> dict[str, Any]:
+        return {
+            "agent_ids": self.agent_ids,
+            "team_reward": self.team_reward,
+            "global_state": self.global_state,
+        }
+
+    @override(PPOConfig)
+    def validate(self) -> None:
+        if not self._validate_config:
+            return
+        check_options(self)
+        if self.env is not None:
+            env = self.env.env if isinstance(self.env, JointEnvCreator) else self.env
+            self.env = JointEnvCreator(env, **self._joint_options)
+            self.env.check()
+        callbacks = force_list(self.callbacks_class)
+        if TeamMetrics not in callbacks:
+            self.callbacks_class = [TeamMetrics, *callbacks]
+        super().validate()
+
+
+class JointPPO(PPO):
+    """PPO on a joint policy. RLlib's PPO runs it; the module and the learner make the difference."""
+
+    @classmethod
+    @override(PPO)
+    def get_default_config(cls) -> JointPPOConfig:
+        return JointPPOConfig()
+
+    @staticmethod
+    @override(Algorithm)
+    def _get_env_id_and_creator(
+        env_specifier: Any, config: AlgorithmConfig
+    ) -> tuple[str | None, Callable[[Any], Any]]:
+        if isinstance(env_specifier, JointEnvCreator):
+            return repr(env_specifier), env_specifier
+        return Algorithm._get_env_id_and_creator(env_specifier, config)

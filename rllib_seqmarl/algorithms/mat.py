@@ -1,0 +1,38 @@
+"""MAT, the Multi-Agent Transformer (Wen et al., arXiv 2205.14953)."""
+
+from __future__ import annotations
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.annotations import override
+
+from rllib_seqmarl.algorithms.joint_ppo import JointPPO, JointPPOConfig
+
+
+class MATConfig(JointPPOConfig):
+    """Configures a Multi-Agent Transformer: attention over the agents in the encoder and in the decoder.
+
+    ```python
+    from rllib_seqmarl import MATConfig
+
+    config = (
+        MATConfig()
+        .environment("mpe/simple_spread", env_config={"N": 3})
+        .training(lr=7e-4, clip_param=0.05)
+        .network(n_block=1, embed_dim=64)
+    )
+    algo = config.build_algo()
+    algo.train()
+    ```
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or MAT)
+
+
+class MAT(JointPPO):
+    """The Multi-Agent Transformer."""
+
+    @classmethod
+    @override(JointPPO)
+    def get_default_config(cls) -> MATConfig:
+        return MATConfig()

@@ -1,0 +1,39 @@
+"""What MARL people look at beside the team's return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+
+class TeamMetrics(RLlibCallback):
+    """Logs each agent's episode return, and the win rate where the environment reports wins.
+
+    In a training result they stand at `env_runners/agent_episode_returns_mean/<agent>`, as in RLlib's own multi-agent
+    results, and at `env_runners/win_rate`. The algorithm adds this callback to the user's own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._agents: list[str] | None = None
+
+    def on_episode_end(
+        self,
+        *,
+        episode: SingleAgentEpisode,
+        env_runner: Any = None,
+        metrics_logger: MetricsLogger | None = None,
+        env: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._agents is None:
+            self._agents = [str(agent) for agent in env.get_attr("layout")[0].agents]
+        info = episode.get_infos(-1)
+        window = env_runner.config.metrics_num_episodes_for_smoothing
+        for agent, agent_return in zip(self._agents, info["episode_agent_returns"], strict=True):
+            metrics_logger.log_value(("agent_episode_returns_mean", agent), float(agent_return), window=window)
+        if "win" in info:
+            metrics_logger.log_value("win_rate", float(info["win"]), window=window)

@@ -1,0 +1,150 @@
+"""The checks of a joint-policy config: every message names the key, the value and the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from rllib_seqmarl.networks import ActionSpec, NetworkConfig
+from rllib_seqmarl.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
+
+
+# What a user chooses of a network; its other fields follow from the environment.
+_SIZES = {option.name for option in fields(NetworkConfig)} - {"obs_dim", "action"}
+
+
+def check_options(config: JointPPOConfig) -> None:
+    """Raises a ValueError for the first option that is unknown, of the wrong kind, or does not go with a joint policy."""
+    _check_names(config)
+    _check_stack(config)
+    _check_values(config)
+    _check_network(config)
+
+
+def _check_names(config: JointPPOConfig) -> None:
+    """RLlib sets whatever key it is given, so a misspelt one would be ignored without a word."""
+    known = {*vars(type(config)()), "class"}  # "class" comes with a config that RLlib has copied
+    for key in vars(config):
+        if key not in known and not key.startswith("_"):
+            raise ValueError(
+                f"{type(config).__name__} has no option {key!r}.{did_you_mean(key, known)} The options are the "
+                f"keyword arguments of its methods `training`, `network`, `joint_env`, `env_runners`, ..."
+            )
+    model_config = config._model_config
+    for key in model_config if isinstance(model_config, dict) else vars(model_config):
+        if key not in _SIZES | {"use_value_norm"}:
+            raise ValueError(
+                f"model_config has no entry {key!r}.{did_you_mean(key, _SIZES)} A joint network takes "
+                f"{', '.join(sorted(_SIZES))}; set them with `config.network(...)`."
+            )
+
+
+def _check_stack(config: JointPPOConfig) -> None:
+    if not (config.enable_rl_module_and_learner and config.enable_env_runner_and_connector_v2):
+        raise ValueError(
+            "Joint policies run on RLlib's new API stack only. Remove `enable_rl_module_and_learner=False` and "
+            "`enable_env_runner_and_connector_v2=False` (or `api_stack(...)`) from the config."
+        )
+    if config.framework_str != "torch":
+        raise ValueError(
+            f"framework={config.framework_str!r} is not supported; remove it or write framework='torch'."
+        )
+    if set(config.policies) != {DEFAULT_MODULE_ID}:
+        raise ValueError(
+            f"One joint policy acts for the whole team, but policies={sorted(config.policies)} maps agents to policies "
+            f"of their own. Remove `multi_agent(policies=..., policy_mapping_fn=...)`; for independent policies use "
+            f"RLlib's PPO."
+        )
+    if config.use_kl_loss:
+        raise ValueError(
+            "use_kl_loss=True is not part of the joint objective, which clips each agent's ratio; remove it (the "
+            "approximate KL divergence is reported as `approx_kl` all the same)."
+        )
+    for key in ("use_critic", "use_gae"):
+        if not getattr(config, key):
+            raise ValueError(f"{key}=False is not supported: the joint update needs each agent's value; remove it.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_schedule(value: Any) -> bool:
+    """A number, or RLlib's [[timestep, value], ...]."""
+    return _is_number(value) or (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(isinstance(p, list | tuple) and len(p) == 2 and all(map(_is_number, p)) for p in value)
+    )
+
+
+def _positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _fraction(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_A_SCHEDULE = "a number >= 0 or a schedule [[0, value], [timestep, value], ...]"
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (_is_schedule, _A_SCHEDULE),
+    "entropy_coeff": (_is_schedule, _A_SCHEDULE),
+    "gamma": (_fraction, "a number from 0 to 1"),
+    "lambda_": (_fraction, "a number from 0 to 1"),
+    "clip_param": (_positive, "a number > 0, such as 0.2"),
+    "vf_clip_param": (_or_none(_positive), "a number > 0, or None for the value of clip_param"),
+    "huber_delta": (_or_none(_positive), "a number > 0, or None for a quadratic loss"),
+    "adam_epsilon": (_positive, "a number > 0, such as 1e-5"),
+    "vf_loss_coeff": (lambda value: _is_number(value) and value >= 0, "a number >= 0"),
+    "grad_clip": (_or_none(_positive), "a number > 0, or None for no clipping"),
+    "num_epochs": (_is_count, "a whole number >= 1"),
+    "minibatch_size": (_or_none(_is_count), "a whole number >= 1, or None for the whole batch"),
+    "train_batch_size_per_learner": (_is_count, "a whole number >= 1"),
+    "num_envs_per_env_runner": (_is_count, "a whole number >= 1"),
+    "use_value_norm": (_is_bool, "True or False"),
+    "shared_reward": (_is_bool, "True or False"),
+    "agent_ids": (_is_bool, "True or False"),
+    "global_state": (_is_bool, "True or False"),
+    "team_reward": (lambda value: value in ("mean", "sum"), "'mean' or 'sum'"),
+    "env_config": (lambda value: isinstance(value, dict), "a dict of keyword arguments of the environment"),
+}
+
+
+def _check_values(config: JointPPOConfig) -> None:
+    for key, (is_valid, expected) in _CHECKS.items():
+        value = getattr(config, key)
+        if not is_valid(value):
+            raise ValueError(f"{key}={value!r} is not {expected}.")
+    batch_size = config.train_batch_size_per_learner
+    if config.minibatch_size is not None and config.minibatch_size > batch_size:
+        raise ValueError(
+            f"minibatch_size={config.minibatch_size} is larger than train_batch_size_per_learner={batch_size}. Both "
+            f"count team steps: lower minibatch_size, or write None to take the whole batch at once."
+        )
+
+
+def _check_network(config: JointPPOConfig) -> None:
+    """The network's own checks of its sizes, on a stand-in for the environment's spaces, which come later."""
+    sizes = {key: value for key, value in config.model_config.items() if key in _SIZES}
+    NetworkConfig(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **sizes)

@@ -1,0 +1,145 @@
+"""The learner connector that turns sampled team episodes into per-agent advantages and value targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import tree
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from rllib_seqmarl.learners.distributed import sum_over_learners
+from rllib_seqmarl.learners.joint_ppo_loss import per_agent_gae
+
+
+class JointGAE(ConnectorV2):
+    """Adds per-agent ADVANTAGES and VALUE_TARGETS, (B, n), to the train batch.
+
+    It stands last in the learner pipeline and takes the place of RLlib's `GeneralAdvantageEstimation`. Like that one
+    it relies on `AddOneTsToEpisodesAndTruncate`, which gives every episode chunk one more row (its last observation),
+    so that whatever other connectors do to observations is done to the last one too. The values of all other rows were
+    predicted while sampling, so the network runs on the added rows only, one per chunk, and not over the whole batch
+    again. The added rows then leave the batch.
+
+    Afterwards VF_PREDS holds the values predicted while sampling in the value normaliser's units, as the clipped value
+    loss needs them.
+    """
+
+    def __init__(
+        self,
+        input_observation_space: Any = None,
+        input_action_space: Any = None,
+        *,
+        gamma: float,
+        lambda_: float,
+        shared_reward: bool,
+    ) -> None:
+        """Initialises the connector.
+
+        Args:
+            input_observation_space: Set by the pipeline.
+            input_action_space: Set by the pipeline.
+            gamma: The discount factor.
+            lambda_: GAE's lambda.
+            shared_reward: Whether every agent learns from the team's reward, rather than from its own.
+        """
+        super().__init__(input_observation_space, input_action_space)
+        self.gamma = gamma
+        self.lambda_ = lambda_
+        self.shared_reward = shared_reward
+
+    @override(ConnectorV2)
+    def __call__(
+        self,
+        *,
+        rl_module: MultiRLModule,
+        batch: dict[str, Any],
+        episodes: list[SingleAgentEpisode],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        columns = batch[DEFAULT_MODULE_ID]
+        module = rl_module[DEFAULT_MODULE_ID].unwrapped()
+        is_step = columns.pop(Columns.LOSS_MASK)  # (rows,), False on each chunk's added last row
+        last = (~is_step).nonzero().squeeze(-1)  # (chunks,)
+
+        values = columns[Columns.VF_PREDS]  # (rows, n), in reward units
+        with torch.no_grad():
+            values[last] = module.compute_values(
+                {Columns.OBS: tree.map_structure(lambda x: x[last], columns[Columns.OBS])}
+            )
+        rewards, continues = self._rewards_and_continues(columns, episodes, values)
+        advantages = self._advantages(values, rewards, continues, last)  # (rows, n)
+
+        columns[Postprocessing.ADVANTAGES] = advantages
+        columns[Postprocessing.VALUE_TARGETS] = advantages + values
+        columns[Columns.VF_PREDS] = module.normalize_values(values)
+        columns = tree.map_structure(lambda x: x[is_step], columns)
+        columns[Postprocessing.ADVANTAGES] = _normalized(
+            columns[Postprocessing.ADVANTAGES], columns[Columns.OBS]["alive"]
+        )
+        batch[DEFAULT_MODULE_ID] = columns
+        return batch
+
+    def _rewards_and_continues(
+        self, columns: dict[str, Any], episodes: list[SingleAgentEpisode], values: Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rewards to learn from and whether each agent lived on after its step; both (rows, n)."""
+        shape = tuple(values.shape)
+        terminated = columns[Columns.TERMINATEDS].cpu().numpy()  # (rows,)
+        continues = np.broadcast_to(1.0 - terminated[:, None], shape).astype(np.float32)
+        team_rewards = columns[Columns.REWARDS].cpu().numpy()  # (rows,)
+        rewards = np.broadcast_to(team_rewards[:, None], shape).astype(np.float32)
+        row = 0
+        for episode in episodes:
+            # The added row's info repeats the last one and is not a step.
+            for info in episode.get_infos(slice(1, len(episode))):
+                if not self.shared_reward:
+                    rewards[row] = info["agent_rewards"]
+                if "agent_terminateds" in info:
+                    continues[row] *= ~np.asarray(info["agent_terminateds"], bool)
+                row += 1
+            row += 1
+        return rewards, continues
+
+    def _advantages(self, values: Tensor, rewards: np.ndarray, continues: np.ndarray, last: Tensor) -> Tensor:
+        """Per-agent GAE over all chunks side by side, (rows, n); the added rows' advantages are 0.
+
+        Chunks are right-aligned in a (T + 1, chunks, n) array, so that they all end on the bootstrap value and the
+        recursion runs T times, rather than once for each step of each chunk.
+        """
+        ends = last.cpu().numpy()  # (chunks,)
+        lengths = np.diff(ends, prepend=-1)  # steps and the added row
+        horizon = lengths.max()
+        rows = ends - np.arange(horizon)[::-1, None]  # (T + 1, chunks)
+        inside = np.arange(horizon)[::-1, None] < lengths
+        rows = np.where(inside, rows, 0)
+        advantages = per_agent_gae(
+            rewards[rows[:-1]],
+            values.cpu().numpy()[rows],
+            continues[rows[:-1]],
+            gamma=self.gamma,
+            lambda_=self.lambda_,
+        )  # (T, chunks, n)
+        result = np.zeros(tuple(values.shape), np.float32)
+        steps = inside[:-1]
+        result[rows[:-1][steps]] = advantages[steps]
+        return torch.from_numpy(result).to(values.device)
+
+
+def _normalized(advantages: Tensor, alive: Tensor) -> Tensor:
+    """Advantages less their mean over their standard deviation, both over the living agent-steps of all learners."""
+    alive = alive.to(torch.float64)  # (B, n)
+    wide = advantages.to(torch.float64)
+    sums = torch.stack([(wide * alive).sum(), (wide.square() * alive).sum(), alive.sum()])
+    sum_over_learners(sums)
+    mean = sums[0] / sums[2].clamp_min(1.0)
+    std = (sums[1] / sums[2].clamp_min(1.0) - mean.square()).clamp_min(0.0).sqrt()
+    return ((wide - mean) / (std + 1e-5)).to(advantages.dtype)

@@ -1,0 +1,141 @@
+"""The mathematics of the joint PPO update, as pure functions on arrays and tensors.
+
+By the multi-agent advantage decomposition theorem (Kuba et al., arXiv 2109.11251) the advantage of a joint action is
+the sum of the advantages of its agents' actions, each given its predecessors'. The Multi-Agent Transformer
+(arXiv 2205.14953, eq. 4 and 5) therefore applies PPO's clipped objective to every agent's ratio by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def per_agent_gae(
+    rewards: np.ndarray, values: np.ndarray, continues: np.ndarray, *, gamma: float, lambda_: float
+) -> np.ndarray:
+    """Generalised advantage estimation (arXiv 1506.02438), for every agent of every episode at once.
+
+    Args:
+        rewards: (T, ..., n), the reward that followed step t.
+        values: (T + 1, ..., n), state values in reward units; the last row is the bootstrap value.
+        continues: (T, ..., n), 1 where the agent's life went on after step t, 0 where it ended there. A truncated
+            episode goes on as far as values are concerned: only a termination is a 0.
+        gamma: The discount factor.
+        lambda_: The exponential weight between bootstrapping (0) and Monte Carlo returns (1).
+
+    Returns:
+        The advantages, (T, ..., n). Advantages plus `values[:-1]` are the value targets.
+    """
+    advantages = np.zeros_like(values[:-1])
+    running = np.zeros_like(values[0])
+    deltas = rewards + gamma * values[1:] * continues - values[:-1]
+    decays = gamma * lambda_ * continues
+    for t in reversed(range(len(rewards))):
+        running = deltas[t] + decays[t] * running
+        advantages[t] = running
+    return advantages
+
+
+@dataclass(frozen=True)
+class JointPPOLoss:
+    """What one evaluation of the objective gives; all are scalar tensors, averaged over living agent-steps."""
+
+    total: Tensor
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    clip_fraction: Tensor
+    approx_kl: Tensor
+    explained_variance: Tensor
+
+
+def joint_ppo_loss(
+    *,
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    entropy: Tensor,
+    values: Tensor,
+    old_values: Tensor,
+    value_targets: Tensor,
+    weights: Tensor,
+    clip_param: float,
+    vf_clip_param: float,
+    huber_delta: float | None,
+    vf_loss_coeff: float,
+    entropy_coeff: float | Tensor,
+) -> JointPPOLoss:
+    """PPO's clipped objective, agent by agent.
+
+    Args:
+        log_probs: Of the taken actions under the current policy: (B, n), or (B, n, k) for continuous actions of k
+            dimensions, which are clipped dimension by dimension.
+        old_log_probs: The same under the policy that acted.
+        advantages: (B, n), normalised.
+        entropy: As `log_probs`.
+        values: (B, n), the current value predictions, in the value normaliser's units.
+        old_values: (B, n), those at the time of acting, in the same units.
+        value_targets: (B, n), in the same units.
+        weights: (B, n), what each agent-step counts: 0 for the dead, and 1 / (number of living agent-steps) for the
+            others, so that sums are means.
+        clip_param: The policy's ratio stays within 1 +- this.
+        vf_clip_param: Value predictions may leave `old_values` by this much before the clipped loss takes over.
+        huber_delta: Where the value loss turns from quadratic to linear; None for the quadratic loss.
+        vf_loss_coeff: The weight of the value loss.
+        entropy_coeff: The weight of the entropy bonus.
+    """
+    log_ratio = log_probs - old_log_probs
+    ratio = log_ratio.exp()
+    # One axis for action dimensions, of size 1 where an agent's action has one log-probability.
+    ratio = ratio.reshape(*weights.shape, -1)  # (B, n, k)
+    log_ratio = log_ratio.reshape(*weights.shape, -1)
+    advantages = advantages.unsqueeze(-1)  # (B, n, 1)
+    surrogate = torch.minimum(
+        ratio * advantages, ratio.clamp(1.0 - clip_param, 1.0 + clip_param) * advantages
+    ).sum(-1)  # (B, n)
+    policy_loss = -(weights * surrogate).sum()
+
+    clipped_values = old_values + (values - old_values).clamp(-vf_clip_param, vf_clip_param)
+    value_errors = torch.maximum(
+        _value_error(values, value_targets, huber_delta), _value_error(clipped_values, value_targets, huber_delta)
+    )
+    value_loss = (weights * value_errors).sum()
+
+    mean_entropy = (weights * entropy.reshape(*weights.shape, -1).sum(-1)).sum()
+    total = policy_loss + vf_loss_coeff * value_loss - entropy_coeff * mean_entropy
+    with torch.no_grad():
+        clipped = ((ratio - 1.0).abs() > clip_param).to(weights.dtype).mean(-1)
+        # The low-variance, always positive estimate of KL(old || new): (r - 1) - log r.
+        kl = (ratio - 1.0 - log_ratio).sum(-1)
+        return JointPPOLoss(
+            total=total,
+            policy=policy_loss.detach(),
+            value=value_loss.detach(),
+            entropy=mean_entropy.detach(),
+            clip_fraction=(weights * clipped).sum(),
+            approx_kl=(weights * kl).sum(),
+            explained_variance=_explained_variance(values, value_targets, weights),
+        )
+
+
+def _value_error(values: Tensor, targets: Tensor, huber_delta: float | None) -> Tensor:
+    """Half the squared error, linear beyond `huber_delta` on both sides; (B, n)."""
+    if huber_delta is None:
+        return 0.5 * F.mse_loss(values, targets, reduction="none")
+    return F.huber_loss(values, targets, reduction="none", delta=huber_delta)
+
+
+def _explained_variance(values: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """1 - Var[targets - values] / Var[targets] over living agent-steps; 1 is perfect, 0 as good as a constant."""
+    total = weights.sum().clamp_min(1e-8)
+
+    def variance(x: Tensor) -> Tensor:
+        mean = (weights * x).sum() / total
+        return (weights * (x - mean) ** 2).sum() / total
+
+    return 1.0 - variance(targets - values) / variance(targets).clamp_min(1e-8)

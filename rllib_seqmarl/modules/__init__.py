@@ -1,0 +1,1 @@
+"""RLModules: thin shells that give a joint network RLlib's interface."""

@@ -1,0 +1,145 @@
+"""The RLModule of every joint policy: a thin shell that gives `JointPolicyNetwork` RLlib's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from rllib_seqmarl.modules.policy_export import export_policy
+from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig, ValueNormalizer
+
+
+class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
+    """A joint policy over a team as one sequence of n agent tokens.
+
+    Observations are the Dict of arrays that a `JointEnv` gives: "observations" (B, n, obs_dim), "alive" (B, n), and
+    where there are such "action_mask" (B, n, width) and "state" (B, state_dim). The global state, where there is one,
+    is read by the encoder beside each agent's observation.
+
+    What the forward methods return, n agents each:
+        ACTIONS: (B, n), or (B, n, k) for actions of several components or dimensions.
+        ACTION_LOGP: (B, n), or (B, n, k) for continuous actions of k dimensions.
+        VF_PREDS: (B, n); in reward units when acting, in the value normaliser's units when training.
+        "entropy": as ACTION_LOGP; only when training.
+    """
+
+    @override(TorchRLModule)
+    def setup(self) -> None:
+        config = network_config(self.observation_space, self.action_space, self.model_config)
+        self.network = JointPolicyNetwork(config)
+        self.value_normalizer = ValueNormalizer() if self.model_config.get("use_value_norm", True) else None
+
+    @override(TorchRLModule)
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        return self._act(batch, deterministic=False)
+
+    @override(TorchRLModule)
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        return self._act(batch, deterministic=True)
+
+    @torch.no_grad()
+    def _act(self, batch: dict[str, Any], deterministic: bool) -> dict[str, Tensor]:
+        obs = batch[Columns.OBS]
+        actions, log_probs, values = self.network.act(
+            self._network_input(obs), obs.get("action_mask"), obs["alive"], deterministic=deterministic
+        )
+        return {
+            Columns.ACTIONS: actions,
+            Columns.ACTION_LOGP: log_probs,
+            Columns.VF_PREDS: self.denormalize_values(values),
+        }
+
+    @override(TorchRLModule)
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        obs = batch[Columns.OBS]
+        log_probs, entropy, values = self.network.evaluate(
+            self._network_input(obs), batch[Columns.ACTIONS], obs.get("action_mask"), obs["alive"]
+        )
+        return {Columns.ACTION_LOGP: log_probs, "entropy": entropy, Columns.VF_PREDS: values}
+
+    @override(ValueFunctionAPI)
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+        """Every agent's state value in reward units, (B, n)."""
+        return self.denormalize_values(self.network.values(self._network_input(batch[Columns.OBS])))
+
+    def normalize_values(self, values: Tensor) -> Tensor:
+        """From reward units to the units that the network predicts in."""
+        return values if self.value_normalizer is None else self.value_normalizer.normalize(values)
+
+    def denormalize_values(self, values: Tensor) -> Tensor:
+        """From the units that the network predicts in to reward units."""
+        return values if self.value_normalizer is None else self.value_normalizer.denormalize(values)
+
+    def update_value_normalizer(self, returns: Tensor, sync: Callable[[Tensor], None] | None = None) -> None:
+        """Takes the statistics of `returns`, in reward units, into the value normaliser, if there is one."""
+        if self.value_normalizer is not None:
+            self.value_normalizer.update(returns, sync=sync)
+
+    @staticmethod
+    def _network_input(obs: dict[str, Tensor]) -> Tensor:
+        """What the encoder reads: (B, n, obs_dim), with the global state beside each observation if there is one."""
+        observations = obs["observations"]
+        if "state" not in obs:
+            return observations
+        state = obs["state"].unsqueeze(1).expand(-1, observations.shape[1], -1)  # (B, n, state_dim)
+        return torch.cat([observations, state], dim=-1)
+
+    @override(RLModule)
+    def set_state(self, state: dict[str, Any]) -> None:
+        # RLlib's own turns float64 into float32 on the way, which would blur the value normaliser's statistics.
+        self.load_state_dict({key: torch.as_tensor(value) for key, value in state.items()})
+
+    @override(RLModule)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        """Saves the module as RLlib does, and beside it the policy in a form that loads without unpickling."""
+        saved_to = super().save_to_path(path, **kwargs)
+        if kwargs.get("filesystem") is None and "://" not in str(saved_to):
+            export_policy(self, Path(saved_to))
+        return saved_to
+
+
+def network_config(
+    observation_space: gym.Space, action_space: gym.Space, model_config: dict[str, Any]
+) -> NetworkConfig:
+    """The network that fits a joint environment's spaces, with the sizes and mixers of `model_config`."""
+    if not isinstance(observation_space, gym.spaces.Dict) or "observations" not in observation_space.spaces:
+        raise ValueError(
+            f"A joint policy reads the Dict of arrays of a JointEnv ('observations', 'alive', ...), but the "
+            f"observation space is {observation_space}. If a custom env-to-module connector changes observations, "
+            f"let it keep the Dict and change the array under 'observations'."
+        )
+    obs_dim = observation_space["observations"].shape[-1]
+    if "state" in observation_space.spaces:
+        obs_dim += observation_space["state"].shape[-1]
+    sizes = {option.name for option in fields(NetworkConfig)}
+    return NetworkConfig(
+        obs_dim=obs_dim,
+        action=action_spec(action_space),
+        **{key: value for key, value in model_config.items() if key in sizes},
+    )
+
+
+def action_spec(action_space: gym.Space) -> ActionSpec:
+    """What one agent chooses in a joint action space: MultiDiscrete (n,) or (n, k), or Box (n, dim).
+
+    Agents with fewer choices than others have the missing ones masked.
+    """
+    if isinstance(action_space, gym.spaces.MultiDiscrete):
+        nvec = action_space.nvec.reshape(len(action_space.nvec), -1).max(axis=0)  # (k,)
+        return ActionSpec(kind="discrete", nvec=tuple(nvec.tolist()))
+    if isinstance(action_space, gym.spaces.Box):
+        return ActionSpec(kind="continuous", dim=int(action_space.shape[-1]))
+    raise ValueError(
+        f"A joint action space is MultiDiscrete or Box, not {action_space}; wrap the environment in JointEnv."
+    )
