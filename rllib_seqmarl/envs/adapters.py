@@ -1,0 +1,111 @@
+"""The two kinds of multi-agent environment behind one small face: PettingZoo's ParallelEnv, RLlib's
+MultiAgentEnv.
+
+Both step with dictionaries, so only three things differ: where the agents' names and spaces are, who is to
+act next, and how the end of an episode is told. Environments are recognised by their methods, so that neither
+library has to be installed for the other's.
+"""
+
+from typing import Any, Protocol
+
+import gymnasium as gym
+
+from rllib_seqmarl.envs.agent_spaces import AgentID, Space
+from rllib_seqmarl.envs.errors import JointEnvError
+
+ALL = "__all__"  # RLlib's key for the whole team
+
+
+class TeamAdapter(Protocol):
+    """What JointEnv asks of an environment."""
+
+    agents: tuple[AgentID, ...]
+
+    def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
+        """The agent's observation and action space."""
+
+    def awaited(self) -> int | None:
+        """How many agents are to act next (0: the episode is over); None if the observations alone tell."""
+
+
+class ParallelAdapter:
+    """PettingZoo: `agents` lists who acts next, and is empty when the episode is over."""
+
+    def __init__(self, env: Any):
+        self.env = env
+        self.agents: tuple[AgentID, ...] = tuple(env.possible_agents)
+
+    def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
+        return self.env.observation_space(agent), self.env.action_space(agent)
+
+    def awaited(self) -> int | None:
+        return len(self.env.agents)
+
+
+class MultiAgentAdapter:
+    """RLlib: who has an observation acts next (agents may pause); `__all__` ends the episode."""
+
+    def __init__(self, env: Any):
+        self.env = env
+        # The current API names the agents; older environments only have a dictionary of spaces.
+        names = env.possible_agents or env.agents or env.action_spaces or env.observation_spaces or ()
+        self.agents: tuple[AgentID, ...] = tuple(names)
+
+    def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
+        observation, action = self.env.get_observation_space(agent), self.env.get_action_space(agent)
+        if observation is None or action is None:
+            raise JointEnvError(
+                f"agent {agent!r} has no spaces. Set `observation_spaces` and `action_spaces` "
+                "(agent -> space) in the environment's __init__."
+            )
+        return observation, action
+
+    def awaited(self) -> int | None:
+        return None
+
+
+def is_multi_agent(env: Any) -> bool:
+    """Whether `env` (an environment or a class) has RLlib's MultiAgentEnv interface."""
+    return all(
+        callable(getattr(env, name, None)) for name in ("get_observation_space", "get_action_space", "step")
+    )
+
+
+def is_parallel(env: Any) -> bool:
+    """Whether `env` (an environment or a class) has PettingZoo's ParallelEnv interface."""
+    methods = ("observation_space", "action_space", "reset", "step")
+    return not is_turn_based(env) and all(callable(getattr(env, name, None)) for name in methods)
+
+
+def is_turn_based(env: Any) -> bool:
+    """Whether `env` (an environment or a class) is a PettingZoo AECEnv."""
+    return callable(getattr(env, "agent_iter", None))
+
+
+def adapt(env: Any) -> TeamAdapter:
+    """The adapter for a multi-agent environment.
+
+    Raises:
+        TypeError: for anything else, with what to do about it.
+    """
+    if is_multi_agent(env):
+        return MultiAgentAdapter(env)
+    if is_parallel(env):
+        return ParallelAdapter(env)
+    raise refuse(env)
+
+
+def refuse(env: Any) -> TypeError:
+    """Why `env` (an environment or a class) cannot be joined, and what to do about it."""
+    kind = env.__name__ if isinstance(env, type) else type(env).__name__
+    if is_turn_based(env):
+        return TypeError(
+            f"{kind} is a turn-based PettingZoo AECEnv. Convert it where its agents can act at once: "
+            "pettingzoo.utils.aec_to_parallel(env)."
+        )
+    if isinstance(env, gym.Env) or isinstance(env, type) and issubclass(env, gym.Env):
+        return TypeError(
+            f"{kind} is a single-agent environment: there is no team to decide for. Train it with RLlib's "
+            "own PPO, or make it a team of one: a PettingZoo ParallelEnv with one agent."
+        )
+    return TypeError(f"{kind} is neither an RLlib MultiAgentEnv nor a PettingZoo ParallelEnv.")

@@ -1,0 +1,189 @@
+"""One agent's own spaces: how its observation becomes a flat vector and how its action comes out of a joint
+one."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from rllib_seqmarl.envs.errors import LayoutError
+
+AgentID = Hashable
+Space = spaces.Space[Any]
+
+MASK_KEY = "action_mask"
+OBSERVATION_KEYS = (
+    "observations",
+    "observation",
+)  # RLlib's and PettingZoo's names for what lies beside a mask
+
+
+@dataclass(frozen=True)
+class AgentObservation:
+    """How one agent's observation is read.
+
+    Attributes:
+        agent: the agent's name.
+        size: entries of the flattened observation.
+        key: where the observation lies when the agent observes a Dict that also holds its action mask, else
+            None.
+        flatten: turns an observation into a vector of `size` entries; None where it is one already.
+    """
+
+    agent: AgentID
+    size: int
+    key: str | None
+    flatten: Callable[[Any], Any] | None
+
+    @classmethod
+    def of(cls, agent: AgentID, space: Space) -> "AgentObservation":
+        key = None
+        if isinstance(space, spaces.Dict) and MASK_KEY in space.spaces:
+            key = next((name for name in OBSERVATION_KEYS if name in space.spaces), None)
+            if key is None:
+                raise LayoutError(
+                    f"agent {agent!r} observes a Dict of {', '.join(space)}: name what lies beside the "
+                    f"{MASK_KEY} 'observations'."
+                )
+            space = space[key]
+        try:
+            size = spaces.flatdim(space)
+        except (NotImplementedError, ValueError):
+            raise LayoutError(
+                f"agent {agent!r}: observations of {_brief(space)} have no fixed size. Use Box, Discrete, "
+                "MultiDiscrete, MultiBinary, or a Dict or Tuple of these."
+            ) from None
+        return cls(agent, size, key, _flattener(space))
+
+
+def _flattener(space: Space) -> Callable[[Any], Any] | None:
+    if not isinstance(space, spaces.Box):
+        return partial(spaces.flatten, space)
+    return None if len(space.shape) == 1 else np.ravel
+
+
+@dataclass(frozen=True)
+class AgentAction:
+    """What one agent can do: categorical components (`nvec`) or real dimensions (`dim`), never both.
+
+    Attributes:
+        agent: the agent's name.
+        space: its action space as the environment declares it.
+        nvec: choices of each categorical component; empty for continuous actions.
+        dim: number of real dimensions; 0 for discrete actions.
+    """
+
+    agent: AgentID
+    space: Space
+    nvec: tuple[int, ...] = ()
+    dim: int = 0
+
+    @classmethod
+    def of(cls, agent: AgentID, space: Space) -> "AgentAction":
+        match space:
+            case spaces.Discrete():
+                return cls(agent, space, nvec=(int(space.n),))
+            case spaces.MultiDiscrete():
+                return cls(agent, space, nvec=tuple(space.nvec.ravel().tolist()))
+            case spaces.MultiBinary():
+                return cls(agent, space, nvec=(2,) * int(np.prod(space.shape)))
+            case spaces.Box() if np.issubdtype(space.dtype, np.floating):
+                return cls(agent, space, dim=int(np.prod(space.shape)))
+        raise LayoutError(
+            f"agent {agent!r} acts in {_brief(space)}: a joint policy needs Discrete, MultiDiscrete, "
+            "MultiBinary or a floating-point Box. Wrap the environment so that the agent's action is one of "
+            "these."
+        )
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.dim == 0
+
+    @property
+    def width(self) -> int:
+        """Entries of this agent's action mask."""
+        return sum(self.nvec) or self.dim
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest action, each float32 of shape (dim,), rounded inwards: within them is legal."""
+        assert isinstance(self.space, spaces.Box)
+        low, high = self.space.low.ravel(), self.space.high.ravel()
+        low32, high32 = low.astype(np.float32), high.astype(np.float32)
+        low32 = np.where(low32 < low, np.nextafter(low32, np.float32(np.inf)), low32)
+        high32 = np.where(high32 > high, np.nextafter(high32, np.float32(-np.inf)), high32)
+        return low32, high32
+
+    def decoder(self, row: int, *, several: bool) -> Callable[[Any], Any]:
+        """A function from the rows of a joint action to this agent's action in its own space.
+
+        Args:
+            row: the agent's row.
+            several: whether a row of a discrete team is a list of components (else it is one integer).
+        """
+        space = self.space
+        if isinstance(space, spaces.Box):
+            return partial(_take_dimensions, row=row, dim=self.dim, shape=space.shape, dtype=space.dtype)
+        if isinstance(space, spaces.Discrete):
+            return _choice_decoder(self, row, int(space.start), several)
+        return _components_decoder(self, row, several)
+
+
+def _take_dimensions(rows: np.ndarray, row: int, dim: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    return rows[row, :dim].astype(dtype).reshape(shape)
+
+
+def _choice_decoder(action: AgentAction, row: int, start: int, several: bool) -> Callable[[Any], int]:
+    (n,) = action.nvec
+
+    def decode(rows: list[Any]) -> int:
+        choice = rows[row][0] if several else rows[row]
+        if 0 <= choice < n:
+            return choice + start
+        raise _out_of_range(action, choice)
+
+    return decode
+
+
+def _components_decoder(action: AgentAction, row: int, several: bool) -> Callable[[Any], np.ndarray]:
+    space, count, limits = action.space, len(action.nvec), action.nvec
+    start = getattr(space, "start", 0)
+
+    def decode(rows: list[Any]) -> np.ndarray:
+        choices = rows[row][:count] if several else [rows[row]]
+        if all(0 <= choice < n for choice, n in zip(choices, limits, strict=True)):
+            return np.array(choices, dtype=space.dtype).reshape(space.shape) + start
+        raise _out_of_range(action, choices)
+
+    return decode
+
+
+def _out_of_range(action: AgentAction, choice: int | list[int]) -> LayoutError:
+    limits = action.nvec[0] if isinstance(choice, int) else list(action.nvec)
+    return LayoutError(
+        f"agent {action.agent!r}: action {choice} is out of range (choices: {limits}, from 0)."
+    )
+
+
+def check_joinable(actions: Sequence[AgentAction]) -> None:
+    """Raises LayoutError unless all agents act discretely or all act continuously; says which do not
+    agree."""
+    discrete = [action for action in actions if action.is_discrete]
+    continuous = [action for action in actions if not action.is_discrete]
+    if discrete and continuous:
+        raise LayoutError(
+            f"the action spaces cannot be joined: {_who(discrete)} but {_who(continuous)}. Wrap the "
+            "environment so that all agents act discretely (cut each Box into choices: MultiDiscrete) or all "
+            "act in a Box."
+        )
+
+
+def _who(actions: Sequence[AgentAction]) -> str:
+    names = ", ".join(repr(action.agent) for action in actions[:4]) + (", ..." if len(actions) > 4 else "")
+    return f"{names} act{'s' if len(actions) == 1 else ''} in {_brief(actions[0].space)}"
+
+
+def _brief(space: Space) -> str:
+    return f"Box{space.shape}" if isinstance(space, spaces.Box) else str(space)

@@ -1,0 +1,220 @@
+"""Two small tasks in which agents that decide independently provably fail, while a sequential team succeeds.
+
+In both, n agents must at every step take n different ones of their choices. To fail *provably* even where
+every agent knows its own number (with which a fixed assignment "agent i takes i" would do), one thing more is
+asked:
+
+**DistinctChoice** asks that the first agent take the choice which it alone is told, a uniformly random one.
+
+    Policies bounded: decentralised ones. Each agent draws its action independently of the others, from a
+    distribution that may depend on its number and on all that it has observed so far. (The bound even holds
+    if agents 2..n draw together, as long as they do not see what the first one sees.)
+    Bound: with k choices, a step succeeds with probability at most (k - n + 1) / k, so 1 / n where k = n.
+    Proof: let A be what agents 2..n take. Success needs |A| = n - 1 and the secret s not in A. The agents see
+    nothing of s, so A is independent of it, and whatever A is, s avoids it with probability (k - n + 1) / k.
+    QED. The bound is reached: the first agent takes s, agent i > 1 always takes choice i.
+    A sequential team reaches 1: agents see what their predecessors took and take the lowest free choice.
+
+**UnrepeatedChoice** asks that the joint action differ from the one of the step before. Nobody sees anything
+(the observation is constant), so sharing observations does not help: only *drawing* the actions together
+does.
+
+    Policies bounded: memoryless product policies. Agent i draws from p_i at each step, independently of the
+    others and of the past.
+    Bound: a step succeeds with probability at most 1/4, for every n >= 2 (here k = n).
+    Proof: let a and b be the joint actions of two consecutive steps, independent draws of p_1 x ... x p_n,
+    and let P be the probability that a is a permutation. Success needs that a and b both are, so it has at
+    most probability P^2. And let i be the first agent whose actions differ in a and b. Swap a_i and b_i. The
+    new pair is as probable as the old one, the swap undoes itself, and neither new action is a permutation:
+    in a, some other agent took b_i; in b, some other took a_i. So success is no more probable than two
+    failures, (1 - P)^2. Now min(P, 1 - P)^2 <= 1/4. QED. (Numerical search finds no more than 1/8.)
+    A sequential team that draws uniformly among the n! permutations reaches 1 - 1/n!. It has to *draw*: the
+    greedy policy takes the same permutation at each step and fails, so evaluate with exploration on.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+
+def independent_bound(n_agents: int, n_choices: int) -> float:
+    """Most that decentralised policies succeed in a step of DistinctChoice; the proof is at the top."""
+    return (n_choices - n_agents + 1) / n_choices
+
+
+UNREPEATED_INDEPENDENT_BOUND = 0.25
+"""Most that memoryless product policies succeed in a step of UnrepeatedChoice; the proof is at the top."""
+
+
+def unrepeated_optimum(n_agents: int) -> float:
+    """Success probability of a step of UnrepeatedChoice for the best memoryless joint policy: 1 - 1/n!."""
+    return 1.0 - 1.0 / math.factorial(n_agents)
+
+
+class _ChoiceTask(ParallelEnv):
+    """n agents, k choices each, one reward for all: 1 for a step that succeeds. Truncated after `max_cycles`
+    steps.
+
+    The infos of the last step hold "success", the fraction of the steps that succeeded, of those that could.
+    """
+
+    first_success = 1  # the first step of an episode that can succeed
+
+    def __init__(
+        self, n_agents: int, n_choices: int, max_cycles: int, render_mode: str | None, observation: int
+    ):
+        if not 2 <= n_agents <= n_choices:
+            raise ValueError(
+                f"Need 2 <= n_agents <= n_choices, not n_agents={n_agents}, n_choices={n_choices}."
+            )
+        if max_cycles < self.first_success:
+            raise ValueError(f"max_cycles={max_cycles} must be at least {self.first_success}.")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode={render_mode!r} is unknown. Choose 'rgb_array' or None.")
+        self.n_agents, self.n_choices, self.max_cycles = n_agents, n_choices, max_cycles
+        self.render_mode = render_mode
+        self.possible_agents = [f"agent_{i}" for i in range(n_agents)]
+        self.agents: list[str] = []
+        self._observation_space = spaces.Box(0.0, 1.0, (observation,), np.float32)
+        # PettingZoo wants the same space object each time, and agents that sample by themselves.
+        self._action_spaces: dict[str, spaces.Discrete] = {
+            agent: spaces.Discrete(n_choices) for agent in self.possible_agents
+        }
+        self._rng = np.random.default_rng()
+        self._cycle = self._successes = 0
+        self._taken: tuple[int, ...] = ()
+        self._succeeded = False
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        return self._observation_space
+
+    def action_space(self, agent: str) -> spaces.Discrete:
+        return self._action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        self.agents = self.possible_agents[:]
+        self._cycle = self._successes = 0
+        self._taken, self._succeeded = (), False
+        self._begin_step()
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
+        agents = self.agents
+        taken = tuple(int(actions[agent]) for agent in agents)
+        self._succeeded = len(set(taken)) == self.n_agents and self._accepts(taken)
+        self._taken = taken
+        self._cycle += 1
+        self._successes += self._succeeded
+        self._begin_step()
+        over = self._cycle == self.max_cycles
+        info = {"success": self._successes / (self.max_cycles - self.first_success + 1)} if over else {}
+        observations = self._observe()
+        if over:
+            self.agents = []
+        return (
+            observations,
+            dict.fromkeys(agents, float(self._succeeded)),
+            dict.fromkeys(agents, False),
+            dict.fromkeys(agents, over),
+            {agent: dict(info) for agent in agents},
+        )
+
+    def render(self) -> np.ndarray | None:
+        """A picture of the last step, uint8 (height, width, 3): a row an agent, a column a choice."""
+        if self.render_mode is None:
+            return None
+        cell, gap = 24, 2
+        background = (214, 239, 214) if self._succeeded else (243, 219, 219)
+        picture = np.empty((self.n_agents * cell + gap, self.n_choices * cell + gap, 3), np.uint8)
+        picture[:] = background
+        for row in range(self.n_agents):
+            for column in range(self.n_choices):
+                colour = (40, 80, 150) if self._taken and self._taken[row] == column else (255, 255, 255)
+                top, left = row * cell + gap, column * cell + gap
+                picture[top : top + cell - gap, left : left + cell - gap] = colour
+        return picture
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    # What the two tasks differ in.
+
+    def _begin_step(self) -> None:
+        """Draws what the coming step depends on."""
+
+    def _accepts(self, taken: tuple[int, ...]) -> bool:
+        """Whether these choices, all different, succeed."""
+        raise NotImplementedError
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        """What each agent sees."""
+        raise NotImplementedError
+
+
+class DistinctChoice(_ChoiceTask):
+    """All agents must take different choices, the first one a choice that it alone is told.
+
+    Observations, float32 (n_choices,): the first agent's is the one-hot secret, drawn anew for each step; all
+    others see zeros. The optimum is a return of `max_cycles`.
+
+    Args:
+        n_agents: n.
+        n_choices: k >= n; n by default.
+        max_cycles: steps of an episode.
+        render_mode: "rgb_array" or None.
+    """
+
+    metadata = {"name": "distinct_choice", "render_modes": ["rgb_array"], "render_fps": 2}
+
+    def __init__(
+        self,
+        n_agents: int = 5,
+        n_choices: int | None = None,
+        max_cycles: int = 10,
+        render_mode: str | None = None,
+    ):
+        n_choices = n_agents if n_choices is None else n_choices
+        super().__init__(n_agents, n_choices, max_cycles, render_mode, observation=n_choices)
+        self._secret = 0
+
+    def _begin_step(self) -> None:
+        self._secret = int(self._rng.integers(self.n_choices))
+
+    def _accepts(self, taken: tuple[int, ...]) -> bool:
+        return taken[0] == self._secret
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        seen = np.zeros((self.n_agents, self.n_choices), np.float32)
+        seen[0, self._secret] = 1.0
+        return dict(zip(self.agents, seen, strict=True))
+
+
+class UnrepeatedChoice(_ChoiceTask):
+    """n agents must take n different choices, and never in the same way twice running.
+
+    The observation is the constant 1, float32 (1,). The first step of an episode has nothing to differ from
+    and does not succeed, so the best memoryless team returns `(max_cycles - 1) *
+    unrepeated_optimum(n_agents)`.
+
+    Args:
+        n_agents: n, also the number of choices.
+        max_cycles: steps of an episode, at least 2.
+        render_mode: "rgb_array" or None.
+    """
+
+    metadata = {"name": "unrepeated_choice", "render_modes": ["rgb_array"], "render_fps": 2}
+    first_success = 2
+
+    def __init__(self, n_agents: int = 5, max_cycles: int = 11, render_mode: str | None = None):
+        super().__init__(n_agents, n_agents, max_cycles, render_mode, observation=1)
+
+    def _accepts(self, taken: tuple[int, ...]) -> bool:
+        return bool(self._taken) and taken != self._taken
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        return {agent: np.ones(1, np.float32) for agent in self.agents}

@@ -1,0 +1,263 @@
+"""An n-agent environment as one environment: joint observations in, one joint action out.
+
+RLlib then steps a whole team as it steps a single agent, so the cost of a step does not grow with per-agent
+episodes. What is each agent's own, its reward above all, travels in `info`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rllib_seqmarl.envs.adapters import ALL, adapt
+from rllib_seqmarl.envs.agent_spaces import MASK_KEY, AgentID
+from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
+from rllib_seqmarl.envs.layout import Arrays, TeamLayout
+
+TEAM_REWARDS = ("mean", "sum")
+WIN_KEYS = ("battle_won", "won", "win", "success", "is_success")
+
+
+class JointEnv(gym.Env):
+    """A PettingZoo ParallelEnv or RLlib MultiAgentEnv whose team acts as one.
+
+    Observations are a dictionary of arrays with one row per agent:
+        observations: float32 (n, obs_dim), padded with zeros to the widest agent, then n entries of agent id.
+        alive: int8 (n,). A dead or absent agent keeps its row: it observes nothing and acts by its first
+            choice.
+        action_mask: int8 (n, width), 1 where legal; there if the environment masks actions or actions are
+            padded.
+        state: float32 (s,), with `global_state=True`.
+
+    Actions are `TeamLayout.action_space`: choices (n,) or (n, k), or real numbers (n, dim).
+
+    The reward is the team's. `info["agent_rewards"]` holds each agent's, float32 (n,); with the last step of
+    an episode also `info["episode_agent_returns"]` (their sums) and, where the environment reports one,
+    `info["win"]`.
+
+    An episode is truncated if it ended while some agent could have gone on, otherwise terminated. In the last
+    observation after truncation, the agents whose value bootstraps are the living ones.
+
+    Args:
+        env: the environment. It is reset once here, to see what it gives.
+        agent_ids: whether observations end with the agent's one-hot number. Encoders without positions need
+            it.
+        team_reward: "mean" or "sum" of the rewards of all n agents (a dead agent's counts as given, else as
+            0).
+        global_state: whether observations hold the environment's `state()`.
+        name: what messages call the environment; its own name by default.
+
+    Raises:
+        TypeError: `env` is no multi-agent environment.
+        JointEnvError: it has no agents, its spaces cannot be joined, or, at reset or step, it breaks a
+            promise: the message names the environment, the step and the agent.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        *,
+        agent_ids: bool = True,
+        team_reward: str = "mean",
+        global_state: bool = False,
+        name: str | None = None,
+    ):
+        if team_reward not in TEAM_REWARDS:
+            raise ValueError(
+                f"team_reward={team_reward!r} is unknown. Choose one of {', '.join(TEAM_REWARDS)}."
+            )
+        self.env = env
+        self.name = name or (getattr(env, "metadata", None) or {}).get("name") or type(env).__name__
+        self._adapter = adapt(env)
+        self._step = 0
+        try:
+            self.layout = self._find_layout(agent_ids, global_state)
+        except (LayoutError, JointEnvError) as error:
+            raise JointEnvError(f"{self.name}: {error}") from None
+        self.observation_space = self.layout.observation_space
+        self.action_space = self.layout.action_space
+        self.metadata = dict(getattr(env, "metadata", None) or {"render_modes": []})
+        self.render_mode = getattr(env, "render_mode", None)
+
+        self._agents = self.layout.agents
+        self._reward_share = 1.0 / len(self._agents) if team_reward == "mean" else 1.0
+        self._returns = np.zeros(len(self._agents))  # of the current episode
+        self._acting: tuple[AgentID, ...] = ()  # who acts next
+        self._gone: set[AgentID] = set()  # whose episode has ended
+        self._running = False
+
+    def _find_layout(self, agent_ids: bool, global_state: bool) -> TeamLayout:
+        agents = self._adapter.agents
+        spaces = [self._adapter.spaces_of(agent) for agent in agents]
+        _, infos = self.env.reset()
+        return TeamLayout(
+            agents=agents,
+            observation_spaces=tuple(observation for observation, _ in spaces),
+            action_spaces=tuple(action for _, action in spaces),
+            agent_ids=agent_ids,
+            info_masks=any(_mask_in(infos, agent) is not None for agent in agents),
+            state_dim=np.size(self._global_state()) if global_state else 0,
+        )
+
+    def _global_state(self) -> Any:
+        try:
+            return self.env.state()
+        except (AttributeError, NotImplementedError):
+            raise JointEnvError("it has no global state (no `state()`). Set global_state=False.") from None
+
+    # -- gymnasium.Env ---------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """Starts an episode; returns the joint observation and an empty info."""
+        arrays = self.layout.blank()
+        return arrays, self.reset_into(arrays, seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
+        """Steps the team; returns joint observation, team reward, terminated, truncated and info."""
+        arrays = self.layout.blank()
+        return arrays, *self.step_into(action, arrays)
+
+    def render(self) -> Any:
+        """What the environment renders."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.env.close()
+
+    # -- the same, into given arrays -------------------------------------------------------------------------
+
+    def reset_into(
+        self, arrays: Arrays, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """As `reset`, with the observation written into blank arrays of the caller's; returns the info."""
+        super().reset(seed=seed)
+        self._step, self._running = 0, True
+        self._gone.clear()
+        self._returns[:] = 0.0
+        observations, infos = self.env.reset(seed=seed, options=options)
+        try:
+            if not observations:
+                raise JointEnvError(
+                    "no agent has an observation. Somebody must be able to act after a reset."
+                )
+            self._observe(arrays, observations, infos, over=False)
+        except (LayoutError, JointEnvError) as error:
+            raise JointEnvError(f"{self.name}, at reset: {error}") from None
+        return {}
+
+    def step_into(self, action: Any, arrays: Arrays) -> tuple[float, bool, bool, dict[str, Any]]:
+        """As `step`, with the observation written into blank arrays of the caller's; returns all the rest."""
+        self._step += 1
+        try:
+            if not self._running:
+                raise JointEnvError("no episode is running. Call reset() first.")
+            actions = self.layout.split(action, self._acting)
+            observations, rewards, terminated, truncated, infos = self.env.step(actions)
+            reward, agent_rewards = self._read_rewards(rewards)
+            if any(terminated.values()) or any(truncated.values()):
+                team_terminated, team_truncated = self._bury(terminated, truncated)
+            else:
+                team_terminated = team_truncated = False
+            over = team_terminated or team_truncated
+            self._observe(arrays, observations, infos, over)
+        except (LayoutError, JointEnvError) as error:
+            raise JointEnvError(f"{self.name}, step {self._step}: {error}") from None
+        info: dict[str, Any] = {"agent_rewards": agent_rewards}
+        if over:
+            self._running = False
+            info["episode_agent_returns"] = self._returns.astype(np.float32)
+            win = _find_win(infos)
+            if win is not None:
+                info["win"] = win
+        return reward, team_terminated, team_truncated, info
+
+    def _observe(
+        self, arrays: Arrays, observations: Mapping[Any, Any], infos: Mapping[Any, Any], over: bool
+    ) -> None:
+        """Notes who is to act next and writes what they see."""
+        gone = self._gone
+        self._acting = acting = tuple([a for a in self._agents if a in observations and a not in gone])
+        if not over:
+            awaited = self._adapter.awaited()
+            if awaited is not None and awaited != len(acting):
+                self._say_who_is_missing(acting)
+        if len(acting) != len(observations):
+            self._check_known(observations)
+            observations = {agent: observations[agent] for agent in acting}
+        layout = self.layout
+        masks = {agent: _mask_in(infos, agent) for agent in acting} if layout.info_masks else None
+        state = self._global_state() if layout.state_dim else None
+        layout.write(arrays, observations, masks, state, last=over)
+
+    def _read_rewards(self, rewards: Mapping[Any, Any]) -> tuple[float, np.ndarray]:
+        """The team's reward and each agent's; RLlib may leave agents out, whose reward is then 0."""
+        values = [rewards.get(agent, 0.0) for agent in self._agents]
+        try:
+            total = float(sum(values))
+            agent_rewards = np.array(values, np.float32)  # (n,)
+        except (TypeError, ValueError):
+            raise JointEnvError(f"rewards must be one number per agent, not {dict(rewards)}.") from None
+        if not math.isfinite(total):
+            agent, value = next(
+                pair for pair in zip(self._agents, values, strict=True) if not math.isfinite(pair[1])
+            )
+            raise JointEnvError(f"agent {agent!r}: its reward is {value}.")
+        self._returns += agent_rewards
+        return total * self._reward_share, agent_rewards
+
+    def _bury(self, terminated: Mapping[Any, bool], truncated: Mapping[Any, bool]) -> tuple[bool, bool]:
+        """Takes out agents whose episode has ended; returns whether the team's terminated, was truncated."""
+        died = {agent for agent in self._agents if terminated.get(agent)}
+        cut = {agent for agent in self._agents if truncated.get(agent)} - died - self._gone
+        ended_for_all = terminated.get(ALL) or truncated.get(ALL) or self._adapter.awaited() == 0
+        if not ended_for_all and len(self._gone | died | cut) < len(self._agents):
+            self._gone |= died | cut
+            return False, False
+        if (cut or truncated.get(ALL)) and not terminated.get(ALL):
+            self._gone |= died  # Who was cut off is alive in the last observation: its value bootstraps.
+            return False, True
+        return True, False
+
+    # -- what can be wrong -----------------------------------------------------------------------------------
+
+    def _say_who_is_missing(self, acting: tuple[AgentID, ...]) -> None:
+        missing = [agent for agent in self.env.agents if agent not in acting]
+        if missing:
+            raise JointEnvError(
+                f"agent {missing[0]!r} is missing: `agents` says that it acts next, but it has no "
+                "observation, is unknown to `possible_agents`, or has already terminated or been truncated."
+            )
+        extra = [agent for agent in acting if agent not in self.env.agents]
+        raise JointEnvError(
+            f"agent {extra[0]!r} left `agents` without being terminated or truncated. Set one of the two "
+            "flags when an agent's episode ends."
+        )
+
+    def _check_known(self, observations: Mapping[Any, Any]) -> None:
+        unknown = [agent for agent in observations if agent not in self._agents]
+        if unknown and self._adapter.awaited() is None:  # PettingZoo allows further keys, such as "common".
+            raise JointEnvError(
+                f"agent {unknown[0]!r} has an observation but is not in `possible_agents` "
+                f"({', '.join(map(repr, self._agents[:8]))}). Name there all agents that may ever appear."
+            )
+
+
+def _mask_in(infos: Mapping[Any, Any], agent: AgentID) -> Any:
+    info = infos.get(agent)
+    return info.get(MASK_KEY) if info else None
+
+
+def _find_win(infos: Mapping[Any, Any]) -> float | None:
+    """The team's win, if some info tells: the common one's if there is one, otherwise the mean over the
+    agents."""
+    common = [infos, *(infos[key] for key in ("common", "__common__") if key in infos)]
+    for sources in (common, [info for info in infos.values() if isinstance(info, Mapping)]):
+        wins = [float(info[key]) for info in sources for key in WIN_KEYS if key in info]
+        if wins:
+            return sum(wins) / len(wins)
+    return None

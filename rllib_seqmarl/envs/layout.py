@@ -1,0 +1,429 @@
+"""How one team's observations and actions lie in arrays: who sits where, what is padding, what is legal.
+
+Every array has one row per agent. Agents that differ are padded to the widest one: observations with zeros,
+actions with choices (or dimensions) that the action mask forbids. The same layout serves the environment that
+trains (:class:`~rllib_seqmarl.envs.joint_env.JointEnv`) and the policy that is deployed without one.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from gymnasium import spaces
+
+from rllib_seqmarl.envs.agent_spaces import (
+    MASK_KEY,
+    AgentAction,
+    AgentID,
+    AgentObservation,
+    Space,
+    check_joinable,
+)
+from rllib_seqmarl.envs.errors import LayoutError
+from rllib_seqmarl.envs.space_json import space_from_json, space_to_json
+
+Arrays = dict[str, np.ndarray]
+
+OBSERVATIONS, ALIVE, ACTION_MASK, STATE = "observations", "alive", "action_mask", "state"
+
+
+@dataclass(frozen=True)
+class TeamLayout:
+    """The places of n agents in the arrays of a joint environment.
+
+    Attributes:
+        agents: names, in the order of the rows (the order in which a sequential policy decides).
+        observation_spaces: each agent's own, as the environment declares it.
+        action_spaces: each agent's own; all discrete (Discrete, MultiDiscrete, MultiBinary) or all Box.
+        agent_ids: whether each row of observations ends with the agent's one-hot number (n entries).
+        info_masks: whether the environment puts action masks into its infos (masks that lie in Dict
+            observations are known from the observation space).
+        state_dim: size of the global state; 0 without one.
+
+    Raises:
+        LayoutError: there are no agents, a name appears twice, or the spaces cannot be joined.
+    """
+
+    agents: tuple[AgentID, ...]
+    observation_spaces: tuple[Space, ...]
+    action_spaces: tuple[Space, ...]
+    agent_ids: bool = True
+    info_masks: bool = False
+    state_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.agents:
+            raise LayoutError(
+                "there are no agents. Declare at least one in `possible_agents` (one agent is a team)."
+            )
+        twice = sorted({repr(agent) for agent in self.agents if self.agents.count(agent) > 1})
+        if twice:
+            raise LayoutError(f"the agent name {twice[0]} appears twice in `possible_agents`.")
+        if not len(self.agents) == len(self.observation_spaces) == len(self.action_spaces):
+            raise LayoutError("give one observation space and one action space per agent.")
+        check_joinable(self._actions)
+        if self.obs_dim == 0:
+            raise LayoutError("no agent observes anything: every observation has size 0. Set agent_ids=True.")
+
+    # -- sizes -----------------------------------------------------------------------------------------------
+
+    @property
+    def n_agents(self) -> int:
+        return len(self.agents)
+
+    @cached_property
+    def _observed(self) -> tuple[AgentObservation, ...]:
+        return tuple(map(AgentObservation.of, self.agents, self.observation_spaces))
+
+    @cached_property
+    def _actions(self) -> tuple[AgentAction, ...]:
+        return tuple(map(AgentAction.of, self.agents, self.action_spaces))
+
+    @cached_property
+    def obs_sizes(self) -> tuple[int, ...]:
+        """Each agent's own flattened observation size, without padding and ids."""
+        return tuple(observation.size for observation in self._observed)
+
+    @cached_property
+    def obs_dim(self) -> int:
+        """Entries of a row of observations: the widest agent's, and n more with agent ids."""
+        return max(self.obs_sizes) + (self.n_agents if self.agent_ids else 0)
+
+    @property
+    def is_discrete(self) -> bool:
+        return self._actions[0].is_discrete
+
+    @cached_property
+    def nvec(self) -> tuple[int, ...]:
+        """Choices of each categorical component, padded to the widest agent; empty for continuous actions."""
+        components = max(len(action.nvec) for action in self._actions)
+        return tuple(max(nvec[c] for nvec in self._padded_nvecs(components)) for c in range(components))
+
+    def _padded_nvecs(self, components: int) -> list[tuple[int, ...]]:
+        # A component an agent lacks has one choice, which does nothing.
+        return [action.nvec + (1,) * (components - len(action.nvec)) for action in self._actions]
+
+    @cached_property
+    def dim(self) -> int:
+        """Dimensions of a continuous action, padded to the widest agent; 0 for discrete actions."""
+        return max(action.dim for action in self._actions)
+
+    @property
+    def width(self) -> int:
+        """Entries of a row of the action mask: all choices of all components, or the dimensions."""
+        return sum(self.nvec) or self.dim
+
+    @cached_property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of a joint action: (n,) or, with several components, (n, k); continuous: (n, dim)."""
+        if self.is_discrete:
+            return (self.n_agents,) if len(self.nvec) == 1 else (self.n_agents, len(self.nvec))
+        return (self.n_agents, self.dim)
+
+    # -- masks and bounds ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _mask_places(self) -> tuple[np.ndarray, ...]:
+        """For each agent, the columns of the joint mask that hold its own choices."""
+        starts = np.cumsum((0, *self.nvec))
+        return tuple(
+            np.concatenate([start + np.arange(n) for start, n in zip(starts, action.nvec, strict=False)])
+            if self.is_discrete
+            else np.arange(action.dim)
+            for action in self._actions
+        )
+
+    @cached_property
+    def own_actions(self) -> np.ndarray:
+        """The mask that padding alone imposes, int8 of shape (n, width): 1 where the agent has that
+        choice."""
+        mask = np.zeros((self.n_agents, self.width), np.int8)
+        for row, places in enumerate(self._mask_places):
+            mask[row, places] = 1
+        # A component an agent lacks keeps its first choice, so that every component has a legal one.
+        for row, nvec in enumerate(self._padded_nvecs(len(self.nvec))):
+            mask[row, [start for start, n in zip(self._component_starts, nvec, strict=True) if n == 1]] = 1
+        return mask
+
+    @cached_property
+    def _component_starts(self) -> np.ndarray:
+        return np.cumsum((0, *self.nvec))[: len(self.nvec)]
+
+    @cached_property
+    def _no_choice(self) -> np.ndarray:
+        """The mask of a dead agent: the first choice of each component; continuous: unused, its
+        dimensions."""
+        mask = np.zeros(self.width, np.int8)
+        mask[self._component_starts] = 1
+        return mask
+
+    @property
+    def declares_masks(self) -> bool:
+        """Whether the environment gives action masks, in observations or infos."""
+        return self.info_masks or any(observation.key for observation in self._observed)
+
+    @cached_property
+    def has_action_mask(self) -> bool:
+        """Whether joint observations hold an action mask: the environment gives one, or actions are
+        padded."""
+        return self.declares_masks or not self.own_actions.all()
+
+    @cached_property
+    def low(self) -> np.ndarray:
+        """Lowest continuous action, float32 of shape (n, dim); padding -1."""
+        return self._bounds(0)
+
+    @cached_property
+    def high(self) -> np.ndarray:
+        """Highest continuous action, float32 of shape (n, dim); padding 1."""
+        return self._bounds(1)
+
+    def _bounds(self, side: int) -> np.ndarray:
+        limits = np.full((self.n_agents, self.dim), (-1.0, 1.0)[side], np.float32)
+        for row, action in enumerate(self._actions):
+            limits[row, : action.dim] = action.bounds()[side]
+        return limits
+
+    # -- spaces ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def observation_space(self) -> spaces.Dict:
+        """Of joint observations: `observations`, `alive`, and where there are such `action_mask`, `state`."""
+        n = self.n_agents
+        parts: dict[str, Space] = {
+            OBSERVATIONS: spaces.Box(-np.inf, np.inf, (n, self.obs_dim), np.float32),
+            ALIVE: spaces.MultiBinary(n),
+        }
+        if self.has_action_mask:
+            parts[ACTION_MASK] = spaces.MultiBinary((n, self.width))
+        if self.state_dim:
+            parts[STATE] = spaces.Box(-np.inf, np.inf, (self.state_dim,), np.float32)
+        return spaces.Dict(parts)
+
+    @cached_property
+    def action_space(self) -> spaces.MultiDiscrete | spaces.Box:
+        """Of joint actions: MultiDiscrete (n,) or (n, k), or Box (n, dim); only what each agent really
+        has."""
+        if self.is_discrete:
+            nvec = np.array(self._padded_nvecs(len(self.nvec)), np.int64)
+            return spaces.MultiDiscrete(nvec.reshape(self.action_shape))
+        return spaces.Box(self.low, self.high, dtype=np.float32)
+
+    # -- joint observations ----------------------------------------------------------------------------------
+
+    def blank(self, *batch: int) -> Arrays:
+        """Fresh arrays for joint observations, of shape (*batch, n, ...): ids in place, all alive, nothing
+        seen."""
+        if not batch:
+            return {name: array.copy() for name, array in self._blank.items()}
+        return {name: np.tile(array, (*batch, *[1] * array.ndim)) for name, array in self._blank.items()}
+
+    @cached_property
+    def _blank(self) -> Arrays:
+        n = self.n_agents
+        observations = np.zeros((n, self.obs_dim), np.float32)
+        if self.agent_ids:
+            observations[:, -n:] = np.eye(n)
+        arrays: Arrays = {OBSERVATIONS: observations, ALIVE: np.ones(n, np.int8)}
+        if self.has_action_mask:
+            arrays[ACTION_MASK] = self.own_actions
+        if self.state_dim:
+            arrays[STATE] = np.zeros(self.state_dim, np.float32)
+        return arrays
+
+    @cached_property
+    def _readers(self) -> tuple[tuple[Any, ...], ...]:
+        # What the loop of `write` needs for each agent, in one tuple: looked up once, not at every step.
+        return tuple(
+            (seen.agent, row, (row, slice(0, seen.size)), seen.size, seen.key, seen.flatten)
+            for row, seen in enumerate(self._observed)
+        )
+
+    def observe(
+        self,
+        observations: Mapping[AgentID, Any],
+        masks: Mapping[AgentID, Any] | None = None,
+        state: Any = None,
+    ) -> Arrays:
+        """The joint observation of one team; see :meth:`write` for arguments and errors."""
+        arrays = self.blank()
+        self.write(arrays, observations, masks, state)
+        return arrays
+
+    def write(
+        self,
+        arrays: Arrays,
+        observations: Mapping[AgentID, Any],
+        masks: Mapping[AgentID, Any] | None = None,
+        state: Any = None,
+        *,
+        last: bool = False,
+    ) -> None:
+        """Writes one team's observations into `arrays`, as :meth:`blank` makes them.
+
+        Args:
+            arrays: what to fill; `observations` (n, obs_dim) etc., without batch axes.
+            observations: what each living agent sees. Who is absent is dead: zeros, and only the first choice
+                legal.
+            masks: legal actions of each living agent, for environments that put masks into infos.
+            state: the global state, if `state_dim` is set.
+            last: the episode is over, nobody will act: masks may be absent and may forbid everything.
+
+        Raises:
+            LayoutError: an observation of the wrong size or not finite, a mask that is absent or forbids
+                every action, a state of another size.
+        """
+        table = arrays[OBSERVATIONS]
+        for agent, row, place, size, key, flatten in self._readers:
+            if agent not in observations:
+                arrays[ALIVE][row] = 0
+                if self.has_action_mask and self.is_discrete:
+                    arrays[ACTION_MASK][row] = self._no_choice
+                continue
+            seen = observations[agent]
+            try:
+                if key is not None:
+                    seen = seen[key]
+                if flatten is not None:
+                    seen = flatten(seen)
+                if len(seen) != size:
+                    raise ValueError(f"it has {len(seen)} entries, its space {size}")
+                table[place] = seen
+            except (ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
+                raise LayoutError(
+                    f"agent {agent!r}: its observation does not fit its space: {error}."
+                ) from error
+        flat = table.ravel()
+        # A dot product is the quickest test; it may overflow where all is finite, so the exact test has the
+        # say.
+        if not math.isfinite(flat.dot(flat)):
+            self._check_finite(table)
+        if self.declares_masks:
+            self._write_masks(arrays[ACTION_MASK], observations, masks or {}, last)
+        if self.state_dim:
+            self._write_state(arrays[STATE], state)
+
+    def _check_finite(self, table: np.ndarray) -> None:
+        for agent, row in zip(self.agents, table, strict=True):
+            bad = np.flatnonzero(~np.isfinite(row))
+            if bad.size:
+                raise LayoutError(f"agent {agent!r}: its observation is {row[bad[0]]} at entry {bad[0]}.")
+
+    def _write_masks(
+        self, table: np.ndarray, observations: Mapping[AgentID, Any], masks: Mapping[AgentID, Any], last: bool
+    ) -> None:
+        for observed, action, row, places in zip(
+            self._observed, self._actions, table, self._mask_places, strict=True
+        ):
+            agent = action.agent
+            if agent not in observations:
+                continue
+            mask = observations[agent].get(MASK_KEY) if observed.key else masks.get(agent)
+            if mask is None:
+                if last or not (observed.key or self.info_masks):
+                    continue
+                raise LayoutError(
+                    f"agent {agent!r} has no action mask this time. Once an environment gives masks, every "
+                    "living agent needs one at every step (all ones where everything is legal)."
+                )
+            if isinstance(mask, tuple):  # gymnasium's form for MultiDiscrete: one array a component
+                mask = np.concatenate(mask)
+            if len(mask) != action.width:
+                raise LayoutError(
+                    f"agent {agent!r}: its action mask has {len(mask)} entries, not {action.width}."
+                )
+            row[places] = mask
+        if self.is_discrete and not last:
+            legal = np.logical_or.reduceat(table, self._component_starts, axis=1)  # (n, components)
+            if not legal.all():
+                agent = self.agents[int(np.argmin(legal.all(axis=1)))]
+                raise LayoutError(
+                    f"agent {agent!r}: its action mask forbids every action. "
+                    "Leave a living agent at least one legal choice, such as a no-op."
+                )
+
+    def _write_state(self, table: np.ndarray, state: Any) -> None:
+        flat = np.ravel(state)
+        if flat.size != self.state_dim:
+            raise LayoutError(f"the global state has {flat.size} entries; it had {self.state_dim} at first.")
+        table[:] = flat
+        if not np.isfinite(table).all():
+            raise LayoutError("the global state is not finite.")
+
+    # -- joint actions ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def _decoders(self) -> dict[AgentID, Any]:
+        several = len(self.action_shape) > 1
+        return {
+            action.agent: action.decoder(row, several=several) for row, action in enumerate(self._actions)
+        }
+
+    def split(self, action: Any, agents: Iterable[AgentID] | None = None) -> dict[AgentID, Any]:
+        """Each agent's action in its own space: an int, or an array of the space's shape and dtype.
+
+        Args:
+            action: the joint action, of shape `action_shape`.
+            agents: who acts; all if None.
+
+        Raises:
+            LayoutError: the wrong shape or type, or an action out of its agent's range.
+        """
+        action = np.asarray(action)
+        if action.shape != self.action_shape:
+            raise LayoutError(f"a joint action has shape {self.action_shape}, not {action.shape}.")
+        agents = self.agents if agents is None else agents
+        if self.is_discrete:
+            if action.dtype.kind not in "iu":
+                raise LayoutError(f"a joint action of discrete choices holds integers, not {action.dtype}.")
+            rows = action.tolist()
+        else:
+            rows = action
+            if not ((self.low <= rows) & (rows <= self.high)).all():
+                self._check_bounds(rows, agents)
+        decoders = self._decoders
+        return {agent: decoders[agent](rows) for agent in agents}
+
+    def _check_bounds(self, action: np.ndarray, agents: Iterable[AgentID]) -> None:
+        outside = ~((self.low <= action) & (action <= self.high)) & self.own_actions.astype(bool)
+        for agent in agents:
+            row = self.agents.index(agent)
+            for d in np.flatnonzero(outside[row])[:1]:
+                raise LayoutError(
+                    f"agent {agent!r}: action {action[row, d]} in dimension {d} is out of range "
+                    f"[{self.low[row, d]}, {self.high[row, d]}]."
+                )
+
+    # -- JSON ------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """This layout as JSON values. Agents must be named by strings or integers."""
+        return {
+            "agents": list(self.agents),
+            "observation_spaces": [space_to_json(space) for space in self.observation_spaces],
+            "action_spaces": [space_to_json(space) for space in self.action_spaces],
+            "agent_ids": self.agent_ids,
+            "info_masks": self.info_masks,
+            "state_dim": self.state_dim,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            agents=tuple(data["agents"]),
+            observation_spaces=tuple(map(space_from_json, data["observation_spaces"])),
+            action_spaces=tuple(map(space_from_json, data["action_spaces"])),
+            agent_ids=data["agent_ids"],
+            info_masks=data["info_masks"],
+            state_dim=data["state_dim"],
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and pickles rebuild what is derived; the functions that read and decode are not carried
+        # about.
+        fields = (self.agents, self.observation_spaces, self.action_spaces)
+        return type(self), (*fields, self.agent_ids, self.info_masks, self.state_dim)

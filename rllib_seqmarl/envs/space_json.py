@@ -1,0 +1,70 @@
+"""Gymnasium spaces as plain JSON values, so that a team's layout can be read without unpickling anything."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+JSON = Any
+
+
+def space_to_json(space: spaces.Space[Any]) -> JSON:
+    """Describes a Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple space by JSON values.
+
+    Raises:
+        TypeError: for any other kind of space.
+    """
+    match space:
+        case spaces.Box():
+            low, high = _bounds(space.low), _bounds(space.high)
+            return {"box": list(space.shape), "low": low, "high": high, "dtype": str(space.dtype)}
+        case spaces.Discrete():
+            return {"discrete": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
+        case spaces.MultiDiscrete():
+            start = np.asarray(space.start).tolist()
+            return {"multi_discrete": space.nvec.tolist(), "start": start, "dtype": str(space.dtype)}
+        case spaces.MultiBinary():
+            return {"multi_binary": list(space.shape)}
+        case spaces.Dict():
+            return {"dict": [[key, space_to_json(part)] for key, part in space.spaces.items()]}
+        case spaces.Tuple():
+            return {"tuple": [space_to_json(part) for part in space.spaces]}
+    raise TypeError(f"A {type(space).__name__} space cannot be described in JSON: {space}")
+
+
+def space_from_json(data: JSON) -> spaces.Space[Any]:
+    """The inverse of :func:`space_to_json`.
+
+    Raises:
+        ValueError: if `data` describes no space this module knows.
+    """
+    match data:
+        case {"box": shape, "low": low, "high": high, "dtype": dtype}:
+            low, high = (np.full(shape, np.asarray(limit, np.float64), dtype) for limit in (low, high))
+            return spaces.Box(low, high, dtype=np.dtype(dtype).type)
+        case {"discrete": n, "start": start, "dtype": dtype}:
+            return spaces.Discrete(n, start=start, dtype=np.dtype(dtype).type)
+        case {"multi_discrete": nvec, "start": start, "dtype": dtype}:
+            return spaces.MultiDiscrete(nvec, start=start, dtype=np.dtype(dtype).type)
+        case {"multi_binary": shape}:
+            return spaces.MultiBinary(shape)
+        case {"dict": items}:
+            return spaces.Dict([(key, space_from_json(part)) for key, part in items])
+        case {"tuple": parts}:
+            return spaces.Tuple([space_from_json(part) for part in parts])
+    raise ValueError(f"Not the description of a space: {data!r}")
+
+
+def _bounds(limit: np.ndarray) -> JSON:
+    """One value where all are equal, else all; infinities as the strings that float() reads ("inf",
+    "-inf")."""
+    limit = limit.astype(np.float64)
+    if limit.size and (limit == limit.flat[0]).all():
+        limit = limit.flat[0]
+    return _finite_json(np.asarray(limit).tolist())
+
+
+def _finite_json(value: JSON) -> JSON:
+    if isinstance(value, list):
+        return [_finite_json(part) for part in value]
+    return value if np.isfinite(value) else str(value)
