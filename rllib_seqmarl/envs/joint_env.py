@@ -168,6 +168,8 @@ class JointEnv(gym.Env):
         except (LayoutError, JointEnvError) as error:
             raise JointEnvError(f"{self.name}, step {self._step}: {error}") from None
         info: dict[str, Any] = {"agent_rewards": agent_rewards}
+        if any(terminated.values()):
+            info["agent_terminateds"] = np.array([bool(terminated.get(agent)) for agent in self._agents])
         if over:
             self._running = False
             info["episode_agent_returns"] = self._returns.astype(np.float32)

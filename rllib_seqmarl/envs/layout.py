@@ -30,6 +30,14 @@ Arrays = dict[str, np.ndarray]
 OBSERVATIONS, ALIVE, ACTION_MASK, STATE = "observations", "alive", "action_mask", "state"
 
 
+class JointObservationSpace(spaces.Dict):
+    """A Dict of arrays that remembers its layout, so that whoever is given the space can read the arrays."""
+
+    def __init__(self, parts: dict[str, Space], layout: "TeamLayout"):
+        super().__init__(parts)
+        self.layout = layout
+
+
 @dataclass(frozen=True)
 class TeamLayout:
     """The places of n agents in the arrays of a joint environment.
@@ -190,7 +198,7 @@ class TeamLayout:
     # -- spaces ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def observation_space(self) -> spaces.Dict:
+    def observation_space(self) -> "JointObservationSpace":
         """Of joint observations: `observations`, `alive`, and where there are such `action_mask`, `state`."""
         n = self.n_agents
         parts: dict[str, Space] = {
@@ -201,7 +209,7 @@ class TeamLayout:
             parts[ACTION_MASK] = spaces.MultiBinary((n, self.width))
         if self.state_dim:
             parts[STATE] = spaces.Box(-np.inf, np.inf, (self.state_dim,), np.float32)
-        return spaces.Dict(parts)
+        return JointObservationSpace(parts, self)
 
     @cached_property
     def action_space(self) -> spaces.MultiDiscrete | spaces.Box:

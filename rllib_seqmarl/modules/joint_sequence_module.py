@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+from pyarrow.fs import LocalFileSystem
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.rl_module import RLModule
@@ -16,8 +17,8 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from rllib_seqmarl.modules.policy_export import export_policy
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig, ValueNormalizer
+from rllib_seqmarl.policy import POLICY_NAME, export, network_input
 
 
 class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
@@ -40,6 +41,11 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         self.network = JointPolicyNetwork(config)
         self.value_normalizer = ValueNormalizer() if self.model_config.get("use_value_norm", True) else None
 
+    def train(self, mode: bool = True) -> JointSequenceModule:
+        # RLlib switches modes around every forward pass. Nothing here depends on the mode, and telling it to some fifty
+        # submodules twice a step is time lost.
+        return self if self.training == mode else super().train(mode)
+
     @override(TorchRLModule)
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         return self._act(batch, deterministic=False)
@@ -52,7 +58,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
     def _act(self, batch: dict[str, Any], deterministic: bool) -> dict[str, Tensor]:
         obs = batch[Columns.OBS]
         actions, log_probs, values = self.network.act(
-            self._network_input(obs), obs.get("action_mask"), obs["alive"], deterministic=deterministic
+            network_input(obs), obs.get("action_mask"), obs["alive"], deterministic=deterministic
         )
         return {
             Columns.ACTIONS: actions,
@@ -64,14 +70,14 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         obs = batch[Columns.OBS]
         log_probs, entropy, values = self.network.evaluate(
-            self._network_input(obs), batch[Columns.ACTIONS], obs.get("action_mask"), obs["alive"]
+            network_input(obs), batch[Columns.ACTIONS], obs.get("action_mask"), obs["alive"]
         )
         return {Columns.ACTION_LOGP: log_probs, "entropy": entropy, Columns.VF_PREDS: values}
 
     @override(ValueFunctionAPI)
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
         """Every agent's state value in reward units, (B, n)."""
-        return self.denormalize_values(self.network.values(self._network_input(batch[Columns.OBS])))
+        return self.denormalize_values(self.network.values(network_input(batch[Columns.OBS])))
 
     def normalize_values(self, values: Tensor) -> Tensor:
         """From reward units to the units that the network predicts in."""
@@ -86,15 +92,6 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         if self.value_normalizer is not None:
             self.value_normalizer.update(returns, sync=sync)
 
-    @staticmethod
-    def _network_input(obs: dict[str, Tensor]) -> Tensor:
-        """What the encoder reads: (B, n, obs_dim), with the global state beside each observation if there is one."""
-        observations = obs["observations"]
-        if "state" not in obs:
-            return observations
-        state = obs["state"].unsqueeze(1).expand(-1, observations.shape[1], -1)  # (B, n, state_dim)
-        return torch.cat([observations, state], dim=-1)
-
     @override(RLModule)
     def set_state(self, state: dict[str, Any]) -> None:
         # RLlib's own turns float64 into float32 on the way, which would blur the value normaliser's statistics.
@@ -104,8 +101,16 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         """Saves the module as RLlib does, and beside it the policy in a form that loads without unpickling."""
         saved_to = super().save_to_path(path, **kwargs)
-        if kwargs.get("filesystem") is None and "://" not in str(saved_to):
-            export_policy(self, Path(saved_to))
+        layout = getattr(self.observation_space, "layout", None)
+        is_local = kwargs.get("filesystem") is None or isinstance(kwargs["filesystem"], LocalFileSystem)
+        if layout is not None and is_local:
+            export(
+                Path(saved_to) / POLICY_NAME,
+                self.network,
+                self.value_normalizer,
+                layout,
+                self.model_config["deployment"],
+            )
         return saved_to
 
 
