@@ -9,6 +9,7 @@ env runner's `sample()`; a whole iteration is `algo.train()`: sampling, learning
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from rllib_seqmarl import MATConfig
-from rllib_seqmarl.cli import quiet_ray
 
 ENV_CONFIG = {"N": 3, "max_cycles": 25, "local_ratio": 0.5}
 BATCH_SIZE = 800
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--num-envs", type=int, default=32, help="environments per env runner")
     args = parser.parse_args()
-    quiet_ray()
+    logging.getLogger("ray").setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
 
     ppo_algo, mat_algo = stock_ppo(args.num_envs).build_algo(), mat(args.num_envs).build_algo()

@@ -11,6 +11,7 @@ from ray.rllib.algorithms.ppo.ppo import PPO, PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
+from ray.util.debug import log_once
 
 from rllib_seqmarl.algorithms.team_metrics import TeamMetrics
 from rllib_seqmarl.algorithms.validation import check_options
@@ -201,9 +202,14 @@ class JointPPOConfig(PPOConfig):
             env = self.env.env if isinstance(self.env, JointEnvCreator) else self.env
             self.env = JointEnvCreator(env, **self._joint_options)
             self.env.check()
+        if self.minibatch_size is None and self.num_learners > 1:
+            # RLlib shares a batch out among learners by a number; the learner takes this one as "all of it".
+            self.minibatch_size = self.train_batch_size_per_learner
         callbacks = force_list(self.callbacks_class)
         if TeamMetrics not in callbacks:
             self.callbacks_class = [TeamMetrics, *callbacks]
+        # RLlib would advise, once per algorithm, how to go back to the old API stack; here there is no way back.
+        log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
 
 

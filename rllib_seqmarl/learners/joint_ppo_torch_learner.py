@@ -54,6 +54,22 @@ class JointPPOTorchLearner(PPOTorchLearner):
         )
 
     @override(TorchLearner)
+    def update(
+        self,
+        *args: Any,
+        minibatch_size: int | None = None,
+        num_total_minibatches: int = 0,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        # Env runners sample a few steps more than they were asked for. A minibatch of the whole batch's nominal size
+        # means all of it, not all but a few steps, and those in the next epoch.
+        if minibatch_size is not None and minibatch_size >= self.config.train_batch_size_per_learner:
+            minibatch_size, num_total_minibatches = None, 0
+        return super().update(
+            *args, minibatch_size=minibatch_size, num_total_minibatches=num_total_minibatches, **kwargs
+        )
+
+    @override(TorchLearner)
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         # PPO sets the entropy coefficient after an update, for the next one. Nothing of that is in a checkpoint, so

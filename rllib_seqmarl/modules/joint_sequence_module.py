@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from pyarrow.fs import LocalFileSystem
 from ray.rllib.core.columns import Columns
@@ -95,7 +96,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
     @override(RLModule)
     def set_state(self, state: dict[str, Any]) -> None:
         # RLlib's own turns float64 into float32 on the way, which would blur the value normaliser's statistics.
-        self.load_state_dict({key: torch.as_tensor(value) for key, value in state.items()})
+        self.load_state_dict({key: torch.tensor(np.asarray(value)) for key, value in state.items()})
 
     @override(RLModule)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
