@@ -18,6 +18,7 @@ from rllib_seqmarl.algorithms.validation import check_options
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
+from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
 
 
 class JointPPOConfig(PPOConfig):
@@ -163,6 +164,24 @@ class JointPPOConfig(PPOConfig):
     @override(PPOConfig)
     def get_default_learner_class(self) -> type[JointPPOTorchLearner]:
         return JointPPOTorchLearner
+
+    @override(PPOConfig)
+    def build_env_to_module_connector(self, env: Any = None, spaces: Any = None, device: Any = None) -> Any:
+        pipeline = super().build_env_to_module_connector(env, spaces, device)
+        if self._env_to_module_connector is None and self.add_default_connectors_to_env_to_module_pipeline:
+            pipeline.connectors.clear()
+            pipeline.append(TeamToModule(device=device))
+        return pipeline
+
+    @override(PPOConfig)
+    def build_module_to_env_connector(self, env: Any = None, spaces: Any = None) -> Any:
+        pipeline = super().build_module_to_env_connector(env, spaces)
+        if self._module_to_env_connector is None and self.add_default_connectors_to_module_to_env_pipeline:
+            pipeline.connectors.clear()
+            pipeline.append(
+                ModuleToTeam(normalize_actions=self.normalize_actions, clip_actions=self.clip_actions)
+            )
+        return pipeline
 
     @property
     @override(PPOConfig)

@@ -255,10 +255,12 @@ class TeamLayout:
         observations: Mapping[AgentID, Any],
         masks: Mapping[AgentID, Any] | None = None,
         state: Any = None,
+        *,
+        last: bool = False,
     ) -> Arrays:
         """The joint observation of one team; see :meth:`write` for arguments and errors."""
         arrays = self.blank()
-        self.write(arrays, observations, masks, state)
+        self.write(arrays, observations, masks, state, last=last)
         return arrays
 
     def write(

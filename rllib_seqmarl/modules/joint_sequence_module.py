@@ -41,10 +41,11 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         config = network_config(self.observation_space, self.action_space, self.model_config)
         self.network = JointPolicyNetwork(config)
         self.value_normalizer = ValueNormalizer() if self.model_config.get("use_value_norm", True) else None
+        self.eval()
 
     def train(self, mode: bool = True) -> JointSequenceModule:
-        # RLlib switches modes around every forward pass. Nothing here depends on the mode, and telling it to some fifty
-        # submodules twice a step is time lost.
+        # RLlib sets the mode around every forward pass. Nothing here depends on it, and telling it to some fifty
+        # submodules twice a step would be time lost.
         return self if self.training == mode else super().train(mode)
 
     @override(TorchRLModule)

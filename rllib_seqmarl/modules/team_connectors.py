@@ -1,0 +1,61 @@
+"""Connectors between a joint environment and its module that move whole batches.
+
+RLlib's default pipelines take a batch apart into one item per environment and put it together again, five pieces each
+way, so that any agent may go to any module. A joint environment is one agent with one module: these two pieces do the
+same in one step, for a fraction of the time. They stand in for the defaults where the user adds no connectors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core.columns import Columns
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
+
+
+class TeamToModule(ConnectorV2):
+    """Stacks the latest joint observations into tensors, (B, ...), on the module's device."""
+
+    def __init__(
+        self, input_observation_space: Any = None, input_action_space: Any = None, *, device: Any = None
+    ) -> None:
+        super().__init__(input_observation_space, input_action_space)
+        self._device = device
+
+    @override(ConnectorV2)
+    def __call__(self, *, batch: dict[str, Any], obs: list[dict[str, np.ndarray]], **kwargs: Any) -> dict[str, Any]:
+        batch[Columns.OBS] = {
+            key: torch.from_numpy(np.stack([observation[key] for observation in obs])).to(self._device)
+            for key in obs[0]
+        }
+        return batch
+
+
+class ModuleToTeam(ConnectorV2):
+    """Hands the module's outputs over as arrays, (B, ...), and fits continuous actions into their bounds."""
+
+    def __init__(
+        self,
+        input_observation_space: Any = None,
+        input_action_space: Any = None,
+        *,
+        normalize_actions: bool,
+        clip_actions: bool,
+    ) -> None:
+        super().__init__(input_observation_space, input_action_space)
+        self.normalize_actions = normalize_actions
+        self.clip_actions = clip_actions
+
+    @override(ConnectorV2)
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        arrays = {key: value.cpu().numpy() for key, value in batch.items()}
+        # The episodes keep what the module chose; the environment gets what it understands.
+        if self.normalize_actions:
+            arrays[Columns.ACTIONS_FOR_ENV] = unsquash_action(arrays[Columns.ACTIONS], self.input_action_space)
+        elif self.clip_actions:
+            arrays[Columns.ACTIONS_FOR_ENV] = clip_action(arrays[Columns.ACTIONS], self.input_action_space)
+        return arrays
