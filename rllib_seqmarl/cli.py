@@ -1,0 +1,327 @@
+"""The `rllib` command: train from experiment files or options, evaluate checkpoints, list what there is.
+
+Ray and torch are imported by the commands that need them, so that `rllib --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rllib_seqmarl.version import __version__
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.experiments.experiment import Experiment
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class _Echo(logging.Handler):
+    """Shows the package's log messages as plain lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record))
+
+
+def _shown_to_people(show_traceback: bool = False) -> Callable[[Callable[[], Any]], Any]:
+    """Runs a command's body with log messages shown, and ends it with one message if the user has to act."""
+
+    def run(body: Callable[[], Any]) -> Any:
+        from rllib_seqmarl.experiments.errors import ExperimentError
+
+        logger = logging.getLogger("rllib_seqmarl")
+        handler = _Echo()
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            return body()
+        except ExperimentError as error:
+            if show_traceback:
+                click.echo(traceback.format_exc(), err=True)
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            sys.exit(130)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+    return run
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="rllib (rllib_seqmarl)")
+def main() -> None:
+    """Train and evaluate multi-agent policies with RLlib."""
+
+
+_RUN_OPTIONS = [
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on with the experiment of the same name, from its last checkpoints.",
+    ),
+    click.option(
+        "--num-samples", type=int, help="How often to sample the config; a grid is repeated as often."
+    ),
+    click.option(
+        "--local-dir", "--storage-path", help="Where results go (a folder, or s3://...). [~/ray_results]"
+    ),
+    click.option(
+        "--checkpoint-freq", type=int, help="Training iterations between checkpoints; 0 for none. [20]"
+    ),
+    click.option(
+        "--checkpoint-at-end/--no-checkpoint-at-end", default=None, help="Write one at the end. [yes]"
+    ),
+    click.option("--keep-checkpoints-num", type=int, help="How many checkpoints to keep; 0 for all. [2]"),
+    click.option(
+        "--checkpoint-score-attr", help="Keep the best by this metric ('min-...' for lowest), not the newest."
+    ),
+    click.option("--max-failures", type=int, help="How often to take up a failed trial again. [0]"),
+    click.option("--restore", type=click.Path(), help="Start every trial from this checkpoint."),
+    click.option("--seed", type=int, help="Seed the training, and the search."),
+    click.option("--ray-address", help="Run on this Ray cluster ('auto' for a running one)."),
+    click.option("--ray-num-cpus", type=int, help="How many CPUs a Ray started here counts. [all]"),
+    click.option("--ray-num-gpus", type=int, help="How many GPUs a Ray started here counts. [all]"),
+    click.option(
+        "-v", "--verbose", count=True, help="Show what Ray Tune and the workers say; -vv also tracebacks."
+    ),
+    click.option(
+        "--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error."
+    ),
+]
+
+
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+@main.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.option("--run", "--algo", "run", help="The algorithm's name; `rllib list` shows them.")
+@click.option("--env", help="The environment's name; `rllib list` shows them.")
+@click.option("--config", "config_text", default="{}", help="The algorithm's config, as JSON or YAML.")
+@click.option("--stop", "stop_text", default="{}", help="Metric -> value at which to stop, as JSON or YAML.")
+@click.option(
+    "--search", "search_text", help="A search block, as JSON or YAML, such as '{algorithm: optuna}'."
+)
+@click.option("--scheduler", "scheduler_text", help="A scheduler, such as asha.")
+@click.option(
+    "-n", "--experiment-name", help="The experiment's name, and its folder's. [algorithm-environment]"
+)
+@_run_options
+@click.pass_context
+def train(
+    context: click.Context,
+    run: str | None,
+    env: str | None,
+    config_text: str,
+    stop_text: str,
+    search_text: str | None,
+    scheduler_text: str | None,
+    experiment_name: str | None,
+    **options: Any,
+) -> None:
+    """Train from options, or from files.
+
+    \b
+    rllib train file EXP.yaml [EXP.yaml ...]
+    rllib train --run MAT --env mpe/simple_spread --stop '{env_steps: 100000}'
+    rllib train --run MAT --env mpe/simple_spread --config '{lr: {grid_search: [1e-4, 5e-4]}}'
+    """
+    if context.invoked_subcommand is not None:
+        return
+    texts = {"config": config_text, "stop": stop_text, "search": search_text, "scheduler": scheduler_text}
+
+    def experiments() -> list[Experiment]:
+        from rllib_seqmarl.experiments.errors import ExperimentError
+        from rllib_seqmarl.experiments.experiment import parse_experiment
+        from rllib_seqmarl.experiments.experiment_file import parse_yaml
+
+        if run is None:
+            raise ExperimentError("name an algorithm with --run, or give a file: rllib train file EXP.yaml.")
+        spec: dict[str, Any] = {"run": run} | ({"env": env} if env else {})
+        spec |= {
+            key: parse_yaml(text, f"--{key}", numbered=False).value for key, text in texts.items() if text
+        }
+        name = experiment_name or f"{run}-{env or 'training'}".replace("/", "-")
+        return [
+            parse_experiment(name, spec, lambda *path: f"--{(*path, 'env')[0]}")
+        ]  # a place is an option's name
+
+    _train(experiments, **options)
+
+
+@train.command("file", context_settings=CONTEXT)
+@click.argument("files", nargs=-1, required=True)
+@_run_options
+def train_file(files: tuple[str, ...], **options: Any) -> None:
+    """Run the experiments in FILES, one after another. All are checked before the first starts.
+
+    A tuned configuration of the package may be given by its name, such as mat/mpe-simple_spread.
+    """
+
+    def experiments() -> list[Experiment]:
+        from rllib_seqmarl.experiments.experiment_file import load_experiments
+        from rllib_seqmarl.experiments.tuned import tuned_configs
+
+        tuned = tuned_configs()
+        return [experiment for file in files for experiment in load_experiments(tuned.get(file, Path(file)))]
+
+    _train(experiments, **options)
+
+
+def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: bool, **options: Any) -> None:
+    show_traceback = trace or verbose > 1
+
+    def body() -> int:
+        from rllib_seqmarl.experiments.ray_session import RaySession
+        from rllib_seqmarl.experiments.report import closing_words, results_table
+        from rllib_seqmarl.experiments.runner import check_runnable, run_experiment
+
+        session = RaySession(
+            options["ray_address"], options["ray_num_cpus"], options["ray_num_gpus"], verbose
+        )
+        session.quieten()
+        checked = [_with_options(experiment, options) for experiment in experiments()]
+        for experiment in checked:
+            check_runnable(experiment, session)
+        failed = 0
+        with session.open():
+            for experiment in checked:
+                outcome = run_experiment(experiment, session, resume=options["resume"])
+                click.echo(f"\n{results_table(outcome)}\n\n{closing_words(outcome)}")
+                if show_traceback:
+                    for failure in outcome.failures:
+                        click.echo(f"\n{Path(failure.error_file).read_text()}", err=True)
+                failed += len(outcome.failures)
+                if outcome.interrupted:
+                    return 130
+        return 1 if failed else 0
+
+    sys.exit(_shown_to_people(show_traceback)(body))
+
+
+def _with_options(experiment: Experiment, options: dict[str, Any]) -> Experiment:
+    """The experiment with what was given on the command line in place of what its file says."""
+    from rllib_seqmarl.experiments.experiment import parse_checkpoints
+
+    given = {
+        key: options[key] for key in ("num_samples", "max_failures", "restore") if options[key] is not None
+    }
+    if options["local_dir"] is not None:
+        given["storage_path"] = options["local_dir"]
+    keys = ("checkpoint_freq", "checkpoint_at_end", "keep_checkpoints_num", "checkpoint_score_attr")
+    spec = {key: options[key] for key in keys if options[key] is not None}
+    given["checkpoints"] = parse_checkpoints(
+        spec, lambda *path: f"--{str(path[0]).replace('_', '-')}", experiment.checkpoints
+    )
+    if options["seed"] is not None:
+        given["config"] = experiment.config | {"seed": options["seed"]}
+        given["search"] = experiment.search and replace(experiment.search, seed=options["seed"])
+    return replace(experiment, **given)
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--episodes", type=click.IntRange(min=1), default=10, show_default=True, help="How many to play."
+)
+@click.option("--explore", is_flag=True, help="Sample actions, instead of taking the most probable ones.")
+@click.option(
+    "--render", type=click.Path(path_type=Path), help="Write the first episode as an animation (.gif)."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Episode i is reset with seed + i.")
+@click.option("--env", help="Play in this environment, instead of the one of training.")
+@click.option(
+    "--env-config", "env_config_text", default="{}", help="Options of the environment, as JSON or YAML."
+)
+@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
+def evaluate(
+    checkpoint: Path,
+    episodes: int,
+    explore: bool,
+    render: Path | None,
+    seed: int,
+    env: str | None,
+    env_config_text: str,
+    trace: bool,
+) -> None:
+    """Play episodes with a trained team.
+
+    CHECKPOINT is a checkpoint's folder, a trial's (its newest checkpoint is taken), or an experiment's (that
+    of its best trial).
+    """
+
+    def body() -> None:
+        from rllib_seqmarl.experiments.evaluation import evaluate as play
+        from rllib_seqmarl.experiments.evaluation import load_policy, policy_env
+        from rllib_seqmarl.experiments.experiment_file import parse_yaml
+        from rllib_seqmarl.experiments.plots import write_gif
+        from rllib_seqmarl.experiments.trial_files import find_checkpoint
+
+        found = find_checkpoint(checkpoint)
+        policy = load_policy(found)
+        joint_env = policy_env(
+            policy, env, parse_yaml(env_config_text, "--env-config").value, render is not None
+        )
+        click.echo(
+            f"{found}\n{joint_env.name}: {episodes} episodes, {'sampled' if explore else 'greedy'} actions"
+        )
+        evaluation = play(
+            policy, joint_env, episodes, explore=explore, seed=seed, draw=int(render is not None)
+        )
+        click.echo(evaluation.summary())
+        if render is not None:
+            write_gif(evaluation.frames, render)
+            click.echo(f"Animation of the first episode: {render}")
+
+    _shown_to_people(trace)(body)
+
+
+@main.command("list", context_settings=CONTEXT)
+def list_command() -> None:
+    """Show what there is to run.
+
+    Algorithms, environments and tuned configurations, and what is missing to use each.
+    """
+
+    def body() -> None:
+        from rllib_seqmarl.experiments.inventory import inventory
+
+        click.echo(inventory())
+
+    _shown_to_people()(body)
+
+
+@main.command(context_settings=CONTEXT)
+@click.option(
+    "--minutes", type=click.FloatRange(min=0.01), default=4.0, show_default=True, help="How long to train."
+)
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Stop after this many env steps, if that comes first."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("results/quickstart"), show_default=True)
+@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
+def quickstart(minutes: float, steps: int | None, out: Path, trace: bool) -> None:
+    """Train a team in minutes, and watch it."""
+
+    def body() -> None:
+        from rllib_seqmarl.experiments.quickstart import run_quickstart
+
+        run_quickstart(out, minutes=minutes, steps=steps)
+
+    _shown_to_people(trace)(body)
+
+
+if __name__ == "__main__":
+    main()

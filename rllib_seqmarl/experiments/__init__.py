@@ -1,0 +1,1 @@
+"""Experiments: files that describe them, sweeps, progress, evaluation, and pictures."""

@@ -1,0 +1,139 @@
+"""Checks an algorithm's config before anything starts: names, kinds, the algorithm's own validation."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import gymnasium as gym
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.registry import ALGORITHMS as RLLIB_ALGORITHMS
+from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry, get_trainable_cls
+
+from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
+from rllib_seqmarl.envs import CATALOG
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.retired_keys import RETIRED_CONFIG_KEYS
+from rllib_seqmarl.experiments.search_space import corners
+from rllib_seqmarl.experiments.value_kinds import fits, kind_of
+from rllib_seqmarl.registry import ALGORITHMS
+from rllib_seqmarl.suggestions import did_you_mean
+
+Where = Callable[..., str]
+
+# The keys of classic config mappings whose attribute is called otherwise.
+_ALIASES = {
+    "lambda": "lambda_",
+    "input": "input_",
+    "framework": "framework_str",
+    "callbacks": "callbacks_class",
+    "create_env_on_driver": "create_env_on_local_worker",
+    "custom_eval_function": "custom_evaluation_function",
+}
+
+
+def algorithm_class(name: str, where: Where) -> type[Algorithm]:
+    """The algorithm of that name: ours, RLlib's, or one registered with Tune.
+
+    Raises:
+        ExperimentError: there is none, or what there is is not an RLlib algorithm.
+    """
+    known = {*ALGORITHMS, *RLLIB_ALGORITHMS}
+    if name not in known and not _global_registry.contains(TRAINABLE_CLASS, name):
+        near = did_you_mean(name, known) or f" Known are {', '.join(sorted(known))}."
+        raise ExperimentError(f"{where('run')}: algorithm '{name}' unknown.{near}")
+    cls = get_trainable_cls(name)
+    if not (inspect.isclass(cls) and issubclass(cls, Algorithm)):
+        raise ExperimentError(
+            f"{where('run')}: '{name}' is registered with Ray Tune, but is not an RLlib algorithm."
+        )
+    return cls
+
+
+def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Where) -> None:
+    """Checks a config mapping, with whatever distributions it holds, as far as it can be without running it.
+
+    Args:
+        algorithm: The algorithm it is for.
+        config: Config keys and values; "env" among them.
+        where: Tells where a key was written, for errors.
+
+    Raises:
+        ExperimentError: a key is unknown or retired, a value is of the wrong kind, the environment is
+            unknown, or the algorithm's own `validate()` refuses a combination.
+    """
+    default = algorithm.get_default_config()
+    _check_names(algorithm.__name__, default, config, where, ())
+    kinds = dict(_declared_kinds(type(default)))
+    for candidate in corners(config):
+        for key, value in candidate.items():
+            if key in kinds and not fits(value, kinds[key]):
+                raise ExperimentError(f"{where(key)}: {key} must be {kind_of(kinds[key])}; got {value!r}.")
+        if not isinstance(default, JointPPOConfig):  # which checks its environment by itself
+            _check_env_name(candidate.get("env"), where)
+        try:
+            algorithm.get_default_config().update_from_dict(candidate).validate()
+        except Exception as error:
+            _refuse(error, config, where)
+
+
+def _check_names(
+    algorithm: str, default: AlgorithmConfig, config: dict[str, Any], where: Where, path: tuple[str, ...]
+) -> None:
+    cls = type(default)
+    settable = [name for name in dir(cls) if getattr(getattr(cls, name), "fset", None)]  # properties
+    known = {key for key in [*vars(default), *settable] if not key.startswith("_")} | set(_ALIASES)
+    known -= set(RETIRED_CONFIG_KEYS)
+    for key, value in config.items():
+        place = where(*path, key)
+        advice = RETIRED_CONFIG_KEYS.get(key)
+        if advice is not None:
+            raise ExperimentError(f"{place}: key '{key}' belongs to RLlib's old API stack; {advice}.")
+        if key not in known:
+            raise ExperimentError(f"{place}: key '{key}' unknown for {algorithm}.{did_you_mean(key, known)}")
+        if key.startswith("enable_") and key.endswith(("_learner", "_v2")) and value is False:
+            raise ExperimentError(f"{place}: RLlib's old API stack is not supported; remove '{key}: false'.")
+        if key == "framework" and value != "torch":
+            raise ExperimentError(
+                f"{place}: framework {value!r} is not supported; write 'torch', or leave the key out."
+            )
+        if key == "evaluation_config" and isinstance(value, dict):
+            _check_names(algorithm, default, value, where, (*path, key))
+
+
+def _declared_kinds(config_class: type) -> Iterator[tuple[str, Any]]:
+    """The options that RLlib's config methods declare, with their annotations; a subclass's come last."""
+    for cls in reversed(config_class.__mro__):
+        for method in vars(cls).values():
+            if not inspect.isfunction(method):
+                continue
+            try:
+                parameters = inspect.signature(method, eval_str=True).parameters
+            except NameError:  # annotations that only a type checker can resolve: RLlib judges those values
+                parameters = inspect.signature(method).parameters
+            for name, parameter in parameters.items():
+                if parameter.default is NotProvided and parameter.annotation is not parameter.empty:
+                    yield name, parameter.annotation
+
+
+def _check_env_name(env: Any, where: Where) -> None:
+    if not isinstance(env, str) or "." in env or ":" in env:
+        return  # an offline run without an environment, or a class's path, which RLlib imports
+    known = {*CATALOG, *gym.registry}
+    if env not in known and not _global_registry.contains(ENV_CREATOR, env):
+        raise ExperimentError(f"{where('env')}: environment '{env}' unknown.{did_you_mean(env, known)}")
+
+
+def _refuse(error: Exception, config: dict[str, Any], where: Where) -> NoReturn:
+    """Raises what a validation said, without RLlib's hint on how to silence it, at the key it speaks of."""
+    message = str(error).split("\nTo suppress all validation errors")[0]
+    message = " ".join(message.split())
+    named = [
+        key for key in config if re.search(rf"(?<![\w.]){re.escape(_ALIASES.get(key, key))}(?!\w)", message)
+    ]
+    if repr(config.get("env")) in message:
+        named.insert(0, "env")
+    raise ExperimentError(f"{where(*named[:1])}: {message}") from error

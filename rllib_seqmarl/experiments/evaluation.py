@@ -1,0 +1,166 @@
+"""How good a trained team is: whole episodes with fixed seeds, no Ray involved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rllib_seqmarl.envs import JointEnv, make_joint_env
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.networks.export import ExportError
+from rllib_seqmarl.policy import JointPolicy, network_input
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of some episodes.
+
+    Attributes:
+        team_returns: (episodes,), each the sum of the team's rewards.
+        agent_returns: agent -> (episodes,), each the sum of the agent's own rewards.
+        lengths: (episodes,), in env steps.
+        wins: (episodes,), from 0 to 1; None where the environment reports none.
+        frames: Pictures (height, width, 3) of the episodes drawn, one after the other.
+    """
+
+    team_returns: np.ndarray
+    agent_returns: dict[str, np.ndarray]
+    lengths: np.ndarray
+    wins: np.ndarray | None
+    frames: list[np.ndarray]
+
+    def summary(self) -> str:
+        """The results in words, one line each: mean and standard deviation over the episodes."""
+        rows = [("team return", _spread(self.team_returns))]
+        rows += [(f"  {agent}", _spread(returns)) for agent, returns in self.agent_returns.items()]
+        rows.append(("episode length", _spread(self.lengths)))
+        if self.wins is not None:
+            rows.append(("win rate", f"{self.wins.mean():.1%}"))
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.mean():.2f} +- {values.std():.2f}"
+
+
+def load_policy(checkpoint: Path) -> JointPolicy:
+    """The policy in a checkpoint's folder.
+
+    Raises:
+        ExperimentError: there is none, or it is damaged, or of another version.
+    """
+    try:
+        return JointPolicy.from_checkpoint(checkpoint)
+    except (ExportError, ValueError) as error:
+        raise ExperimentError(str(error)) from error
+
+
+def policy_env(
+    policy: JointPolicy,
+    env: str | None = None,
+    env_config: Mapping[str, Any] | None = None,
+    render: bool = False,
+) -> JointEnv:
+    """The environment a policy was trained in, joined as it was then.
+
+    Args:
+        policy: The policy.
+        env: The name of another environment instead.
+        env_config: Options laid over those it was trained with.
+        render: Whether the environment shall draw pictures.
+
+    Raises:
+        ExperimentError: it cannot be made here, or is not of the shape the policy was trained for.
+    """
+    trained = policy.deployment
+    name = env or trained["env"]
+    options = {
+        **trained["env_config"],
+        **(env_config or {}),
+        **({"render_mode": "rgb_array"} if render else {}),
+    }
+    try:
+        joint = make_joint_env(name, options, **trained["joint_options"])
+    except (ValueError, TypeError, ImportError) as error:
+        raise ExperimentError(
+            f"the policy's environment cannot be made here: {error} Name one with --env, or use "
+            f"`JointPolicy.from_checkpoint(...).act(...)` in a program that makes it."
+        ) from error
+    have, want = joint.layout, policy.layout
+    if have.observation_space != want.observation_space or have.action_space != want.action_space:
+        raise ExperimentError(
+            f"environment '{name}' is not of the shape the policy was trained for: it has {have.n_agents} "
+            f"agents with {have.obs_dim} observations and {have.width} actions, the policy {want.n_agents}, "
+            f"{want.obs_dim} and {want.width}. Give the env_config of training."
+        )
+    return joint
+
+
+def evaluate(
+    policy: JointPolicy, env: JointEnv, episodes: int, *, explore: bool = False, seed: int = 0, draw: int = 0
+) -> Evaluation:
+    """Plays whole episodes. The same policy, environment and seed give the same result.
+
+    Args:
+        policy: Who acts.
+        env: Where, as `policy_env` makes it.
+        episodes: How many; the i-th is reset with `seed + i`.
+        explore: Whether actions are sampled; the most probable ones are taken otherwise.
+        seed: Seeds the episodes, and the sampling.
+        draw: How many episodes to keep pictures of, from the first.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        ExperimentError: the environment draws no pictures.
+    """
+    torch.manual_seed(seed)
+    team_returns, agent_returns, lengths, wins = np.zeros(episodes), [], np.zeros(episodes, np.int64), []
+    frames: list[np.ndarray] = []
+    for episode in range(episodes):
+        drawing = episode < draw
+        observation, info = env.reset(seed=seed + episode)
+        if drawing:
+            frames.append(_frame(env))
+        over = False
+        while not over:
+            observation, reward, terminated, truncated, info = env.step(_act(policy, observation, explore))
+            team_returns[episode] += reward
+            lengths[episode] += 1
+            over = terminated or truncated
+            if drawing:
+                frames.append(_frame(env))
+        agent_returns.append(info["episode_agent_returns"])
+        wins += [info["win"]] if "win" in info else []
+    per_agent = np.stack(agent_returns, axis=1)  # (n, episodes)
+    return Evaluation(
+        team_returns=team_returns,
+        agent_returns={str(agent): row for agent, row in zip(env.layout.agents, per_agent, strict=True)},
+        lengths=lengths,
+        wins=np.array(wins) if wins else None,
+        frames=frames,
+    )
+
+
+def _act(policy: JointPolicy, observation: dict[str, np.ndarray], explore: bool) -> np.ndarray:
+    batch = {key: torch.as_tensor(array).unsqueeze(0) for key, array in observation.items()}  # (1, n, ...)
+    actions, _, _ = policy.network.act(
+        network_input(batch), batch.get("action_mask"), batch["alive"], deterministic=not explore
+    )
+    return policy._within_bounds(actions[0].numpy())
+
+
+def _frame(env: JointEnv) -> np.ndarray:
+    frame = env.render()
+    if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+        raise ExperimentError(
+            f"environment '{env.name}' draws no pictures (render_mode 'rgb_array'); leave --render out."
+        )
+    return frame

@@ -1,0 +1,241 @@
+"""What one experiment is, and how its classic mapping `{run, env, stop, config, ...}` is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rllib_seqmarl.experiments.config_check import algorithm_class, check_config
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.metrics import TEAM_RETURN, resolve_metric
+from rllib_seqmarl.experiments.retired_keys import RETIRED_EXPERIMENT_KEYS
+from rllib_seqmarl.experiments.search import SchedulerChoice, Search, parse_scheduler, parse_search
+from rllib_seqmarl.experiments.search_space import distributions, to_search_space
+from rllib_seqmarl.experiments.value_kinds import check_mapping, fits
+
+Where = Callable[..., str]
+
+_KINDS: dict[str, Any] = {
+    "run": str,
+    "env": str,
+    "config": dict,
+    "stop": dict,
+    "num_samples": int,
+    "max_concurrent_trials": int,
+    "time_budget_s": float,
+    "max_failures": int,
+    "search": str | dict,
+    "scheduler": str | dict,
+    "storage_path": str,
+    "local_dir": str,
+    "checkpoint_config": dict,
+    "checkpoint_freq": int,
+    "checkpoint_at_end": bool,
+    "checkpoint_score_attr": str,
+    "keep_checkpoints_num": int | None,
+    "restore": str,
+}
+
+_CHECKPOINT_KINDS: dict[str, Any] = {
+    "checkpoint_frequency": int,
+    "checkpoint_at_end": bool,
+    "num_to_keep": int | None,
+    "checkpoint_score_attribute": str | None,
+    "checkpoint_score_order": str,
+}
+
+_CLASSIC_CHECKPOINT_KEYS = {
+    "checkpoint_freq": "checkpoint_frequency",
+    "checkpoint_at_end": "checkpoint_at_end",
+    "keep_checkpoints_num": "num_to_keep",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """When a trial writes checkpoints, and which it keeps.
+
+    Attributes:
+        frequency: Training iterations from one to the next; 0 for none on the way.
+        at_end: Whether one is written when a trial ends by its stop criteria.
+        keep: How many are kept, the newest always among them; None for all.
+        score_attribute: The metric by which those kept are chosen; None for the newest.
+        score_order: "max" or "min".
+    """
+
+    frequency: int = 20
+    at_end: bool = True
+    keep: int | None = 2
+    score_attribute: str | None = None
+    score_order: str = "max"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment, checked: an algorithm, its config, and how to run it.
+
+    Attributes:
+        name: Its name, and its folder's under `storage_path`.
+        run: The algorithm's name.
+        config: The algorithm's config, "env" in it; distributions are Tune's.
+        stop: Metric -> value at which a trial stops.
+        num_samples: How many times the config is sampled (a grid is repeated as often).
+        max_concurrent_trials: How many trials run at once; None for as many as there are CPUs for.
+        time_budget_s: Seconds after which the whole experiment stops.
+        max_failures: How often a failed trial is taken up again from its last checkpoint.
+        storage_path: Where results go; None for Ray's own place, ~/ray_results.
+        checkpoints: When checkpoints are written.
+        search: How values are chosen; None for Tune's grid and random search.
+        scheduler: How trials are cut short; None to let all run to their end.
+        restore: A checkpoint folder that every trial starts from.
+    """
+
+    name: str
+    run: str
+    config: dict[str, Any]
+    stop: dict[str, float] = field(default_factory=dict)
+    num_samples: int = 1
+    max_concurrent_trials: int | None = None
+    time_budget_s: float | None = None
+    max_failures: int = 0
+    storage_path: str | None = None
+    checkpoints: Checkpoints = Checkpoints()
+    search: Search | None = None
+    scheduler: SchedulerChoice | None = None
+    restore: str | None = None
+
+    @property
+    def num_trials(self) -> int | None:
+        """How many trials it has; None for endless sampling."""
+        grids = [
+            domain["grid_search"] for _, domain in distributions(self.config) if isinstance(domain, dict)
+        ]
+        return None if self.num_samples == -1 else self.num_samples * math.prod(map(len, grids))
+
+    @property
+    def metric(self) -> tuple[str, str]:
+        """The metric that tells its best trial, and "max" or "min"."""
+        return (self.search.metric, self.search.mode) if self.search else (TEAM_RETURN, "max")
+
+    @property
+    def tuned_keys(self) -> list[str]:
+        """The config keys ("a/b" where nested) that differ from trial to trial."""
+        return ["/".join(map(str, path)) for path, _ in distributions(self.config)]
+
+
+def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
+    """Reads and checks one experiment's mapping.
+
+    Args:
+        name: The experiment's name.
+        spec: The mapping, as plain data.
+        where: Tells where a path in the mapping was written, for errors; `where()` is the experiment itself.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        ExperimentError: anything is wrong with it.
+    """
+    if not isinstance(spec, dict):
+        raise ExperimentError(
+            f"{where()}: experiment '{name}' must be a mapping {{run, env, stop, config, ...}}; got {spec!r}."
+        )
+    for key in spec:
+        if key in RETIRED_EXPERIMENT_KEYS:
+            raise ExperimentError(
+                f"{where(key)}: key '{key}' is not used any more; {RETIRED_EXPERIMENT_KEYS[key]}."
+            )
+    check_mapping(spec, _KINDS, where)
+    if "run" not in spec:
+        raise ExperimentError(
+            f"{where()}: experiment '{name}' lacks 'run', the algorithm's name, such as 'run: MAT'."
+        )
+    algorithm = algorithm_class(spec["run"], where)
+
+    def where_in_config(*path: Any) -> str:
+        return where("env") if path == ("env",) and "env" in spec else where("config", *path)
+
+    config = _with_env(spec, where)
+    config = to_search_space(config, where_in_config)
+    search = parse_search(spec.get("search"), where)
+    if search is not None:
+        config = search.extend(config, where)
+    check_config(algorithm, config, where_in_config)
+    return Experiment(
+        name=name,
+        run=spec["run"],
+        config=config,
+        stop=_parse_stop(spec.get("stop", {}), where),
+        num_samples=_at_least(1, spec.get("num_samples", 1), where, "num_samples", also=-1),
+        max_concurrent_trials=spec.get("max_concurrent_trials"),
+        time_budget_s=spec.get("time_budget_s"),
+        max_failures=spec.get("max_failures", 0),
+        storage_path=spec.get("storage_path", spec.get("local_dir")),
+        checkpoints=parse_checkpoints(spec, where, Checkpoints()),
+        search=search,
+        scheduler=parse_scheduler(spec.get("scheduler"), where),
+        restore=spec.get("restore"),
+    )
+
+
+def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
+    """The config with the experiment's `env` in it."""
+    config = dict(spec.get("config", {}))
+    if "env" in spec and config.setdefault("env", spec["env"]) != spec["env"]:
+        raise ExperimentError(
+            f"{where('config', 'env')}: config.env {config['env']!r} is not the experiment's env "
+            f"{spec['env']!r}; write one."
+        )
+    if "env" not in config and "input" not in config and "input_" not in config:
+        raise ExperimentError(
+            f"{where()}: no environment given; write 'env: mpe/simple_spread' or another name."
+        )
+    return config
+
+
+def _parse_stop(stop: dict[str, Any], where: Where) -> dict[str, float]:
+    parsed = {}
+    for name, value in stop.items():
+        place = where("stop", name)
+        if isinstance(value, dict):
+            raise ExperimentError(
+                f"{place}: write nested metrics with slashes, as in '{name}/{next(iter(value), '...')}: ...'."
+            )
+        if not fits(value, float):
+            raise ExperimentError(f"{place}: {name} must be a number; got {value!r}.")
+        parsed[resolve_metric(str(name), place)] = value
+    return parsed
+
+
+def parse_checkpoints(spec: dict[str, Any], where: Where, defaults: Checkpoints) -> Checkpoints:
+    """Reads `checkpoint_config` and the classic keys `checkpoint_freq`, `keep_checkpoints_num`, ...
+
+    What is not given is as in `defaults`.
+
+    Raises:
+        ExperimentError: a key or value is wrong.
+    """
+    given = dict(spec.get("checkpoint_config", {}))
+    check_mapping(given, _CHECKPOINT_KINDS, where, "checkpoint_config")
+    given |= {new: spec[old] for old, new in _CLASSIC_CHECKPOINT_KEYS.items() if old in spec}
+    if "checkpoint_score_attr" in spec:  # classic: "min-x" for the lowest x
+        attribute = spec["checkpoint_score_attr"]
+        given["checkpoint_score_order"] = "min" if attribute.startswith("min-") else "max"
+        given["checkpoint_score_attribute"] = attribute.removeprefix("min-")
+    attribute = given.get("checkpoint_score_attribute", defaults.score_attribute)
+    return Checkpoints(
+        frequency=given.get("checkpoint_frequency", defaults.frequency),
+        at_end=given.get("checkpoint_at_end", defaults.at_end),
+        keep=given.get("num_to_keep", defaults.keep) or None,
+        score_attribute=attribute and resolve_metric(attribute, where("checkpoint_score_attr")),
+        score_order=given.get("checkpoint_score_order", defaults.score_order),
+    )
+
+
+def _at_least(minimum: int, value: int, where: Where, key: str, also: int) -> int:
+    if value < minimum and value != also:
+        raise ExperimentError(f"{where(key)}: {key} must be at least {minimum}; got {value}.")
+    return value

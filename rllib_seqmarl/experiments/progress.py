@@ -1,0 +1,90 @@
+"""Lines that tell people how training goes: steps, return, win rate, speed, time left."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from ray.tune import Callback
+
+from rllib_seqmarl.experiments.metrics import CLOCKS, ENV_STEPS, SECONDS, TEAM_RETURN, WIN_RATE, metric
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(Callback):
+    """Logs one line a trial every few seconds, and one when it ends."""
+
+    def __init__(
+        self, name: str, num_trials: int | None, stop: dict[str, float], interval: float = 5.0
+    ) -> None:
+        """Initialises the callback.
+
+        Args:
+            name: The experiment's name.
+            num_trials: How many trials it has; None where that is open.
+            stop: Its stop criteria, from which the time left is told.
+            interval: Seconds between a trial's lines, at least.
+        """
+        self.name = name
+        self.num_trials = num_trials
+        self.stop = stop
+        self.interval = interval
+        self._told: dict[str, tuple[float, dict[str, Any]]] = {}  # trial -> when, and the result told then
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        now = time.monotonic()
+        told_at, before = self._told.get(trial.trial_id, (float("-inf"), {}))
+        if now - told_at >= self.interval or result.get("done"):
+            self._told[trial.trial_id] = (now, result)
+            logger.info("%s", self.line(self._label(trials, trial), result, before))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        logger.info("%s | failed", self._label(trials, trial))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        logger.info("%s | done", self._label(trials, trial))
+
+    def _label(self, trials: list[Any], trial: Any) -> str:
+        if self.num_trials == 1:
+            return self.name
+        return f"{self.name} {trials.index(trial) + 1}/{self.num_trials or '?'}"
+
+    def line(self, label: str, result: dict[str, Any], before: dict[str, Any]) -> str:
+        """One line about `result`; the speed is that since the result `before`."""
+        steps, seconds = metric(result, ENV_STEPS) or 0.0, metric(result, SECONDS) or 0.0
+        new_seconds = seconds - (metric(before, SECONDS) or 0.0)
+        parts = [label, f"{steps:>11,.0f} steps"]
+        team_return, win_rate = metric(result, TEAM_RETURN), metric(result, WIN_RATE)
+        parts.append("return       ..." if team_return is None else f"return {team_return:>9.2f}")
+        if win_rate is not None:
+            parts.append(f"won {win_rate:>4.0%}")
+        if new_seconds > 0:
+            parts.append(f"{(steps - (metric(before, ENV_STEPS) or 0.0)) / new_seconds:>7,.0f} steps/s")
+        left = self.seconds_left(result)
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        return " | ".join(parts)
+
+    def seconds_left(self, result: dict[str, Any]) -> float | None:
+        """Training time until the first stop criterion that only grows is met; None where there is none."""
+        elapsed = metric(result, SECONDS)
+        left = []
+        for name in CLOCKS:
+            target, value = self.stop.get(name), metric(result, name)
+            if target is not None and value and elapsed:
+                left.append(max(0.0, (target - value) * elapsed / value))
+        return min(left, default=None)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of at most two parts: "8 s", "2 min 05 s", "1 h 03 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

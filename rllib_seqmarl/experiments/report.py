@@ -1,0 +1,94 @@
+"""What to tell people when an experiment has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rllib_seqmarl.experiments.metrics import ENV_STEPS, SECONDS, best, metric
+from rllib_seqmarl.experiments.progress import duration
+from rllib_seqmarl.experiments.runner import Outcome
+
+
+def results_table(outcome: Outcome) -> str:
+    """A table of the trials, best first: parameters, best and last metric, steps, time, state."""
+    name, mode = outcome.experiment.metric
+    keys = outcome.experiment.tuned_keys
+    rows = []
+    for number, result in enumerate(outcome.results, start=1):
+        history = result.metrics_dataframe
+        column = history[name] if history is not None and name in history else ()
+        best_value = best((metric({"value": value}, "value") for value in column), mode)
+        last = result.metrics or {}
+        cells = [str(number), *(_parameter(last.get("config") or {}, key) for key in keys)]
+        cells += [
+            _number(best_value),
+            _number(metric(last, name)),
+            f"{metric(last, ENV_STEPS) or 0:,.0f}",
+            duration(metric(last, SECONDS) or 0.0),
+            "failed" if result.error else "done" if last.get("done") else "stopped",
+        ]
+        rows.append((best_value, cells))
+    worst = float("-inf") if mode == "max" else float("inf")
+    rows.sort(key=lambda row: worst if row[0] is None else row[0], reverse=mode == "max")
+    short = name.rsplit("/", 1)[-1].replace("episode_return_mean", "return")
+    header = ["trial", *keys, f"best {short}", f"last {short}", "env steps", "time", "state"]
+    return table(header, [cells for _, cells in rows])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text in columns, numbers to the right, under a ruled header."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    to_right = [all(cell[-1:].isdigit() or cell in ("", "-") for cell in column[1:]) for column in columns]
+    lines = [
+        "  ".join(
+            cell.rjust(w) if right else cell.ljust(w)
+            for cell, w, right in zip(row, widths, to_right, strict=True)
+        )
+        for row in (header, *rows)
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _parameter(config: dict[str, Any], key: str) -> str:
+    value: Any = config
+    for part in key.split("/"):
+        value = value.get(part) if isinstance(value, dict) else None
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def closing_words(outcome: Outcome) -> str:
+    """Where the results are, what failed and how to go on."""
+    lines = [f"Results: {outcome.path}"]
+    for failure in outcome.failures:
+        lines += [
+            f"A trial failed: {failure.message}",
+            f"  whole traceback: {failure.error_file}",
+            f"  last checkpoint: {failure.checkpoint or 'none was written yet'}",
+        ]
+    checkpoint = best_checkpoint(outcome)
+    if checkpoint is not None and not outcome.failures:
+        lines.append(f"{'Last' if outcome.interrupted else 'Best trial, last'} checkpoint: {checkpoint}")
+    if outcome.interrupted or outcome.failures:
+        why = "Stopped before the end. " if outcome.interrupted else ""
+        lines.append(f"{why}The same command with --resume goes on from the last checkpoints.")
+    elif checkpoint is not None:
+        lines.append(f"Watch it: rllib evaluate {checkpoint} --render team.gif")
+    return "\n".join(lines)
+
+
+def best_checkpoint(outcome: Outcome) -> str | None:
+    """The last checkpoint of the trial whose metric ended best; None where no trial wrote one."""
+    name, mode = outcome.experiment.metric
+    written = [result for result in outcome.results if result.checkpoint]
+    values = [metric(result.metrics, name) for result in written]
+    chosen = best(values, mode)
+    if not written:
+        return None
+    return str(written[values.index(chosen) if chosen is not None else -1].checkpoint.path)

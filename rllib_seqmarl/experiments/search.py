@@ -1,0 +1,177 @@
+"""How an experiment chooses values and cuts trials short: the `search:` and `scheduler:` blocks."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.metrics import TEAM_RETURN, resolve_metric
+from rllib_seqmarl.experiments.search_space import distributions, to_search_space
+from rllib_seqmarl.experiments.value_kinds import check_mapping
+
+if TYPE_CHECKING:
+    from ray.tune.search import SearchAlgorithm, Searcher
+
+Where = Callable[..., str]
+
+SEARCH_ALGORITHMS = ("random", "optuna")
+SCHEDULERS: dict[str, type[TrialScheduler]] = {
+    "asha": ASHAScheduler,
+    "hyperband": HyperBandScheduler,
+    "median": MedianStoppingRule,
+    "pbt": PopulationBasedTraining,
+}
+
+_SEARCH_KINDS: dict[str, Any] = {
+    "algorithm": str,
+    "metric": str,
+    "mode": str,
+    "space": dict,
+    "max_concurrent": int | None,
+    "seed": int | None,
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """A `search:` block.
+
+    Attributes:
+        algorithm: "random", or "optuna" for a Bayesian search (tree-structured Parzen estimators).
+        metric: What is optimised.
+        mode: "max" or "min".
+        space: Config keys -> distributions, added to the experiment's config.
+        max_concurrent: How many trials run at once; a Bayesian search learns from those that ended.
+        seed: Seeds the search.
+    """
+
+    algorithm: str = "optuna"
+    metric: str = TEAM_RETURN
+    mode: str = "max"
+    space: dict[str, Any] = field(default_factory=dict)
+    max_concurrent: int | None = None
+    seed: int | None = None
+
+    def extend(self, config: dict[str, Any], where: Where) -> dict[str, Any]:
+        """The config with the search's space in it; an ExperimentError where there is nothing to search."""
+        config = _merge(config, self.space)
+        found = [domain for _, domain in distributions(config)]
+        if not found:
+            raise ExperimentError(
+                f"{where('search')}: there is nothing to search; "
+                "write 'space: {lr: {loguniform: [1e-5, 1e-3]}}'."
+            )
+        if self.algorithm == "optuna":
+            if importlib.util.find_spec("optuna") is None:
+                raise ExperimentError(
+                    f'{where("search")}: Optuna is not installed; run `pip install "rllib_seqmarl[sweep]"`.'
+                )
+            try:
+                from ray.tune.search.optuna import OptunaSearch
+
+                OptunaSearch.convert_search_space(config)
+            except ValueError as error:
+                grid = any(isinstance(domain, dict) for domain in found)
+                remedy = (
+                    "Write choice instead of grid_search." if grid else "Write uniform or loguniform instead."
+                )
+                raise ExperimentError(f"{where('search')}: {error} {remedy}") from None
+        return config
+
+    def build(self) -> Searcher | SearchAlgorithm:
+        """The Tune object that does the search."""
+        if self.algorithm == "optuna":
+            import optuna
+
+            from rllib_seqmarl.experiments.patient_optuna import PatientOptunaSearch
+
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            return PatientOptunaSearch(metric=self.metric, mode=self.mode, seed=self.seed)
+        from ray.tune.search.basic_variant import BasicVariantGenerator
+
+        return BasicVariantGenerator(random_state=self.seed)
+
+
+@dataclass(frozen=True)
+class SchedulerChoice:
+    """A `scheduler:` block: a name of `SCHEDULERS` and the keyword arguments of Tune's class."""
+
+    name: str
+    options: dict[str, Any]
+
+    def build(self) -> TrialScheduler:
+        """The Tune object that does the scheduling."""
+        return SCHEDULERS[self.name](**copy.deepcopy(self.options))
+
+
+def parse_search(block: Any, where: Where) -> Search | None:
+    """Reads a `search:` block; a bare name stands for `{algorithm: name}`.
+
+    Raises:
+        ExperimentError: an unknown key, algorithm or mode, or a value of the wrong kind.
+    """
+    if block is None:
+        return None
+    given = {"algorithm": block} if isinstance(block, str) else dict(block)
+    check_mapping(given, _SEARCH_KINDS, where, "search")
+    search = Search(**given)
+    if search.algorithm not in SEARCH_ALGORITHMS:
+        raise ExperimentError(
+            f"{where('search', 'algorithm')}: search algorithm '{search.algorithm}' unknown; "
+            f"known are {' and '.join(SEARCH_ALGORITHMS)}."
+        )
+    if search.mode not in ("max", "min"):
+        raise ExperimentError(f"{where('search', 'mode')}: mode must be 'max' or 'min'; got {search.mode!r}.")
+    return Search(
+        **given
+        | {
+            "metric": resolve_metric(search.metric, where("search", "metric")),
+            "space": to_search_space(search.space, lambda *path: where("search", "space", *path)),
+        }
+    )
+
+
+def parse_scheduler(block: Any, where: Where) -> SchedulerChoice | None:
+    """Reads a `scheduler:` block: a name, or `{name: asha, grace_period: 10, ...}` with Tune's options.
+
+    Raises:
+        ExperimentError: an unknown name or option.
+    """
+    if block is None:
+        return None
+    options = {"name": block} if isinstance(block, str) else dict(block)
+    name = str(options.pop("name", "")).lower()
+    if name == "fifo":
+        return None
+    if name not in SCHEDULERS:
+        raise ExperimentError(
+            f"{where('scheduler', 'name')}: scheduler '{name}' unknown; "
+            f"known are fifo, {', '.join(SCHEDULERS)}."
+        )
+    known = set(inspect.signature(SCHEDULERS[name]).parameters) - {"metric", "mode"}
+    check_mapping(options, dict.fromkeys(known, Any), where, "scheduler")
+    return SchedulerChoice(name, to_search_space(options, lambda *path: where("scheduler", *path)))
+
+
+def _merge(config: dict[str, Any], addition: dict[str, Any]) -> dict[str, Any]:
+    """`config` with `addition` laid over it, nested mappings merged."""
+    merged = dict(config)
+    for key, value in addition.items():
+        nested = (
+            isinstance(value, dict) and isinstance(merged.get(key), dict) and set(value) != {"grid_search"}
+        )
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged

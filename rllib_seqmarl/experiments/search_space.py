@@ -1,0 +1,147 @@
+"""Distributions in experiment files: `{loguniform: [1e-5, 1e-3]}` and the like become Ray Tune's own."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ray import tune
+from ray.tune.search.sample import Categorical, Domain, Float, Integer
+
+from rllib_seqmarl.experiments.errors import ExperimentError
+
+Path = tuple[Any, ...]
+
+DISTRIBUTIONS: dict[str, Callable[..., Any]] = {
+    name: getattr(tune, name)
+    for name in [
+        "uniform",
+        "quniform",
+        "loguniform",
+        "qloguniform",
+        "randn",
+        "qrandn",
+        "randint",
+        "qrandint",
+        "lograndint",
+        "qlograndint",
+        "choice",
+        "grid_search",
+    ]
+}
+_TAKES_A_LIST = ("choice", "grid_search")
+
+
+def to_search_space(value: Any, where: Callable[..., str], path: Path = ()) -> Any:
+    """`value` with every `{distribution: arguments}` in it, at any depth, replaced by Tune's distribution.
+
+    Args:
+        value: Plain data.
+        where: Tells where a path was written, for errors.
+        path: Where `value` stands.
+
+    Raises:
+        ExperimentError: a distribution's arguments are not what it takes.
+    """
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        (name,) = value
+        if name in DISTRIBUTIONS:
+            return _distribution(name, value[name], where(*path, name))
+        if name == "sample_from":
+            raise ExperimentError(
+                f"{where(*path)}: 'sample_from' needs code, which an experiment file cannot hold. "
+                f"Write one of {', '.join(DISTRIBUTIONS)}, or use `tune.Tuner` from Python."
+            )
+    return {key: to_search_space(entry, where, (*path, key)) for key, entry in value.items()}
+
+
+def _distribution(name: str, arguments: Any, place: str) -> Any:
+    function = DISTRIBUTIONS[name]
+    if name in _TAKES_A_LIST:
+        if not isinstance(arguments, list) or not arguments:
+            raise ExperimentError(f"{place}: {name} takes a list of values, such as {{{name}: [0.1, 0.2]}}.")
+        return function(arguments)
+    signature = inspect.signature(function)
+    try:
+        if isinstance(arguments, dict):
+            numbers = signature.bind(**arguments).arguments
+        else:
+            numbers = signature.bind(*(arguments if isinstance(arguments, list) else [arguments])).arguments
+        if not all(isinstance(number, int | float) for number in numbers.values()):
+            raise TypeError
+    except TypeError:
+        names = ", ".join(parameter for parameter in signature.parameters if parameter != "base")
+        example = _EXAMPLES.get(name, "[1, 10]")
+        raise ExperimentError(
+            f"{place}: {name} takes the numbers [{names}], such as {{{name}: {example}}}; got {arguments!r}."
+        ) from None
+    if "lower" in numbers and not numbers["lower"] < numbers["upper"]:
+        raise ExperimentError(f"{place}: {name} needs lower < upper; got {arguments!r}.")
+    try:
+        return function(**numbers)
+    except ValueError as error:
+        raise ExperimentError(f"{place}: {name}: {error}") from None
+
+
+_EXAMPLES = {
+    "uniform": "[0.0, 1.0]",
+    "quniform": "[0.0, 1.0, 0.1]",
+    "loguniform": "[1e-5, 1e-3]",
+    "qloguniform": "[1e-5, 1e-3, 1e-5]",
+    "randn": "[0.0, 1.0]",
+    "qrandn": "[0.0, 1.0, 0.1]",
+    "qrandint": "[10, 100, 10]",
+    "qlograndint": "[10, 1000, 10]",
+}
+
+
+def distributions(space: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every distribution in a config, with its path; a grid search is the mapping {"grid_search": values}."""
+    for key, value in space.items():
+        here = (*path, key)
+        if isinstance(value, Domain) or (isinstance(value, dict) and set(value) == {"grid_search"}):
+            yield here, value
+        elif isinstance(value, dict):
+            yield from distributions(value, here)
+
+
+def corners(space: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Configs that between them hold each value of every choice and both ends of every range.
+
+    The first has the first value of each; every other differs from it in one.
+    """
+    candidates = {path: _candidates(domain) for path, domain in distributions(space)}
+    first = copy.deepcopy(space)
+    for path, values in candidates.items():
+        _put(first, path, values[0])
+    yield first
+    for path, values in candidates.items():
+        for value in values[1:]:
+            corner = copy.deepcopy(first)
+            _put(corner, path, value)
+            yield corner
+
+
+def _candidates(domain: Any) -> list[Any]:
+    if isinstance(domain, dict):
+        return list(domain["grid_search"])
+    if isinstance(domain, Categorical):
+        return list(domain.categories)
+    if (
+        isinstance(domain, Float | Integer)
+        and abs(domain.lower) < float("inf")
+        and abs(domain.upper) < float("inf")
+    ):
+        return [domain.lower, domain.upper - isinstance(domain, Integer)]
+    return [domain.sample()]
+
+
+def _put(config: dict[str, Any], path: Path, value: Any) -> None:
+    *parents, last = path
+    for key in parents:
+        config = config[key]
+    config[last] = value

@@ -1,0 +1,203 @@
+"""Experiment files are read as people mean them, and every mistake is told with its line and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.experiment_file import load_experiments, parse_yaml
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str) -> Path:
+        path = tmp_path / "exp.yaml"
+        path.write_text(dedent(text).lstrip("\n"))
+        return path
+
+    return write
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ExperimentError) as refused:
+        load_experiments(path)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message.removeprefix(f"{path.parent}/")
+
+
+GOOD = """
+defaults: &defaults
+  run: MAT
+  env: mpe/simple_spread
+  config: &config
+    lr: 1e-5
+    gamma: .99
+    num_envs_per_env_runner: 8
+
+second:
+  <<: *defaults
+  stop: {env_steps: 4e5, env_runners/episode_return_mean: -15}
+  num_samples: 3
+  local_dir: results
+  checkpoint_freq: 7
+  keep_checkpoints_num: 0
+  checkpoint_score_attr: min-episode_len_mean
+  config:
+    <<: *config
+    lr: 5e-4
+"""
+
+
+def test_several_experiments_with_anchors_merge_keys_and_numbers(write):
+    first, second = load_experiments(write(GOOD))
+    assert (first.name, second.name) == ("defaults", "second")
+    assert first.config == {
+        "lr": 1e-5,
+        "gamma": 0.99,
+        "num_envs_per_env_runner": 8,
+        "env": "mpe/simple_spread",
+    }
+    assert second.config == first.config | {"lr": 5e-4}
+    assert second.stop == {"num_env_steps_sampled_lifetime": 4e5, "env_runners/episode_return_mean": -15}
+    assert (second.num_samples, second.storage_path) == (3, "results")
+    checkpoints = second.checkpoints
+    assert (checkpoints.frequency, checkpoints.keep, checkpoints.at_end) == (7, None, True)
+    assert (checkpoints.score_attribute, checkpoints.score_order) == ("env_runners/episode_len_mean", "min")
+
+
+def test_the_newer_checkpoint_config_says_the_same(write):
+    (experiment,) = load_experiments(
+        write("a: {run: PPO, env: CartPole-v1, checkpoint_config: {checkpoint_frequency: 3, num_to_keep: 1}}")
+    )
+    assert (experiment.checkpoints.frequency, experiment.checkpoints.keep) == (3, 1)
+
+
+def test_env_may_stand_in_the_config(write):
+    (experiment,) = load_experiments(write("a: {run: PPO, config: {env: CartPole-v1}}"))
+    assert experiment.config["env"] == "CartPole-v1"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-5", 1e-5), ("5E4", 5e4), ("-1.5e+3", -1500.0), (".5e1", 5.0), ("2", 2), ("0.1", 0.1)],
+)
+def test_numbers_are_numbers(text, value):
+    parsed = parse_yaml(f"x: {text}", "x.yaml").value["x"]
+    assert parsed == value and type(parsed) is type(value)
+
+
+HEAD = "a:\n  run: MAT\n  env: mpe/simple_spread\n"
+
+# What stands after HEAD, and how the message begins after "exp.yaml:". A config's first key is in line 5.
+MISTAKES = {
+    "  config:\n    clip_parm: 0.1": "5: key 'clip_parm' unknown for MAT. Did you mean 'clip_param'",
+    "  config:\n    num_epochs: many": "5: num_epochs",
+    "  config:\n    num_env_runners: two": "5: num_env_runners must be a whole number",
+    "  config:\n    lr: 1\n    lambda: 3": "6: lambda_=3 is not a number from 0 to 1",
+    "  config:\n    lr: 1\n    minibatch_size: 9999": "6: minibatch_size=9999 is larger",
+    "  config:\n    n_head: 3": "5: embed_dim=64 cannot be split",
+    "  config:\n    num_epochs: {grid_search: [5, 0]}": "5: num_epochs=0",
+    "  config: {env: mpe/simple_reference}": "4: config.env 'mpe/simple_reference' is not",
+    "  config:\n    lr: 1\n    gamma: 1\n    lr: 2": "7: key 'lr' stands twice (first in line 5)",
+    "  num_sample: 3": "4: key 'num_sample' unknown. Did you mean 'num_samples'",
+    "  num_samples: three": "4: num_samples must be a whole number; got 'three'",
+    "  num_samples: 0": "4: num_samples must be at least 1",
+    "  checkpoint_config:\n    num_keep: 1": "5: key 'num_keep' unknown in 'checkpoint_config'. Did you",
+    "  stop:\n    episode_reward_mean: 3": "5: metric 'episode_reward_mean' is not reported by RLlib's new",
+    "  stop:\n    training_iterations: 3": "5: metric 'training_iterations' unknown. Did you mean 'training",
+    "  stop:\n    env_runners: {episode_return_mean: 3}": "5: write nested metrics with slashes",
+    "  stop:\n    env_steps: soon": "5: env_steps must be a number",
+    "  config:\n    lr: {sample_from: 'lambda spec: 1'}": "5: 'sample_from' needs code",
+    "  config:\n    lr: {loguniform: [1e-3]}": "5: loguniform takes the numbers [lower, upper]",
+    "  config:\n    lr: {loguniform: [0, 1]}": "5: loguniform: LogUniform requires a lower bound",
+    "  config:\n    lr: {uniform: [2, 1]}": "5: uniform needs lower < upper",
+    "  config:\n    lr: {uniform: [a, b]}": "5: uniform takes the numbers",
+    "  config:\n    lr: {choice: []}": "5: choice takes a list of values",
+    "  search:\n    algorithm: optna": "5: search algorithm 'optna' unknown; known are random and optuna",
+    "  search: {algorithm: optuna, metrc: x}": "4: key 'metrc' unknown in 'search'. Did you mean 'metric'",
+    "  search: {mode: highest}": "4: mode must be 'max' or 'min'",
+    "  search: optuna": "4: there is nothing to search",
+    "  search: {space: {lr: {grid_search: [1e-3, 1e-4]}}}": "4: Grid search parameters cannot be",
+    "  scheduler: ahsa": "4: scheduler 'ahsa' unknown; known are fifo, asha",
+    "  scheduler: {name: asha, grace_periods: 2}": "4: key 'grace_periods' unknown in 'scheduler'. Did you",
+}
+
+
+@pytest.mark.parametrize("lines", MISTAKES)
+def test_a_mistake_is_told_with_its_line(write, lines):
+    assert refusal(write(HEAD + lines)).startswith(f"exp.yaml:{MISTAKES[lines]}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "exp.yaml: an experiment file maps names to experiments"),
+        ("a: 3", "exp.yaml:1: experiment 'a' must be a mapping"),
+        ("a:\n  env: mpe/simple_spread", "exp.yaml:1: experiment 'a' lacks 'run'"),
+        ("a:\n  run: MAT", "exp.yaml:1: no environment given"),
+        ("a:\n  run: MTA\n  env: x", "exp.yaml:2: algorithm 'MTA' unknown. Did you mean 'MAT'"),
+        ("a:\n  run: MAT\n  env: spread", "exp.yaml:3: Unknown environment 'spread'"),
+        (
+            "a:\n  run: PPO\n  env: CartPol-v1",
+            "exp.yaml:3: environment 'CartPol-v1' unknown. Did you mean 'Cart",
+        ),
+        ("a: {run: PPO}\na: {run: PPO}", "exp.yaml:2: key 'a' stands twice (first in line 1)"),
+        ("a:\n  run: [MAT\n  env: x", "exp.yaml:3: "),
+        ("a: !!python/object/apply:os.system ['true']", "exp.yaml:1: could not determine a constructor"),
+    ],
+)
+def test_a_file_that_holds_no_experiment_is_refused(write, text, message):
+    assert refusal(write(text + "\n")).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("num_workers", "2", "write 'num_env_runners' instead"),
+        ("num_rollout_workers", "2", "write 'num_env_runners' instead"),
+        ("num_envs_per_worker", "2", "write 'num_envs_per_env_runner' instead"),
+        ("num_gpus", "1", "write 'num_gpus_per_learner' instead"),
+        ("sgd_minibatch_size", "128", "write 'minibatch_size' instead"),
+        ("num_sgd_iter", "5", "write 'num_epochs' instead"),
+        ("train_batch_size", "800", "write 'train_batch_size_per_learner' instead"),
+        ("model", "{fcnet_hiddens: [64]}", "write the network's sizes as keys of their own"),
+        ("multiagent", "{policies: [a, b]}", "leave it out: one joint policy acts for the whole team"),
+        ("policies", "[a, b]", "leave it out: one joint policy acts for the whole team"),
+        ("lr_schedule", "[[0, 1]]", "write the schedule itself, as in 'lr: "),
+        ("framework", "tf", "write 'torch'"),
+        ("enable_rl_module_and_learner", "false", "remove 'enable_rl_module_and_learner: false'"),
+        ("enable_env_runner_and_connector_v2", "false", "remove 'enable_env_runner_and_connector_v2: false'"),
+    ],
+)
+def test_keys_of_the_old_api_stack_are_told_with_their_successors(write, key, value, remedy):
+    message = refusal(write(HEAD + f"  config:\n    {key}: {value}\n"))
+    assert message.startswith("exp.yaml:5: ") and key in message and remedy in message
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [("resources_per_trial: {cpu: 2}", "num_env_runners"), ("upload_dir: s3://x", "storage_path")],
+)
+def test_experiment_keys_that_are_gone_are_told_with_their_successors(write, key, remedy):
+    message = refusal(write(HEAD + f"  {key}\n"))
+    assert message.startswith("exp.yaml:4: ") and remedy in message
+
+
+def test_a_wrong_key_in_the_evaluation_config_is_found(write):
+    message = refusal(write(HEAD + "  config:\n    evaluation_config:\n      exploree: false\n"))
+    assert message.startswith("exp.yaml:6: key 'exploree' unknown for MAT. Did you mean 'explore'")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ExperimentError, match="there is no such file. `rllib list` shows"):
+        load_experiments(tmp_path / "nowhere.yaml")
+
+
+def test_optuna_missing_says_what_to_install(write, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = refusal(write("a: {run: PPO, env: CartPole-v1, search: {space: {lr: {uniform: [0, 1]}}}}"))
+    assert message.endswith('Optuna is not installed; run `pip install "rllib_seqmarl[sweep]"`.')

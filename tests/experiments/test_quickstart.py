@@ -1,0 +1,28 @@
+"""The main job, cut short: it evaluates, trains, evaluates again, and leaves pictures."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rllib_seqmarl.experiments.quickstart import run_quickstart
+
+
+def test_the_quickstart_leaves_a_curve_an_animation_and_a_checkpoint(
+    ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="rllib_seqmarl"):
+        result = run_quickstart(tmp_path, minutes=1.0, steps=2400, episodes=4)
+    assert result.before.team_returns.shape == (4,)
+    assert not np.array_equal(result.before.team_returns, result.after.team_returns)
+    assert Image.open(result.curve).size[0] > 600
+    with Image.open(result.animation) as animation:
+        assert (
+            45 <= animation.n_frames <= 3 * 26
+        )  # the first sight and 25 steps; frames alike are shown as one
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    assert f"{result.before.team_returns.mean():7.2f}" in text and str(result.checkpoint) in text

@@ -1,0 +1,68 @@
+"""Checkpoints and curves are found in whatever folder of results a user names; pictures are made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.plots import plot_learning_curves, running_mean, write_gif
+from rllib_seqmarl.experiments.trial_files import Curve, find_checkpoint, read_curve
+
+
+def make_trial(folder: Path, returns: list[float | None], checkpoints: list[int]) -> Path:
+    folder.mkdir(parents=True)
+    lines = [
+        json.dumps(
+            {
+                "num_env_steps_sampled_lifetime": 10 * (i + 1),
+                "env_runners": {} if r is None else {"episode_return_mean": r},
+            }
+        )
+        for i, r in enumerate(returns)
+    ]
+    (folder / "result.json").write_text("\n".join(lines) + '\n{"num_env_st')  # killed while writing
+    for number in checkpoints:
+        (folder / f"checkpoint_{number:06d}").mkdir()
+    return folder
+
+
+def test_a_curve_begins_with_the_first_ended_episode(tmp_path):
+    assert read_curve(make_trial(tmp_path / "t", [None, -3.0, -2.0], [])) == Curve([20.0, 30.0], [-3.0, -2.0])
+
+
+def test_the_checkpoint_is_a_trials_newest_and_an_experiments_best_trials(tmp_path):
+    worse = make_trial(tmp_path / "exp" / "worse", [-9.0, -8.0], [7, 12])
+    better = make_trial(tmp_path / "exp" / "better", [-9.0, -1.0], [0, 3])
+    assert find_checkpoint(worse) == worse / "checkpoint_000012"
+    assert find_checkpoint(worse / "checkpoint_000007") == worse / "checkpoint_000007"
+    assert find_checkpoint(tmp_path / "exp") == better / "checkpoint_000003"
+
+
+def test_what_is_no_checkpoint_is_told(tmp_path):
+    with pytest.raises(ExperimentError, match="there is no such folder"):
+        find_checkpoint(tmp_path / "nowhere")
+    trial = make_trial(tmp_path / "t", [1.0], [])
+    with pytest.raises(ExperimentError, match="no checkpoint was written there yet"):
+        find_checkpoint(trial)
+    with pytest.raises(ExperimentError, match="a checkpoint is a folder, not a file"):
+        find_checkpoint(trial / "result.json")
+
+
+def test_the_running_mean_averages_the_neighbours_there_are():
+    assert running_mean([1.0, 2.0, 6.0, 7.0], 1) == [1.5, 3.0, 5.0, 6.5]
+    assert running_mean([], 3) == []
+
+
+def test_pictures_are_written(tmp_path):
+    picture = tmp_path / "new" / "curve.png"
+    plot_learning_curves({"a": Curve([1, 2], [3, 4]), "b": Curve([], [])}, picture, "title", marks={"m": 3.5})
+    assert Image.open(picture).size[0] > 600
+    frames = [np.full((40, 60, 3), shade, np.uint8) for shade in (0, 120, 250)]
+    write_gif(frames, tmp_path / "new" / "a.gif", fps=20)
+    with Image.open(tmp_path / "new" / "a.gif") as animation:
+        assert (animation.n_frames, animation.size) == (3, (300, 200))

@@ -1,0 +1,186 @@
+"""The `rllib` command, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from rllib_seqmarl.cli import main
+from rllib_seqmarl.version import __version__
+
+TINY = (
+    "env_config: {n_agents: 2}, num_envs_per_env_runner: 2, train_batch_size_per_learner: 40, num_epochs: 1"
+)
+
+
+def rllib(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def refusal(*arguments: str | Path) -> str:
+    result = rllib(*arguments)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    return line.removeprefix("Error: ")
+
+
+@pytest.fixture(scope="module")
+def sweep(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """The results' folder and the output of a small Optuna sweep from a file."""
+    folder = tmp_path_factory.mktemp("sweep")
+    file = folder / "sweep.yaml"
+    text = f"""
+        sweep:
+          run: MAT
+          env: coordination/distinct_choice
+          stop: {{training_iteration: 2}}
+          num_samples: 3
+          config: {{{TINY}}}
+          search:
+            algorithm: optuna
+            seed: 1
+            max_concurrent: 2
+            space:
+              lr: {{loguniform: [1e-4, 1e-2]}}
+              embed_dim: {{choice: [8, 16]}}
+    """
+    file.write_text(dedent(text))
+    result = rllib("train", "file", file, "--local-dir", folder)
+    assert result.exit_code == 0, result.output
+    yield folder / "sweep", result.output
+
+
+def test_a_file_alone_runs_a_bayesian_sweep(sweep: tuple[Path, str]) -> None:
+    folder, output = sweep
+    assert "sweep 1/3 |" in output and "steps/s" in output and " left" in output
+    table = output[output.index("trial ") :].splitlines()
+    assert table[0].split()[:3] == ["trial", "lr", "embed_dim"] or table[0].split()[:3] == [
+        "trial",
+        "embed_dim",
+        "lr",
+    ]
+    rows = [line.split() for line in table[2:5]]
+    assert sorted(row[0] for row in rows) == ["1", "2", "3"] and all(row[-1] == "done" for row in rows)
+    params = [json.loads(path.read_text()) for path in folder.glob("MAT_*/params.json")]
+    assert len({param["lr"] for param in params}) == 3
+    assert all(1e-4 <= param["lr"] <= 1e-2 and param["embed_dim"] in (8, 16) for param in params)
+
+
+def test_evaluate_plays_an_experiments_best_trial_and_draws_it(
+    sweep: tuple[Path, str], tmp_path: Path
+) -> None:
+    result = rllib("evaluate", sweep[0], "--episodes", "3", "--render", tmp_path / "team.gif")
+    assert result.exit_code == 0, result.output
+    assert "coordination/distinct_choice: 3 episodes, greedy actions" in result.output
+    for name in ("team return", "agent_0", "agent_1", "episode length", "win rate"):
+        assert name in result.output
+    with Image.open(tmp_path / "team.gif") as animation:
+        assert animation.size[0] >= 200
+    assert (
+        rllib("evaluate", sweep[0], "--episodes", "3").output.splitlines()[1:]
+        == result.output.splitlines()[1:-1]
+    )
+
+
+def test_evaluate_can_sample_actions_and_change_the_environment(sweep: tuple[Path, str]) -> None:
+    result = rllib("evaluate", sweep[0], "--explore", "--episodes", "2", "--env-config", "{max_cycles: 3}")
+    assert "sampled actions" in result.output and "episode length  3.00 +- 0.00" in result.output
+
+
+def test_evaluate_starts_no_ray(sweep: tuple[Path, str]) -> None:
+    code = (
+        "import sys, ray; from click.testing import CliRunner; from rllib_seqmarl.cli import main\n"
+        f"result = CliRunner().invoke(main, ['evaluate', {str(sweep[0])!r}, '--episodes', '1'])\n"
+        "sys.exit(result.exit_code or ray.is_initialized())"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_evaluate_refuses_what_it_cannot_play(sweep: tuple[Path, str], tmp_path: Path) -> None:
+    assert "there is no such folder" in refusal("evaluate", tmp_path / "nowhere")
+    assert "holds no policy of this package" in refusal("evaluate", tmp_path)
+    wrong_team = refusal("evaluate", sweep[0], "--env-config", "{n_agents: 4}")
+    assert "is not of the shape the policy was trained for: it has 4 agents" in wrong_team
+    assert "Did you mean 'mpe/simple_spread'" in refusal("evaluate", sweep[0], "--env", "mpe/simple_spred")
+
+
+def test_a_damaged_checkpoint_is_told_with_one_message(sweep: tuple[Path, str], tmp_path: Path) -> None:
+    checkpoint = next(sweep[0].glob("MAT_*/checkpoint_*"))
+    damaged = shutil.copytree(checkpoint, tmp_path / "checkpoint_000000")
+    (weights,) = damaged.rglob("policy.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "policy.safetensors" in refusal("evaluate", damaged)
+    (description,) = damaged.rglob("policy.json")
+    description.write_text(description.read_text()[:50])
+    assert "policy.json" in refusal("evaluate", damaged)
+
+
+def test_training_from_options_takes_command_line_settings(ray_cluster: None, tmp_path: Path) -> None:
+    command = ["train", "--run", "MAT", "--env", "coordination/distinct_choice", "--config", f"{{{TINY}}}"]
+    command += [
+        "--stop",
+        '{"training_iteration": 3}',
+        "--local-dir",
+        str(tmp_path),
+        "-n",
+        "mine",
+        "--seed",
+        "5",
+    ]
+    result = rllib(*command, "--checkpoint-freq", "1", "--keep-checkpoints-num", "1")
+    assert result.exit_code == 0, result.output
+    (trial,) = (tmp_path / "mine").glob("MAT_*")
+    assert json.loads((trial / "params.json").read_text())["seed"] == 5
+    assert [path.name for path in trial.glob("checkpoint_*")] == ["checkpoint_000002"]
+    resumed = rllib(*command, "--resume")
+    assert resumed.exit_code == 0 and "done" in resumed.output
+    assert [path.name for path in (tmp_path / "mine").glob("MAT_*")] == [trial.name]
+
+
+def test_mistakes_in_options_are_told_by_the_option() -> None:
+    assert refusal("train") == "name an algorithm with --run, or give a file: rllib train file EXP.yaml."
+    assert refusal("train", "--run", "MTA", "--env", "x").startswith("--run: algorithm 'MTA' unknown.")
+    spread = ["train", "--run", "MAT", "--env", "mpe/simple_spread"]
+    assert refusal(*spread, "--config", "{lrr: 1}").startswith(
+        "--config: key 'lrr' unknown for MAT. Did you mean 'lr'"
+    )
+    assert refusal(*spread, "--config", "{lr: [1").startswith("--config: ")
+    assert refusal(*spread, "--config", "lr").startswith("--config: config must be a mapping; got 'lr'")
+    assert refusal(*spread, "--stop", "{episode_reward_mean: 1}").startswith("--stop: metric")
+    assert refusal("train", "--run", "MAT", "--env", "spread").startswith(
+        "--env: Unknown environment 'spread'."
+    )
+
+
+def test_nothing_starts_if_one_of_several_files_is_wrong(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("good: {run: MAT, env: coordination/distinct_choice, stop: {training_iteration: 1}}")
+    bad.write_text("bad:\n  run: MAT\n  env: nowhere\n")
+    assert refusal("train", "file", good, bad, "--local-dir", tmp_path / "r").startswith(f"{bad}:3: ")
+    assert not (tmp_path / "r").exists()
+
+
+def test_list_shows_what_there_is_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = rllib("list").output
+    for name in ("MAT", "PPO", "mpe/simple_spread", "coordination/distinct_choice", "mat/mpe-simple_spread"):
+        assert name in output
+    monkeypatch.setattr("rllib_seqmarl.envs.catalog.find_spec", lambda name: None)
+    assert 'missing: pip install "rllib_seqmarl[mpe]"' in rllib("list").output
+
+
+def test_help_and_version() -> None:
+    assert __version__ in rllib("--version").output
+    assert "train" in rllib("--help").output
+    assert "--ray-address" in rllib("train", "file", "--help").output
