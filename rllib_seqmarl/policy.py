@@ -87,7 +87,9 @@ class JointPolicy:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `path`.safetensors and `path`.json, from which `load` restores this policy without unpickling."""
-        export(path, self.network, self.value_normalizer, self.layout, self.deployment)
+        tensors = {} if self.value_normalizer is None else self.value_normalizer.state_dict()
+        description = {"layout": self.layout.to_dict(), "deployment": self.deployment}
+        save_network(path, self.network, tensors, description)
 
     def act(
         self,
@@ -111,13 +113,18 @@ class JointPolicy:
         Raises:
             LayoutError: An observation, mask or state does not fit; names the agent.
         """
-        arrays = self.layout.observe(observations, action_masks, state)
-        batch = {key: torch.as_tensor(array).unsqueeze(0) for key, array in arrays.items()}
+        joint_action = self.act_jointly(
+            self.layout.observe(observations, action_masks, state), explore=explore
+        )
+        return self.layout.split(joint_action, [agent for agent in self.layout.agents if agent in observations])
+
+    def act_jointly(self, observation: Mapping[str, np.ndarray], *, explore: bool = False) -> np.ndarray:
+        """A joint action for a joint observation, both as a `JointEnv` gives and takes them; `explore` as for `act`."""
+        batch = {key: torch.as_tensor(array).unsqueeze(0) for key, array in observation.items()}  # (1, n, ...)
         actions, _, _ = self.network.act(
             network_input(batch), batch.get("action_mask"), batch["alive"], deterministic=not explore
         )
-        acting = [agent for agent in self.layout.agents if agent in observations]
-        return self.layout.split(self._within_bounds(actions[0].numpy()), acting)
+        return self._within_bounds(actions[0].numpy())
 
     def values(self, observations: Mapping[Any, Any], *, state: Any = None) -> dict[Any, float]:
         """Each living agent's expected discounted return from here on, in reward units."""
@@ -151,14 +158,3 @@ def network_input(observation: Mapping[str, Tensor]) -> Tensor:
     state = observation["state"].unsqueeze(1).expand(-1, observations.shape[1], -1)  # (B, n, state_dim)
     return torch.cat([observations, state], dim=-1)
 
-
-def export(
-    path: str | os.PathLike[str],
-    network: JointPolicyNetwork,
-    value_normalizer: ValueNormalizer | None,
-    layout: TeamLayout,
-    deployment: dict[str, Any],
-) -> None:
-    """Writes everything that a policy needs to act, as `path`.safetensors and `path`.json."""
-    tensors = {} if value_normalizer is None else value_normalizer.state_dict()
-    save_network(path, network, tensors, {"layout": layout.to_dict(), "deployment": deployment})

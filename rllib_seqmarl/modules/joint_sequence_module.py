@@ -19,7 +19,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig, ValueNormalizer
-from rllib_seqmarl.policy import POLICY_NAME, export, network_input
+from rllib_seqmarl.policy import POLICY_NAME, JointPolicy, network_input
 
 
 class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
@@ -99,20 +99,22 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         # RLlib's own turns float64 into float32 on the way, which would blur the value normaliser's statistics.
         self.load_state_dict({key: torch.tensor(np.asarray(value)) for key, value in state.items()})
 
+    def joint_policy(self) -> JointPolicy:
+        """This module's policy, to act without RLlib; it shares the module's weights."""
+        return JointPolicy(
+            self.network,
+            self.observation_space.layout,
+            self.value_normalizer,
+            self.model_config["deployment"],
+        )
+
     @override(RLModule)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         """Saves the module as RLlib does, and beside it the policy in a form that loads without unpickling."""
         saved_to = super().save_to_path(path, **kwargs)
-        layout = getattr(self.observation_space, "layout", None)
         is_local = kwargs.get("filesystem") is None or isinstance(kwargs["filesystem"], LocalFileSystem)
-        if layout is not None and is_local:
-            export(
-                Path(saved_to) / POLICY_NAME,
-                self.network,
-                self.value_normalizer,
-                layout,
-                self.model_config["deployment"],
-            )
+        if is_local and hasattr(self.observation_space, "layout"):
+            self.joint_policy().save(Path(saved_to) / POLICY_NAME)
         return saved_to
 
 

@@ -1,0 +1,124 @@
+"""The learner connector: whose value bootstraps, whose life ended, and what leaves the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray.rllib.connectors.learner import (
+    AddColumnsFromEpisodesToTrainBatch,
+    AddObservationsFromEpisodesToBatch,
+    AddOneTsToEpisodesAndTruncate,
+    BatchIndividualItems,
+    LearnerConnectorPipeline,
+    NumpyToTensor,
+)
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.evaluation.postprocessing import Postprocessing
+
+from rllib_seqmarl import MATConfig, make_joint_env
+from rllib_seqmarl.learners.joint_gae import JointGAE
+
+N, LAST_VALUE = 2, 10.0
+
+
+def batch_of(*episodes: SingleAgentEpisode, shared_reward: bool = False) -> dict[str, Any]:
+    """What the learner gets of these episodes; every bootstrap value is LAST_VALUE, gamma = lambda = 1."""
+    env = make_joint_env("coordination/distinct_choice", {"n_agents": N})
+    multi_module = MultiRLModuleSpec(
+        rl_module_specs={
+            DEFAULT_MODULE_ID: RLModuleSpec(
+                module_class=MATConfig().get_default_rl_module_spec().module_class,
+                observation_space=env.observation_space,
+                action_space=env.action_space,
+                model_config=MATConfig().model_config,
+            )
+        }
+    ).build()
+    module = multi_module[DEFAULT_MODULE_ID]
+    module.compute_values = lambda batch, embeddings=None: torch.full(
+        (len(batch[Columns.OBS]["alive"]), N), LAST_VALUE
+    )
+    pipeline = LearnerConnectorPipeline(
+        input_observation_space=env.observation_space,
+        input_action_space=env.action_space,
+        connectors=[
+            AddOneTsToEpisodesAndTruncate(),
+            AddObservationsFromEpisodesToBatch(as_learner_connector=True),
+            AddColumnsFromEpisodesToTrainBatch(),
+            BatchIndividualItems(multi_agent=False),
+            NumpyToTensor(as_learner_connector=True),
+            JointGAE(gamma=1.0, lambda_=1.0, shared_reward=shared_reward),
+        ],
+    )
+    return pipeline(rl_module=multi_module, batch={}, episodes=list(episodes), shared_data={})[DEFAULT_MODULE_ID]
+
+
+def episode(rewards: list[list[float]], **ending: Any) -> SingleAgentEpisode:
+    """An episode whose agents have these rewards and whose sampled values are all 0."""
+    steps = len(rewards)
+    deaths = ending.pop("deaths", {})
+    env = make_joint_env("coordination/distinct_choice", {"n_agents": N})
+    observation = env.reset(seed=0)[0]
+    return SingleAgentEpisode(
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        observations=[observation] * (steps + 1),
+        actions=[np.zeros(N, np.int64)] * steps,
+        rewards=[float(np.mean(reward)) for reward in rewards],
+        infos=[
+            {},
+            *(
+                {"agent_rewards": np.array(reward, np.float32)}
+                | ({"agent_terminateds": np.array(deaths[t])} if t in deaths else {})
+                for t, reward in enumerate(rewards)
+            ),
+        ],
+        extra_model_outputs={
+            Columns.ACTION_LOGP: [np.zeros(N, np.float32)] * steps,
+            Columns.VF_PREDS: [np.zeros(N, np.float32)] * steps,
+        },
+        len_lookback_buffer=0,
+        **ending,
+    ).to_numpy()
+
+
+def targets(batch: dict[str, Any]) -> list[list[float]]:
+    return batch[Postprocessing.VALUE_TARGETS].tolist()
+
+
+def test_a_termination_has_no_value_after_it() -> None:
+    assert targets(batch_of(episode([[1, 2], [3, 4]], terminated=True))) == [[4, 6], [3, 4]]
+
+
+def test_truncation_is_not_termination() -> None:
+    assert targets(batch_of(episode([[1, 2], [3, 4]], truncated=True))) == [[14, 16], [13, 14]]
+
+
+def test_an_episode_cut_by_the_batch_bootstraps() -> None:
+    assert targets(batch_of(episode([[1, 2]]))) == [[11, 12]]
+
+
+def test_an_agents_death_ends_its_own_return_only() -> None:
+    batch = batch_of(episode([[1, 2], [0, 4]], truncated=True, deaths={0: [True, False]}))
+    assert targets(batch) == [[1, 16], [10, 14]]
+
+
+def test_with_a_shared_reward_all_learn_from_the_teams() -> None:
+    batch = batch_of(episode([[1, 3], [3, 5]], terminated=True), shared_reward=True)
+    assert targets(batch) == [[6, 6], [4, 4]]
+
+
+def test_the_added_rows_leave_the_batch_and_advantages_are_normalised() -> None:
+    batch = batch_of(episode([[1, 2]] * 3, terminated=True), episode([[0, 5]] * 7, truncated=True), episode([[1, 1]]))
+    assert all(len(column) == 11 for key, column in batch.items() if key != Columns.OBS)
+    assert all(len(column) == 11 for column in batch[Columns.OBS].values())
+    advantages = batch[Postprocessing.ADVANTAGES]
+    assert advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert advantages.std(unbiased=False).item() == pytest.approx(1.0, abs=1e-4)

@@ -1,0 +1,119 @@
+"""The joint objective and per-agent GAE, each claim by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss, joint_ppo_loss, per_agent_gae
+
+
+def inputs() -> dict[str, Any]:
+    """A made-up batch of 4 team steps, 3 agents, always the same."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> Tensor:
+        return torch.randn(4, 3, generator=generator, dtype=torch.float64)
+
+    return {
+        "log_probs": draw() * 0.1 - 1.0,
+        "old_log_probs": draw() * 0.1 - 1.0,
+        "advantages": draw(),
+        "entropy": draw().abs(),
+        "values": draw(),
+        "old_values": draw(),
+        "value_targets": draw(),
+        "weights": torch.full((4, 3), 1 / 12, dtype=torch.float64),
+        "clip_param": 0.2,
+        "vf_clip_param": 0.2,
+        "huber_delta": 10.0,
+        "vf_loss_coeff": 1.0,
+        "entropy_coeff": 0.01,
+    }
+
+
+def loss(**changes: Any) -> JointPPOLoss:
+    """The loss of the made-up batch with some inputs replaced."""
+    return joint_ppo_loss(**{**inputs(), **changes})
+
+
+def value_loss_of_error(error: float, huber_delta: float | None) -> float:
+    """The value loss where every prediction is off by `error`, without clipping."""
+    values = torch.zeros(4, 3, dtype=torch.float64)
+    return loss(
+        values=values, old_values=values, value_targets=values + error, vf_clip_param=1e9, huber_delta=huber_delta
+    ).value.item()
+
+
+def test_the_value_loss_grows_linearly_on_both_sides() -> None:
+    for error in (30.0, -30.0):
+        assert value_loss_of_error(error, huber_delta=10.0) == pytest.approx(10.0 * (30.0 - 5.0))
+        assert value_loss_of_error(error, huber_delta=None) == pytest.approx(0.5 * 30.0**2)
+    assert value_loss_of_error(-2.0, huber_delta=10.0) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("log_ratio", "advantage", "moves"), [(0.5, 1, False), (0.5, -1, True), (-0.5, -1, False)])
+def test_the_policy_moves_only_where_clipping_allows(log_ratio: float, advantage: float, moves: bool) -> None:
+    log_probs = torch.full((4, 3), log_ratio, dtype=torch.float64, requires_grad=True)
+    zeros = torch.zeros(4, 3, dtype=torch.float64)
+    loss(log_probs=log_probs, old_log_probs=zeros, advantages=zeros + advantage).total.backward()
+    assert log_probs.grad is not None
+    assert bool(log_probs.grad.abs().sum() > 0) == moves
+
+
+def test_the_dead_count_for_nothing() -> None:
+    weights = torch.ones(4, 3, dtype=torch.float64)
+    weights[2, 1] = 0.0
+    weights /= weights.sum()
+    plain = loss(weights=weights)
+    change = torch.zeros(4, 3, dtype=torch.float64)
+    change[2, 1] = 5.0
+    for key in ("log_probs", "old_log_probs", "advantages", "entropy", "values", "old_values", "value_targets"):
+        again = loss(weights=weights, **{key: inputs()[key] + change})
+        assert again.total.item() == pytest.approx(plain.total.item(), abs=1e-12), key
+        assert again.clip_fraction.item() == pytest.approx(plain.clip_fraction.item(), abs=1e-12), key
+
+
+def test_continuous_actions_are_clipped_dimension_by_dimension() -> None:
+    zeros = torch.zeros(4, 3, 2, dtype=torch.float64)
+    log_probs = zeros.clone()
+    log_probs[..., 0] = 1.0  # this dimension has moved too far, the other has not moved
+    log_probs.requires_grad_()
+    loss(
+        log_probs=log_probs,
+        old_log_probs=zeros,
+        entropy=zeros,
+        advantages=torch.ones(4, 3, dtype=torch.float64),
+    ).total.backward()
+    assert log_probs.grad is not None
+    assert torch.all(log_probs.grad[..., 0] == 0) and torch.all(log_probs.grad[..., 1] < 0)
+
+
+@given(
+    horizon=st.integers(1, 12),
+    n=st.integers(1, 4),
+    gamma=st.floats(0, 1),
+    lambda_=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_gae_is_the_weighted_sum_of_td_errors(
+    horizon: int, n: int, gamma: float, lambda_: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rewards, values = rng.normal(size=(horizon, n)), rng.normal(size=(horizon + 1, n))
+    continues = (rng.random((horizon, n)) > 0.3).astype(float)
+    advantages = per_agent_gae(rewards, values, continues, gamma=gamma, lambda_=lambda_)
+    for agent in range(n):
+        for t in range(horizon):
+            expected, weight = 0.0, 1.0
+            for k in range(t, horizon):
+                follow = gamma * continues[k, agent]
+                expected += weight * (rewards[k, agent] + follow * values[k + 1, agent] - values[k, agent])
+                weight *= follow * lambda_
+            assert advantages[t, agent] == pytest.approx(expected, abs=1e-9)
