@@ -1,106 +1,141 @@
 """Multi-head attention along the agent axis (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
 
-The mixers of the Multi-Agent Transformer (Wen et al. 2022, arXiv 2205.14953, section 4). Decoding keeps the
-keys and values of earlier agents, so a step costs one token's work.
+The mixers of the Multi-Agent Transformer (Wen et al. 2022, arXiv 2205.14953, section 4). Decoding keeps
+what earlier agents contribute to keys and values, so a step costs one token's work.
+
+With one head, MAT's default, the tokens themselves serve as keys and values. A softmax ignores what is
+the same for every key, and its weights w sum to one, so
+
+    q . (Wk x + bk)  ~  (Wk^T q) . x
+    Wo (sum_j w_j (Wv x_j + bv)) + bo  =  (Wo Wv) (sum_j w_j x_j) + (Wo bv + bo).
+
+Two of four matrix products per token thus fold into products of weights, and the cache halves; the
+parameters, and what they compute, stay the same.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear as affine
 from torch.nn.functional import scaled_dot_product_attention
 
 from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerShape
 from rllib_seqmarl.mixers.layers import linear
 
-
-class KeyValueCache:
-    """Keys and values of the agents decoded so far. Room doubles when full, so an entry costs O(1) to add."""
-
-    def __init__(self, like: Tensor, batch_size: int, n_head: int, head_dim: int, capacity: int = 8) -> None:
-        self.entries = like.new_empty(2, batch_size, n_head, capacity, head_dim)
-        self.length = 0
-
-    def append(self, entry: Tensor) -> tuple[Tensor, Tensor]:
-        """Add one agent's key and value (2, B, h, d/h); return all keys and values, each (B, h, t, d/h)."""
-        if self.length == self.entries.shape[3]:
-            self.entries = torch.cat([self.entries, torch.empty_like(self.entries)], dim=3)
-        self.entries.select(3, self.length).copy_(entry)
-        self.length += 1
-        keys, values = self.entries.narrow(3, 0, self.length).unbind(0)
-        return keys, values
+# Folding costs products of (d, d) matrices per call, which pays while a batch has more tokens than d.
+MAX_FOLDED_DIM = 128
 
 
-def merge_heads(y: Tensor) -> Tensor:
-    """(B, h, n, d/h) -> (B, n, d)."""
-    return y.transpose(1, 2).flatten(2)
-
-
-class SelfAttention(Mixer):
-    """Every agent attends to every agent."""
-
-    causal = False
+class Attention(Mixer):
+    """The parameters of attention, and attention of whole sequences to whole sequences."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
         d = shape.embed_dim
         self.n_head, self.head_dim = shape.n_head, d // shape.n_head
-        self.query_key_value = linear(d, d, d, d)
-        self.proj = linear(d, d)
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        batch_size, n, _ = x.shape
-        qkv = self.query_key_value(x).view(batch_size, n, 3, self.n_head, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, n, d/h)
-        return self.proj(merge_heads(scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
-
-
-class CausalSelfAttention(SelfAttention, CausalMixer):
-    """Every agent attends to itself and its predecessors."""
-
-    causal = True
-
-    def initial_state(self, batch_size: int) -> KeyValueCache:
-        return KeyValueCache(self.proj.weight, batch_size, self.n_head, self.head_dim)
-
-    def step(self, x: Tensor, state: KeyValueCache, context: Any = None) -> tuple[Tensor, KeyValueCache]:
-        qkv = self.query_key_value(x).view(-1, 3, self.n_head, self.head_dim)
-        qkv = qkv.transpose(0, 1)  # (3, B, h, d/h)
-        q = qkv.select(0, 0).unsqueeze(2)  # (B, h, 1, d/h)
-        y = scaled_dot_product_attention(q, *state.append(qkv.narrow(0, 1, 2)))  # (B, h, 1, d/h)
-        return self.proj(y.flatten(1)), state
-
-
-class CrossAttention(CausalMixer):
-    """The encoder's output for an agent attends to the tokens of that agent and its predecessors."""
-
-    def __init__(self, shape: MixerShape) -> None:
-        super().__init__()
-        d = shape.embed_dim
-        self.n_head, self.head_dim = shape.n_head, d // shape.n_head
+        self.is_folded = shape.n_head == 1 and d <= MAX_FOLDED_DIM
         self.query = linear(d, d)
         self.key_value = linear(d, d, d)
         self.proj = linear(d, d)
 
+    def query_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias that make queries; with folding, queries to be compared with tokens."""
+        if not self.is_folded:
+            return self.query.weight, self.query.bias
+        key_weight = self.key_value.weight.chunk(2)[0].T  # (d, d)
+        return key_weight @ self.query.weight, key_weight @ self.query.bias
+
+    def output_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias that make the output of averaged values; with folding, of averaged tokens."""
+        if not self.is_folded:
+            return self.proj.weight, self.proj.bias
+        value_weight, value_bias = self.key_value.weight.chunk(2)[1], self.key_value.bias.chunk(2)[1]
+        return self.proj.weight @ value_weight, self.proj.weight @ value_bias + self.proj.bias
+
+    def attend(self, source: Tensor, x: Tensor, causal: bool) -> Tensor:
+        """The tokens of ``source`` ask those of ``x``; both and the result are (B, n, d)."""
+        q = affine(source, *self.query_weights())
+        k, v = (x, x) if self.is_folded else self.key_value(x).chunk(2, dim=-1)  # each (B, n, d)
+        q, k, v = (y.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for y in (q, k, v))  # (B, h, n, d/h)
+        found = scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return affine(found.transpose(1, 2).flatten(2), *self.output_weights())
+
+
+@dataclass(slots=True)
+class AttentionState:
+    """Keys and values of the agents decoded so far (their tokens where those serve as both), and weights."""
+
+    entries: (
+        Tensor  # (1 or 2, B, h, capacity, d/h); capacity doubles when full, so adding costs O(1) on average
+    )
+    length: int
+    output_weights: tuple[Tensor, Tensor]
+    query_weights: tuple[Tensor, Tensor] | None = None  # where queries come from the tokens
+
+    def append(self, entry: Tensor) -> tuple[Tensor, Tensor]:
+        """Add one agent's ``entry`` (1 or 2, B, h, d/h); return all keys and values, each (B, h, t, d/h)."""
+        if self.length == self.entries.shape[3]:
+            self.entries = torch.cat([self.entries, torch.empty_like(self.entries)], dim=3)
+        self.entries.select(3, self.length).copy_(entry)
+        self.length += 1
+        known = self.entries.narrow(3, 0, self.length)
+        return known[0], known[-1]
+
+
+class CausalAttention(Attention, CausalMixer):
+    """Attention to an agent and its predecessors, which can go agent by agent."""
+
+    def initial_state(self, batch_size: int) -> AttentionState:
+        n_entries, capacity = 1 if self.is_folded else 2, 8
+        entries = self.proj.weight.new_empty(n_entries, batch_size, self.n_head, capacity, self.head_dim)
+        return AttentionState(entries, 0, self.output_weights())
+
+    def attend_step(self, q: Tensor, x: Tensor, state: AttentionState) -> Tensor:
+        """The query ``q`` (B, h, 1, d/h) asks ``x`` (B, d) and everything in ``state``; (B, d)."""
+        entry = x if self.is_folded else self.key_value(x)
+        keys_values = state.append(entry.view(len(x), -1, self.n_head, self.head_dim).transpose(0, 1))
+        found = scaled_dot_product_attention(q, *keys_values)  # (B, h, 1, d/h)
+        return affine(found.flatten(1), *state.output_weights)
+
+
+class SelfAttention(Attention):
+    """Every agent attends to every agent."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.attend(x, x, causal=False)
+
+
+class CausalSelfAttention(CausalAttention):
+    """Every agent attends to itself and its predecessors."""
+
+    def initial_state(self, batch_size: int) -> AttentionState:
+        state = super().initial_state(batch_size)
+        state.query_weights = self.query_weights()
+        return state
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.attend(x, x, causal=True)
+
+    def step(self, x: Tensor, state: AttentionState, context: Any = None) -> tuple[Tensor, AttentionState]:
+        assert state.query_weights is not None
+        q = affine(x, *state.query_weights).view(len(x), self.n_head, 1, self.head_dim)
+        return self.attend_step(q, x, state), state
+
+
+class CrossAttention(CausalAttention):
+    """The encoder's output for an agent attends to the tokens of that agent and its predecessors."""
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         assert context is not None, "cross attention needs the encoder's output as context"
-        batch_size, n, _ = x.shape
-        q = self.query(context).view(batch_size, n, self.n_head, self.head_dim)
-        kv = self.key_value(x).view(batch_size, n, 2, self.n_head, self.head_dim)
-        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, n, d/h)
-        return self.proj(merge_heads(scaled_dot_product_attention(q.transpose(1, 2), k, v, is_causal=True)))
+        return self.attend(context, x, causal=True)
 
     def split_context(self, context: Tensor) -> tuple[Tensor, ...]:
-        batch_size, n, _ = context.shape
-        queries = self.query(context).view(batch_size, n, self.n_head, 1, self.head_dim)
-        return queries.unbind(1)  # n times (B, h, 1, d/h)
+        q = affine(context, *self.query_weights())  # (B, n, d)
+        return q.unflatten(-1, (self.n_head, 1, self.head_dim)).unbind(1)  # n times (B, h, 1, d/h)
 
-    def initial_state(self, batch_size: int) -> KeyValueCache:
-        return KeyValueCache(self.proj.weight, batch_size, self.n_head, self.head_dim)
-
-    def step(self, x: Tensor, state: KeyValueCache, context: Any = None) -> tuple[Tensor, KeyValueCache]:
-        kv = self.key_value(x).view(-1, 2, self.n_head, self.head_dim).transpose(0, 1)  # (2, B, h, d/h)
-        y = scaled_dot_product_attention(context, *state.append(kv))  # (B, h, 1, d/h)
-        return self.proj(y.flatten(1)), state
+    def step(self, x: Tensor, state: AttentionState, context: Any = None) -> tuple[Tensor, AttentionState]:
+        return self.attend_step(context, x, state), state

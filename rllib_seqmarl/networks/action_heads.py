@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import embedding, gelu
 
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.config import ActionSpec
@@ -59,12 +60,15 @@ class ActionHead(nn.Module, ABC):
         """The embedding (B, d) before the first agent, who has no predecessor."""
 
     @abstractmethod
-    def embed(self, actions: Tensor) -> Tensor:
-        """Embed ``actions`` (..., *action_shape) as (..., d)."""
+    def embedder(self) -> Callable[[Tensor], Tensor]:
+        """A function from actions (..., *action_shape) to their embeddings (..., d).
+
+        What does not depend on the actions is computed here, once for all the calls of the function.
+        """
 
     @abstractmethod
-    def scores(self, features: Tensor, legal: Tensor | None) -> Tensor:
-        """Scores (..., width) from the decoder's ``features`` (..., d)."""
+    def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
+        """Scores (..., width) from the outputs (..., width) of ``policy``."""
 
     @abstractmethod
     def noise(self, scores_shape: tuple[int, ...], legal: Tensor | None) -> Tensor:
@@ -84,7 +88,7 @@ class ActionHead(nn.Module, ABC):
 
     def shifted(self, actions: Tensor) -> Tensor:
         """The decoder's input (B, n, d): for agent t the action of agent t-1, for agent 0 a start token."""
-        return torch.cat([self.start(actions.shape[0]).unsqueeze(1), self.embed(actions[:, :-1])], dim=1)
+        return torch.cat([self.start(actions.shape[0]).unsqueeze(1), self.embedder()(actions[:, :-1])], dim=1)
 
 
 class CategoricalHead(ActionHead):
@@ -129,14 +133,14 @@ class CategoricalHead(ActionHead):
     def start(self, batch_size: int) -> Tensor:
         return gelu(self.start_row).expand(batch_size, -1)  # (B, d)
 
-    def embed(self, actions: Tensor) -> Tensor:
-        if self.is_single:
-            return gelu(nn.functional.embedding(actions, self.choice_rows))
-        return gelu(nn.functional.embedding(actions + self.offsets, self.choice_rows).sum(-2))
+    def embedder(self) -> Callable[[Tensor], Tensor]:
+        if self.is_single:  # activate the few rows of the table instead of every token
+            activated_rows = gelu(self.choice_rows)
+            return lambda actions: embedding(actions, activated_rows)
+        return lambda actions: gelu(embedding(actions + self.offsets, self.choice_rows).sum(-2))
 
-    def scores(self, features: Tensor, legal: Tensor | None) -> Tensor:
-        logits = self.policy(features)
-        return logits if legal is None else torch.where(legal, logits, ILLEGAL_LOGIT)
+    def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
+        return outputs if legal is None else torch.where(legal, outputs, ILLEGAL_LOGIT)
 
     def noise(self, scores_shape: tuple[int, ...], legal: Tensor | None) -> Tensor:
         # Gumbel noise (arg max of logits + noise is an exact sample). The bound keeps log(0) out.
@@ -190,13 +194,13 @@ class GaussianHead(ActionHead):
         return self._masked(actions.to(self.log_std.dtype), legal)
 
     def start(self, batch_size: int) -> Tensor:
-        return self.embed(self.log_std.new_zeros(batch_size, self.spec.dim))  # (B, d)
+        return self.embedder()(self.log_std.new_zeros(batch_size, self.spec.dim))  # (B, d)
 
-    def embed(self, actions: Tensor) -> Tensor:
-        return gelu(self.action_embedding(actions.to(self.log_std.dtype)))
+    def embedder(self) -> Callable[[Tensor], Tensor]:
+        return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
 
-    def scores(self, features: Tensor, legal: Tensor | None) -> Tensor:
-        return self._masked(self.policy(features), legal)
+    def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
+        return self._masked(outputs, legal)
 
     def noise(self, scores_shape: tuple[int, ...], legal: Tensor | None) -> Tensor:
         normal = torch.randn(scores_shape, dtype=self.log_std.dtype, device=self.log_std.device)

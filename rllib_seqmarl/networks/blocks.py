@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import Added, CausalMixer, Crossed, Mixer, MixerShape
-from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
+from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, bound, linear
 from rllib_seqmarl.networks.config import NetworkConfig
 
 
@@ -55,16 +55,18 @@ class CrossedDecoderBlock(CausalMixer):
         return list(zip(context.unbind(1), self.cross.split_context(context), strict=True))
 
     def initial_state(self, batch_size: int) -> Any:
-        return self.mixer.initial_state(batch_size), self.cross.initial_state(batch_size)
+        layers = [bound(layer) for layer in (self.norm1, self.norm2, self.mlp, self.norm3)]
+        mixers = self.mixer, self.cross
+        return mixers, layers, [mixer.initial_state(batch_size) for mixer in mixers]
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        mixer_state, cross_state = state
+        (mixer, cross), (norm1, norm2, mlp, norm3), mixer_states = state
         rep, cross_context = context
-        y, mixer_state = self.mixer.step(x, mixer_state)
-        x = self.norm1(x + y)  # (B, d)
-        y, cross_state = self.cross.step(x, cross_state, cross_context)
-        x = self.norm2(rep + y)
-        return self.norm3(x + self.mlp(x)), (mixer_state, cross_state)
+        y, mixer_states[0] = mixer.step(x, mixer_states[0])
+        x = norm1(x + y)  # (B, d)
+        y, mixer_states[1] = cross.step(x, mixer_states[1], cross_context)
+        x = norm2(rep + y)
+        return norm3(x + mlp(x)), state
 
 
 class AddedBlock(CausalMixer):
@@ -81,14 +83,16 @@ class AddedBlock(CausalMixer):
         return x + self.channel(self.norm2(x))
 
     def initial_state(self, batch_size: int) -> Any:
-        return self.time.initial_state(batch_size), self.channel.initial_state(batch_size)
+        mixers = self.time, self.channel
+        norms = bound(self.norm1), bound(self.norm2)
+        return mixers, norms, [mixer.initial_state(batch_size) for mixer in mixers]
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        time_state, channel_state = state
-        y, time_state = self.time.step(self.norm1(x), time_state)
+        (time, channel), (norm1, norm2), mixer_states = state
+        y, mixer_states[0] = time.step(norm1(x), mixer_states[0])
         x = x + y  # (B, d)
-        y, channel_state = self.channel.step(self.norm2(x), channel_state)
-        return x + y, (time_state, channel_state)
+        y, mixer_states[1] = channel.step(norm2(x), mixer_states[1])
+        return x + y, state
 
 
 def shapes(config: NetworkConfig) -> list[MixerShape]:

@@ -14,8 +14,8 @@ from rllib_seqmarl.mixers import MIXERS
 class ActionSpec:
     """The action of one agent. All agents of a team share it: smaller action spaces are padded and masked.
 
-    ``kind="discrete"``: ``len(nvec)`` choices at once, the k-th among ``nvec[k]``; gymnasium's ``Discrete(7)``
-    is ``nvec=(7,)``. ``kind="continuous"``: ``dim`` real numbers.
+    ``kind="discrete"``: ``len(nvec)`` choices at once, the k-th among ``nvec[k]``; so gymnasium's
+    ``Discrete(7)`` is ``nvec=(7,)``. ``kind="continuous"``: ``dim`` real numbers.
     """
 
     kind: Literal["discrete", "continuous"]

@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import MIXERS, Added, CausalMixer
+from rllib_seqmarl.mixers.layers import bound
 from rllib_seqmarl.networks.blocks import AddedBlock, CrossedDecoderBlock, shapes
 from rllib_seqmarl.networks.config import NetworkConfig
 
@@ -41,14 +42,15 @@ class Decoder(nn.Module):
         per_block = (block.split_context(rep) for block in self.blocks)
         return list(zip(rep.unbind(1), zip(*per_block, strict=True), strict=True))
 
-    def initial_state(self, batch_size: int) -> list[Any]:
-        """The state before the first agent."""
-        return [block.initial_state(batch_size) for block in self.blocks]
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first agent: the decoder's own layers, and every block with its state."""
+        return bound(self.norm), list(self.blocks), [block.initial_state(batch_size) for block in self.blocks]
 
-    def step(self, x: Tensor, state: list[Any], context: Any) -> tuple[Tensor, list[Any]]:
+    def step(self, x: Tensor, state: Any, context: Any) -> tuple[Tensor, Any]:
         """Features (B, d) of the next agent, from its ``x`` (B, d) and its entry of :meth:`split_context`."""
+        norm, blocks, block_states = state
         rep, block_contexts = context
-        x = x + rep if self.is_added else self.norm(x)
-        for i, block in enumerate(self.blocks):
-            x, state[i] = block.step(x, state[i], block_contexts[i])
-        return (self.norm(x) if self.is_added else x), state
+        x = x + rep if self.is_added else norm(x)
+        for i, block in enumerate(blocks):
+            x, block_states[i] = block.step(x, block_states[i], block_contexts[i])
+        return (norm(x) if self.is_added else x), state

@@ -1,4 +1,4 @@
-"""Saves a network so that it loads without unpickling: weights as safetensors, what they mean as JSON beside them."""
+"""Saves a network so that it loads without unpickling: weights as safetensors, their meaning as JSON beside."""
 
 from __future__ import annotations
 
@@ -53,11 +53,13 @@ def save_network(
     )
 
 
-def load_network(path: str | os.PathLike[str]) -> tuple[JointPolicyNetwork, dict[str, Tensor], dict[str, Any]]:
-    """The network, the extra tensors and the whole description that `save_network` wrote; nothing is unpickled.
+def load_network(
+    path: str | os.PathLike[str],
+) -> tuple[JointPolicyNetwork, dict[str, Tensor], dict[str, Any]]:
+    """The network, the extra tensors and the description that `save_network` wrote; nothing is unpickled.
 
     Raises:
-        ExportError: A file is missing, damaged or of another format version, or the two do not belong together.
+        ExportError: A file is missing, damaged or of another format version, or the two do not fit together.
     """
     description = _read_description(_with_ending(path, "json"))
     weights_file = _with_ending(path, "safetensors")
@@ -66,16 +68,21 @@ def load_network(path: str | os.PathLike[str]) -> tuple[JointPolicyNetwork, dict
     except FileNotFoundError:
         raise ExportError(f"{weights_file} is missing; it belongs beside the .json file.") from None
     except SafetensorError as error:
-        raise ExportError(f"{weights_file} is damaged or cut short ({error}). Copy or save it anew.") from None
+        raise ExportError(
+            f"{weights_file} is damaged or cut short ({error}). Copy or save it anew."
+        ) from None
     weights = _taken(tensors, _NETWORK)
-    network = JointPolicyNetwork(NetworkConfig.from_dict(description["network"]))
+    try:
+        network = JointPolicyNetwork(NetworkConfig.from_dict(description["network"]))
+    except (ValueError, KeyError) as error:
+        raise ExportError(f"the .json file beside {weights_file} describes no network: {error}") from None
     network.to(next(iter(weights.values())).dtype if weights else None)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ExportError(
-            f"{weights_file} does not hold the weights of the network in the .json file beside it; keep the two files "
-            f"of one export together. ({str(error).splitlines()[-1].strip()})"
+            f"{weights_file} does not hold the weights of the network in the .json file beside it; keep the two "
+            f"files of one export together. ({str(error).splitlines()[-1].strip()})"
         ) from None
     return network, _taken(tensors, _EXTRA), description
 
@@ -87,11 +94,14 @@ def _read_description(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ExportError(f"{file} is missing: there is no exported policy of that name.") from None
     except (ValueError, KeyError, TypeError):
-        raise ExportError(f"{file} is damaged, or no description of a policy. Copy or save it anew.") from None
+        raise ExportError(
+            f"{file} is damaged, or no description of a policy. Copy or save it anew."
+        ) from None
     if version != FORMAT_VERSION:
         raise ExportError(
-            f"{file} has format version {version}, this is rllib_seqmarl {__version__}, which reads version "
-            f"{FORMAT_VERSION}. Load it with rllib_seqmarl {description.get('rllib_seqmarl_version', 'of its time')}."
+            f"{file} has format version {version}; this is rllib_seqmarl {__version__}, which reads version "
+            f"{FORMAT_VERSION}. Load it with rllib_seqmarl "
+            f"{description.get('rllib_seqmarl_version', 'of its time')}."
         )
     return description
 

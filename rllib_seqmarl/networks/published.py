@@ -26,7 +26,8 @@ NAMES = {
     "head.policy.3": ["decoder.head.3"],
 }
 ENCODER_BLOCK = {
-    "mixer.query_key_value": ["attn.query", "attn.key", "attn.value"],
+    "mixer.query": ["attn.query"],
+    "mixer.key_value": ["attn.key", "attn.value"],
     "mixer.proj": ["attn.proj"],
     "mlp.0": ["mlp.0"],
     "mlp.2": ["mlp.2"],
@@ -34,7 +35,8 @@ ENCODER_BLOCK = {
     "norm2": ["ln2"],
 }
 DECODER_BLOCK = {
-    "mixer.query_key_value": ["attn1.query", "attn1.key", "attn1.value"],
+    "mixer.query": ["attn1.query"],
+    "mixer.key_value": ["attn1.key", "attn1.value"],
     "mixer.proj": ["attn1.proj"],
     "cross.query": ["attn2.query"],
     "cross.key_value": ["attn2.key", "attn2.value"],
