@@ -96,14 +96,15 @@ def adapt(env: Any) -> TeamAdapter:
 
 
 def refuse(env: Any) -> TypeError:
-    """Why `env` (an environment or a class) cannot be joined, and what to do about it."""
-    kind = env.__name__ if isinstance(env, type) else type(env).__name__
+    """Why `env` (an environment, a class or a gymnasium id) cannot be joined, and what to do about it."""
+    cls = env if isinstance(env, type) else type(env)
+    kind = repr(env) if isinstance(env, str) else cls.__name__
     if is_turn_based(env):
         return TypeError(
             f"{kind} is a turn-based PettingZoo AECEnv. Convert it where its agents can act at once: "
             "pettingzoo.utils.aec_to_parallel(env)."
         )
-    if isinstance(env, gym.Env) or isinstance(env, type) and issubclass(env, gym.Env):
+    if issubclass(cls, gym.Env) or isinstance(env, str):
         return TypeError(
             f"{kind} is a single-agent environment: there is no team to decide for. Train it with RLlib's "
             "own PPO, or make it a team of one: a PettingZoo ParallelEnv with one agent."

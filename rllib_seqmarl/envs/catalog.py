@@ -14,6 +14,7 @@ import gymnasium as gym
 
 from rllib_seqmarl.envs.adapters import adapt, is_multi_agent, is_parallel, refuse
 from rllib_seqmarl.envs.agent_spaces import AgentAction
+from rllib_seqmarl.envs.distinct_choice import DistinctChoice, UnrepeatedChoice
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.mpe import make_mpe
 from rllib_seqmarl.suggestions import did_you_mean
@@ -62,18 +63,6 @@ class EnvDescription:
     actions: tuple[str, ...]
 
 
-def _distinct_choice(**options: Any) -> Any:
-    from rllib_seqmarl.envs.distinct_choice import DistinctChoice
-
-    return DistinctChoice(**options)
-
-
-def _unrepeated_choice(**options: Any) -> Any:
-    from rllib_seqmarl.envs.distinct_choice import UnrepeatedChoice
-
-    return UnrepeatedChoice(**options)
-
-
 def _mpe(task: str, version: int, summary: str) -> EnvEntry:
     return EnvEntry(f"mpe/{task}", partial(make_mpe, f"{task}_v{version}"), summary, ("mpe2",), "mpe")
 
@@ -83,17 +72,15 @@ CATALOG: dict[str, EnvEntry] = {
     for entry in (
         _mpe("simple_spread", 3, "N agents cover N landmarks without colliding."),
         _mpe("simple_reference", 3, "Two agents tell each other which landmark to go to."),
-        _mpe(
-            "simple_speaker_listener", 4, "One agent sees the goal and speaks, the other listens and moves."
-        ),
+        _mpe("simple_speaker_listener", 4, "One agent sees the goal and speaks; the other one goes there."),
         EnvEntry(
             "coordination/distinct_choice",
-            _distinct_choice,
+            DistinctChoice,
             "All choose differently, around a choice that only the first agent knows.",
         ),
         EnvEntry(
             "coordination/unrepeated_choice",
-            _unrepeated_choice,
+            UnrepeatedChoice,
             "All choose differently, and never in the same way twice running.",
         ),
     )
@@ -131,15 +118,12 @@ def find_creator(source: EnvSource) -> Callable[[EnvConfig], Any]:
         ValueError, ImportError, TypeError: as :func:`make_env`.
     """
     if isinstance(source, str):
-        entry = CATALOG.get(source)
-        if entry is None:
-            return _registered_creator(source)
-        if entry.missing():
-            raise ImportError(f"{source} needs {', '.join(entry.requires)}: {entry.missing()}")
-        return lambda config: entry.creator(**config)
-    if callable(source):
-        return source if _takes_config(source) else partial(_call_with_keywords, source)
-    raise TypeError(f"An environment is given by its name, its class or a creator, not by {source!r}.")
+        return _named_creator(source)
+    if isinstance(source, type) and not (is_multi_agent(source) or is_parallel(source)):
+        raise refuse(source)
+    if not callable(source):
+        raise TypeError(f"An environment is given by its name, its class or a creator, not by {source!r}.")
+    return source if _takes_config(source) else partial(call_with_keywords, source)
 
 
 def make_joint_env(source: EnvSource, env_config: EnvConfig | None = None, **joint_options: Any) -> JointEnv:
@@ -152,8 +136,7 @@ def make_joint_env(source: EnvSource, env_config: EnvConfig | None = None, **joi
 
 
 def describe(name: str, env_config: EnvConfig | None = None) -> EnvDescription:
-    """Makes an entry of the table and looks: its agents, their observation sizes and actions; errors as
-    make_env."""
+    """What one sees of an entry of the table by making it; raises as :func:`make_env`."""
     env = make_joint_env(name, env_config)
     layout = env.layout
     env.close()
@@ -171,34 +154,29 @@ def _in_words(space: Any) -> str:
     return f"{action.dim} real"
 
 
-def _registered_creator(name: str) -> Callable[[EnvConfig], Any]:
-    """The creator registered with Tune under this name."""
+def _named_creator(name: str) -> Callable[[EnvConfig], Any]:
+    entry = CATALOG.get(name)
+    if entry is not None:
+        if entry.missing():
+            raise ImportError(f"{name} needs {', '.join(entry.requires)}: {entry.missing()}")
+        return partial(call_with_keywords, entry.creator)
     if find_spec("ray"):
         from ray.tune.registry import ENV_CREATOR, _global_registry
 
         if _global_registry.contains(ENV_CREATOR, name):
             return _global_registry.get(ENV_CREATOR, name)
     if name in gym.registry:
-        raise TypeError(
-            f"{name!r} is a single-agent gymnasium environment: there is no team to decide for. Train it "
-            "with RLlib's own PPO, or make it a team of one: a PettingZoo ParallelEnv with one agent."
-        )
+        raise refuse(name)
     raise ValueError(
         f"Unknown environment {name!r}.{did_you_mean(name, CATALOG)} Known: {', '.join(CATALOG)}. "
         "Register your own with ray.tune.register_env(name, creator), or give its class."
     )
 
 
-def _construct(cls: type, config: EnvConfig) -> Any:
-    if is_multi_agent(cls):
-        return cls(config)
-    if is_parallel(cls):
-        return _call_with_keywords(cls, config)
-    raise refuse(cls)
-
-
 def _takes_config(source: Callable[..., Any]) -> bool:
     """Whether RLlib's convention holds: one positional argument, the whole config."""
+    if isinstance(source, type):
+        return is_multi_agent(source)
     positional = [
         parameter
         for parameter in inspect.signature(source).parameters.values()
@@ -207,16 +185,10 @@ def _takes_config(source: Callable[..., Any]) -> bool:
     if len(positional) != 1:
         return False
     (only,) = positional
-    return only.default is only.empty or only.name in (
-        "config",
-        "env_config",
-        "cfg",
-        "context",
-        "env_context",
-    )
+    return only.default is only.empty or only.name in ("config", "env_config", "cfg", "env_context")
 
 
-def _call_with_keywords(source: Callable[..., Any], config: EnvConfig) -> Any:
+def call_with_keywords(source: Callable[..., Any], config: EnvConfig) -> Any:
     known = inspect.signature(source).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         name = getattr(source, "__name__", source)
