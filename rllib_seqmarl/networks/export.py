@@ -1,4 +1,4 @@
-"""Saves a network so that it loads without unpickling: weights as safetensors, their meaning as JSON beside."""
+"""Saves a network so that it loads without unpickling: weights as safetensors, their meaning as JSON."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def load_network(
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ExportError(
-            f"{weights_file} does not hold the weights of the network in the .json file beside it; keep the two "
-            f"files of one export together. ({str(error).splitlines()[-1].strip()})"
+            f"{weights_file} does not hold the weights of the network in the .json file beside it; keep "
+            f"the two files of one export together. ({str(error).splitlines()[-1].strip()})"
         ) from None
     return network, _taken(tensors, _EXTRA), description
 

@@ -39,3 +39,28 @@ def test_greedy_joint_action_is_exact(golden):
     torch.testing.assert_close(actions.to(data["greedy_actions"].dtype), data["greedy_actions"])
     torch.testing.assert_close(log_probs.float(), data["greedy_log_probs"])
     torch.testing.assert_close(values, data["values"], rtol=0, atol=1e-9)
+
+
+def test_the_parameters_are_those_of_the_published_network_but_for_the_dead(golden):
+    network, _, weights = golden
+    dead = ("encoder.state_encoder", "decoder.obs_encoder")
+    published = sum(array.size for name, array in weights.items() if not name.startswith(dead))
+    assert sum(parameter.numel() for parameter in network.parameters()) == published
+
+
+def test_a_checkpoint_file_loads_without_its_constants(golden, tmp_path):
+    network, data, weights = golden
+    state_dict = {name: torch.from_numpy(array) for name, array in weights.items()}
+    state_dict["encoder.blocks.0.attn.mask"] = torch.ones(1, 1, 6, 6)  # a buffer of the published module
+    torch.save(state_dict, tmp_path / "transformer_0.pt")
+    again = load_published_mat(tmp_path / "transformer_0.pt", n_head=network.config.n_head)
+    assert torch.equal(again.values(data["obs"]), network.values(data["obs"]))
+
+
+def test_another_checkpoint_is_refused_with_a_reason(golden):
+    _, _, weights = golden
+    for missing in ("encoder.obs_encoder.1.weight", "decoder.blocks.0.attn2.query.bias"):
+        with pytest.raises(ValueError, match=f"not a checkpoint of the published MAT: .*{missing}"):
+            load_published_mat({name: array for name, array in weights.items() if name != missing})
+    with pytest.raises(ValueError, match="embed_dim=.* n_head=7"):
+        load_published_mat(weights, n_head=7)

@@ -1,0 +1,62 @@
+"""Random networks and batches of every kind, for property tests."""
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+
+ACTIONS = st.one_of(
+    st.builds(
+        lambda nvec: ActionSpec("discrete", nvec=tuple(nvec)),
+        st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    ),
+    st.builds(lambda dim: ActionSpec("continuous", dim=dim), st.integers(1, 4)),
+)
+
+
+def randomized(network: JointPolicyNetwork) -> JointPolicyNetwork:
+    """The network with weights far from their small initial values, so that all depends on all."""
+    for parameter in network.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5
+    return network
+
+
+def random_mask(spec: ActionSpec, *shape: int) -> Tensor:
+    """A random action mask (*shape, width) that leaves every choice at least one option."""
+    parts = []
+    for size in spec.nvec or (spec.dim,):
+        part = torch.rand(*shape, size) < 0.5
+        if spec.kind == "discrete":
+            part.scatter_(-1, torch.randint(size, (*shape, 1)), True)
+        parts.append(part)
+    return torch.cat(parts, dim=-1)
+
+
+@dataclass
+class Case:
+    network: JointPolicyNetwork
+    obs: Tensor
+    action_mask: Tensor | None
+    alive: Tensor | None
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """A network in float64 and a batch for it."""
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    n_head = draw(st.sampled_from([1, 2, 3]))
+    config = NetworkConfig(
+        obs_dim=draw(st.integers(1, 7)),
+        action=draw(ACTIONS),
+        n_block=draw(st.integers(1, 3)),
+        n_head=n_head,
+        embed_dim=n_head * draw(st.integers(2, 5)),
+    )
+    batch_size, n = draw(st.integers(1, 4)), draw(st.integers(1, 12))
+    mask = random_mask(config.action, batch_size, n) if draw(st.booleans()) else None
+    alive = torch.rand(batch_size, n) < 0.7 if draw(st.booleans()) else None
+    obs = torch.randn(batch_size, n, config.obs_dim, dtype=torch.float64)
+    return Case(randomized(JointPolicyNetwork(config).double()), obs, mask, alive)

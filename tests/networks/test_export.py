@@ -1,0 +1,69 @@
+"""A network comes back from its files as it was; damaged or foreign files are refused with a reason."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from random_networks import Case, cases
+
+from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+from rllib_seqmarl.networks.export import ExportError, load_network, save_network
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases())
+def test_round_trip(tmp_path, case: Case):
+    extra = {"mean": torch.tensor(1.5, dtype=torch.float64)}
+    save_network(tmp_path / "team.v1", case.network, extra, {"task": "spread"})
+    network, tensors, description = load_network(tmp_path / "team.v1")
+    assert network.config == case.network.config
+    assert tensors == extra and description["task"] == "spread"
+    for ours, theirs in zip(network.act(case.obs), case.network.act(case.obs), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    action = ActionSpec("discrete", nvec=(3,))
+    save_network(tmp_path / "team", JointPolicyNetwork(NetworkConfig(4, action, embed_dim=8)))
+    return tmp_path / "team"
+
+
+def test_a_truncated_file(saved):
+    weights = saved.with_suffix(".safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ExportError, match="damaged or cut short"):
+        load_network(saved)
+
+
+@pytest.mark.parametrize("ending", [".json", ".safetensors"])
+def test_a_missing_file(saved, ending):
+    saved.with_suffix(ending).unlink()
+    with pytest.raises(ExportError, match="is missing"):
+        load_network(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "format version 99"),
+        ({"network": {"obs_dim": 4}}, "describes no network"),
+        (
+            {"network": {"obs_dim": 5, "action": {"kind": "discrete", "nvec": [3]}}},
+            "does not hold the weights",
+        ),
+    ],
+)
+def test_a_description_of_something_else(saved, change, message):
+    file = saved.with_suffix(".json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ExportError, match=message):
+        load_network(saved)
+
+
+def test_a_description_cut_short(saved):
+    file = saved.with_suffix(".json")
+    file.write_text(file.read_text()[:-10])
+    with pytest.raises(ExportError, match="damaged"):
+        load_network(saved)

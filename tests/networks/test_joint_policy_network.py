@@ -1,0 +1,166 @@
+"""What holds for the joint policy network, whatever its sizes and mixers."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_networks import Case, cases, randomized
+from torch import nn
+
+from rllib_seqmarl.mixers import MIXERS, Added, CausalMixer, MixerShape
+from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+
+CHOICE = ActionSpec("discrete", nvec=(5,))
+
+
+def network(action=CHOICE, **sizes) -> JointPolicyNetwork:
+    torch.manual_seed(0)
+    return randomized(
+        JointPolicyNetwork(NetworkConfig(obs_dim=6, action=action, embed_dim=8, **sizes)).double()
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(), st.booleans())
+def test_decoding_equals_the_parallel_pass(case: Case, deterministic: bool):
+    net, spec = case.network, case.network.config.action
+    actions, log_probs, values = net.act(case.obs, case.action_mask, case.alive, deterministic)
+    again, entropy, values_again = net.evaluate(case.obs, actions, case.action_mask, case.alive)
+    torch.testing.assert_close(log_probs, again.detach(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(values, values_again.detach(), rtol=0, atol=1e-10)
+    assert actions.shape == (*case.obs.shape[:2], *spec.action_shape)
+    assert values.shape == case.obs.shape[:2]
+    per_action = (spec.dim,) if spec.kind == "continuous" else ()
+    assert log_probs.shape == entropy.shape == (*case.obs.shape[:2], *per_action)
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases())
+def test_only_legal_actions_are_taken_and_the_dead_do_nothing(case: Case):
+    net, spec = case.network, case.network.config.action
+    actions, log_probs, _ = net.act(case.obs, case.action_mask, case.alive, deterministic=False)
+    entropy = net.evaluate(case.obs, actions, case.action_mask, case.alive)[1]
+    living = torch.ones(case.obs.shape[:2], dtype=torch.bool) if case.alive is None else case.alive
+    for nothing in (actions, log_probs, entropy):
+        assert not nothing[~living].any()
+    if case.action_mask is None:
+        return
+    if spec.kind == "continuous":
+        for nothing in (actions, log_probs, entropy):
+            assert not nothing[~case.action_mask].any()
+    else:
+        choices = actions.reshape(*living.shape, -1)
+        for mask, choice in zip(case.action_mask.split(spec.nvec, -1), choices.unbind(-1), strict=True):
+            assert mask.gather(-1, choice.unsqueeze(-1)).squeeze(-1)[living].all()
+
+
+@pytest.mark.parametrize(
+    "action", [CHOICE, ActionSpec("discrete", nvec=(2, 3)), ActionSpec("continuous", dim=2)]
+)
+def test_samples_follow_the_policy(action):
+    """Log-probabilities of samples average to minus the entropy; choices are as frequent as probable."""
+    net = network(action)
+    obs = torch.randn(1, 1, 6, dtype=torch.float64).expand(40_000, 2, 6)
+    actions, log_probs, _ = net.act(obs, deterministic=False)
+    first = log_probs[:, 0]  # agent 0 has one distribution; its successors depend on what it did
+    entropy = net.evaluate(obs[:1], actions[:1])[1][0, 0].detach()
+    assert torch.allclose(-first.mean(0), entropy, atol=0.03)
+    if action.kind == "discrete":
+        joint = actions[:, 0].reshape(len(actions), -1)
+        for choice in joint.unique(dim=0):
+            frequency = (joint == choice).all(-1).double().mean()
+            probability = first[(joint == choice).all(-1)][0].exp()
+            assert abs(frequency - probability) < 0.012
+
+
+def test_greedy_actions_are_the_most_probable():
+    net = network()
+    obs = torch.randn(4, 3, 6, dtype=torch.float64)
+    actions, log_probs, _ = net.act(obs)
+    for choice in range(5):
+        for t in range(3):
+            other = actions.clone()
+            other[:, t] = choice
+            assert (net.evaluate(obs, other)[0][:, t] <= log_probs[:, t] + 1e-12).all()
+
+
+def test_an_action_matters_to_successors_only():
+    net = network(n_block=2, n_head=2)
+    obs = torch.randn(1, 4, 6, dtype=torch.float64)
+    one, other = torch.zeros(2, 1, 4, dtype=torch.int64)
+    other[0, 1] = 3
+    before, after = (net.evaluate(obs, actions)[1][0] for actions in (one, other))  # entropies
+    assert torch.equal(before[:2], after[:2])
+    assert (before[2:] != after[2:]).all()
+
+
+def test_masks_may_be_numbers():
+    net = network()
+    obs, mask = torch.randn(2, 3, 6, dtype=torch.float64), torch.rand(2, 3, 5) < 0.8
+    mask[..., 0] = True
+    alive = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    for kind in (torch.bool, torch.int8, torch.float32):
+        actions = net.act(obs, mask.to(kind), alive.to(kind))[0]
+        assert torch.equal(actions, net.act(obs, mask, alive.bool())[0])
+
+
+def test_what_act_returns_may_be_trained_on():
+    net = network()
+    obs = torch.randn(2, 3, 6, dtype=torch.float64)
+    actions, old_log_probs, _ = net.act(obs, deterministic=False)
+    log_probs, entropy, values = net.evaluate(obs, actions)
+    ((log_probs - old_log_probs).exp().sum() + entropy.sum() + values.sum()).backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_initial_weights():
+    """Orthogonal, gain sqrt(2) before an activation, else 0.01; zero biases: the first policy is uniform."""
+    net = JointPolicyNetwork(NetworkConfig(obs_dim=16, action=CHOICE, embed_dim=16))
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.Linear):
+            activated = name in ("encoder.embedding.1",) or name.endswith(("mlp.0", "value.0", "policy.0"))
+            parts = layer.weight.split(16)
+            for part in parts:
+                gram = part @ part.T
+                expected = (2.0 if activated else 1e-4) * torch.eye(len(gram))
+                torch.testing.assert_close(gram, expected, rtol=0, atol=1e-5)
+            assert not layer.bias.any()
+    obs = torch.randn(8, 3, 16)
+    entropy = net.evaluate(obs, net.act(obs, deterministic=False)[0])[1]
+    assert (entropy > torch.tensor(5.0).log() - 1e-3).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (2, 3, 5), (2, 2, 3, 6)])
+def test_observations_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"obs must have shape \(batch, agents, 6\)"):
+        network().act(torch.zeros(shape, dtype=torch.float64))
+
+
+class Average(CausalMixer):
+    """The mean of all tokens so far: a mixer that the package has never seen."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(shape.embed_dim))
+
+    def forward(self, x, context=None):
+        counts = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)
+        return self.scale * x.cumsum(1) / counts[:, None]
+
+    def initial_state(self, batch_size):
+        return 0.0, 0
+
+    def step(self, x, state, context=None):
+        total, count = state[0] + x, state[1] + 1
+        return self.scale * total / count, (total, count)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"), [("average", "attention"), ("attention", "average"), ("average",) * 2]
+)
+def test_a_new_mixer_is_one_line_in_the_registry(monkeypatch, encoder, decoder):
+    monkeypatch.setitem(MIXERS, "average", Added(time=Average, channel=Average))
+    net = network(encoder_mixer=encoder, decoder_mixer=decoder, n_block=2)
+    obs = torch.randn(3, 5, 6, dtype=torch.float64)
+    actions, log_probs, _ = net.act(obs, deterministic=False)
+    torch.testing.assert_close(net.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)

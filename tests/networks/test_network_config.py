@@ -1,0 +1,62 @@
+"""A network's description survives JSON, and says what is wrong with a bad one."""
+
+import json
+
+import pytest
+
+from rllib_seqmarl.networks import ActionSpec, NetworkConfig
+
+
+@pytest.mark.parametrize(
+    ("spec", "width", "token_dim", "action_shape"),
+    [
+        (ActionSpec("discrete", nvec=(7,)), 7, 8, ()),
+        (ActionSpec("discrete", nvec=(5, 10)), 15, 16, (2,)),
+        (ActionSpec("continuous", dim=3), 3, 3, (3,)),
+    ],
+)
+def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
+    assert (spec.width, spec.token_dim, spec.action_shape) == (width, token_dim, action_shape)
+    config = NetworkConfig(obs_dim=4, action=spec, n_block=2, n_head=4)
+    assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"embed_dim": 30, "n_head": 4},
+            "embed_dim=30 cannot be split among n_head=4 heads; .* multiple of 4",
+        ),
+        ({"n_block": 0}, "n_block must be an integer >= 1, not 0"),
+        ({"obs_dim": 2.5}, "obs_dim must be an integer >= 1, not 2.5"),
+        ({"decoder_mixer": "atention"}, "unknown decoder_mixer 'atention'; did you mean 'attention'?"),
+    ],
+)
+def test_a_bad_value_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        NetworkConfig(**{"obs_dim": 4, "action": ActionSpec("discrete", nvec=(3,)), **changes})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kind": "discrete"},
+        {"kind": "discrete", "nvec": (3, 0)},
+        {"kind": "discrete", "nvec": (3,), "dim": 1},
+        {"kind": "continuous"},
+        {"kind": "continuous", "dim": 2, "nvec": (3,)},
+        {"kind": "real", "dim": 2},
+    ],
+)
+def test_an_impossible_action_is_refused(arguments):
+    with pytest.raises(ValueError, match="ActionSpec"):
+        ActionSpec(**arguments)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"obs_dim": 4}, {"obs_dim": 4, "action": {"kind": "discrete"}, "depth": 2}]
+)
+def test_a_foreign_description_is_refused(data):
+    with pytest.raises(ValueError):
+        NetworkConfig.from_dict(data)
