@@ -1,6 +1,7 @@
 """Multi-agent environments as joint ones: the wrapper, its check, and the table of known environments."""
 
 from rllib_seqmarl.envs.catalog import CATALOG, EnvEntry, make_env, make_joint_env
+from rllib_seqmarl.envs.check import check_joint_env
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.layout import TeamLayout
@@ -12,6 +13,7 @@ __all__ = [
     "JointEnvError",
     "LayoutError",
     "TeamLayout",
+    "check_joint_env",
     "make_env",
     "make_joint_env",
 ]

@@ -1,7 +1,7 @@
 """One agent's own spaces: how its observation becomes a flat vector and how its action comes out of a joint
 one."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,12 @@ OBSERVATION_KEYS = (
     "observations",
     "observation",
 )  # RLlib's and PettingZoo's names for what lies beside a mask
+
+
+def mask_in(infos: Mapping[Any, Any], agent: AgentID) -> Any:
+    """The action mask that an environment's infos hold for an agent, or None."""
+    info = infos.get(agent)
+    return info.get(MASK_KEY) if info else None
 
 
 @dataclass(frozen=True)

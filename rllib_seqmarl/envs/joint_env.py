@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 from rllib_seqmarl.envs.adapters import ALL, adapt
-from rllib_seqmarl.envs.agent_spaces import MASK_KEY, AgentID
+from rllib_seqmarl.envs.agent_spaces import AgentID, mask_in
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.layout import Arrays, TeamLayout
 
@@ -97,7 +97,7 @@ class JointEnv(gym.Env):
             observation_spaces=tuple(observation for observation, _ in spaces),
             action_spaces=tuple(action for _, action in spaces),
             agent_ids=agent_ids,
-            info_masks=any(_mask_in(infos, agent) is not None for agent in agents),
+            info_masks=any(mask_in(infos, agent) is not None for agent in agents),
             state_dim=np.size(self._global_state()) if global_state else 0,
         )
 
@@ -192,7 +192,7 @@ class JointEnv(gym.Env):
             self._check_known(observations)
             observations = {agent: observations[agent] for agent in acting}
         layout = self.layout
-        masks = {agent: _mask_in(infos, agent) for agent in acting} if layout.info_masks else None
+        masks = {agent: mask_in(infos, agent) for agent in acting} if layout.info_masks else None
         state = self._global_state() if layout.state_dim else None
         layout.write(arrays, observations, masks, state, last=over)
 
@@ -247,11 +247,6 @@ class JointEnv(gym.Env):
                 f"agent {unknown[0]!r} has an observation but is not in `possible_agents` "
                 f"({', '.join(map(repr, self._agents[:8]))}). Name there all agents that may ever appear."
             )
-
-
-def _mask_in(infos: Mapping[Any, Any], agent: AgentID) -> Any:
-    info = infos.get(agent)
-    return info.get(MASK_KEY) if info else None
 
 
 def _find_win(infos: Mapping[Any, Any]) -> float | None:
