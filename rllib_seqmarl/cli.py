@@ -193,8 +193,7 @@ def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: 
         )
         session.quieten()
         checked = [_with_options(experiment, options) for experiment in experiments()]
-        for experiment in checked:
-            check_runnable(experiment, session)
+        check_runnable(checked, session)
         failed = 0
         with session.open():
             for experiment in checked:

@@ -1,1 +1,6 @@
 """Experiments: files that describe them, sweeps, progress, evaluation, and pictures."""
+
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.tuned import tuned_configs
+
+__all__ = ["ExperimentError", "tuned_configs"]

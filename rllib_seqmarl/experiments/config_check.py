@@ -76,7 +76,7 @@ def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Wher
             _check_env_name(candidate.get("env"), where)
         try:
             algorithm.get_default_config().update_from_dict(candidate).validate()
-        except Exception as error:
+        except (ValueError, TypeError, KeyError, ImportError, AssertionError) as error:
             _refuse(error, config, where)
 
 

@@ -13,7 +13,7 @@ import torch
 from rllib_seqmarl.envs import JointEnv, make_joint_env
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.networks.export import ExportError
-from rllib_seqmarl.policy import JointPolicy, network_input
+from rllib_seqmarl.policy import JointPolicy
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,9 @@ def evaluate(
             frames.append(_frame(env))
         over = False
         while not over:
-            observation, reward, terminated, truncated, info = env.step(_act(policy, observation, explore))
+            observation, reward, terminated, truncated, info = env.step(
+                policy.act_jointly(observation, explore=explore)
+            )
             team_returns[episode] += reward
             lengths[episode] += 1
             over = terminated or truncated
@@ -147,14 +149,6 @@ def evaluate(
         wins=np.array(wins) if wins else None,
         frames=frames,
     )
-
-
-def _act(policy: JointPolicy, observation: dict[str, np.ndarray], explore: bool) -> np.ndarray:
-    batch = {key: torch.as_tensor(array).unsqueeze(0) for key, array in observation.items()}  # (1, n, ...)
-    actions, _, _ = policy.network.act(
-        network_input(batch), batch.get("action_mask"), batch["alive"], deterministic=not explore
-    )
-    return policy._within_bounds(actions[0].numpy())
 
 
 def _frame(env: JointEnv) -> np.ndarray:

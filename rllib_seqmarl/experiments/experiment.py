@@ -169,7 +169,7 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         run=spec["run"],
         config=config,
         stop=_parse_stop(spec.get("stop", {}), where),
-        num_samples=_at_least(1, spec.get("num_samples", 1), where, "num_samples", also=-1),
+        num_samples=_parse_num_samples(spec.get("num_samples", 1), where),
         max_concurrent_trials=spec.get("max_concurrent_trials"),
         time_budget_s=spec.get("time_budget_s"),
         max_failures=spec.get("max_failures", 0),
@@ -194,6 +194,14 @@ def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
             f"{where()}: no environment given; write 'env: mpe/simple_spread' or another name."
         )
     return config
+
+
+def _parse_num_samples(value: int, where: Where) -> int:
+    if value < 1 and value != -1:
+        raise ExperimentError(
+            f"{where('num_samples')}: num_samples must be at least 1, or -1 for sampling without end; got {value}."
+        )
+    return value
 
 
 def _parse_stop(stop: dict[str, Any], where: Where) -> dict[str, float]:
@@ -233,9 +241,3 @@ def parse_checkpoints(spec: dict[str, Any], where: Where, defaults: Checkpoints)
         score_attribute=attribute and resolve_metric(attribute, where("checkpoint_score_attr")),
         score_order=given.get("checkpoint_score_order", defaults.score_order),
     )
-
-
-def _at_least(minimum: int, value: int, where: Where, key: str, also: int) -> int:
-    if value < minimum and value != also:
-        raise ExperimentError(f"{where(key)}: {key} must be at least {minimum}; got {value}.")
-    return value

@@ -64,7 +64,7 @@ def run_quickstart(
     experiment = _experiment(out, minutes, steps)
     session = RaySession()
     session.quieten()
-    check_runnable(experiment, session)
+    check_runnable([experiment], session)
     logger.info(
         "A Multi-Agent Transformer learns %s: three agents shall cover three landmarks without colliding.\n"
         "It trains for %s or %s steps, whichever comes first. The return is the team's; higher is better.\n",

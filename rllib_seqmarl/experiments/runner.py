@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,15 +149,25 @@ def _start_from(checkpoint: str, *, algorithm: Any, **kwargs: Any) -> None:
     algorithm.restore_from_path(checkpoint)
 
 
-def check_runnable(experiment: Experiment, session: RaySession) -> None:
-    """Refuses an experiment that cannot start here, before Ray is started.
+def check_runnable(experiments: Sequence[Experiment], session: RaySession) -> None:
+    """Refuses experiments that cannot start here, before Ray is started.
 
     Raises:
-        ExperimentError: its checkpoint to start from is not there, or a trial would wait for CPUs for ever.
+        ExperimentError: two have one name and folder, a checkpoint to start from is not there, or a trial would wait
+            for CPUs or GPUs for ever.
     """
+    folders = [(experiment.storage_path, experiment.name) for experiment in experiments]
+    for experiment, folder in zip(experiments, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise ExperimentError(
+                f"two experiments are called '{experiment.name}', and their results would mix; rename one."
+            )
+        _check_one(experiment, session.capacity())
+
+
+def _check_one(experiment: Experiment, capacity: dict[str, float] | None) -> None:
     if experiment.restore and not Path(experiment.restore).is_dir():
         raise ExperimentError(f"restore: there is no checkpoint folder {experiment.restore}.")
-    capacity = session.capacity()
     if capacity is None:
         return
     config = next(corners(experiment.config))

@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments import ExperimentError, tuned_configs
 from rllib_seqmarl.experiments.experiment_file import load_experiments, parse_yaml
 
 
@@ -201,3 +201,12 @@ def test_optuna_missing_says_what_to_install(write, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = refusal(write("a: {run: PPO, env: CartPole-v1, search: {space: {lr: {uniform: [0, 1]}}}}"))
     assert message.endswith('Optuna is not installed; run `pip install "rllib_seqmarl[sweep]"`.')
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [*tuned_configs().values(), *EXAMPLES], ids=lambda path: path.stem)
+def test_the_files_that_come_with_the_package_are_in_order(path):
+    for experiment in load_experiments(path):
+        assert experiment.stop and experiment.config["env"]

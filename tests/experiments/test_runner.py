@@ -12,6 +12,7 @@ import pytest
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
+from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment, parse_experiment
 from rllib_seqmarl.experiments.progress import Progress
 from rllib_seqmarl.experiments.ray_session import RaySession
@@ -161,11 +162,14 @@ def test_a_trial_can_start_from_another_trials_checkpoint(tmp_path: Path) -> Non
 
 
 def test_a_trial_that_would_wait_for_ever_is_refused(tmp_path: Path) -> None:
-    from rllib_seqmarl.experiments.errors import ExperimentError
-
     with pytest.raises(
         ExperimentError, match="a trial needs 51 CPUs, but there are 4; lower num_env_runners"
     ):
-        check_runnable(experiment(tmp_path, {"num_env_runners": 50}), RaySession())
+        check_runnable([experiment(tmp_path, {"num_env_runners": 50})], RaySession())
     with pytest.raises(ExperimentError, match="there is no checkpoint folder nowhere"):
-        check_runnable(experiment(tmp_path, restore="nowhere"), RaySession())
+        check_runnable([experiment(tmp_path, restore="nowhere")], RaySession())
+
+
+def test_experiments_whose_results_would_mix_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="two experiments are called 'tiny'"):
+        check_runnable([experiment(tmp_path), experiment(tmp_path)], RaySession())
