@@ -199,7 +199,8 @@ def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
 def _parse_num_samples(value: int, where: Where) -> int:
     if value < 1 and value != -1:
         raise ExperimentError(
-            f"{where('num_samples')}: num_samples must be at least 1, or -1 for sampling without end; got {value}."
+            f"{where('num_samples')}: num_samples must be at least 1, or -1 for sampling without end; "
+            f"got {value}."
         )
     return value
 
