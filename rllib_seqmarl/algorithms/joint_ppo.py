@@ -48,6 +48,7 @@ class JointPPOConfig(PPOConfig):
         self.kl_coeff = 0.0
         self.num_env_runners = 0
         self.num_envs_per_env_runner = 32
+        self.gym_env_vectorize_mode = "vector_entry_point"  # one batch of teams, see JointVectorEnv
 
         # The joint update's settings.
         self.use_value_norm = True
@@ -220,7 +221,10 @@ class JointPPOConfig(PPOConfig):
         if self.env is not None:
             env = self.env.env if isinstance(self.env, JointEnvCreator) else self.env
             self.env = JointEnvCreator(env, **self._joint_options)
-            self.env.check()
+            if not self.env.takes_keywords and self.gym_env_vectorize_mode == "vector_entry_point":
+                # Through the vector entry point RLlib hands on a plain dict, but this environment's maker may look at
+                # its EnvContext (worker_index, vector_index).
+                self.gym_env_vectorize_mode = "sync"
         if self.minibatch_size is None and self.num_learners > 1:
             # RLlib shares a batch out among learners by a number; the learner takes this one as "all of it".
             self.minibatch_size = self.train_batch_size_per_learner

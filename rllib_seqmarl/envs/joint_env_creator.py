@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 
-from rllib_seqmarl.envs.catalog import find_creator, make_joint_env
+from rllib_seqmarl.envs.catalog import call_with_keywords, find_creator, make_joint_env
+from rllib_seqmarl.envs.vector_env import JointVectorEnv
 
 
 class JointEnvCreator:
     """Makes joint environments out of whatever the user named, on any worker.
 
-    RLlib calls it once per sub-environment with the env config. It travels to remote workers, and there resolves names
-    that were registered with Ray as well as those of this package.
+    It travels to remote workers, and there resolves names that were registered with Ray as well as those of this
+    package.
     """
 
     def __init__(self, env: Any, **joint_options: Any) -> None:
@@ -26,12 +28,24 @@ class JointEnvCreator:
         self.env = env
         self.joint_options = joint_options
 
-    def __call__(self, env_config: dict[str, Any] | None = None) -> gym.Env:
-        return make_joint_env(self.env, env_config, **self.joint_options)
+    @property
+    def takes_keywords(self) -> bool:
+        """Whether the environment is made with keywords, rather than with RLlib's own `EnvContext` object.
 
-    def check(self) -> None:
-        """Raises, before anything is made, if the environment is not known or its packages are missing."""
-        find_creator(self.env)
+        Raises, before anything is made, if the environment is not known or its packages are missing.
+        """
+        creator = find_creator(self.env)
+        return isinstance(creator, partial) and creator.func is call_with_keywords
+
+    def __call__(self, env_config: dict[str, Any]) -> gym.Env | gym.vector.VectorEnv:
+        """Makes one environment, or a batch of them where RLlib's vector entry point puts `num_envs` into the config."""
+        if not (self.takes_keywords and "num_envs" in env_config):
+            return make_joint_env(self.env, env_config, **self.joint_options)
+        options = dict(env_config)
+        num_envs = options.pop("num_envs")
+        return JointVectorEnv(
+            [make_joint_env(self.env, options, **self.joint_options) for _ in range(num_envs)]
+        )
 
     def __repr__(self) -> str:
         return self.env if isinstance(self.env, str) else getattr(self.env, "__name__", repr(self.env))

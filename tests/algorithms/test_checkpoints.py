@@ -40,7 +40,9 @@ def test_a_new_process_continues_exactly(checkpoint: Path, tmp_path: Path) -> No
         assert int(expected["steps"]) >= 120 and int(expected["iteration"]) == 3
         assert 1e-4 < float(expected["lr"]) < 1e-3 and 0.0 < float(expected["entropy_coeff"]) < 0.1
         for key in expected.files:
-            np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
+            # Matrix products may differ in the last bit from process to process; all else is the same to the bit.
+            tolerance = 1e-6 if key.startswith(("module/network", "optimizer")) else 0.0
+            np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=tolerance, err_msg=key)
 
 
 def test_a_policy_from_a_checkpoint_acts_like_the_module(checkpoint: Path) -> None:

@@ -1,0 +1,68 @@
+"""A batch of joint environments is gymnasium's SyncVectorEnv of them, step by step."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import DictInfoToList
+
+from rllib_seqmarl.envs import make_joint_env
+from rllib_seqmarl.envs.vector_env import JointVectorEnv
+
+TASKS = {
+    "mpe/simple_spread": {"max_cycles": 4},
+    "mpe/simple_speaker_listener": {"max_cycles": 3},
+    "coordination/distinct_choice": {"max_cycles": 5},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_it_agrees_with_gymnasiums_sync_vector_env(task: str, num_envs: int) -> None:
+    make = partial(make_joint_env, task, TASKS[task])
+    ours = JointVectorEnv([make() for _ in range(num_envs)])
+    theirs = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"]
+    ours, theirs = DictInfoToList(ours), DictInfoToList(theirs)
+
+    _assert_same(ours.reset(seed=5), theirs.reset(seed=5))
+    theirs.action_space.seed(0)
+    for _ in range(14):
+        actions = theirs.action_space.sample()
+        _assert_same(ours.step(actions), theirs.step(actions))
+    ours.close()
+    theirs.close()
+
+
+def _assert_same(ours: tuple, theirs: tuple) -> None:
+    for our, their in zip(ours, theirs, strict=True):
+        if isinstance(our, dict):  # observations
+            assert our.keys() == their.keys()
+            for key in our:
+                np.testing.assert_array_equal(our[key], their[key])
+        elif isinstance(our, list):  # infos, one an environment
+            for our_info, their_info in zip(our, their, strict=True):
+                assert our_info.keys() == their_info.keys()
+                for key in our_info:
+                    np.testing.assert_array_equal(our_info[key], their_info[key])
+        else:
+            np.testing.assert_array_equal(our, their)
+
+
+def test_arrays_of_earlier_steps_stay_as_they_were() -> None:
+    env = JointVectorEnv([make_joint_env("mpe/simple_spread")])
+    first, _ = env.reset(seed=0)
+    kept = first["observations"].copy()
+    env.step(env.action_space.sample())
+    np.testing.assert_array_equal(first["observations"], kept)
+
+
+def test_teams_of_different_layout_are_refused() -> None:
+    envs = [make_joint_env("coordination/distinct_choice", {"n_agents": n}) for n in (2, 3)]
+    with pytest.raises(ValueError, match="same agents and spaces"):
+        JointVectorEnv(envs)
