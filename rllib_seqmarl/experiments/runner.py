@@ -153,8 +153,8 @@ def check_runnable(experiments: Sequence[Experiment], session: RaySession) -> No
     """Refuses experiments that cannot start here, before Ray is started.
 
     Raises:
-        ExperimentError: two have one name and folder, a checkpoint to start from is not there, or a trial would
-            wait for CPUs or GPUs for ever.
+        ExperimentError: two have one name and folder, a checkpoint to start from is not there, or a trial
+            would wait for CPUs or GPUs for ever.
     """
     folders = [(experiment.storage_path, experiment.name) for experiment in experiments]
     for experiment, folder in zip(experiments, folders, strict=True):
