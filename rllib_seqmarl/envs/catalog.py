@@ -143,11 +143,11 @@ def describe(name: str, env_config: EnvConfig | None = None) -> EnvDescription:
     return EnvDescription(
         agents=tuple(map(str, layout.agents)),
         obs_sizes=layout.obs_sizes,
-        actions=tuple(map(_in_words, layout.action_spaces)),
+        actions=tuple(map(action_in_words, layout.action_spaces)),
     )
 
 
-def _in_words(space: Any) -> str:
+def action_in_words(space: Any) -> str:
     action = AgentAction.of("", space)
     if action.is_discrete:
         return f"{' x '.join(map(str, action.nvec))} choices"

@@ -1,10 +1,10 @@
 """A test that anyone can run on their environment: does it keep what a joint environment relies on?
 
 As gymnasium's `check_env` and PettingZoo's `parallel_api_test` do for theirs, but for both kinds of
-multi-agent environment, and naming every broken promise at once, with agent and step.
+multi-agent environment, and in words that name the promise, the step and the agent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from rllib_seqmarl.envs.catalog import EnvConfig, make_env
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.joint_env import JointEnv
 
-RESULTS = ("observations", "rewards", "terminated", "truncated", "infos")
+Dict = Mapping[Any, Any]
+Breaches = Iterator[tuple[str, str]]  # a promise, and how it was broken
 
 
 def check_joint_env(
@@ -35,312 +36,248 @@ def check_joint_env(
         env: a JointEnv, MultiAgentEnv or ParallelEnv, or anything that `make_env` takes (a name, class or
             creator).
         env_config: options, where `env` has still to be made.
-        episodes: how many are played.
+        episodes: how many are played, at least 2.
         max_steps: after how many an episode is left.
         seed: of the resets and of the random actions.
 
     Raises:
-        JointEnvError: some promises are broken; the message lists them, each with its first breach.
+        JointEnvError: a promise is broken. The message lists all that a step broke; the play ends there.
         ValueError, ImportError, TypeError: the environment cannot be made; see `make_env`.
     """
     if isinstance(env, str | type) or not hasattr(env, "step"):
         env = make_env(env, env_config)
     if isinstance(env, JointEnv):
         env = env.env
-    check = _Check(env)
-    check.run(episodes, max_steps, seed)
-    if check.breaches:
-        broken = "".join(f"\n- It promises {promise}. {breach}" for promise, breach in check.breaches.items())
-        raise JointEnvError(f"{type(env).__name__} cannot be relied on as a team's environment:{broken}")
+    team = _Promises(env)
+    _refuse(env, "", team.of_agents_and_spaces())
+    records = [_play(team, seed + max(0, episode - 1), max_steps) for episode in range(episodes)]
+    if not _same(records[0], records[1]):  # these two had the same seed
+        _refuse(
+            env,
+            "",
+            [("play the same episode for the same seed and actions", f"reset(seed={seed}) gave two.")],
+        )
+    _refuse(env, "", team.of_pictures())
 
 
-class _Check:
-    """One run of the check; `breaches` maps each broken promise to its first breach."""
+def _play(team: "_Promises", seed: int, max_steps: int) -> list[Any]:
+    """Plays an episode; returns all that the environment gave."""
+    env, rng = team.env, np.random.default_rng(seed)
+    result = env.reset(seed=seed)
+    _refuse(env, f"At reset(seed={seed}): ", team.of_reset(result))
+    observations, infos = result
+    living = team.acting(observations)
+    record: list[Any] = [_copy(observations)]
+    for step in range(1, max_steps + 1):
+        result = env.step({agent: team.draw(agent, observations, infos, rng) for agent in living})
+        _refuse(env, f"At step {step} after reset(seed={seed}): ", team.of_step(result, living))
+        observations, rewards, terminated, truncated, infos = result
+        record.append((_copy(observations), _copy(rewards), dict(terminated), dict(truncated)))
+        if team.is_over(terminated, truncated):
+            break
+        living = team.acting(observations)
+    return record
+
+
+def _refuse(env: Any, where: str, breaches: Iterable[tuple[str, str]]) -> None:
+    """Raises if there are breaches."""
+    first: dict[str, str] = {}
+    for promise, breach in breaches:
+        first.setdefault(promise, breach)
+    if first:
+        lines = [f"\n- It must {promise}. {where}{breach}" for promise, breach in first.items()]
+        raise JointEnvError(
+            f"{type(env).__name__} cannot be relied on as a team's environment:{''.join(lines)}"
+        )
+
+
+class _Promises:
+    """What an environment promises; each method `of_...` yields the promises that are broken."""
 
     def __init__(self, env: Any):
         self.env = env
         self.adapter = adapt(env)
+        self.agents = self.adapter.agents
         self.is_parallel = isinstance(self.adapter, ParallelAdapter)
-        self.breaches: dict[str, str] = {}
-        self.where = ""
         self.masked: set[AgentID] = set()  # whose infos have held a mask
+        self.gone: set[AgentID] = set()  # whose episode has ended
 
-    def expect(self, kept: bool, promise: str, breach: str) -> bool:
-        """Notes the first breach of a promise; returns whether it was kept."""
-        if not kept:
-            self.breaches.setdefault(promise, f"{self.where}: {breach}" if self.where else breach)
-        return kept
-
-    def run(self, episodes: int, max_steps: int, seed: int) -> None:
-        if not self.check_agents():
+    def of_agents_and_spaces(self) -> Breaches:
+        if not self.agents:
+            yield "name at least one agent", "`possible_agents` is empty."
             return
-        first = self.play(seed, max_steps)
-        if first is None:
-            return
-        again = self.play(seed, max_steps)
-        self.where = ""
-        self.expect(
-            again is not None and _same(first, again),
-            "the same episode for the same seed and actions",
-            f"Two episodes from reset(seed={seed}) differ.",
-        )
-        for episode in range(1, episodes):
-            self.play(seed + episode, max_steps)
-        self.where = ""
-        self.check_picture()
-
-    def check_agents(self) -> bool:
-        agents = self.adapter.agents
-        if not self.expect(bool(agents), "at least one agent", "`possible_agents` is empty."):
-            return False
-        self.expect(
-            len(set(agents)) == len(agents),
-            "a name of its own for every agent",
-            f"`possible_agents` is {agents}.",
-        )
+        if len(set(self.agents)) < len(self.agents):
+            yield "give each agent a name of its own", f"`possible_agents` is {list(self.agents)}."
         try:
-            spaces_of = {agent: self.adapter.spaces_of(agent) for agent in agents}
-            self.observed = {
-                agent: AgentObservation.of(agent, seen) for agent, (seen, _) in spaces_of.items()
-            }
-            self.actions = {agent: AgentAction.of(agent, acted) for agent, (_, acted) in spaces_of.items()}
+            both = {agent: self.adapter.spaces_of(agent) for agent in self.agents}
+            self.spaces = {agent: seen for agent, (seen, _) in both.items()}
+            self.observed = {agent: AgentObservation.of(agent, seen) for agent, (seen, _) in both.items()}
+            self.actions = {agent: AgentAction.of(agent, acted) for agent, (_, acted) in both.items()}
             check_joinable(list(self.actions.values()))
         except (LayoutError, JointEnvError) as error:
-            return self.expect(False, "spaces that can be joined", f"{error}")
-        for agent in agents:
-            self.expect(
-                self.adapter.spaces_of(agent) == spaces_of[agent],
-                "the same spaces each time it is asked",
-                f"Agent {agent!r} has other ones at the second time.",
-            )
-        self.spaces = {agent: seen for agent, (seen, _) in spaces_of.items()}
-        return True
+            yield "have spaces that can be joined", f"But {error}"
+            return
+        for agent in self.agents:
+            if self.adapter.spaces_of(agent) != both[agent]:
+                yield (
+                    "give the same spaces each time it is asked",
+                    f"Agent {agent!r} had others the second time.",
+                )
 
-    # -- one episode -----------------------------------------------------------------------------------------
-
-    def play(self, seed: int, max_steps: int) -> list[Any] | None:
-        """Plays an episode; returns what the environment gave, or None where it cannot be played on."""
-        rng = np.random.default_rng(seed)
-        self.where = f"At reset(seed={seed})"
-        result = self.env.reset(seed=seed)
-        if not self.expect(
-            _are_dicts(result, 2),
-            "a pair of dictionaries (observations, infos) from reset()",
-            f"It gave {result!r}.",
-        ):
-            return None
-        observations, infos = result
-        self.expect(
-            len(observations) > 0, "that somebody can act after a reset", "No agent has an observation."
-        )
-        living = self.check_observations(observations, infos, set())
-        gone: set[AgentID] = set()
-        record: list[Any] = [_copy(observations)]
-        for step in range(1, max_steps + 1):
-            self.where = f"At step {step} after reset(seed={seed})"
-            actions = {agent: self.draw(agent, observations, infos, rng) for agent in living}
-            result = self.env.step(actions)
-            if not self.expect(
-                _are_dicts(result, 5),
-                f"five dictionaries ({', '.join(RESULTS)}) from step()",
-                f"It gave {result!r}.",
-            ):
-                return None
-            observations, rewards, terminated, truncated, infos = result
-            record.append((_copy(observations), _copy(rewards), dict(terminated), dict(truncated)))
-            self.check_rewards(rewards, living)
-            if self.check_ends(living, terminated, truncated):
-                self.check_observations(observations, infos, gone, over=True)
-                break
-            self.expect(
-                not gone & set(self.env.agents if self.is_parallel else observations),
-                "that who has terminated or been truncated stays away",
-                f"{sorted(map(repr, gone))} had, and some of them act again.",
-            )
-            gone |= {agent for agent in living if terminated.get(agent) or truncated.get(agent)}
-            living = self.check_observations(observations, infos, gone)
-        return record
-
-    def check_observations(
-        self,
-        observations: Mapping[Any, Any],
-        infos: Mapping[Any, Any],
-        gone: set[AgentID],
-        over: bool = False,
-    ) -> list[AgentID]:
-        """Checks what the agents see; returns who is to act."""
-        agents = self.adapter.agents
-        if self.is_parallel:
-            awaited = self.env.agents
-            missing = [agent for agent in awaited if agent not in observations]
-            self.expect(
-                over or not missing, "an observation for every agent in `agents`", f"{missing} have none."
-            )
+    def of_reset(self, result: Any) -> Breaches:
+        self.gone = set()
+        if not _are_dicts(result, 2):
+            yield "give a pair of dictionaries (observations, infos) from reset()", f"It gave {result!r}."
+        elif not result[0]:
+            yield "give somebody an observation after a reset", "Nobody can act."
         else:
-            awaited = [agent for agent in observations if agent not in gone]
-        unknown = [agent for agent in awaited if agent not in agents]
-        self.expect(
-            not unknown, "all agents that may ever appear in `possible_agents`", f"{unknown} are not there."
-        )
-        acting = [agent for agent in agents if agent in awaited and agent in observations]
-        for agent in agents:
-            if agent in observations:
-                self.check_observation(agent, observations[agent])
-        for agent in [] if over else acting:
-            self.check_mask(agent, observations, infos)
-        return acting
+            yield from self.of_observations(*result)
 
-    def check_observation(self, agent: AgentID, seen: Any) -> None:
-        space, observed = self.spaces[agent], self.observed[agent]
-        if observed.key is not None:
-            if not self.expect(
-                isinstance(seen, Mapping) and observed.key in seen,
-                "observations of their space",
-                f"Agent {agent!r} observes no Dict with {observed.key!r}.",
-            ):
+    def of_step(self, result: Any, living: list[AgentID]) -> Breaches:
+        if not _are_dicts(result, 5):
+            names = "observations, rewards, terminated, truncated, infos"
+            yield f"give five dictionaries ({names}) from step()", f"It gave {result!r}."
+            return
+        observations, rewards, terminated, truncated, infos = result
+        back = [
+            agent for agent in self.gone if agent in (self.env.agents if self.is_parallel else observations)
+        ]
+        if back:
+            yield "leave out who has terminated or been truncated", f"{back} are back."
+        yield from self.of_rewards(rewards, living)
+        yield from self.of_ends(terminated, truncated, living)
+        self.gone |= {agent for agent in living if terminated.get(agent) or truncated.get(agent)}
+        yield from self.of_observations(observations, infos, over=self.is_over(terminated, truncated))
+
+    def of_observations(self, observations: Dict, infos: Dict, over: bool = False) -> Breaches:
+        awaited = self.env.agents if self.is_parallel else list(observations)
+        unknown = [agent for agent in awaited if agent not in self.agents]
+        if unknown:
+            yield "name in `possible_agents` all agents that may ever appear", f"{unknown} are not named."
+        unseeing = [agent for agent in awaited if agent not in observations]
+        if unseeing and not over:
+            yield "give an observation to every agent in `agents`", f"{unseeing} have none."
+        broken = False
+        for agent in self.agents:
+            if agent in observations:
+                for breach in self.of_observation(agent, observations[agent]):
+                    broken = True
+                    yield breach
+        if not (over or broken):
+            for agent in self.acting(observations):
+                yield from self.of_mask(agent, self.mask_of(agent, observations, infos))
+
+    def of_observation(self, agent: AgentID, seen: Any) -> Breaches:
+        space, key = self.spaces[agent], self.observed[agent].key
+        promise = "give observations of their space"
+        if key is not None:
+            if not (isinstance(seen, Mapping) and key in seen):
+                yield promise, f"Agent {agent!r} observes no Dict with {key!r}."
                 return
             assert isinstance(space, spaces.Dict)
-            space, seen = space[observed.key], seen[observed.key]
+            space, seen = space[key], seen[key]
         if not isinstance(space, spaces.Box):
-            self.expect(seen in space, "observations of their space", f"Agent {agent!r} observes {seen!r}.")
+            if seen not in space:
+                yield promise, f"Agent {agent!r} observes {seen!r}, which is not in {space}."
             return
-        array = np.asarray(seen)
-        if not self.expect(
-            array.shape == space.shape,
-            "observations of their space",
-            f"Agent {agent!r} observes an array of shape {array.shape}, not {space.shape}.",
-        ):
-            return
-        if self.expect(
-            bool(np.isfinite(array).all()),
-            "finite observations",
-            f"Agent {agent!r} observes {array[~np.isfinite(array)][:1]}.",
-        ):
-            self.expect(
-                bool(((array >= space.low) & (array <= space.high)).all()),
-                "observations within the bounds of their space",
+        array = np.asarray(seen)  # Its type may be another one: a joint environment makes it float32 anyway.
+        if array.shape != space.shape:
+            yield promise, f"Agent {agent!r} observes an array of shape {array.shape}, not {space.shape}."
+        elif not np.isfinite(array).all():
+            yield (
+                "give finite observations",
+                f"Agent {agent!r} observes {array[~np.isfinite(array)].flat[0]}.",
+            )
+        elif not ((array >= space.low) & (array <= space.high)).all():
+            yield (
+                "give observations within the bounds of their space",
                 f"Agent {agent!r} observes values from {array.min()} to {array.max()}.",
             )
 
-    def mask_of(self, agent: AgentID, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Any:
-        if self.observed[agent].key is not None:
-            return observations[agent].get(MASK_KEY)
-        return mask_in(infos, agent)
-
-    def check_mask(self, agent: AgentID, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> None:
-        mask = self.mask_of(agent, observations, infos)
+    def of_mask(self, agent: AgentID, mask: Any) -> Breaches:
+        action = self.actions[agent]
         if mask is None:
-            self.expect(
-                agent not in self.masked and self.observed[agent].key is None,
-                "an action mask at every step, once there is one",
-                f"Agent {agent!r} has none.",
-            )
+            if agent in self.masked or self.observed[agent].key is not None:
+                yield "give an action mask at every step, once there is one", f"Agent {agent!r} has none."
             return
         self.masked.add(agent)
-        action = self.actions[agent]
-        mask = np.concatenate(mask) if isinstance(mask, tuple) else np.asarray(mask)
-        if self.expect(
-            mask.shape == (action.width,),
-            "action masks with one entry per choice",
-            f"That of agent {agent!r} has shape {mask.shape}, not ({action.width},).",
-        ):
-            parts = np.split(mask, np.cumsum(action.nvec)[:-1]) if action.is_discrete else []
-            self.expect(
-                all(part.any() for part in parts),
-                "a legal action for every living agent",
-                f"{agent!r} has none.",
+        mask = np.hstack(mask)
+        if mask.shape != (action.width,):
+            yield (
+                "give action masks with one entry per choice",
+                f"That of agent {agent!r} has shape {mask.shape}, not ({action.width},).",
             )
+        elif action.is_discrete and not all(part.any() for part in _components(mask, action)):
+            yield "leave every living agent a legal action", f"Agent {agent!r} has none."
 
-    def check_rewards(self, rewards: Mapping[Any, Any], living: list[AgentID]) -> None:
+    def of_rewards(self, rewards: Dict, living: list[AgentID]) -> Breaches:
         for agent in living:
-            if self.is_parallel and not self.expect(
-                agent in rewards, "a reward for every agent that acted", f"Agent {agent!r} has none."
-            ):
+            if self.is_parallel and agent not in rewards:
+                yield "give a reward to every agent that acted", f"Agent {agent!r} has none."
                 continue
-            reward = rewards.get(agent, 0.0)
-            self.expect(
-                np.ndim(reward) == 0
-                and np.issubdtype(np.asarray(reward).dtype, np.number)
-                and np.isfinite(reward),
-                "finite numbers as rewards",
-                f"That of agent {agent!r} is {reward!r}.",
-            )
+            reward = np.asarray(rewards.get(agent, 0.0))
+            if reward.shape or reward.dtype.kind not in "biuf" or not np.isfinite(reward):
+                yield "give finite numbers as rewards", f"That of agent {agent!r} is {rewards[agent]!r}."
 
-    def check_ends(
-        self, living: list[AgentID], terminated: Mapping[Any, Any], truncated: Mapping[Any, Any]
-    ) -> bool:
-        """Checks how the end is told; returns whether the episode is over."""
+    def of_ends(self, terminated: Dict, truncated: Dict, living: list[AgentID]) -> Breaches:
         for name, flags in (("terminated", terminated), ("truncated", truncated)):
-            for key in living if self.is_parallel else (ALL,):
-                self.expect(
-                    key in flags,
-                    f"{'a flag for every agent that acted' if self.is_parallel else f'{ALL!r}'} in {name}",
-                    f"{key!r} is missing.",
+            for agent in living if self.is_parallel else []:
+                if agent not in flags:
+                    yield f"give a flag to every agent that acted, in {name}", f"Agent {agent!r} has none."
+            if not self.is_parallel and ALL not in flags:
+                yield f"give {ALL!r} in {name}", "It is missing."
+        for agent in living if self.is_parallel else []:
+            if bool(terminated.get(agent) or truncated.get(agent)) == (agent in self.env.agents):
+                yield (
+                    "take from `agents` exactly those who terminated or were truncated",
+                    f"Agent {agent!r} did not obey.",
                 )
-        ended = {agent for agent in living if terminated.get(agent) or truncated.get(agent)}
-        if not self.is_parallel:
-            return bool(terminated.get(ALL) or truncated.get(ALL))
-        for agent in living:
-            if agent in ended:
-                self.expect(
-                    agent not in self.env.agents,
-                    "that who has terminated or been truncated leaves `agents`",
-                    f"Agent {agent!r} is still there.",
-                )
-            else:
-                self.expect(
-                    agent in self.env.agents,
-                    "that nobody leaves `agents` without being terminated or truncated",
-                    f"Agent {agent!r} did.",
-                )
-        return not self.env.agents
 
-    # -- the rest --------------------------------------------------------------------------------------------
+    def of_pictures(self) -> Breaches:
+        if getattr(self.env, "render_mode", None) == "rgb_array":
+            picture = self.env.render()
+            if np.ndim(picture) != 3 or np.shape(picture)[2] != 3:
+                promise = "give a picture (height, width, 3) from render() with render_mode='rgb_array'"
+                yield promise, f"It gave {type(picture).__name__} of shape {np.shape(picture)}."
 
-    def draw(
-        self,
-        agent: AgentID,
-        observations: Mapping[Any, Any],
-        infos: Mapping[Any, Any],
-        rng: np.random.Generator,
-    ) -> Any:
+    # -- how it is played ------------------------------------------------------------------------------------
+
+    def acting(self, observations: Dict) -> list[AgentID]:
+        """Who is to act next."""
+        awaited = self.env.agents if self.is_parallel else observations
+        return [agent for agent in self.agents if agent in awaited and agent not in self.gone]
+
+    def is_over(self, terminated: Dict, truncated: Dict) -> bool:
+        """Whether the episode is."""
+        return not self.env.agents if self.is_parallel else bool(terminated.get(ALL) or truncated.get(ALL))
+
+    def mask_of(self, agent: AgentID, observations: Dict, infos: Dict) -> Any:
+        """The agent's action mask, or None."""
+        return observations[agent].get(MASK_KEY) if self.observed[agent].key else mask_in(infos, agent)
+
+    def draw(self, agent: AgentID, observations: Dict, infos: Dict, rng: np.random.Generator) -> Any:
         """A random legal action in the agent's own space."""
         action = self.actions[agent]
-        if not action.is_discrete:
-            assert isinstance(action.space, spaces.Box)
+        if isinstance(action.space, spaces.Box):
             low, high = (np.clip(bound, -1e3, 1e3) for bound in (action.space.low, action.space.high))
             return rng.uniform(low, high).astype(action.space.dtype)
         mask = self.mask_of(agent, observations, infos)
-        legal = np.ones(action.width, bool) if mask is None else np.hstack(mask).astype(bool)
-        if legal.size != action.width:
-            legal = np.ones(action.width, bool)
-        choices = [
-            int(rng.choice(np.flatnonzero(part) if part.any() else part.size))
-            for part in np.split(legal, np.cumsum(action.nvec)[:-1])
-        ]
+        legal = np.ones(action.width) if mask is None else np.hstack(mask)
+        choices = [int(rng.choice(np.flatnonzero(part))) for part in _components(legal, action)]
         return action.decoder(0, several=True)([choices])
 
-    def check_picture(self) -> None:
-        if getattr(self.env, "render_mode", None) != "rgb_array":
-            return
-        picture = self.env.render()
-        shape = np.shape(picture)
-        self.expect(
-            len(shape) == 3 and shape[2] == 3,
-            "a picture (height, width, 3) from render() with render_mode='rgb_array'",
-            f"It gave {type(picture).__name__} of shape {shape}.",
-        )
+
+def _components(mask: np.ndarray, action: AgentAction) -> list[np.ndarray]:
+    return np.split(mask, np.cumsum(action.nvec)[:-1])
 
 
 def _are_dicts(result: Any, count: int) -> bool:
     return (
-        isinstance(result, tuple)
-        and len(result) == count
-        and all(isinstance(part, Mapping) for part in result)
+        isinstance(result, tuple) and len(result) == count and all(isinstance(part, dict) for part in result)
     )
 
 
-def _copy(values: Mapping[Any, Any]) -> dict[Any, Any]:
+def _copy(values: Dict) -> dict[Any, Any]:
     return {
         key: _copy(value) if isinstance(value, Mapping) else np.array(value) for key, value in values.items()
     }
@@ -351,4 +288,4 @@ def _same(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
-    return bool(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f"))
+    return bool(np.array_equal(a, b))

@@ -24,7 +24,7 @@ def space_to_json(space: spaces.Space[Any]) -> JSON:
             start = np.asarray(space.start).tolist()
             return {"multi_discrete": space.nvec.tolist(), "start": start, "dtype": str(space.dtype)}
         case spaces.MultiBinary():
-            return {"multi_binary": list(space.shape)}
+            return {"multi_binary": space.n if isinstance(space.n, int) else list(space.shape)}
         case spaces.Dict():
             return {"dict": [[key, space_to_json(part)] for key, part in space.spaces.items()]}
         case spaces.Tuple():

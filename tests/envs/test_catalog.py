@@ -1,0 +1,141 @@
+"""An environment is found by its name, its class or a creator; and if not, one sentence says why."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from gymnasium import spaces
+from toy_envs import TakingTurns, ToyTeam
+
+from rllib_seqmarl.envs import catalog
+from rllib_seqmarl.envs.catalog import CATALOG, EnvEntry, describe, find_creator, make_env, make_joint_env
+from rllib_seqmarl.envs.joint_env import JointEnv
+
+
+def keywords(length: int = 6, terminates: bool = False) -> ToyTeam:
+    return ToyTeam(length=length, terminates=terminates)
+
+
+def keywords_only(**options: Any) -> ToyTeam:
+    return ToyTeam(**options)
+
+
+def one_option(length: int = 6) -> ToyTeam:
+    return ToyTeam(length=length)
+
+
+@pytest.mark.parametrize("source", [ToyTeam, keywords, keywords_only, one_option])
+def test_options_become_keywords(source: Any) -> None:
+    assert make_env(source, {"length": 9}).length == 9
+    assert make_env(source).length == 6
+
+
+def takes_config(config: dict[str, Any]) -> TakingTurns:
+    return TakingTurns(config)
+
+
+def may_take_config(env_config: dict[str, Any] | None = None) -> TakingTurns:
+    return TakingTurns(env_config)
+
+
+@pytest.mark.parametrize("source", [TakingTurns, takes_config, may_take_config, lambda c: TakingTurns(c)])
+def test_rllibs_creators_take_the_config_itself(source: Any) -> None:
+    assert make_env(source, {"length": 9}).config["length"] == 9
+
+
+def test_names_registered_with_ray_are_found() -> None:
+    from ray.tune.registry import register_env
+
+    register_env("toys/turns", TakingTurns)
+    assert make_joint_env("toys/turns", {"length": 2}).name == "toys/turns"
+
+
+def test_a_joint_environment_is_taken_as_it_is_or_joined_anew() -> None:
+    assert not make_joint_env(lambda config: JointEnv(ToyTeam(), agent_ids=False)).layout.agent_ids
+    assert make_joint_env(
+        lambda config: JointEnv(ToyTeam(), agent_ids=False), agent_ids=True
+    ).layout.agent_ids
+
+
+@pytest.mark.parametrize(
+    ("source", "config", "error", "message"),
+    [
+        (
+            "mpe/simple_spred",
+            {},
+            ValueError,
+            "Unknown environment 'mpe/simple_spred'. Did you mean 'mpe/simple_spread'",
+        ),
+        ("xyz", {}, ValueError, "Unknown environment 'xyz'. Known: mpe/simple_spread"),
+        (
+            "CartPole-v1",
+            {},
+            TypeError,
+            "'CartPole-v1' is a single-agent environment: there is no team to decide for.",
+        ),
+        (gym.Env, {}, TypeError, "Env is a single-agent environment"),
+        (lambda config: gym.make("CartPole-v1"), {}, TypeError, "is a single-agent environment"),
+        (
+            lambda config: object(),
+            {},
+            TypeError,
+            "object is neither an RLlib MultiAgentEnv nor a PettingZoo ParallelEnv",
+        ),
+        (7, {}, TypeError, "An environment is given by its name, its class or a creator, not by 7."),
+        (keywords, {"lenght": 2}, ValueError, "keywords has no option 'lenght'. Did you mean 'length'?"),
+        (ToyTeam, {"dead": 2}, ValueError, "ToyTeam has no option 'dead'."),
+        (
+            "mpe/simple_spread",
+            {"max_cycle": 2},
+            ValueError,
+            "has no option 'max_cycle'. Did you mean 'max_cycles'?",
+        ),
+        (
+            "coordination/distinct_choice",
+            {"n_agent": 2},
+            ValueError,
+            "no option 'n_agent'. Did you mean 'n_agents'?",
+        ),
+    ],
+)
+def test_what_cannot_be_made_says_why(
+    source: Any, config: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        make_env(source, config)
+
+
+def test_turn_based_environments_are_told_how_to_take_part() -> None:
+    from mpe2 import simple_spread_v3
+
+    with pytest.raises(
+        TypeError, match=r"turn-based PettingZoo AECEnv.*pettingzoo\.utils\.aec_to_parallel\(env\)"
+    ):
+        make_env(lambda config: simple_spread_v3.env())
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EnvEntry("toys/far", ToyTeam, "Far away.", requires=("no_such_package",), extra="toys")
+    monkeypatch.setitem(catalog.CATALOG, "toys/far", entry)
+    assert entry.missing() == 'pip install "rllib_seqmarl[toys]"'
+    with pytest.raises(
+        ImportError, match=re.escape('toys/far needs no_such_package: pip install "rllib_seqmarl[toys]"')
+    ):
+        find_creator("toys/far")
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_entry_can_be_described(name: str) -> None:
+    seen = describe(name)
+    assert len(seen.agents) == len(seen.obs_sizes) == len(seen.actions) >= 2
+
+
+def test_actions_are_described_in_words() -> None:
+    words = [
+        catalog.action_in_words(s)
+        for s in (spaces.Discrete(5), spaces.MultiDiscrete([5, 10]), spaces.Box(-1, 1, (2,)))
+    ]
+    assert words == ["5 choices", "5 x 10 choices", "2 real"]

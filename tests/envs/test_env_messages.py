@@ -1,0 +1,161 @@
+"""A broken environment gives one sentence: which environment, which step, which agent, and what to do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from toy_envs import TakingTurns, ToyTeam
+
+from rllib_seqmarl.envs.errors import JointEnvError
+from rllib_seqmarl.envs.joint_env import JointEnv
+
+D3 = spaces.Discrete(3)
+D3S = [D3, D3]
+
+
+def change(part: int, agent: str, value: Any, at: int = 2) -> Any:
+    """Puts `value` for one agent into one of the five results of step `at`; None takes it out."""
+
+    def spoil(results: tuple[dict, ...], step: int) -> None:
+        if step == at:
+            results[part].pop(agent) if value is None else results[part].update({agent: value})
+
+    return spoil
+
+
+def play(team: Any, **options: Any) -> None:
+    env = JointEnv(team, **options)
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step([0] * env.layout.n_agents)
+
+
+NAN_SEEN = np.array([1.0, np.nan], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("team", "message"),
+    [
+        (
+            ToyTeam(spoil=change(0, "b", NAN_SEEN)),
+            "toy_team, step 2: agent 'b': its observation is nan at entry 1.",
+        ),
+        (
+            ToyTeam(spoil=change(0, "a", -1 / NAN_SEEN * np.inf)),
+            "step 2: agent 'a': its observation is -inf at entry 0.",
+        ),
+        (
+            ToyTeam(spoil=change(0, "a", np.ones(3))),
+            "step 2: agent 'a': its observation does not fit its space",
+        ),
+        (ToyTeam(spoil=change(0, "a", np.ones(1))), "it has 1 entries, its space 2"),
+        (
+            ToyTeam(spoil=change(0, "b", None)),
+            "step 2: agent 'b' is missing: `agents` says that it acts next",
+        ),
+        (ToyTeam(spoil=change(1, "b", float("nan"))), "toy_team, step 2: agent 'b': its reward is nan."),
+        (ToyTeam(spoil=change(1, "b", float("inf"))), "step 2: agent 'b': its reward is inf."),
+        (ToyTeam(spoil=change(1, "b", [1.0, 2.0])), "step 2: rewards must be one number per agent"),
+        (
+            ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": np.zeros(3)})),
+            "step 2: agent 'b': its action mask forbids every action. Leave a living agent at least one",
+        ),
+        (
+            ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": np.ones(4)})),
+            "step 2: agent 'b': its action mask has 4 entries, not 3.",
+        ),
+        (ToyTeam(masks="info", spoil=change(4, "b", {})), "step 2: agent 'b' has no action mask this time."),
+        (
+            TakingTurns({"spoil": change(0, "w", np.ones(1))}),
+            "TakingTurns, step 2: agent 'w' has an observation but is not in `possible_agents` ('x', 'y', "
+            "'z').",
+        ),
+    ],
+)
+def test_a_broken_step_names_environment_step_and_agent(team: Any, message: str) -> None:
+    with pytest.raises(JointEnvError, match=re.escape(message)):
+        play(team)
+
+
+def test_leaving_without_a_flag_is_named() -> None:
+    team = ToyTeam(D3S)
+    team.spoil = lambda results, step: team.agents.remove("b") if step == 2 else None
+    with pytest.raises(
+        JointEnvError, match="step 2: agent 'b' left `agents` without being terminated or truncated"
+    ):
+        play(team)
+
+
+def test_a_mask_that_forbids_everything_at_reset_is_named() -> None:
+    team = ToyTeam([spaces.Discrete(1)], masks="info")  # its only action is the one it forbids
+    with pytest.raises(
+        JointEnvError, match="toy_team, at reset: agent 'a': its action mask forbids every action"
+    ):
+        JointEnv(team).reset()
+
+
+def test_nobody_at_reset_is_named() -> None:
+    with pytest.raises(JointEnvError, match="toy_team, at reset: no agent has an observation"):
+        JointEnv(ToyTeam(D3S, absent=("a", "b"))).reset()
+
+
+@pytest.mark.parametrize("action", [[0, 3], [0, -1]])
+def test_an_action_out_of_range_names_the_step(action: list[int]) -> None:
+    env = JointEnv(ToyTeam(D3S))
+    env.reset()
+    with pytest.raises(JointEnvError, match=r"toy_team, step 1: agent 'b': action -?\d is out of range"):
+        env.step(action)
+
+
+def test_a_joint_action_of_the_wrong_shape_says_the_right_one() -> None:
+    env = JointEnv(ToyTeam(D3S))
+    env.reset()
+    with pytest.raises(JointEnvError, match=r"step 1: a joint action has shape \(2,\), not \(3,\)"):
+        env.step([0, 0, 0])
+
+
+def test_stepping_without_a_running_episode_says_what_to_do() -> None:
+    env = JointEnv(ToyTeam(D3S, length=1))
+    with pytest.raises(JointEnvError, match=r"no episode is running. Call reset\(\) first"):
+        env.step([0, 0])
+    env.reset()
+    env.step([0, 0])
+    with pytest.raises(JointEnvError, match="no episode is running"):
+        env.step([0, 0])
+
+
+def test_an_environment_without_agents_is_refused() -> None:
+    with pytest.raises(
+        JointEnvError, match="toy_team: there are no agents. Declare at least one in `possible_agents`"
+    ):
+        JointEnv(ToyTeam([]))
+
+
+def test_two_agents_of_one_name_are_refused() -> None:
+    team = ToyTeam(D3S)
+    team.possible_agents = ["a", "a"]
+    with pytest.raises(JointEnvError, match="the agent name 'a' appears twice"):
+        JointEnv(team)
+
+
+def test_spaces_that_cannot_be_joined_are_refused_by_name() -> None:
+    with pytest.raises(
+        JointEnvError, match="toy_team: the action spaces cannot be joined: 'a' acts in Discrete"
+    ):
+        JointEnv(ToyTeam([D3, spaces.Box(-1, 1, (2,), np.float32)]))
+
+
+def test_a_state_that_is_not_there_is_named() -> None:
+    with pytest.raises(
+        JointEnvError, match=r"it has no global state \(no `state\(\)`\). Set global_state=False"
+    ):
+        JointEnv(TakingTurns(), global_state=True)
+
+
+def test_an_unknown_team_reward_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="team_reward='max' is unknown. Choose one of mean, sum"):
+        JointEnv(ToyTeam(), team_reward="max")

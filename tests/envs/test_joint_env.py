@@ -1,0 +1,206 @@
+"""A joint environment tells the same story as the team's own environment, with everybody in a row."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_envs import TakingTurns, ToyTeam
+
+from rllib_seqmarl.envs.catalog import CATALOG, make_env, make_joint_env
+from rllib_seqmarl.envs.joint_env import JointEnv
+
+D3, D5 = spaces.Discrete(3), spaces.Discrete(5)
+
+
+def episode(env: JointEnv, seed: int = 0) -> list[tuple[Any, ...]]:
+    """All results of steps with legal actions, up to the end of one episode."""
+    env.action_space.seed(seed)
+    seen, _ = env.reset(seed=seed)
+    steps: list[tuple[Any, ...]] = []
+    while not steps or not (steps[-1][2] or steps[-1][3]):
+        action = env.action_space.sample()
+        if "action_mask" in seen and env.layout.is_discrete and action.ndim == 1:
+            action = seen["action_mask"].argmax(axis=1)
+        seen, *rest = env.step(action)
+        assert seen in env.observation_space
+        steps.append((seen, *rest))
+    return steps
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_pettingzoos_check_passes_on_all_we_register(name: str) -> None:
+    from pettingzoo.test import parallel_api_test
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parallel_api_test(make_env(name), num_cycles=40)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_gymnasiums_check_passes_on_all_we_register(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*(infinity|different from the unwrapped|minimum value).*")
+        check_env(make_joint_env(name), skip_render_check=True)
+
+
+@pytest.mark.parametrize(
+    "acted",
+    [
+        [D3, D5],
+        [spaces.MultiDiscrete([2, 4]), spaces.MultiDiscrete([3, 3])],
+        [spaces.MultiDiscrete([2, 4]), D5],
+        [spaces.Box(-1, 1, (2,), np.float32), spaces.Box(0, 3, (2, 2), np.float64)],
+        [spaces.Discrete(3, start=-1)],
+    ],
+)
+def test_each_agent_gets_actions_of_its_own_space(acted: list[spaces.Space]) -> None:
+    team = ToyTeam(acted)
+    episode(JointEnv(team))
+    for taken in team.taken:
+        assert all(action in team.action_space(agent) for agent, action in taken.items())
+        assert taken.keys() == set(team.possible_agents)
+
+
+def test_a_mask_is_there_exactly_if_something_can_be_illegal() -> None:
+    assert "action_mask" not in JointEnv(ToyTeam([D3, D3])).observation_space.spaces
+    assert "action_mask" in JointEnv(ToyTeam([D3, D5])).observation_space.spaces
+    assert "action_mask" in JointEnv(ToyTeam([D3, D3], masks="info")).observation_space.spaces
+    assert "action_mask" in JointEnv(ToyTeam([D3, D3], masks="observation")).observation_space.spaces
+
+
+@pytest.mark.parametrize("masks", ["info", "observation"])
+def test_masks_reach_the_joint_observation_from_both_places(masks: str) -> None:
+    for step, (seen, *_) in enumerate(episode(JointEnv(ToyTeam([D3, D5], masks=masks))), start=1):
+        expected = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+        expected[0, step % 3] = expected[1, step % 5] = 0
+        assert seen["action_mask"].tolist() == expected.tolist()
+        assert seen["observations"].shape == (2, 2 + 2)
+
+
+def test_ragged_float64_observations_are_padded_to_float32() -> None:
+    team = ToyTeam([D3, D3, D3], obs_sizes=[9, 9, 8], dtype=np.float64)
+    seen, _ = JointEnv(team, agent_ids=False).reset(seed=4)
+    again, _ = team.reset(seed=4)
+    assert seen["observations"].dtype == np.float32
+    np.testing.assert_array_equal(seen["observations"][2, :8], again["c"].astype(np.float32))
+    assert seen["observations"][2, 8] == 0.0
+
+
+def test_who_dies_keeps_its_row_and_acts_no_more() -> None:
+    team = ToyTeam([D3, D3, D5], deaths={"b": 2}, masks="info")
+    steps = episode(JointEnv(team))
+    alive = [seen["alive"].tolist() for seen, *_ in steps]
+    assert alive == [[1, 1, 1], *[[1, 0, 1]] * 5]
+    for seen, *_ in steps[1:]:
+        assert seen["observations"][1].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]  # nothing but its id
+        assert seen["action_mask"][1].tolist() == [1, 0, 0, 0, 0]
+    assert ["b" in taken for taken in team.taken] == [True, True, False, False, False, False]
+    rewards = [info["agent_rewards"].tolist() for *_, info in steps]
+    assert rewards == [[0.0, 1.0, 2.0]] * 2 + [[0.0, 0.0, 2.0]] * 4
+
+
+def test_who_is_absent_at_reset_may_come_later() -> None:
+    team = ToyTeam([D3, D3], absent=("b",))
+    env = JointEnv(team)
+    seen, _ = env.reset()
+    assert seen["alive"].tolist() == [1, 0]
+    seen, *_ = env.step([0, 0])
+    assert seen["alive"].tolist() == [1, 1]
+    env.step([0, 0])
+    assert [set(taken) for taken in team.taken] == [{"a"}, {"a", "b"}]
+
+
+@pytest.mark.parametrize(("team_reward", "expected"), [("mean", 1.0), ("sum", 3.0)])
+def test_the_team_is_paid_together_and_each_agents_pay_is_told(team_reward: str, expected: float) -> None:
+    steps = episode(JointEnv(ToyTeam([D3] * 3), team_reward=team_reward))
+    assert [reward for _, reward, *_ in steps] == [expected] * 6
+    assert all(info["agent_rewards"].tolist() == [0.0, 1.0, 2.0] for *_, info in steps)
+    assert steps[-1][-1]["episode_agent_returns"].tolist() == [0.0, 6.0, 12.0]
+    assert all("episode_agent_returns" not in info for *_, info in steps[:-1])
+
+
+def test_truncation_and_termination_are_told_apart() -> None:
+    truncated, terminated = (
+        episode(JointEnv(ToyTeam(terminates=terminates)))[-1] for terminates in (False, True)
+    )
+    assert truncated[2:4] == (False, True)
+    assert terminated[2:4] == (True, False)
+    # The last observation is the episode's own in both cases, with everybody who was there.
+    for seen, *_ in (truncated, terminated):
+        assert seen["alive"].tolist() == [1, 1] and seen["observations"][:, :2].all()
+
+
+def test_after_truncation_only_the_living_are_left_to_bootstrap() -> None:
+    seen, _, terminated, truncated, _ = episode(JointEnv(ToyTeam([D3, D3], deaths={"a": 6})))[-1]
+    assert (terminated, truncated) == (False, True)  # a died with the step that cut off b
+    assert seen["alive"].tolist() == [0, 1]
+
+
+def test_a_team_that_dies_one_by_one_has_terminated() -> None:
+    steps = episode(JointEnv(ToyTeam([D3, D3], deaths={"a": 2, "b": 4})))
+    assert len(steps) == 4 and steps[-1][2:4] == (True, False)
+
+
+def test_the_global_state_is_given_on_demand() -> None:
+    steps = episode(JointEnv(ToyTeam(), global_state=True))
+    assert [seen["state"].tolist() for seen, *_ in steps[:2]] == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]
+
+
+@pytest.mark.parametrize("key", ["battle_won", "won", "win", "success", "is_success"])
+def test_a_win_is_told_with_the_last_step(key: str) -> None:
+    steps = episode(JointEnv(ToyTeam(infos={key: np.True_})))
+    assert steps[-1][-1]["win"] == 1.0
+    assert all("win" not in info for *_, info in steps[:-1])
+
+
+def test_one_agent_is_a_team() -> None:
+    env = JointEnv(ToyTeam([D3]))
+    assert env.action_space.shape == (1,)
+    assert len(episode(env)) == 6
+
+
+@pytest.mark.parametrize("end", ["truncated", "terminated"])
+def test_rllibs_agents_may_come_and_go(end: str) -> None:
+    env = JointEnv(TakingTurns({"end": end}))
+    steps = episode(env)
+    assert [seen["alive"].argmax() for seen, *_ in steps] == [1, 2, 0, 1, 2]
+    assert all(seen["alive"].sum() == 1 for seen, *_ in steps)
+    assert [list(taken) for taken in env.env.taken] == [["x"], ["y"], ["z"], ["x"], ["y"]]
+    assert [info["agent_rewards"].tolist() for *_, info in steps[:2]] == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert steps[-1][2:4] == (end == "terminated", end == "truncated")
+
+
+def test_the_order_of_the_agents_is_that_of_possible_agents() -> None:
+    assert JointEnv(TakingTurns()).layout.agents == ("x", "y", "z")
+
+
+def test_pictures_are_passed_through() -> None:
+    env = make_joint_env("coordination/distinct_choice", {"render_mode": "rgb_array"})
+    env.reset(seed=0)
+    assert env.render_mode == "rgb_array"
+    assert env.render().dtype == np.uint8
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.lists(st.integers(1, 8), max_size=4))
+def test_results_are_fresh_arrays(seed: int, deaths: list[int]) -> None:
+    """What a step returned is not touched by later steps: whoever collects them needs no copies."""
+    names = dict(zip("abcd", deaths, strict=False))
+    env = JointEnv(ToyTeam([D3, D5, D3, D3], deaths=names, masks="info"))
+    env.action_space.seed(seed)
+    kept, copies = [], []
+    for seen, _, _, _, info in episode(env, seed):
+        arrays = [*seen.values(), info["agent_rewards"]]
+        kept.append(arrays)
+        copies.append([array.copy() for array in arrays])
+    for arrays, copied in zip(kept, copies, strict=True):
+        for array, copy in zip(arrays, copied, strict=True):
+            np.testing.assert_array_equal(array, copy)
