@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,9 +12,12 @@ from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.learner import GeneralAdvantageEstimation
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
 from rllib_seqmarl.learners.distributed import num_learners, sum_over_learners
@@ -70,6 +75,18 @@ class JointPPOTorchLearner(PPOTorchLearner):
         )
 
     @override(TorchLearner)
+    def _create_iterator_if_necessary(
+        self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
+    ) -> Iterable[MultiAgentBatch]:
+        if minibatch_size is not None or training_data.data_iterators:
+            return super()._create_iterator_if_necessary(
+                training_data=training_data, num_epochs=num_epochs, minibatch_size=minibatch_size, **kwargs
+            )
+        # The whole batch in each epoch: the same tensors again, where RLlib would copy them.
+        (batch,) = super()._create_iterator_if_necessary(training_data=training_data)
+        return repeat(batch, num_epochs)
+
+    @override(TorchLearner)
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         # PPO sets the entropy coefficient after an update, for the next one. Nothing of that is in a checkpoint, so
@@ -122,6 +139,37 @@ class JointPPOTorchLearner(PPOTorchLearner):
             window=1,
         )
         return loss.total
+
+    @override(TorchLearner)
+    def apply_gradients(self, gradients_dict: dict[Tensor, Tensor]) -> None:
+        # RLlib asks every gradient by itself, twice, whether it is finite, which is a hundred small operations and on
+        # a GPU as many waits. Their common norm answers for all.
+        gradients = [gradient for gradient in gradients_dict.values() if gradient is not None]
+        is_plain = self._grad_scalers is None and self._lr_scheduler_classes is None
+        if not (is_plain and torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+            super().apply_gradients(gradients_dict)
+            return
+        for parameter, gradient in gradients_dict.items():
+            parameter.grad = gradient
+        for optimizer in self._named_optimizers.values():
+            optimizer.step()
+
+    @staticmethod
+    @override(TorchLearner)
+    def _get_clip_function() -> Callable[..., Tensor | None]:
+        return _clip_gradients
+
+
+def _clip_gradients(
+    gradients_dict: dict[Tensor, Tensor], *, grad_clip: float, grad_clip_by: str
+) -> Tensor | None:
+    """RLlib's clipping, in place, with one operation over all gradients where it is by global norm."""
+    if grad_clip_by != "global_norm":
+        return clip_gradients(gradients_dict, grad_clip=grad_clip, grad_clip_by=grad_clip_by)
+    gradients = [gradient for gradient in gradients_dict.values() if gradient is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, (grad_clip / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def _living_agent_weights(alive: Tensor, dtype: torch.dtype) -> Tensor:
