@@ -33,7 +33,7 @@ class ParallelAdapter:
 
     def __init__(self, env: Any):
         self.env = env
-        self.agents: tuple[AgentID, ...] = tuple(env.possible_agents)
+        self.agents: tuple[AgentID, ...] = tuple(getattr(env, "possible_agents", ()))
 
     def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         return self.env.observation_space(agent), self.env.action_space(agent)

@@ -6,7 +6,7 @@ trains (:class:`~rllib_seqmarl.envs.joint_env.JointEnv`) and the policy that is 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -16,13 +16,13 @@ from gymnasium import spaces
 
 from rllib_seqmarl.envs.agent_spaces import (
     MASK_KEY,
-    AgentAction,
     AgentID,
     AgentObservation,
     Space,
     check_joinable,
 )
 from rllib_seqmarl.envs.errors import LayoutError
+from rllib_seqmarl.envs.joint_actions import JointActions
 from rllib_seqmarl.envs.space_json import space_from_json, space_to_json
 
 Arrays = dict[str, np.ndarray]
@@ -39,7 +39,7 @@ class JointObservationSpace(spaces.Dict):
 
 
 @dataclass(frozen=True)
-class TeamLayout:
+class TeamLayout(JointActions):
     """The places of n agents in the arrays of a joint environment.
 
     Attributes:
@@ -87,10 +87,6 @@ class TeamLayout:
         return tuple(map(AgentObservation.of, self.agents, self.observation_spaces))
 
     @cached_property
-    def _actions(self) -> tuple[AgentAction, ...]:
-        return tuple(map(AgentAction.of, self.agents, self.action_spaces))
-
-    @cached_property
     def obs_sizes(self) -> tuple[int, ...]:
         """Each agent's own flattened observation size, without padding and ids."""
         return tuple(observation.size for observation in self._observed)
@@ -101,99 +97,14 @@ class TeamLayout:
         return max(self.obs_sizes) + (self.n_agents if self.agent_ids else 0)
 
     @property
-    def is_discrete(self) -> bool:
-        return self._actions[0].is_discrete
-
-    @cached_property
-    def nvec(self) -> tuple[int, ...]:
-        """Choices of each categorical component, padded to the widest agent; empty for continuous actions."""
-        components = max(len(action.nvec) for action in self._actions)
-        return tuple(max(nvec[c] for nvec in self._padded_nvecs(components)) for c in range(components))
-
-    def _padded_nvecs(self, components: int) -> list[tuple[int, ...]]:
-        # A component an agent lacks has one choice, which does nothing.
-        return [action.nvec + (1,) * (components - len(action.nvec)) for action in self._actions]
-
-    @cached_property
-    def dim(self) -> int:
-        """Dimensions of a continuous action, padded to the widest agent; 0 for discrete actions."""
-        return max(action.dim for action in self._actions)
-
-    @property
-    def width(self) -> int:
-        """Entries of a row of the action mask: all choices of all components, or the dimensions."""
-        return sum(self.nvec) or self.dim
-
-    @cached_property
-    def action_shape(self) -> tuple[int, ...]:
-        """Shape of a joint action: (n,) or, with several components, (n, k); continuous: (n, dim)."""
-        if self.is_discrete:
-            return (self.n_agents,) if len(self.nvec) == 1 else (self.n_agents, len(self.nvec))
-        return (self.n_agents, self.dim)
-
-    # -- masks and bounds ------------------------------------------------------------------------------------
-
-    @cached_property
-    def _mask_places(self) -> tuple[np.ndarray, ...]:
-        """For each agent, the columns of the joint mask that hold its own choices."""
-        starts = np.cumsum((0, *self.nvec))
-        return tuple(
-            np.concatenate([start + np.arange(n) for start, n in zip(starts, action.nvec, strict=False)])
-            if self.is_discrete
-            else np.arange(action.dim)
-            for action in self._actions
-        )
-
-    @cached_property
-    def own_actions(self) -> np.ndarray:
-        """The mask that padding alone imposes, int8 of shape (n, width): 1 where the agent has that
-        choice."""
-        mask = np.zeros((self.n_agents, self.width), np.int8)
-        for row, places in enumerate(self._mask_places):
-            mask[row, places] = 1
-        # A component an agent lacks keeps its first choice, so that every component has a legal one.
-        for row, nvec in enumerate(self._padded_nvecs(len(self.nvec))):
-            mask[row, [start for start, n in zip(self._component_starts, nvec, strict=True) if n == 1]] = 1
-        return mask
-
-    @cached_property
-    def _component_starts(self) -> np.ndarray:
-        return np.cumsum((0, *self.nvec))[: len(self.nvec)]
-
-    @cached_property
-    def _no_choice(self) -> np.ndarray:
-        """The mask of a dead agent: the first choice of each component; continuous: unused, its
-        dimensions."""
-        mask = np.zeros(self.width, np.int8)
-        mask[self._component_starts] = 1
-        return mask
-
-    @property
     def declares_masks(self) -> bool:
         """Whether the environment gives action masks, in observations or infos."""
         return self.info_masks or any(observation.key for observation in self._observed)
 
     @cached_property
     def has_action_mask(self) -> bool:
-        """Whether joint observations hold an action mask: the environment gives one, or actions are
-        padded."""
+        """Whether joint observations hold a mask: the environment gives one, or actions are padded."""
         return self.declares_masks or not self.own_actions.all()
-
-    @cached_property
-    def low(self) -> np.ndarray:
-        """Lowest continuous action, float32 of shape (n, dim); padding -1."""
-        return self._bounds(0)
-
-    @cached_property
-    def high(self) -> np.ndarray:
-        """Highest continuous action, float32 of shape (n, dim); padding 1."""
-        return self._bounds(1)
-
-    def _bounds(self, side: int) -> np.ndarray:
-        limits = np.full((self.n_agents, self.dim), (-1.0, 1.0)[side], np.float32)
-        for row, action in enumerate(self._actions):
-            limits[row, : action.dim] = action.bounds()[side]
-        return limits
 
     # -- spaces ----------------------------------------------------------------------------------------------
 
@@ -211,20 +122,10 @@ class TeamLayout:
             parts[STATE] = spaces.Box(-np.inf, np.inf, (self.state_dim,), np.float32)
         return JointObservationSpace(parts, self)
 
-    @cached_property
-    def action_space(self) -> spaces.MultiDiscrete | spaces.Box:
-        """Of joint actions: MultiDiscrete (n,) or (n, k), or Box (n, dim); only what each agent really
-        has."""
-        if self.is_discrete:
-            nvec = np.array(self._padded_nvecs(len(self.nvec)), np.int64)
-            return spaces.MultiDiscrete(nvec.reshape(self.action_shape))
-        return spaces.Box(self.low, self.high, dtype=np.float32)
-
     # -- joint observations ----------------------------------------------------------------------------------
 
     def blank(self, *batch: int) -> Arrays:
-        """Fresh arrays for joint observations, of shape (*batch, n, ...): ids in place, all alive, nothing
-        seen."""
+        """Fresh arrays for joint observations, (*batch, n, ...): ids in place, all alive, nothing seen."""
         if not batch:
             return {name: array.copy() for name, array in self._blank.items()}
         return {name: np.tile(array, (*batch, *[1] * array.ndim)) for name, array in self._blank.items()}
@@ -362,50 +263,6 @@ class TeamLayout:
         table[:] = flat
         if not np.isfinite(table).all():
             raise LayoutError("the global state is not finite.")
-
-    # -- joint actions ---------------------------------------------------------------------------------------
-
-    @cached_property
-    def _decoders(self) -> dict[AgentID, Any]:
-        several = len(self.action_shape) > 1
-        return {
-            action.agent: action.decoder(row, several=several) for row, action in enumerate(self._actions)
-        }
-
-    def split(self, action: Any, agents: Iterable[AgentID] | None = None) -> dict[AgentID, Any]:
-        """Each agent's action in its own space: an int, or an array of the space's shape and dtype.
-
-        Args:
-            action: the joint action, of shape `action_shape`.
-            agents: who acts; all if None.
-
-        Raises:
-            LayoutError: the wrong shape or type, or an action out of its agent's range.
-        """
-        action = np.asarray(action)
-        if action.shape != self.action_shape:
-            raise LayoutError(f"a joint action has shape {self.action_shape}, not {action.shape}.")
-        agents = self.agents if agents is None else agents
-        if self.is_discrete:
-            if action.dtype.kind not in "iu":
-                raise LayoutError(f"a joint action of discrete choices holds integers, not {action.dtype}.")
-            rows = action.tolist()
-        else:
-            rows = action
-            if not ((self.low <= rows) & (rows <= self.high)).all():
-                self._check_bounds(rows, agents)
-        decoders = self._decoders
-        return {agent: decoders[agent](rows) for agent in agents}
-
-    def _check_bounds(self, action: np.ndarray, agents: Iterable[AgentID]) -> None:
-        outside = ~((self.low <= action) & (action <= self.high)) & self.own_actions.astype(bool)
-        for agent in agents:
-            row = self.agents.index(agent)
-            for d in np.flatnonzero(outside[row])[:1]:
-                raise LayoutError(
-                    f"agent {agent!r}: action {action[row, d]} in dimension {d} is out of range "
-                    f"[{self.low[row, d]}, {self.high[row, d]}]."
-                )
 
     # -- JSON ------------------------------------------------------------------------------------------------
 
