@@ -18,6 +18,8 @@ import torch
 from mpe2 import simple_spread_v3
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
+from ray.tune.registry import register_env
 
 from rllib_seqmarl import MATConfig
 
@@ -37,11 +39,16 @@ def bare_env_steps(steps: int = 4 * BATCH_SIZE) -> int:
     return steps
 
 
+register_env(
+    "mpe2_simple_spread", lambda config: ParallelPettingZooEnv(simple_spread_v3.parallel_env(**config))
+)
+
+
 def stock_ppo(num_envs: int) -> PPOConfig:
-    """RLlib's own multi-agent PPO: one policy that all agents share, in a network of comparable size."""
+    """RLlib's own multi-agent PPO on mpe2's own environment: one network of two layers that all agents share."""
     return (
         PPOConfig()
-        .environment("mpe/simple_spread", env_config=ENV_CONFIG)
+        .environment("mpe2_simple_spread", env_config=ENV_CONFIG)
         .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
         .multi_agent(policies={"shared"}, policy_mapping_fn=lambda *args, **kwargs: "shared")
         .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64]))

@@ -31,13 +31,16 @@ class JointPPOConfig(PPOConfig):
     and all counters.
     """
 
+    env: Any
+    callbacks_class: Any
+
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or JointPPO)
 
         # PPO's own settings, with the defaults of the published MAT (arXiv 2205.14953, appendix).
         self.lr = 5e-4
         self.num_epochs = 15
-        self.minibatch_size = None  # the whole batch at once
+        self.minibatch_size: int | None = None  # the whole batch at once
         self.train_batch_size_per_learner = 3200
         self.lambda_ = 0.95
         self.clip_param = 0.2

@@ -24,9 +24,9 @@ class TeamMetrics(RLlibCallback):
         self,
         *,
         episode: SingleAgentEpisode,
-        env_runner: Any = None,
-        metrics_logger: MetricsLogger | None = None,
-        env: Any = None,
+        env_runner: Any,
+        metrics_logger: MetricsLogger,
+        env: Any,
         **kwargs: Any,
     ) -> None:
         if self._agents is None:

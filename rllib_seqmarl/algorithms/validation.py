@@ -22,7 +22,7 @@ _SIZES = {option.name for option in fields(NetworkConfig)} - {"obs_dim", "action
 
 
 def check_options(config: JointPPOConfig) -> None:
-    """Raises a ValueError for the first option that is unknown, of the wrong kind, or does not go with a joint policy."""
+    """Raises a ValueError for the first option that is unknown, of the wrong kind, or at odds with a joint policy."""
     _check_names(config)
     _check_stack(config)
     _check_values(config)

@@ -38,7 +38,7 @@ class JointEnvCreator:
         return isinstance(creator, partial) and creator.func is call_with_keywords
 
     def __call__(self, env_config: dict[str, Any]) -> gym.Env | gym.vector.VectorEnv:
-        """Makes one environment, or a batch of them where RLlib's vector entry point puts `num_envs` into the config."""
+        """Makes one environment, or a batch where RLlib's vector entry point puts `num_envs` into the config."""
         if not (self.takes_keywords and "num_envs" in env_config):
             return make_joint_env(self.env, env_config, **self.joint_options)
         options = dict(env_config)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_learner import PPOLearner
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.learner import GeneralAdvantageEstimation
@@ -23,9 +24,6 @@ from torch import Tensor
 from rllib_seqmarl.learners.distributed import num_learners, sum_over_learners
 from rllib_seqmarl.learners.joint_gae import JointGAE
 from rllib_seqmarl.learners.joint_ppo_loss import joint_ppo_loss
-
-if TYPE_CHECKING:
-    from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -49,7 +47,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
             )
 
     @override(TorchLearner)
-    def configure_optimizers_for_module(self, module_id: str, config: JointPPOConfig | None = None) -> None:
+    def configure_optimizers_for_module(self, module_id: str, config: PPOConfig | None = None) -> None:
         config = config or self.config.get_config_for_module(module_id)
         params = self.get_parameters(self._module[module_id])
         # Fused: one kernel for all parameters, instead of a dozen small ones for each.
@@ -98,7 +96,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
 
     @override(PPOTorchLearner)
     def compute_loss_for_module(
-        self, *, module_id: str, config: JointPPOConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
+        self, *, module_id: str, config: PPOConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
     ) -> Tensor:
         module = self.module[module_id].unwrapped()
         returns = batch[Postprocessing.VALUE_TARGETS]  # (b, n), in reward units

@@ -128,9 +128,10 @@ def network_config(
             f"observation space is {observation_space}. If a custom env-to-module connector changes observations, "
             f"let it keep the Dict and change the array under 'observations'."
         )
-    obs_dim = observation_space["observations"].shape[-1]
+    *_, obs_dim = observation_space["observations"].shape or ()
     if "state" in observation_space.spaces:
-        obs_dim += observation_space["state"].shape[-1]
+        (state_dim,) = observation_space["state"].shape or ()
+        obs_dim += state_dim
     sizes = {option.name for option in fields(NetworkConfig)}
     return NetworkConfig(
         obs_dim=obs_dim,
