@@ -1,5 +1,4 @@
-"""One agent's own spaces: how its observation becomes a flat vector and how its action comes out of a joint
-one."""
+"""One agent's own spaces: how its observation becomes a vector, how its action comes out of a joint one."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,8 @@ AgentID = Hashable
 Space = spaces.Space[Any]
 
 MASK_KEY = "action_mask"
-OBSERVATION_KEYS = (
-    "observations",
-    "observation",
-)  # RLlib's and PettingZoo's names for what lies beside a mask
+# What lies beside a mask is called so by RLlib and by PettingZoo.
+OBSERVATION_KEYS = ("observations", "observation")
 
 
 def mask_in(infos: Mapping[Any, Any], agent: AgentID) -> Any:
@@ -34,8 +31,7 @@ class AgentObservation:
     Attributes:
         agent: the agent's name.
         size: entries of the flattened observation.
-        key: where the observation lies when the agent observes a Dict that also holds its action mask, else
-            None.
+        key: where the observation lies, if the agent observes a Dict that also holds its action mask.
         flatten: turns an observation into a vector of `size` entries; None where it is one already.
     """
 
@@ -168,14 +164,11 @@ def _components_decoder(action: AgentAction, row: int, several: bool) -> Callabl
 
 def _out_of_range(action: AgentAction, choice: int | list[int]) -> LayoutError:
     limits = action.nvec[0] if isinstance(choice, int) else list(action.nvec)
-    return LayoutError(
-        f"agent {action.agent!r}: action {choice} is out of range (choices: {limits}, from 0)."
-    )
+    return LayoutError(f"agent {action.agent!r}: action {choice} is out of range (choices: {limits}, from 0).")
 
 
 def check_joinable(actions: Sequence[AgentAction]) -> None:
-    """Raises LayoutError unless all agents act discretely or all act continuously; says which do not
-    agree."""
+    """Raises LayoutError unless all agents act discretely or all continuously; says who does not."""
     discrete = [action for action in actions if action.is_discrete]
     continuous = [action for action in actions if not action.is_discrete]
     if discrete and continuous:

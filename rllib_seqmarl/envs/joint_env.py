@@ -33,9 +33,12 @@ class JointEnv(gym.Env):
 
     Actions are `TeamLayout.action_space`: choices (n,) or (n, k), or real numbers (n, dim).
 
-    The reward is the team's. `info["agent_rewards"]` holds each agent's, float32 (n,); with the last step of
-    an episode also `info["episode_agent_returns"]` (their sums) and, where the environment reports one,
-    `info["win"]`.
+    The reward is the team's. Infos hold:
+        agent_rewards: float32 (n,), each agent's own; after every step.
+        agent_terminateds: bool (n,), whose episode terminated with this step; where somebody's did.
+        episode_agent_returns: float32 (n,), the sums of agent_rewards; after the last step.
+        win: where the environment reports one (battle_won, won, win, success, is_success); after the last
+            step.
 
     An episode is truncated if it ended while some agent could have gone on, otherwise terminated. In the last
     observation after truncation, the agents whose value bootstraps are the living ones.
@@ -65,9 +68,7 @@ class JointEnv(gym.Env):
         name: str | None = None,
     ):
         if team_reward not in TEAM_REWARDS:
-            raise ValueError(
-                f"team_reward={team_reward!r} is unknown. Choose one of {', '.join(TEAM_REWARDS)}."
-            )
+            raise ValueError(f"team_reward={team_reward!r} is unknown. Choose one of {', '.join(TEAM_REWARDS)}.")
         self.env = env
         self.name = name or (getattr(env, "metadata", None) or {}).get("name") or type(env).__name__
         self._adapter = adapt(env)
@@ -98,20 +99,18 @@ class JointEnv(gym.Env):
             action_spaces=tuple(action for _, action in spaces),
             agent_ids=agent_ids,
             info_masks=any(mask_in(infos, agent) is not None for agent in agents),
-            state_dim=np.size(self._global_state()) if global_state else 0,
+            state_dim=self._state_size() if global_state else 0,
         )
 
-    def _global_state(self) -> Any:
+    def _state_size(self) -> int:
         try:
-            return self.env.state()
+            return np.size(self.env.state())
         except (AttributeError, NotImplementedError):
             raise JointEnvError("it has no global state (no `state()`). Set global_state=False.") from None
 
     # -- gymnasium.Env ---------------------------------------------------------------------------------------
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Arrays, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         """Starts an episode; returns the joint observation and an empty info."""
         arrays = self.layout.blank()
         return arrays, self.reset_into(arrays, seed=seed, options=options)
@@ -142,9 +141,7 @@ class JointEnv(gym.Env):
         observations, infos = self.env.reset(seed=seed, options=options)
         try:
             if not observations:
-                raise JointEnvError(
-                    "no agent has an observation. Somebody must be able to act after a reset."
-                )
+                raise JointEnvError("no agent has an observation. Somebody must be able to act after a reset.")
             self._observe(arrays, observations, infos, over=False)
         except (LayoutError, JointEnvError) as error:
             raise JointEnvError(f"{self.name}, at reset: {error}") from None
@@ -178,9 +175,7 @@ class JointEnv(gym.Env):
                 info["win"] = win
         return reward, team_terminated, team_truncated, info
 
-    def _observe(
-        self, arrays: Arrays, observations: Mapping[Any, Any], infos: Mapping[Any, Any], over: bool
-    ) -> None:
+    def _observe(self, arrays: Arrays, observations: Mapping[Any, Any], infos: Mapping[Any, Any], over: bool) -> None:
         """Notes who is to act next and writes what they see."""
         gone = self._gone
         self._acting = acting = tuple([a for a in self._agents if a in observations and a not in gone])
@@ -193,7 +188,7 @@ class JointEnv(gym.Env):
             observations = {agent: observations[agent] for agent in acting}
         layout = self.layout
         masks = {agent: mask_in(infos, agent) for agent in acting} if layout.info_masks else None
-        state = self._global_state() if layout.state_dim else None
+        state = self.env.state() if layout.state_dim else None
         layout.write(arrays, observations, masks, state, last=over)
 
     def _read_rewards(self, rewards: Mapping[Any, Any]) -> tuple[float, np.ndarray]:
@@ -205,9 +200,7 @@ class JointEnv(gym.Env):
         except (TypeError, ValueError):
             raise JointEnvError(f"rewards must be one number per agent, not {dict(rewards)}.") from None
         if not math.isfinite(total):
-            agent, value = next(
-                pair for pair in zip(self._agents, values, strict=True) if not math.isfinite(pair[1])
-            )
+            agent, value = next(pair for pair in zip(self._agents, values, strict=True) if not math.isfinite(pair[1]))
             raise JointEnvError(f"agent {agent!r}: its reward is {value}.")
         self._returns += agent_rewards
         return total * self._reward_share, agent_rewards
@@ -250,8 +243,7 @@ class JointEnv(gym.Env):
 
 
 def _find_win(infos: Mapping[Any, Any]) -> float | None:
-    """The team's win, if some info tells: the common one's if there is one, otherwise the mean over the
-    agents."""
+    """The team's win, if some info tells: the common one if there is one, otherwise the agents' mean."""
     common = [infos, *(infos[key] for key in ("common", "__common__") if key in infos)]
     for sources in (common, [info for info in infos.values() if isinstance(info, Mapping)]):
         wins = [float(info[key]) for info in sources for key in WIN_KEYS if key in info]

@@ -64,9 +64,7 @@ class TeamLayout(JointActions):
 
     def __post_init__(self) -> None:
         if not self.agents:
-            raise LayoutError(
-                "there are no agents. Declare at least one in `possible_agents` (one agent is a team)."
-            )
+            raise LayoutError("there are no agents. Declare at least one in `possible_agents` (one agent is a team).")
         twice = sorted({repr(agent) for agent in self.agents if self.agents.count(agent) > 1})
         if twice:
             raise LayoutError(f"the agent name {twice[0]} appears twice in `possible_agents`.")
@@ -177,8 +175,8 @@ class TeamLayout(JointActions):
 
         Args:
             arrays: what to fill; `observations` (n, obs_dim) etc., without batch axes.
-            observations: what each living agent sees. Who is absent is dead: zeros, and only the first choice
-                legal.
+            observations: what each living agent sees. Who is absent is dead: it sees zeros, and only its
+                first choice is legal.
             masks: legal actions of each living agent, for environments that put masks into infos.
             state: the global state, if `state_dim` is set.
             last: the episode is over, nobody will act: masks may be absent and may forbid everything.
@@ -204,12 +202,9 @@ class TeamLayout(JointActions):
                     raise ValueError(f"it has {len(seen)} entries, its space {size}")
                 table[place] = seen
             except (ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
-                raise LayoutError(
-                    f"agent {agent!r}: its observation does not fit its space: {error}."
-                ) from error
+                raise LayoutError(f"agent {agent!r}: its observation does not fit its space: {error}.") from error
         flat = table.ravel()
-        # A dot product is the quickest test; it may overflow where all is finite, so the exact test has the
-        # say.
+        # A dot product is the quickest test; as it may overflow, the exact test has the last word.
         if not math.isfinite(flat.dot(flat)):
             self._check_finite(table)
         if self.declares_masks:
@@ -226,9 +221,7 @@ class TeamLayout(JointActions):
     def _write_masks(
         self, table: np.ndarray, observations: Mapping[AgentID, Any], masks: Mapping[AgentID, Any], last: bool
     ) -> None:
-        for observed, action, row, places in zip(
-            self._observed, self._actions, table, self._mask_places, strict=True
-        ):
+        for observed, action, row, places in zip(self._observed, self._actions, table, self._mask_places, strict=True):
             agent = action.agent
             if agent not in observations:
                 continue
@@ -243,9 +236,7 @@ class TeamLayout(JointActions):
             if isinstance(mask, tuple):  # gymnasium's form for MultiDiscrete: one array a component
                 mask = np.concatenate(mask)
             if len(mask) != action.width:
-                raise LayoutError(
-                    f"agent {agent!r}: its action mask has {len(mask)} entries, not {action.width}."
-                )
+                raise LayoutError(f"agent {agent!r}: its action mask has {len(mask)} entries, not {action.width}.")
             row[places] = mask
         if self.is_discrete and not last:
             legal = np.logical_or.reduceat(table, self._component_starts, axis=1)  # (n, components)
@@ -290,7 +281,6 @@ class TeamLayout(JointActions):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Copies and pickles rebuild what is derived; the functions that read and decode are not carried
-        # about.
+        # Copies and pickles rebuild what is derived, and do not carry functions about.
         fields = (self.agents, self.observation_spaces, self.action_spaces)
         return type(self), (*fields, self.agent_ids, self.info_masks, self.state_dim)

@@ -1,7 +1,8 @@
 """Cooperative tasks of the multi-agent particle environments (Lowe et al. 2017), from the package mpe2.
 
-`env_config` is passed on as keyword arguments: N (simple_spread), max_cycles, local_ratio, continuous_actions,
-render_mode, ... Episodes are truncated after `max_cycles` steps and never terminate by default.
+`env_config` is passed on as keyword arguments: N (simple_spread), max_cycles, local_ratio,
+continuous_actions, render_mode, ... Episodes are truncated after `max_cycles` steps and never terminate by
+default.
 """
 
 import importlib
@@ -25,7 +26,8 @@ def make_mpe(module: str, **options: Any) -> ParallelEnv:
     for option in options:
         if option not in known:
             raise ValueError(
-                f"mpe2.{module} has no option {option!r}.{did_you_mean(option, known)} It has: {', '.join(known)}."
+                f"mpe2.{module} has no option {option!r}.{did_you_mean(option, known)} "
+                f"It has: {', '.join(known)}."
             )
     return ParallelMPE(task.raw_env(**options))
 
@@ -33,8 +35,8 @@ def make_mpe(module: str, **options: Any) -> ParallelEnv:
 class ParallelMPE(ParallelEnv):
     """A task of mpe2, moved by all agents at once.
 
-    mpe2's own `parallel_env` plays the same steps turn by turn through five wrappers, which takes longer than the
-    physics. Here the world is told all actions and stepped once: the same numbers in about half the time.
+    mpe2's own `parallel_env` plays the same steps turn by turn through five wrappers, which takes longer than
+    the physics. Here the world is told all actions and stepped once: the same numbers in about half the time.
     """
 
     def __init__(self, env: Any):
@@ -91,5 +93,7 @@ class ParallelMPE(ParallelEnv):
         if self.env.continuous_actions:
             return np.clip(action, space.low, space.high)  # as mpe2's own
         if not 0 <= action < space.n:
-            raise ValueError(f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0).")
+            raise ValueError(
+                f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0)."
+            )
         return action

@@ -15,8 +15,8 @@ from rllib_seqmarl.envs.layout import Arrays
 class JointVectorEnv(gym.vector.VectorEnv):
     """gymnasium's SyncVectorEnv for joint environments: the same results without a copy of every observation.
 
-    An environment whose episode is over is reset by the step after the last one (AutoresetMode.NEXT_STEP). Returned
-    arrays are new at every step and may be kept.
+    An environment whose episode is over is reset by the step after the last one (AutoresetMode.NEXT_STEP).
+    Returned arrays are new at every step and may be kept.
 
     Args:
         envs: at least one; all of one layout.

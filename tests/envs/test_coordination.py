@@ -24,8 +24,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def ascend(value_and_gradient: object, shapes: list[tuple[int, ...]], starts: int, steps: int = 400) -> float:
-    """The best value found by gradient ascent on the logits of all agents' policies, from several random
-    starts."""
+    """The best value found by gradient ascent on all agents' logits, from several random starts."""
     best = 0.0
     for seed in range(starts):
         rng = np.random.default_rng(seed)
@@ -41,8 +40,7 @@ def ascend(value_and_gradient: object, shapes: list[tuple[int, ...]], starts: in
 
 
 def distinct_value(policies: Policies) -> tuple[float, Policies]:
-    """Success probability of DistinctChoice and its gradient; the first agent's policy has a row for each
-    secret."""
+    """Success probability of DistinctChoice, and its gradient; the first agent has a row for each secret."""
     first, *others = policies
     k = first.shape[1]
     gradients = [np.zeros_like(policy) for policy in policies]
@@ -65,9 +63,7 @@ def unrepeated_value(policies: Policies) -> tuple[float, Policies]:
     q = factors.prod(axis=1)
     gradients = np.zeros((n, n))
     for i in range(n):
-        np.add.at(
-            gradients[i], permutations[:, i], 2.0 * (q.sum() - q) * q / np.maximum(factors[:, i], 1e-300)
-        )
+        np.add.at(gradients[i], permutations[:, i], 2.0 * (q.sum() - q) * q / np.maximum(factors[:, i], 1e-300))
     return float(q.sum() ** 2 - (q**2).sum()), list(gradients)
 
 
