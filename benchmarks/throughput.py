@@ -17,7 +17,6 @@ from collections.abc import Callable
 import torch
 from mpe2 import simple_spread_v3
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.tune.registry import register_env
 
@@ -45,13 +44,12 @@ register_env(
 
 
 def stock_ppo(num_envs: int) -> PPOConfig:
-    """RLlib's own multi-agent PPO on mpe2's own environment: one network of two layers that all agents share."""
+    """RLlib's own multi-agent PPO as it comes, on mpe2's own environment: one network that all agents share."""
     return (
         PPOConfig()
         .environment("mpe2_simple_spread", env_config=ENV_CONFIG)
         .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
         .multi_agent(policies={"shared"}, policy_mapping_fn=lambda *args, **kwargs: "shared")
-        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[64, 64]))
         .training(**{**TRAINING, "minibatch_size": BATCH_SIZE})
     )
 

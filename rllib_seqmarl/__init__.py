@@ -6,12 +6,19 @@ installed, the networks and trained policies still work.
 
 from importlib.util import find_spec
 
-from rllib_seqmarl.envs import JointEnv, make_joint_env
+from rllib_seqmarl.envs import JointEnv, check_joint_env, make_joint_env
 from rllib_seqmarl.networks import load_published_mat
 from rllib_seqmarl.policy import JointPolicy
 from rllib_seqmarl.version import __version__
 
-__all__ = ["JointEnv", "JointPolicy", "__version__", "load_published_mat", "make_joint_env"]
+__all__ = [
+    "JointEnv",
+    "JointPolicy",
+    "__version__",
+    "check_joint_env",
+    "load_published_mat",
+    "make_joint_env",
+]
 
 if find_spec("ray") is not None:
     from rllib_seqmarl.algorithms import MAT, MATConfig

@@ -35,7 +35,7 @@ class JointEnv(gym.Env):
 
     The reward is the team's. Infos hold:
         agent_rewards: float32 (n,), each agent's own; after every step.
-        agent_terminateds: bool (n,), whose episode terminated with this step; where somebody's did.
+        agent_terminateds: bool (n,), whose life ended with this step; where somebody's did.
         episode_agent_returns: float32 (n,), the sums of agent_rewards; after the last step.
         win: where the environment reports one (battle_won, won, win, success, is_success); after the last
             step.
@@ -156,17 +156,20 @@ class JointEnv(gym.Env):
             actions = self.layout.split(action, self._acting)
             observations, rewards, terminated, truncated, infos = self.env.step(actions)
             reward, agent_rewards = self._read_rewards(rewards)
-            if any(terminated.values()) or any(truncated.values()):
+            team_terminated = team_truncated = False
+            somebody_ended = any(terminated.values()) or any(truncated.values())
+            if somebody_ended:
                 team_terminated, team_truncated = self._bury(terminated, truncated)
-            else:
-                team_terminated = team_truncated = False
             over = team_terminated or team_truncated
             self._observe(arrays, observations, infos, over)
         except (LayoutError, JointEnvError) as error:
             raise JointEnvError(f"{self.name}, step {self._step}: {error}") from None
         info: dict[str, Any] = {"agent_rewards": agent_rewards}
-        if any(terminated.values()):
-            info["agent_terminateds"] = np.array([bool(terminated.get(agent)) for agent in self._agents])
+        # An agent that is cut off while others go on leaves no last observation to value, so its life ends as well.
+        if somebody_ended:
+            ended = [bool(terminated.get(a) or (truncated.get(a) and not over)) for a in self._agents]
+            if any(ended):
+                info["agent_terminateds"] = np.array(ended)
         if over:
             self._running = False
             info["episode_agent_returns"] = self._returns.astype(np.float32)

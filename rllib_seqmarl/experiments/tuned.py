@@ -10,13 +10,7 @@ import rllib_seqmarl
 def tuned_configs() -> dict[str, Path]:
     """All tuned experiment files: "algorithm/suite-task" -> its path.
 
-    They lie inside the installed package, or beside it in a checkout.
+    They lie in the package; in a checkout, that is a link to the folder beside it.
     """
-    package = Path(rllib_seqmarl.__file__).parent
-    for folder in (package / "tuned_configs", package.parent / "tuned_configs"):
-        if folder.is_dir():
-            return {
-                file.relative_to(folder).with_suffix("").as_posix(): file
-                for file in sorted(folder.rglob("*.yaml"))
-            }
-    return {}
+    folder = Path(rllib_seqmarl.__file__).parent / "tuned_configs"
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.glob("*/*.yaml"))}

@@ -107,6 +107,19 @@ def test_who_dies_keeps_its_row_and_acts_no_more() -> None:
     assert rewards == [[0.0, 1.0, 2.0]] * 2 + [[0.0, 0.0, 2.0]] * 4
 
 
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_whose_life_ended_is_told_with_the_step(is_cut_off: bool) -> None:
+    def cut_off(results: tuple[Any, ...], step: int) -> None:
+        _, _, terminated, truncated, _ = results
+        if is_cut_off and terminated.get("b"):
+            terminated["b"], truncated["b"] = False, True
+
+    steps = episode(JointEnv(ToyTeam([D3] * 3, deaths={"b": 2}, spoil=cut_off)))
+    told = [info["agent_terminateds"].tolist() if "agent_terminateds" in info else None for *_, info in steps]
+    # Who is truncated with the whole team lives on as far as values are concerned.
+    assert told == [None, [False, True, False], None, None, None, None]
+
+
 def test_who_is_absent_at_reset_may_come_later() -> None:
     team = ToyTeam([D3, D3], absent=("b",))
     env = JointEnv(team)
