@@ -2,7 +2,7 @@
 
     python benchmarks/learning_curve.py tuned_configs/mat/mpe-simple_spread.yaml --seeds 0 1 2
 
-Evaluations are the same 128 episodes every time. Results go to benchmarks/results/<name>.json (seeds already there are
+Evaluations are the same 512 episodes every time. Results go to benchmarks/results/<name>.json (seeds already there are
 not run again) and the picture beside it.
 """
 
@@ -27,8 +27,9 @@ from rllib_seqmarl.experiments.experiment_file import load_experiments
 
 RESULTS = Path(__file__).parent / "results"
 MARKS = (0, 50_000, 100_000, 200_000, 400_000)
-EPISODES = 128
-# Measured with the published code (github.com/PKU-MARL/Multi-Agent-Transformer), two seeds, the same settings.
+EPISODES = 512
+# Measured with the published code (github.com/PKU-MARL/Multi-Agent-Transformer), two seeds of 128 episodes, the same
+# settings.
 PUBLISHED = {
     "sampled": (-28.0, -21.3, -20.8, -19.0, -17.2),
     "greedy": (-36.0, -19.0, -18.7, -18.0, -16.9),
