@@ -3,7 +3,7 @@
 All three run in this process, taking turns, so that the ratios hold on a noisy machine. Sampling is one call of the
 env runner's `sample()`; a whole iteration is `algo.train()`: sampling, learning and weight sync.
 
-    python benchmarks/throughput.py [--rounds 5] [--threads 1]
+    python benchmarks/throughput.py [--rounds 5] [--threads 1] [--ppo-hiddens 64 64]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from mpe2 import simple_spread_v3
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.tune.registry import register_env
 
@@ -43,13 +44,15 @@ register_env(
 )
 
 
-def stock_ppo(num_envs: int) -> PPOConfig:
+def stock_ppo(num_envs: int, hiddens: list[int] | None) -> PPOConfig:
     """RLlib's own multi-agent PPO as it comes, on mpe2's own environment: one network that all agents share."""
+    model = DefaultModelConfig(fcnet_hiddens=hiddens) if hiddens else DefaultModelConfig()
     return (
         PPOConfig()
         .environment("mpe2_simple_spread", env_config=ENV_CONFIG)
         .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
         .multi_agent(policies={"shared"}, policy_mapping_fn=lambda *args, **kwargs: "shared")
+        .rl_module(model_config=model)
         .training(**{**TRAINING, "minibatch_size": BATCH_SIZE})
     )
 
@@ -73,11 +76,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each takes its turn (the median counts)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--num-envs", type=int, default=32, help="environments per env runner")
+    parser.add_argument("--ppo-hiddens", type=int, nargs="+", help="PPO's hidden layers (RLlib's default: 256 256)")
     args = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
 
-    ppo_algo, mat_algo = stock_ppo(args.num_envs).build_algo(), mat(args.num_envs).build_algo()
+    ppo_algo, mat_algo = stock_ppo(args.num_envs, args.ppo_hiddens).build_algo(), mat(args.num_envs).build_algo()
 
     def sample(algo: object) -> Callable[[], int]:
         def run() -> int:
