@@ -13,6 +13,7 @@ from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
+from rllib_seqmarl.algorithms.env_errors import EnvErrorBoard, JointEnvRunner, RecordingJointEnvRunner
 from rllib_seqmarl.algorithms.team_metrics import TeamMetrics
 from rllib_seqmarl.algorithms.validation import check_options
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
@@ -33,6 +34,8 @@ class JointPPOConfig(PPOConfig):
 
     env: Any
     callbacks_class: Any
+    env_runner_cls: Any
+    output: Any
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or JointPPO)
@@ -47,6 +50,7 @@ class JointPPOConfig(PPOConfig):
         self.vf_clip_param = None  # as clip_param
         self.entropy_coeff = 0.01
         self.grad_clip = 10.0
+        self.log_gradients = True  # the norm is reported with and without clipping
         self.use_kl_loss = False
         self.kl_coeff = 0.0
         self.num_env_runners = 0
@@ -231,6 +235,8 @@ class JointPPOConfig(PPOConfig):
         if self.minibatch_size is None and self.num_learners > 1:
             # RLlib shares a batch out among learners by a number; the learner takes this one as "all of it".
             self.minibatch_size = self.train_batch_size_per_learner
+        if self.env_runner_cls in (None, JointEnvRunner, RecordingJointEnvRunner):
+            self.env_runner_cls = RecordingJointEnvRunner if self.output else JointEnvRunner
         callbacks = force_list(self.callbacks_class)
         if TeamMetrics not in callbacks:
             self.callbacks_class = [TeamMetrics, *callbacks]
@@ -240,7 +246,10 @@ class JointPPOConfig(PPOConfig):
 
 
 class JointPPO(PPO):
-    """PPO on a joint policy. RLlib's PPO runs it; the module and the learner make the difference."""
+    """PPO on a joint policy. RLlib's PPO runs it; the module and the learner make the difference.
+
+    An environment that breaks a promise ends training with a `JointEnvError`, on remote env runners as well.
+    """
 
     @classmethod
     @override(PPO)
@@ -255,3 +264,25 @@ class JointPPO(PPO):
         if isinstance(env_specifier, JointEnvCreator):
             return repr(env_specifier), env_specifier
         return Algorithm._get_env_id_and_creator(env_specifier, config)
+
+    @override(PPO)
+    def setup(self, config: AlgorithmConfig) -> None:
+        self._env_errors = EnvErrorBoard(self.logdir)
+        self._env_errors.clear()  # a trial that is taken up again has the log directory it had
+        with self._env_errors.watched():
+            super().setup(config)
+
+    @override(PPO)
+    def training_step(self) -> None:
+        with self._env_errors.watched():
+            super().training_step()
+
+    @override(PPO)
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        with self._env_errors.watched():
+            return super().evaluate(parallel_train_future)
+
+    @override(PPO)
+    def cleanup(self) -> None:
+        super().cleanup()
+        self._env_errors.clear()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import math
 from typing import Any
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 
@@ -14,11 +17,18 @@ class TeamMetrics(RLlibCallback):
 
     In a training result they stand at `env_runners/agent_episode_returns_mean/<agent>`, as in RLlib's own multi-agent
     results, and at `env_runners/win_rate`. The algorithm adds this callback to the user's own.
+
+    `env_runners/episode_return_mean` is in every result, NaN while no episode has ended: RLlib leaves it out until then,
+    and searches, schedulers and stop criteria of Tune that name it would fail.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._agents: list[str] | None = None
+
+    def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
+        # Tune's searchers and stop criteria look this up in every result, also before the first episode has ended.
+        result.get("env_runners", {}).setdefault("episode_return_mean", math.nan)
 
     def on_episode_end(
         self,
@@ -37,3 +47,6 @@ class TeamMetrics(RLlibCallback):
             metrics_logger.log_value(("agent_episode_returns_mean", agent), float(agent_return), window=window)
         if "win" in info:
             metrics_logger.log_value("win_rate", float(info["win"]), window=window)
+
+    def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
+        result.setdefault(ENV_RUNNER_RESULTS, {}).setdefault(EPISODE_RETURN_MEAN, math.nan)

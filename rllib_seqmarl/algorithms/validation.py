@@ -77,21 +77,29 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _is_schedule(value: Any) -> bool:
-    """A number, or RLlib's [[timestep, value], ...]."""
-    return _is_number(value) or (
-        isinstance(value, list | tuple)
-        and bool(value)
-        and all(isinstance(p, list | tuple) and len(p) == 2 and all(map(_is_number, p)) for p in value)
-    )
+def _is_count_or_zero(value: Any) -> bool:
+    return _is_count(value, least=0)
 
 
 def _positive(value: Any) -> bool:
     return _is_number(value) and value > 0
+
+
+def _not_negative(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_schedule(value: Any) -> bool:
+    """A number, or RLlib's [[timestep, value], ...]."""
+    return _not_negative(value) or (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(isinstance(p, list | tuple) and len(p) == 2 and all(map(_not_negative, p)) for p in value)
+    )
 
 
 def _fraction(value: Any) -> bool:
@@ -106,7 +114,7 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-_A_SCHEDULE = "a number >= 0 or a schedule [[0, value], [timestep, value], ...]"
+_A_SCHEDULE = "a number >= 0 or a schedule of such, [[0, value], [timestep, value], ...]"
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (_is_schedule, _A_SCHEDULE),
     "entropy_coeff": (_is_schedule, _A_SCHEDULE),
@@ -116,12 +124,28 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "vf_clip_param": (_or_none(_positive), "a number > 0, or None for the value of clip_param"),
     "huber_delta": (_or_none(_positive), "a number > 0, or None for a quadratic loss"),
     "adam_epsilon": (_positive, "a number > 0, such as 1e-5"),
-    "vf_loss_coeff": (lambda value: _is_number(value) and value >= 0, "a number >= 0"),
+    "vf_loss_coeff": (_not_negative, "a number >= 0"),
     "grad_clip": (_or_none(_positive), "a number > 0, or None for no clipping"),
     "num_epochs": (_is_count, "a whole number >= 1"),
     "minibatch_size": (_or_none(_is_count), "a whole number >= 1, or None for the whole batch"),
     "train_batch_size_per_learner": (_is_count, "a whole number >= 1"),
+    "num_env_runners": (_is_count_or_zero, "a whole number >= 0; 0 samples in the algorithm's own process"),
     "num_envs_per_env_runner": (_is_count, "a whole number >= 1"),
+    "rollout_fragment_length": (
+        lambda value: value == "auto" or _is_count(value),
+        "a whole number >= 1, or 'auto' for a share of the batch",
+    ),
+    "batch_mode": (
+        lambda value: value in ("truncate_episodes", "complete_episodes"),
+        "'truncate_episodes' or 'complete_episodes'",
+    ),
+    "num_learners": (_is_count_or_zero, "a whole number >= 0; 0 learns in the algorithm's own process"),
+    "evaluation_interval": (_or_none(_is_count_or_zero), "a whole number >= 1, or None for no evaluation"),
+    "evaluation_num_env_runners": (_is_count_or_zero, "a whole number >= 0"),
+    "evaluation_duration_unit": (
+        lambda value: value in ("episodes", "timesteps"),
+        "'episodes' or 'timesteps'",
+    ),
     "use_value_norm": (_is_bool, "True or False"),
     "shared_reward": (_is_bool, "True or False"),
     "agent_ids": (_is_bool, "True or False"),

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_seqmarl import MATConfig
+from rllib_seqmarl.algorithms.env_errors import JointEnvRunner, RecordingJointEnvRunner
 from rllib_seqmarl.algorithms.team_metrics import TeamMetrics
 
 ENV = "coordination/distinct_choice"
@@ -22,6 +24,27 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], MATConfig], str]] = {
     "misspelt": (lambda: config(clip_parm=0.1), "no option 'clip_parm'. Did you mean 'clip_param'"),
     "number": (lambda: config(clip_param="0.1"), "clip_param='0.1' is not a number > 0"),
     "schedule": (lambda: config(lr=[[0, "a"]]), r"lr=\[\[0, 'a'\]\] is not a number >= 0 or a schedule"),
+    "schedule below 0": (lambda: config(lr=[[0, 1e-3], [100, -1e-3]]), "lr=.* is not a number >= 0 or a schedule"),
+    "rate below 0": (lambda: config(entropy_coeff=-0.1), "entropy_coeff=-0.1 is not a number >= 0"),
+    "env runners": (lambda: config(num_env_runners="2"), "num_env_runners='2' is not a whole number >= 0"),
+    "learners": (lambda: config(num_learners=-1), "num_learners=-1 is not a whole number >= 0"),
+    "fragment": (
+        lambda: config(rollout_fragment_length=0),
+        "rollout_fragment_length=0 is not a whole number >= 1, or 'auto'",
+    ),
+    "batch mode": (lambda: config(batch_mode="episodes"), "batch_mode='episodes' is not 'truncate_episodes' or"),
+    "evaluation interval": (
+        lambda: config(evaluation_interval="often"),
+        "evaluation_interval='often' is not a whole number >= 1, or None",
+    ),
+    "evaluation runners": (
+        lambda: config(evaluation_num_env_runners="1"),
+        "evaluation_num_env_runners='1' is not a whole number >= 0",
+    ),
+    "evaluation unit": (
+        lambda: config(evaluation_interval=1, evaluation_duration_unit="steps"),
+        "evaluation_duration_unit='steps' is not 'episodes' or 'timesteps'",
+    ),
     "count": (lambda: config(num_epochs=0), "num_epochs=0 is not a whole number >= 1"),
     "boolean": (lambda: config(agent_ids="yes"), "agent_ids='yes' is not True or False"),
     "choice": (lambda: config(team_reward="max"), "team_reward='max' is not 'mean' or 'sum'"),
@@ -82,6 +105,22 @@ def test_fluent_methods_and_dict_set_the_same_options() -> None:
         agent_ids=False,
     )
     assert fluent.to_dict() == by_dict.to_dict()
+
+
+def test_env_runners_that_tell_their_environments_errors_are_chosen_unless_the_user_chose() -> None:
+    class Mine(SingleAgentEnvRunner):
+        pass
+
+    recording = config(output="recordings", batch_mode="complete_episodes")
+    silent = recording.copy(copy_frozen=False)
+    silent.output = None
+    chosen = config().env_runners(env_runner_cls=Mine)
+    for one, expected in ((config(), JointEnvRunner), (recording, RecordingJointEnvRunner), (chosen, Mine)):
+        one.validate()
+        assert one.env_runner_cls is expected
+    silent.env_runner_cls = recording.env_runner_cls  # what an evaluation config that does not record starts from
+    silent.validate()
+    assert silent.env_runner_cls is JointEnvRunner
 
 
 def test_the_users_callbacks_stay_beside_the_team_metrics() -> None:

@@ -60,6 +60,12 @@ def test_a_training_result_has_what_marl_people_look_at() -> None:
     assert learner["entropy"] == pytest.approx(math.log(3), abs=0.05)  # a new policy draws uniformly
 
 
+def test_a_result_has_a_return_before_the_first_episode_has_ended() -> None:
+    algo = small_config().environment(ENV, env_config={"n_agents": 3, "max_cycles": 1000}).build_algo()
+    assert math.isnan(algo.train()["env_runners"]["episode_return_mean"])
+    algo.stop()
+
+
 def counting_callback() -> type[RLlibCallback]:
     """A user's callback; made in a function, so that it travels to workers that cannot import this file."""
 

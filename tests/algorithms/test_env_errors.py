@@ -1,0 +1,142 @@
+"""What is wrong with an environment ends training with its one message, whichever worker it shows on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+
+from rllib_seqmarl import MATConfig
+from rllib_seqmarl.envs import JointEnvError
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+WHO_AND_WHEN = "agent 'agent_1': its reward is nan"
+
+
+def choice_that(spoil: Callable[[Any], Any], at_step: int) -> Callable[..., Any]:
+    """An environment that does something bad at a step; made in a function, so that it travels to workers."""
+
+    def create(**options: Any) -> Any:
+        from rllib_seqmarl.envs.distinct_choice import DistinctChoice
+
+        class Spoilt(DistinctChoice):
+            steps = 0
+
+            def step(self, actions: dict[str, int]) -> Any:
+                self.steps += 1
+                results = super().step(actions)
+                if self.steps == at_step:
+                    spoil(results)
+                return results
+
+        return Spoilt(n_agents=2, max_cycles=5, **options)
+
+    return create
+
+
+
+def nan_reward() -> Callable[[Any], None]:
+    """Makes an agent's reward NaN."""
+
+    def spoil(results: Any) -> None:
+        results[1]["agent_1"] = float("nan")
+
+    return spoil
+
+
+def config(env: Any) -> MATConfig:
+    return (
+        MATConfig()
+        .environment(env)
+        .env_runners(num_envs_per_env_runner=2)
+        .training(train_batch_size_per_learner=40, num_epochs=1)
+        .network(embed_dim=16)
+        .fault_tolerance(delay_between_env_runner_restarts_s=0.1)
+    )
+
+
+@pytest.mark.parametrize("num_env_runners", [0, 1])
+def test_a_broken_promise_ends_training(num_env_runners: int) -> None:
+    algo = config(choice_that(nan_reward(), at_step=8)).env_runners(num_env_runners=num_env_runners).build_algo()
+    with pytest.raises(JointEnvError, match=WHO_AND_WHEN):
+        algo.train()
+    algo.stop()
+
+
+def test_an_evaluation_runners_error_is_told_as_well() -> None:
+    spoilt, sound = choice_that(nan_reward(), at_step=3), choice_that(nan_reward(), at_step=10**9)
+
+    def spoilt_in_evaluation(is_spoilt: bool = False) -> Any:
+        return spoilt() if is_spoilt else sound()
+
+    algo = (
+        config(spoilt_in_evaluation)
+        .evaluation(evaluation_num_env_runners=1, evaluation_config={"env_config": {"is_spoilt": True}})
+        .build_algo()
+    )
+    algo.train()
+    with pytest.raises(JointEnvError, match=WHO_AND_WHEN):
+        algo.evaluate()
+    algo.stop()
+
+
+def test_an_environment_that_cannot_be_made_on_a_worker_is_told() -> None:
+    def broken(**_: Any) -> Any:
+        from gymnasium import spaces
+
+        from rllib_seqmarl.envs.distinct_choice import DistinctChoice
+
+        env = DistinctChoice(n_agents=2)
+        env._action_spaces["agent_1"] = spaces.Box(0.0, 1.0, (1,))
+        return env
+
+    with pytest.raises(JointEnvError, match="cannot be joined"):
+        config(broken).env_runners(num_env_runners=1).build_algo()
+
+
+def test_a_crash_is_restarted(tmp_path: Path) -> None:
+    crashed = str(tmp_path / "crashed")
+
+    def spoil(results: Any) -> None:
+        import os
+
+        if not os.path.exists(crashed):
+            open(crashed, "w").close()
+            raise RuntimeError("the simulator crashed")
+
+    algo = config(choice_that(spoil, at_step=8)).env_runners(num_env_runners=1).build_algo()
+    steps = 0
+    for _ in range(6):
+        steps = algo.train().get("num_env_steps_sampled_lifetime", 0)
+        if steps >= 80:
+            break
+    algo.stop()
+    assert Path(crashed).exists()
+    assert steps >= 80
+
+
+def test_recording_runners_tell_as_well(tmp_path: Path) -> None:
+    algo = (
+        config(choice_that(nan_reward(), at_step=8))
+        .env_runners(num_env_runners=1, batch_mode="complete_episodes")
+        .offline_data(output=str(tmp_path))
+        .build_algo()
+    )
+    with pytest.raises(JointEnvError, match=WHO_AND_WHEN):
+        algo.train()
+    algo.stop()
+
+
+def test_tune_reports_the_message(tmp_path: Path) -> None:
+    spoilt = choice_that(nan_reward(), at_step=90)
+    tune.register_env("nan_later", lambda options: spoilt())
+    results = tune.Tuner(
+        "MAT",
+        param_space=config("nan_later").env_runners(num_env_runners=1).to_dict(),
+        run_config=tune.RunConfig(stop={"training_iteration": 50}, storage_path=str(tmp_path), verbose=0),
+    ).fit()
+    assert WHO_AND_WHEN in str(results.errors[0])
