@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import math
 from typing import Any
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -25,10 +24,6 @@ class TeamMetrics(RLlibCallback):
     def __init__(self) -> None:
         super().__init__()
         self._agents: list[str] | None = None
-
-    def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
-        # Tune's searchers and stop criteria look this up in every result, also before the first episode has ended.
-        result.get("env_runners", {}).setdefault("episode_return_mean", math.nan)
 
     def on_episode_end(
         self,
