@@ -14,7 +14,7 @@ test: $(STAMP)  ## run the test suite
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)  ## style, types and import rules
-	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 benchmarks: $(STAMP)  ## decoding, the update, and throughput against references
 	$(BIN)/python benchmarks/decode.py && $(BIN)/python benchmarks/update.py && $(BIN)/python benchmarks/throughput.py

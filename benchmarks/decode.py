@@ -58,19 +58,13 @@ def seconds(function: Callable[[], object], calls: int) -> float:
 
 def main() -> None:
     """Print a line per team size."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="timings per decoder, of which the best is kept"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="timings per decoder, of which the best is kept")
     repeats = parser.parse_args().repeats
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = JointPolicyNetwork(
-        NetworkConfig(OBS_DIM, ActionSpec("discrete", (ACTIONS,)), embed_dim=EMBED_DIM)
-    )
+    network = JointPolicyNetwork(NetworkConfig(OBS_DIM, ActionSpec("discrete", (ACTIONS,)), embed_dim=EMBED_DIM))
     for parameter in network.parameters():  # initial weights leave all actions nearly equal
         parameter.data += 0.2 * torch.randn_like(parameter)
 
@@ -80,9 +74,7 @@ def main() -> None:
         obs = torch.randn(ENVS, n, OBS_DIM)
         recomputed, cached = partial(act_by_recomputing, unfolded(network), obs), partial(network.act, obs)
         assert torch.equal(recomputed()[0], cached()[0]), "the two decoders chose different actions"
-        pairs = [
-            (seconds(recomputed, max(1, 40 // n)), seconds(cached, max(2, 160 // n))) for _ in range(repeats)
-        ]
+        pairs = [(seconds(recomputed, max(1, 40 // n)), seconds(cached, max(2, 160 // n))) for _ in range(repeats)]
         slow, fast = (min(times) * 1e3 for times in zip(*pairs, strict=True))
         print(f"{n:>6} {slow:>9.1f} ms {fast:>7.2f} ms {slow / fast:>6.1f}x {target:>6.1f}x")
 

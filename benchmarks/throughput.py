@@ -39,9 +39,7 @@ def bare_env_steps(steps: int = 4 * BATCH_SIZE) -> int:
     return steps
 
 
-register_env(
-    "mpe2_simple_spread", lambda config: ParallelPettingZooEnv(simple_spread_v3.parallel_env(**config))
-)
+register_env("mpe2_simple_spread", lambda config: ParallelPettingZooEnv(simple_spread_v3.parallel_env(**config)))
 
 
 def stock_ppo(num_envs: int, hiddens: list[int] | None) -> PPOConfig:

@@ -1,8 +1,8 @@
 """Bring an environment of your own: write it as a PettingZoo ParallelEnv, check it, train on it, act in it.
 
-Couriers share a street of seven houses. Each has a parcel for one house, and no two may stand in one house at once: who
-moves first decides, so a joint policy can give way where independent ones collide. Illegal moves (out of the street) are
-masked, and a courier who has delivered goes home: it leaves `agents` while the others go on.
+Couriers share a street of seven houses. Each has a parcel for one house, and no two may stand in one house at once. A
+joint policy can give way, since each courier knows where its predecessors are about to go. Illegal moves (out of the
+street) are masked, and a courier who has delivered goes home: it leaves `agents` while the others go on.
 """
 
 from __future__ import annotations

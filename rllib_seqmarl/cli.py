@@ -69,18 +69,10 @@ _RUN_OPTIONS = [
         is_flag=True,
         help="Go on with the experiment of the same name, from its last checkpoints.",
     ),
-    click.option(
-        "--num-samples", type=int, help="How often to sample the config; a grid is repeated as often."
-    ),
-    click.option(
-        "--local-dir", "--storage-path", help="Where results go (a folder, or s3://...). [~/ray_results]"
-    ),
-    click.option(
-        "--checkpoint-freq", type=int, help="Training iterations between checkpoints; 0 for none. [20]"
-    ),
-    click.option(
-        "--checkpoint-at-end/--no-checkpoint-at-end", default=None, help="Write one at the end. [yes]"
-    ),
+    click.option("--num-samples", type=int, help="How often to sample the config; a grid is repeated as often."),
+    click.option("--local-dir", "--storage-path", help="Where results go (a folder, or s3://...). [~/ray_results]"),
+    click.option("--checkpoint-freq", type=int, help="Training iterations between checkpoints; 0 for none. [20]"),
+    click.option("--checkpoint-at-end/--no-checkpoint-at-end", default=None, help="Write one at the end. [yes]"),
     click.option("--keep-checkpoints-num", type=int, help="How many checkpoints to keep; 0 for all. [2]"),
     click.option(
         "--checkpoint-score-attr", help="Keep the best by this metric ('min-...' for lowest), not the newest."
@@ -91,12 +83,8 @@ _RUN_OPTIONS = [
     click.option("--ray-address", help="Run on this Ray cluster ('auto' for a running one)."),
     click.option("--ray-num-cpus", type=int, help="How many CPUs a Ray started here counts. [all]"),
     click.option("--ray-num-gpus", type=int, help="How many GPUs a Ray started here counts. [all]"),
-    click.option(
-        "-v", "--verbose", count=True, help="Show what Ray Tune and the workers say; -vv also tracebacks."
-    ),
-    click.option(
-        "--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error."
-    ),
+    click.option("-v", "--verbose", count=True, help="Show what Ray Tune and the workers say; -vv also tracebacks."),
+    click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error."),
 ]
 
 
@@ -111,13 +99,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--env", help="The environment's name; `rllib list` shows them.")
 @click.option("--config", "config_text", default="{}", help="The algorithm's config, as JSON or YAML.")
 @click.option("--stop", "stop_text", default="{}", help="Metric -> value at which to stop, as JSON or YAML.")
-@click.option(
-    "--search", "search_text", help="A search block, as JSON or YAML, such as '{algorithm: optuna}'."
-)
+@click.option("--search", "search_text", help="A search block, as JSON or YAML, such as '{algorithm: optuna}'.")
 @click.option("--scheduler", "scheduler_text", help="A scheduler, such as asha.")
-@click.option(
-    "-n", "--experiment-name", help="The experiment's name, and its folder's. [algorithm-environment]"
-)
+@click.option("-n", "--experiment-name", help="The experiment's name, and its folder's. [algorithm-environment]")
 @_run_options
 @click.pass_context
 def train(
@@ -150,13 +134,9 @@ def train(
         if run is None:
             raise ExperimentError("name an algorithm with --run, or give a file: rllib train file EXP.yaml.")
         spec: dict[str, Any] = {"run": run} | ({"env": env} if env else {})
-        spec |= {
-            key: parse_yaml(text, f"--{key}", numbered=False).value for key, text in texts.items() if text
-        }
+        spec |= {key: parse_yaml(text, f"--{key}", numbered=False).value for key, text in texts.items() if text}
         name = experiment_name or f"{run}-{env or 'training'}".replace("/", "-")
-        return [
-            parse_experiment(name, spec, lambda *path: f"--{(*path, 'env')[0]}")
-        ]  # a place is an option's name
+        return [parse_experiment(name, spec, lambda *path: f"--{(*path, 'env')[0]}")]  # a place is an option's name
 
     _train(experiments, **options)
 
@@ -188,9 +168,7 @@ def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: 
         from rllib_seqmarl.experiments.report import closing_words, results_table
         from rllib_seqmarl.experiments.runner import check_runnable, run_experiment
 
-        session = RaySession(
-            options["ray_address"], options["ray_num_cpus"], options["ray_num_gpus"], verbose
-        )
+        session = RaySession(options["ray_address"], options["ray_num_cpus"], options["ray_num_gpus"], verbose)
         session.quieten()
         checked = [_with_options(experiment, options) for experiment in experiments()]
         check_runnable(checked, session)
@@ -214,9 +192,7 @@ def _with_options(experiment: Experiment, options: dict[str, Any]) -> Experiment
     """The experiment with what was given on the command line in place of what its file says."""
     from rllib_seqmarl.experiments.experiment import parse_checkpoints
 
-    given = {
-        key: options[key] for key in ("num_samples", "max_failures", "restore") if options[key] is not None
-    }
+    given = {key: options[key] for key in ("num_samples", "max_failures", "restore") if options[key] is not None}
     if options["local_dir"] is not None:
         given["storage_path"] = options["local_dir"]
     keys = ("checkpoint_freq", "checkpoint_at_end", "keep_checkpoints_num", "checkpoint_score_attr")
@@ -232,18 +208,12 @@ def _with_options(experiment: Experiment, options: dict[str, Any]) -> Experiment
 
 @main.command(context_settings=CONTEXT)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "--episodes", type=click.IntRange(min=1), default=10, show_default=True, help="How many to play."
-)
+@click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True, help="How many to play.")
 @click.option("--explore", is_flag=True, help="Sample actions, instead of taking the most probable ones.")
-@click.option(
-    "--render", type=click.Path(path_type=Path), help="Write the first episode as an animation (.gif)."
-)
+@click.option("--render", type=click.Path(path_type=Path), help="Write the first episode as an animation (.gif).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Episode i is reset with seed + i.")
 @click.option("--env", help="Play in this environment, instead of the one of training.")
-@click.option(
-    "--env-config", "env_config_text", default="{}", help="Options of the environment, as JSON or YAML."
-)
+@click.option("--env-config", "env_config_text", default="{}", help="Options of the environment, as JSON or YAML.")
 @click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
 def evaluate(
     checkpoint: Path,
@@ -270,15 +240,9 @@ def evaluate(
 
         found = find_checkpoint(checkpoint)
         policy = load_policy(found)
-        joint_env = policy_env(
-            policy, env, parse_yaml(env_config_text, "--env-config").value, render is not None
-        )
-        click.echo(
-            f"{found}\n{joint_env.name}: {episodes} episodes, {'sampled' if explore else 'greedy'} actions"
-        )
-        evaluation = play(
-            policy, joint_env, episodes, explore=explore, seed=seed, draw=int(render is not None)
-        )
+        joint_env = policy_env(policy, env, parse_yaml(env_config_text, "--env-config").value, render is not None)
+        click.echo(f"{found}\n{joint_env.name}: {episodes} episodes, {'sampled' if explore else 'greedy'} actions")
+        evaluation = play(policy, joint_env, episodes, explore=explore, seed=seed, draw=int(render is not None))
         click.echo(evaluation.summary())
         if render is not None:
             write_gif(evaluation.frames, render)
@@ -303,12 +267,8 @@ def list_command() -> None:
 
 
 @main.command(context_settings=CONTEXT)
-@click.option(
-    "--minutes", type=click.FloatRange(min=0.01), default=4.0, show_default=True, help="How long to train."
-)
-@click.option(
-    "--steps", type=click.IntRange(min=1), help="Stop after this many env steps, if that comes first."
-)
+@click.option("--minutes", type=click.FloatRange(min=0.01), default=4.0, show_default=True, help="How long to train.")
+@click.option("--steps", type=click.IntRange(min=1), help="Stop after this many env steps, if that comes first.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/quickstart"), show_default=True)
 @click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
 def quickstart(minutes: float, steps: int | None, out: Path, trace: bool) -> None:

@@ -113,9 +113,7 @@ class JointPolicy:
         Raises:
             LayoutError: An observation, mask or state does not fit; names the agent.
         """
-        joint_action = self.act_jointly(
-            self.layout.observe(observations, action_masks, state), explore=explore
-        )
+        joint_action = self.act_jointly(self.layout.observe(observations, action_masks, state), explore=explore)
         return self.layout.split(joint_action, [agent for agent in self.layout.agents if agent in observations])
 
     def act_jointly(self, observation: Mapping[str, np.ndarray], *, explore: bool = False) -> np.ndarray:
@@ -157,4 +155,3 @@ def network_input(observation: Mapping[str, Tensor]) -> Tensor:
         return observations
     state = observation["state"].unsqueeze(1).expand(-1, observations.shape[1], -1)  # (B, n, state_dim)
     return torch.cat([observations, state], dim=-1)
-

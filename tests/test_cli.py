@@ -17,9 +17,7 @@ from PIL import Image
 from rllib_seqmarl.cli import main
 from rllib_seqmarl.version import __version__
 
-TINY = (
-    "env_config: {n_agents: 2}, num_envs_per_env_runner: 2, train_batch_size_per_learner: 40, num_epochs: 1"
-)
+TINY = "env_config: {n_agents: 2}, num_envs_per_env_runner: 2, train_batch_size_per_learner: 40, num_epochs: 1"
 
 
 def rllib(*arguments: str | Path) -> Result:
@@ -78,9 +76,7 @@ def test_a_file_alone_runs_a_bayesian_sweep(sweep: tuple[Path, str]) -> None:
     assert all(1e-4 <= param["lr"] <= 1e-2 and param["embed_dim"] in (8, 16) for param in params)
 
 
-def test_evaluate_plays_an_experiments_best_trial_and_draws_it(
-    sweep: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_evaluate_plays_an_experiments_best_trial_and_draws_it(sweep: tuple[Path, str], tmp_path: Path) -> None:
     result = rllib("evaluate", sweep[0], "--episodes", "3", "--render", tmp_path / "team.gif")
     assert result.exit_code == 0, result.output
     assert "coordination/distinct_choice: 3 episodes, greedy actions" in result.output
@@ -88,10 +84,7 @@ def test_evaluate_plays_an_experiments_best_trial_and_draws_it(
         assert name in result.output
     with Image.open(tmp_path / "team.gif") as animation:
         assert animation.size[0] >= 200
-    assert (
-        rllib("evaluate", sweep[0], "--episodes", "3").output.splitlines()[1:]
-        == result.output.splitlines()[1:-1]
-    )
+    assert rllib("evaluate", sweep[0], "--episodes", "3").output.splitlines()[1:] == result.output.splitlines()[1:-1]
 
 
 def test_evaluate_can_sample_actions_and_change_the_environment(sweep: tuple[Path, str]) -> None:
@@ -153,15 +146,11 @@ def test_mistakes_in_options_are_told_by_the_option() -> None:
     assert refusal("train") == "name an algorithm with --run, or give a file: rllib train file EXP.yaml."
     assert refusal("train", "--run", "MTA", "--env", "x").startswith("--run: algorithm 'MTA' unknown.")
     spread = ["train", "--run", "MAT", "--env", "mpe/simple_spread"]
-    assert refusal(*spread, "--config", "{lrr: 1}").startswith(
-        "--config: key 'lrr' unknown for MAT. Did you mean 'lr'"
-    )
+    assert refusal(*spread, "--config", "{lrr: 1}").startswith("--config: key 'lrr' unknown for MAT. Did you mean 'lr'")
     assert refusal(*spread, "--config", "{lr: [1").startswith("--config: ")
     assert refusal(*spread, "--config", "lr").startswith("--config: config must be a mapping; got 'lr'")
     assert refusal(*spread, "--stop", "{episode_reward_mean: 1}").startswith("--stop: metric")
-    assert refusal("train", "--run", "MAT", "--env", "spread").startswith(
-        "--env: Unknown environment 'spread'."
-    )
+    assert refusal("train", "--run", "MAT", "--env", "spread").startswith("--env: Unknown environment 'spread'.")
 
 
 def test_nothing_starts_if_one_of_several_files_is_wrong(tmp_path: Path) -> None:

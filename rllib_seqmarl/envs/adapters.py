@@ -66,9 +66,7 @@ class MultiAgentAdapter:
 
 def is_multi_agent(env: Any) -> bool:
     """Whether `env` (an environment or a class) has RLlib's MultiAgentEnv interface."""
-    return all(
-        callable(getattr(env, name, None)) for name in ("get_observation_space", "get_action_space", "step")
-    )
+    return all(callable(getattr(env, name, None)) for name in ("get_observation_space", "get_action_space", "step"))
 
 
 def is_parallel(env: Any) -> bool:

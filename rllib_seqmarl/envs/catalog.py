@@ -195,7 +195,6 @@ def call_with_keywords(source: Callable[..., Any], config: EnvConfig) -> Any:
         for key in config:
             if key not in known:
                 raise ValueError(
-                    f"{name} has no option {key!r}.{did_you_mean(key, known)} It has: "
-                    f"{', '.join(known) or 'none'}."
+                    f"{name} has no option {key!r}.{did_you_mean(key, known)} It has: {', '.join(known) or 'none'}."
                 )
     return source(**config)

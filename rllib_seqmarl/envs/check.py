@@ -86,9 +86,7 @@ def _refuse(env: Any, where: str, breaches: Iterable[tuple[str, str]]) -> None:
         first.setdefault(promise, breach)
     if first:
         lines = [f"\n- It must {promise}. {where}{breach}" for promise, breach in first.items()]
-        raise JointEnvError(
-            f"{type(env).__name__} cannot be relied on as a team's environment:{''.join(lines)}"
-        )
+        raise JointEnvError(f"{type(env).__name__} cannot be relied on as a team's environment:{''.join(lines)}")
 
 
 class _Promises:
@@ -139,9 +137,7 @@ class _Promises:
             yield f"give five dictionaries ({names}) from step()", f"It gave {result!r}."
             return
         observations, rewards, terminated, truncated, infos = result
-        back = [
-            agent for agent in self.gone if agent in (self.env.agents if self.is_parallel else observations)
-        ]
+        back = [agent for agent in self.gone if agent in (self.env.agents if self.is_parallel else observations)]
         if back:
             yield "leave out who has terminated or been truncated", f"{back} are back."
         yield from self.of_rewards(rewards, living)
@@ -272,15 +268,11 @@ def _components(mask: np.ndarray, action: AgentAction) -> list[np.ndarray]:
 
 
 def _are_dicts(result: Any, count: int) -> bool:
-    return (
-        isinstance(result, tuple) and len(result) == count and all(isinstance(part, dict) for part in result)
-    )
+    return isinstance(result, tuple) and len(result) == count and all(isinstance(part, dict) for part in result)
 
 
 def _copy(values: Dict) -> dict[Any, Any]:
-    return {
-        key: _copy(value) if isinstance(value, Mapping) else np.array(value) for key, value in values.items()
-    }
+    return {key: _copy(value) if isinstance(value, Mapping) else np.array(value) for key, value in values.items()}
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -63,13 +63,9 @@ class _ChoiceTask(ParallelEnv):
 
     first_success = 1  # the first step of an episode that can succeed
 
-    def __init__(
-        self, n_agents: int, n_choices: int, max_cycles: int, render_mode: str | None, observation: int
-    ):
+    def __init__(self, n_agents: int, n_choices: int, max_cycles: int, render_mode: str | None, observation: int):
         if not 2 <= n_agents <= n_choices:
-            raise ValueError(
-                f"Need 2 <= n_agents <= n_choices, not n_agents={n_agents}, n_choices={n_choices}."
-            )
+            raise ValueError(f"Need 2 <= n_agents <= n_choices, not n_agents={n_agents}, n_choices={n_choices}.")
         if max_cycles < self.first_success:
             raise ValueError(f"max_cycles={max_cycles} must be at least {self.first_success}.")
         if render_mode not in (None, "rgb_array"):

@@ -121,9 +121,7 @@ class JointActions:
     @cached_property
     def _decoders(self) -> dict[AgentID, Any]:
         several = len(self.action_shape) > 1
-        return {
-            action.agent: action.decoder(row, several=several) for row, action in enumerate(self._actions)
-        }
+        return {action.agent: action.decoder(row, several=several) for row, action in enumerate(self._actions)}
 
     def split(self, action: Any, agents: Iterable[AgentID] | None = None) -> dict[AgentID, Any]:
         """Each agent's action in its own space: an int, or an array of the space's shape and dtype.

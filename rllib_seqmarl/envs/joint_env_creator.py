@@ -43,9 +43,7 @@ class JointEnvCreator:
             return make_joint_env(self.env, env_config, **self.joint_options)
         options = dict(env_config)
         num_envs = options.pop("num_envs")
-        return JointVectorEnv(
-            [make_joint_env(self.env, options, **self.joint_options) for _ in range(num_envs)]
-        )
+        return JointVectorEnv([make_joint_env(self.env, options, **self.joint_options) for _ in range(num_envs)])
 
     def __repr__(self) -> str:
         return self.env if isinstance(self.env, str) else getattr(self.env, "__name__", repr(self.env))

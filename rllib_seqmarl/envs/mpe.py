@@ -26,8 +26,7 @@ def make_mpe(module: str, **options: Any) -> ParallelEnv:
     for option in options:
         if option not in known:
             raise ValueError(
-                f"mpe2.{module} has no option {option!r}.{did_you_mean(option, known)} "
-                f"It has: {', '.join(known)}."
+                f"mpe2.{module} has no option {option!r}.{did_you_mean(option, known)} It has: {', '.join(known)}."
             )
     return ParallelMPE(task.raw_env(**options))
 
@@ -93,7 +92,5 @@ class ParallelMPE(ParallelEnv):
         if self.env.continuous_actions:
             return np.clip(action, space.low, space.high)  # as mpe2's own
         if not 0 <= action < space.n:
-            raise ValueError(
-                f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0)."
-            )
+            raise ValueError(f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0).")
         return action

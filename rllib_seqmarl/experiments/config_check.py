@@ -47,9 +47,7 @@ def algorithm_class(name: str, where: Where) -> type[Algorithm]:
         raise ExperimentError(f"{where('run')}: algorithm '{name}' unknown.{near}")
     cls = get_trainable_cls(name)
     if not (inspect.isclass(cls) and issubclass(cls, Algorithm)):
-        raise ExperimentError(
-            f"{where('run')}: '{name}' is registered with Ray Tune, but is not an RLlib algorithm."
-        )
+        raise ExperimentError(f"{where('run')}: '{name}' is registered with Ray Tune, but is not an RLlib algorithm.")
     return cls
 
 
@@ -131,9 +129,7 @@ def _refuse(error: Exception, config: dict[str, Any], where: Where) -> NoReturn:
     """Raises what a validation said, without RLlib's hint on how to silence it, at the key it speaks of."""
     message = str(error).split("\nTo suppress all validation errors")[0]
     message = " ".join(message.split())
-    named = [
-        key for key in config if re.search(rf"(?<![\w.]){re.escape(_ALIASES.get(key, key))}(?!\w)", message)
-    ]
+    named = [key for key in config if re.search(rf"(?<![\w.]){re.escape(_ALIASES.get(key, key))}(?!\w)", message)]
     if repr(config.get("env")) in message:
         named.insert(0, "env")
     raise ExperimentError(f"{where(*named[:1])}: {message}") from error

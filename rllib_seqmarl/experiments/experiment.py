@@ -109,9 +109,7 @@ class Experiment:
     @property
     def num_trials(self) -> int | None:
         """How many trials it has; None for endless sampling."""
-        grids = [
-            domain["grid_search"] for _, domain in distributions(self.config) if isinstance(domain, dict)
-        ]
+        grids = [domain["grid_search"] for _, domain in distributions(self.config) if isinstance(domain, dict)]
         return None if self.num_samples == -1 else self.num_samples * math.prod(map(len, grids))
 
     @property
@@ -145,14 +143,10 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         )
     for key in spec:
         if key in RETIRED_EXPERIMENT_KEYS:
-            raise ExperimentError(
-                f"{where(key)}: key '{key}' is not used any more; {RETIRED_EXPERIMENT_KEYS[key]}."
-            )
+            raise ExperimentError(f"{where(key)}: key '{key}' is not used any more; {RETIRED_EXPERIMENT_KEYS[key]}.")
     check_mapping(spec, _KINDS, where)
     if "run" not in spec:
-        raise ExperimentError(
-            f"{where()}: experiment '{name}' lacks 'run', the algorithm's name, such as 'run: MAT'."
-        )
+        raise ExperimentError(f"{where()}: experiment '{name}' lacks 'run', the algorithm's name, such as 'run: MAT'.")
     algorithm = algorithm_class(spec["run"], where)
 
     def where_in_config(*path: Any) -> str:
@@ -190,17 +184,14 @@ def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
             f"{spec['env']!r}; write one."
         )
     if "env" not in config and "input" not in config and "input_" not in config:
-        raise ExperimentError(
-            f"{where()}: no environment given; write 'env: mpe/simple_spread' or another name."
-        )
+        raise ExperimentError(f"{where()}: no environment given; write 'env: mpe/simple_spread' or another name.")
     return config
 
 
 def _parse_num_samples(value: int, where: Where) -> int:
     if value < 1 and value != -1:
         raise ExperimentError(
-            f"{where('num_samples')}: num_samples must be at least 1, or -1 for sampling without end; "
-            f"got {value}."
+            f"{where('num_samples')}: num_samples must be at least 1, or -1 for sampling without end; got {value}."
         )
     return value
 

@@ -36,9 +36,7 @@ def _say(kind: str, message: str) -> str:
 def _first_in_traceback(text: str) -> str | None:
     """What the first error in a chain of tracebacks said: between processes, a cause travels as text."""
     first = text.split("\n\nThe above exception was the direct cause")[0]
-    match = re.search(
-        r"^(?:\w+\.)*(\w+): (.*)\Z", first[first.rfind("\n  File ") + 1 :], re.MULTILINE | re.DOTALL
-    )
+    match = re.search(r"^(?:\w+\.)*(\w+): (.*)\Z", first[first.rfind("\n  File ") + 1 :], re.MULTILINE | re.DOTALL)
     return _say(match[1], match[2].strip()) if match else None
 
 

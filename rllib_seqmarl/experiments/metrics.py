@@ -57,8 +57,7 @@ def resolve_metric(name: str, where: str) -> str:
         return SHORT_NAMES[name]
     if name in OLD_NAMES:
         raise ExperimentError(
-            f"{where}: metric '{name}' is not reported by RLlib's new API stack; "
-            f"write '{OLD_NAMES[name]}' instead."
+            f"{where}: metric '{name}' is not reported by RLlib's new API stack; write '{OLD_NAMES[name]}' instead."
         )
     suggestion = did_you_mean(name, _BARE_NAMES)
     if "/" not in name and name not in _BARE_NAMES and suggestion:

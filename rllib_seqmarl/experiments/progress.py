@@ -16,9 +16,7 @@ logger = logging.getLogger(__name__)
 class Progress(Callback):
     """Logs one line a trial every few seconds, and one when it ends."""
 
-    def __init__(
-        self, name: str, num_trials: int | None, stop: dict[str, float], interval: float = 5.0
-    ) -> None:
+    def __init__(self, name: str, num_trials: int | None, stop: dict[str, float], interval: float = 5.0) -> None:
         """Initialises the callback.
 
         Args:

@@ -46,9 +46,7 @@ class QuickstartResult:
     animation: Path
 
 
-def run_quickstart(
-    out: Path, minutes: float = 4.0, steps: int | None = None, episodes: int = 64
-) -> QuickstartResult:
+def run_quickstart(out: Path, minutes: float = 4.0, steps: int | None = None, episodes: int = 64) -> QuickstartResult:
     """Trains MAT on `mpe/simple_spread` from its tuned configuration; compares it with the untrained team.
 
     Args:

@@ -43,8 +43,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     to_right = [all(cell[-1:].isdigit() or cell in ("", "-") for cell in column[1:]) for column in columns]
     lines = [
         "  ".join(
-            cell.rjust(w) if right else cell.ljust(w)
-            for cell, w, right in zip(row, widths, to_right, strict=True)
+            cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, to_right, strict=True)
         )
         for row in (header, *rows)
     ]

@@ -1,9 +1,7 @@
 """Keys that people know from earlier versions of Ray, and what to write instead."""
 
 _SCHEDULE = "write the schedule itself, as in '{key}: [[0, 1e-3], [1000000, 1e-4]]'"
-_TEAM = (
-    "leave it out: one joint policy acts for the whole team (for independent policies use RLlib from Python)"
-)
+_TEAM = "leave it out: one joint policy acts for the whole team (for independent policies use RLlib from Python)"
 _MODEL = (
     "write the network's sizes as keys of their own, such as 'embed_dim: 64' (for RLlib's own algorithms: "
     "set them from Python with `config.rl_module(...)`)"

@@ -92,9 +92,7 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
 def _tuner(experiment: Experiment, verbose: int, resume: bool) -> tune.Tuner:
     storage = Path(experiment.storage_path or "~/ray_results").expanduser()
     # A bucket's address stays as it is; a folder of this machine must be absolute for Tune.
-    storage_path = (
-        str(experiment.storage_path) if "://" in str(experiment.storage_path) else str(storage.absolute())
-    )
+    storage_path = str(experiment.storage_path) if "://" in str(experiment.storage_path) else str(storage.absolute())
     folder = f"{storage_path}/{experiment.name}"
     if resume and tune.Tuner.can_restore(folder):
         return tune.Tuner.restore(folder, trainable=experiment.run, resume_errored=True)

@@ -71,8 +71,7 @@ class Search:
         found = [domain for _, domain in distributions(config)]
         if not found:
             raise ExperimentError(
-                f"{where('search')}: there is nothing to search; "
-                "write 'space: {lr: {loguniform: [1e-5, 1e-3]}}'."
+                f"{where('search')}: there is nothing to search; write 'space: {{lr: {{loguniform: [1e-5, 1e-3]}}}}'."
             )
         if self.algorithm == "optuna":
             if importlib.util.find_spec("optuna") is None:
@@ -85,9 +84,7 @@ class Search:
                 OptunaSearch.convert_search_space(config)
             except ValueError as error:
                 grid = any(isinstance(domain, dict) for domain in found)
-                remedy = (
-                    "Write choice instead of grid_search." if grid else "Write uniform or loguniform instead."
-                )
+                remedy = "Write choice instead of grid_search." if grid else "Write uniform or loguniform instead."
                 raise ExperimentError(f"{where('search')}: {error} {remedy}") from None
         return config
 
@@ -158,8 +155,7 @@ def parse_scheduler(block: Any, where: Where) -> SchedulerChoice | None:
         return None
     if name not in SCHEDULERS:
         raise ExperimentError(
-            f"{where('scheduler', 'name')}: scheduler '{name}' unknown; "
-            f"known are fifo, {', '.join(SCHEDULERS)}."
+            f"{where('scheduler', 'name')}: scheduler '{name}' unknown; known are fifo, {', '.join(SCHEDULERS)}."
         )
     known = set(inspect.signature(SCHEDULERS[name]).parameters) - {"metric", "mode"}
     check_mapping(options, dict.fromkeys(known, Any), where, "scheduler")
@@ -170,8 +166,6 @@ def _merge(config: dict[str, Any], addition: dict[str, Any]) -> dict[str, Any]:
     """`config` with `addition` laid over it, nested mappings merged."""
     merged = dict(config)
     for key, value in addition.items():
-        nested = (
-            isinstance(value, dict) and isinstance(merged.get(key), dict) and set(value) != {"grid_search"}
-        )
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict) and set(value) != {"grid_search"}
         merged[key] = _merge(merged[key], value) if nested else value
     return merged

@@ -131,11 +131,7 @@ def _candidates(domain: Any) -> list[Any]:
         return list(domain["grid_search"])
     if isinstance(domain, Categorical):
         return list(domain.categories)
-    if (
-        isinstance(domain, Float | Integer)
-        and abs(domain.lower) < float("inf")
-        and abs(domain.upper) < float("inf")
-    ):
+    if isinstance(domain, Float | Integer) and abs(domain.lower) < float("inf") and abs(domain.upper) < float("inf"):
         return [domain.lower, domain.upper - isinstance(domain, Integer)]
     return [domain.sample()]
 

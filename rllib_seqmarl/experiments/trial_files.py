@@ -51,9 +51,7 @@ def read_curve(trial: Path) -> Curve:
 
 def newest_checkpoint(trial: Path) -> Path | None:
     """A trial's newest checkpoint; None where it has none."""
-    numbered = [
-        (int(match[1]), path) for path in trial.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))
-    ]
+    numbered = [(int(match[1]), path) for path in trial.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
     return max(numbered)[1] if numbered else None
 
 
@@ -68,9 +66,7 @@ def find_checkpoint(path: Path) -> Path:
         ExperimentError: there is none.
     """
     if not path.exists():
-        raise ExperimentError(
-            f"{path}: there is no such folder. Give a checkpoint's, a trial's or an experiment's."
-        )
+        raise ExperimentError(f"{path}: there is no such folder. Give a checkpoint's, a trial's or an experiment's.")
     if not path.is_dir():
         raise ExperimentError(f"{path}: a checkpoint is a folder, not a file. Give the folder around it.")
     if not path.name.startswith("checkpoint_"):

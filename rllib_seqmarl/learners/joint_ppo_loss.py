@@ -95,9 +95,9 @@ def joint_ppo_loss(
     ratio = ratio.reshape(*weights.shape, -1)  # (B, n, k)
     log_ratio = log_ratio.reshape(*weights.shape, -1)
     advantages = advantages.unsqueeze(-1)  # (B, n, 1)
-    surrogate = torch.minimum(
-        ratio * advantages, ratio.clamp(1.0 - clip_param, 1.0 + clip_param) * advantages
-    ).sum(-1)  # (B, n)
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip_param, 1.0 + clip_param) * advantages).sum(
+        -1
+    )  # (B, n)
     policy_loss = -(weights * surrogate).sum()
 
     clipped_values = old_values + (values - old_values).clamp(-vf_clip_param, vf_clip_param)

@@ -52,9 +52,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
         params = self.get_parameters(self._module[module_id])
         # Fused: one kernel for all parameters, instead of a dozen small ones for each.
         optimizer = torch.optim.Adam(params, eps=config.adam_epsilon, fused=True)
-        self.register_optimizer(
-            module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr
-        )
+        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr)
 
     @override(TorchLearner)
     def update(
@@ -158,9 +156,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
         return _clip_gradients
 
 
-def _clip_gradients(
-    gradients_dict: dict[Tensor, Tensor], *, grad_clip: float, grad_clip_by: str
-) -> Tensor | None:
+def _clip_gradients(gradients_dict: dict[Tensor, Tensor], *, grad_clip: float, grad_clip_by: str) -> Tensor | None:
     """RLlib's clipping, in place, with one operation over all gradients where it is by global norm."""
     if grad_clip_by != "global_norm":
         return clip_gradients(gradients_dict, grad_clip=grad_clip, grad_clip_by=grad_clip_by)

@@ -69,9 +69,7 @@ class Attention(Mixer):
 class AttentionState:
     """Keys and values of the agents decoded so far (their tokens where those serve as both), and weights."""
 
-    entries: (
-        Tensor  # (1 or 2, B, h, capacity, d/h); capacity doubles when full, so adding costs O(1) on average
-    )
+    entries: Tensor  # (1 or 2, B, h, capacity, d/h); capacity doubles when full, so adding costs O(1) on average
     length: int
     output_weights: tuple[Tensor, Tensor]
     query_weights: tuple[Tensor, Tensor] | None = None  # where queries come from the tokens

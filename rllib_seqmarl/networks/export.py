@@ -68,9 +68,7 @@ def load_network(
     except FileNotFoundError:
         raise ExportError(f"{weights_file} is missing; it belongs beside the .json file.") from None
     except SafetensorError as error:
-        raise ExportError(
-            f"{weights_file} is damaged or cut short ({error}). Copy or save it anew."
-        ) from None
+        raise ExportError(f"{weights_file} is damaged or cut short ({error}). Copy or save it anew.") from None
     weights = _taken(tensors, _NETWORK)
     try:
         network = JointPolicyNetwork(NetworkConfig.from_dict(description["network"]))
@@ -94,9 +92,7 @@ def _read_description(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ExportError(f"{file} is missing: there is no exported policy of that name.") from None
     except (ValueError, KeyError, TypeError):
-        raise ExportError(
-            f"{file} is damaged, or no description of a policy. Copy or save it anew."
-        ) from None
+        raise ExportError(f"{file} is damaged, or no description of a policy. Copy or save it anew.") from None
     if version != FORMAT_VERSION:
         raise ExportError(
             f"{file} has format version {version}; this is rllib_seqmarl {__version__}, which reads version "

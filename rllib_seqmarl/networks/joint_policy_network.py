@@ -97,7 +97,5 @@ class JointPolicyNetwork(nn.Module):
 
     def _encode(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         if obs.dim() != 3 or obs.shape[-1] != self.config.obs_dim:
-            raise ValueError(
-                f"obs must have shape (batch, agents, {self.config.obs_dim}), not {tuple(obs.shape)}"
-            )
+            raise ValueError(f"obs must have shape (batch, agents, {self.config.obs_dim}), not {tuple(obs.shape)}")
         return self.encoder(obs)

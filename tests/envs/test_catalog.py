@@ -55,9 +55,7 @@ def test_names_registered_with_ray_are_found() -> None:
 
 def test_a_joint_environment_is_taken_as_it_is_or_joined_anew() -> None:
     assert not make_joint_env(lambda config: JointEnv(ToyTeam(), agent_ids=False)).layout.agent_ids
-    assert make_joint_env(
-        lambda config: JointEnv(ToyTeam(), agent_ids=False), agent_ids=True
-    ).layout.agent_ids
+    assert make_joint_env(lambda config: JointEnv(ToyTeam(), agent_ids=False), agent_ids=True).layout.agent_ids
 
 
 @pytest.mark.parametrize(
@@ -101,9 +99,7 @@ def test_a_joint_environment_is_taken_as_it_is_or_joined_anew() -> None:
         ),
     ],
 )
-def test_what_cannot_be_made_says_why(
-    source: Any, config: dict, error: type[Exception], message: str
-) -> None:
+def test_what_cannot_be_made_says_why(source: Any, config: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         make_env(source, config)
 
@@ -111,9 +107,7 @@ def test_what_cannot_be_made_says_why(
 def test_turn_based_environments_are_told_how_to_take_part() -> None:
     from mpe2 import simple_spread_v3
 
-    with pytest.raises(
-        TypeError, match=r"turn-based PettingZoo AECEnv.*pettingzoo\.utils\.aec_to_parallel\(env\)"
-    ):
+    with pytest.raises(TypeError, match=r"turn-based PettingZoo AECEnv.*pettingzoo\.utils\.aec_to_parallel\(env\)"):
         make_env(lambda config: simple_spread_v3.env())
 
 
@@ -135,7 +129,6 @@ def test_every_entry_can_be_described(name: str) -> None:
 
 def test_actions_are_described_in_words() -> None:
     words = [
-        catalog.action_in_words(s)
-        for s in (spaces.Discrete(5), spaces.MultiDiscrete([5, 10]), spaces.Box(-1, 1, (2,)))
+        catalog.action_in_words(s) for s in (spaces.Discrete(5), spaces.MultiDiscrete([5, 10]), spaces.Box(-1, 1, (2,)))
     ]
     assert words == ["5 choices", "5 x 10 choices", "2 real"]

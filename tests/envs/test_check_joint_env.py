@@ -128,8 +128,7 @@ def undeclared_mask_key() -> ToyTeam:
         (undeclared_mask_key(), "Agent 'a' observes no Dict with 'observations'."),
         (
             TakingTurns({"spoil": lambda r, step: [seen.__imul__(-1) for seen in r[0].values()] and None}),
-            "It must give observations within the bounds of their space. At step 1 after reset(seed=0): "
-            "Agent 'y'",
+            "It must give observations within the bounds of their space. At step 1 after reset(seed=0): Agent 'y'",
         ),
         (ToyTeam(spoil=change(1, "b", None)), "It must give a reward to every agent that acted. At step 2"),
         (ToyTeam(spoil=change(1, "b", np.nan)), "It must give finite numbers as rewards. At step 2"),
@@ -156,8 +155,7 @@ def undeclared_mask_key() -> ToyTeam:
         (revived(), "leave out who has terminated or been truncated. At step 3"),
         (
             ToyTeam(masks="info", spoil=change(4, "b", {})),
-            "It must give an action mask at every step, once there is one. At step 2 after reset(seed=0): "
-            "Agent 'b'",
+            "It must give an action mask at every step, once there is one. At step 2 after reset(seed=0): Agent 'b'",
         ),
         (
             ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": np.ones(2)})),

@@ -71,8 +71,7 @@ NAN_SEEN = np.array([1.0, np.nan], np.float32)
         (ToyTeam(masks="info", spoil=change(4, "b", {})), "step 2: agent 'b' has no action mask this time."),
         (
             TakingTurns({"spoil": change(0, "w", np.ones(1))}),
-            "TakingTurns, step 2: agent 'w' has an observation but is not in `possible_agents` ('x', 'y', "
-            "'z').",
+            "TakingTurns, step 2: agent 'w' has an observation but is not in `possible_agents` ('x', 'y', 'z').",
         ),
     ],
 )
@@ -84,17 +83,13 @@ def test_a_broken_step_names_environment_step_and_agent(team: Any, message: str)
 def test_leaving_without_a_flag_is_named() -> None:
     team = ToyTeam(D3S)
     team.spoil = lambda results, step: team.agents.remove("b") if step == 2 else None
-    with pytest.raises(
-        JointEnvError, match="step 2: agent 'b' left `agents` without being terminated or truncated"
-    ):
+    with pytest.raises(JointEnvError, match="step 2: agent 'b' left `agents` without being terminated or truncated"):
         play(team)
 
 
 def test_a_mask_that_forbids_everything_at_reset_is_named() -> None:
     team = ToyTeam([spaces.Discrete(1)], masks="info")  # its only action is the one it forbids
-    with pytest.raises(
-        JointEnvError, match="toy_team, at reset: agent 'a': its action mask forbids every action"
-    ):
+    with pytest.raises(JointEnvError, match="toy_team, at reset: agent 'a': its action mask forbids every action"):
         JointEnv(team).reset()
 
 
@@ -129,9 +124,7 @@ def test_stepping_without_a_running_episode_says_what_to_do() -> None:
 
 
 def test_an_environment_without_agents_is_refused() -> None:
-    with pytest.raises(
-        JointEnvError, match="toy_team: there are no agents. Declare at least one in `possible_agents`"
-    ):
+    with pytest.raises(JointEnvError, match="toy_team: there are no agents. Declare at least one in `possible_agents`"):
         JointEnv(ToyTeam([]))
 
 
@@ -143,16 +136,12 @@ def test_two_agents_of_one_name_are_refused() -> None:
 
 
 def test_spaces_that_cannot_be_joined_are_refused_by_name() -> None:
-    with pytest.raises(
-        JointEnvError, match="toy_team: the action spaces cannot be joined: 'a' acts in Discrete"
-    ):
+    with pytest.raises(JointEnvError, match="toy_team: the action spaces cannot be joined: 'a' acts in Discrete"):
         JointEnv(ToyTeam([D3, spaces.Box(-1, 1, (2,), np.float32)]))
 
 
 def test_a_state_that_is_not_there_is_named() -> None:
-    with pytest.raises(
-        JointEnvError, match=r"it has no global state \(no `state\(\)`\). Set global_state=False"
-    ):
+    with pytest.raises(JointEnvError, match=r"it has no global state \(no `state\(\)`\). Set global_state=False"):
         JointEnv(TakingTurns(), global_state=True)
 
 

@@ -141,9 +141,7 @@ def test_the_team_is_paid_together_and_each_agents_pay_is_told(team_reward: str,
 
 
 def test_truncation_and_termination_are_told_apart() -> None:
-    truncated, terminated = (
-        episode(JointEnv(ToyTeam(terminates=terminates)))[-1] for terminates in (False, True)
-    )
+    truncated, terminated = (episode(JointEnv(ToyTeam(terminates=terminates)))[-1] for terminates in (False, True))
     assert truncated[2:4] == (False, True)
     assert terminated[2:4] == (True, False)
     # The last observation is the episode's own in both cases, with everybody who was there.

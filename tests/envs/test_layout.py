@@ -21,9 +21,7 @@ seeds = st.integers(0, 2**31 - 1)
 
 
 def boxes(dtype: Any = np.float64) -> st.SearchStrategy[spaces.Space]:
-    return st.lists(sizes, min_size=1, max_size=2).map(
-        lambda shape: spaces.Box(-2.0, 3.0, tuple(shape), dtype)
-    )
+    return st.lists(sizes, min_size=1, max_size=2).map(lambda shape: spaces.Box(-2.0, 3.0, tuple(shape), dtype))
 
 
 observation_spaces = st.one_of(
@@ -33,9 +31,7 @@ observation_spaces = st.one_of(
     st.lists(sizes, min_size=1, max_size=3).map(spaces.MultiDiscrete),
     sizes.map(spaces.MultiBinary),
     st.tuples(boxes(), sizes.map(spaces.Discrete)).map(spaces.Tuple),
-    st.tuples(boxes(), sizes.map(spaces.Discrete)).map(
-        lambda pair: spaces.Dict(first=pair[0], second=pair[1])
-    ),
+    st.tuples(boxes(), sizes.map(spaces.Discrete)).map(lambda pair: spaces.Dict(first=pair[0], second=pair[1])),
 )
 discrete_spaces = st.one_of(
     st.tuples(sizes, st.integers(-2, 2)).map(lambda pair: spaces.Discrete(pair[0], start=pair[1])),
@@ -75,9 +71,7 @@ def test_a_layout_survives_json_and_pickle(layout: TeamLayout) -> None:
 def test_observations_are_padded_and_can_be_read_back(layout: TeamLayout, seed: int) -> None:
     seed_spaces(layout, seed)
     living = [agent for i, agent in enumerate(layout.agents) if (seed >> i) & 1]
-    seen = {
-        a: s.sample() for a, s in zip(layout.agents, layout.observation_spaces, strict=True) if a in living
-    }
+    seen = {a: s.sample() for a, s in zip(layout.agents, layout.observation_spaces, strict=True) if a in living}
     masks = {a: np.ones(layout.own_actions[layout.agents.index(a)].sum(), np.int8) for a in living}
     if layout.info_masks:
         masks = {a: np.ones(own_width(layout, a), np.int8) for a in living}
@@ -87,9 +81,7 @@ def test_observations_are_padded_and_can_be_read_back(layout: TeamLayout, seed: 
         zip(layout.agents, layout.observation_spaces, layout.obs_sizes, strict=True)
     ):
         row = arrays["observations"][i]
-        expected = (
-            spaces.flatten(space, seen[agent]).astype(np.float32) if agent in living else np.zeros(size)
-        )
+        expected = spaces.flatten(space, seen[agent]).astype(np.float32) if agent in living else np.zeros(size)
         np.testing.assert_array_equal(row[:size], expected)
         rest = row[size:]
         if layout.agent_ids:
@@ -217,9 +209,7 @@ def test_wrong_real_actions_are_refused_unless_nobody_takes_them() -> None:
     layout = TeamLayout(("a", "b"), (WHEEL, WHEEL), (LEGS, LEGS))
     action = np.zeros((2, 3), np.float32)
     action[1, 2] = 1.5
-    with pytest.raises(
-        LayoutError, match=r"agent 'b': action 1\.5 in dimension 2 is out of range \[-1\.0, 1\.0\]"
-    ):
+    with pytest.raises(LayoutError, match=r"agent 'b': action 1\.5 in dimension 2 is out of range \[-1\.0, 1\.0\]"):
         layout.split(action)
     assert layout.split(action, ["a"]).keys() == {"a"}
     action[1, 2] = np.nan

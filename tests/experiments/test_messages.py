@@ -43,12 +43,8 @@ def test_a_progress_line_tells_wins_where_there_are_any_and_waits_for_the_first_
 
 
 def test_the_time_left_is_that_to_the_first_criterion():
-    progress = Progress(
-        "x", 1, {"time_total_s": 60, "training_iteration": 10, "num_env_steps_sampled_lifetime": 1e9}
-    )
-    assert progress.seconds_left(result(10, 20.0, iteration=5)) == pytest.approx(
-        20.0
-    )  # 5 more iterations, 4 s each
+    progress = Progress("x", 1, {"time_total_s": 60, "training_iteration": 10, "num_env_steps_sampled_lifetime": 1e9})
+    assert progress.seconds_left(result(10, 20.0, iteration=5)) == pytest.approx(20.0)  # 5 more iterations, 4 s each
     assert progress.seconds_left(result(10, 70.0, iteration=1)) == 0.0
     assert Progress("x", 1, {}).seconds_left(result(10, 1.0)) is None
 
@@ -102,10 +98,7 @@ def test_the_root_of_an_error_is_told_without_the_frames_around_it():
     plain = ValueError("agent 'a': its reward is nan.")
     assert root_message(plain) == "agent 'a': its reward is nan."
     assert root_message(task_error(plain)) == "agent 'a': its reward is nan."
-    assert (
-        root_message(task_error(task_error(WorldError("it broke"))).as_instanceof_cause())
-        == "WorldError: it broke"
-    )
+    assert root_message(task_error(task_error(WorldError("it broke"))).as_instanceof_cause()) == "WorldError: it broke"
     assert root_message(KeyError("x")) == "KeyError: 'x'"
 
 

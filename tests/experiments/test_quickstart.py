@@ -21,8 +21,6 @@ def test_the_quickstart_leaves_a_curve_an_animation_and_a_checkpoint(
     assert not np.array_equal(result.before.team_returns, result.after.team_returns)
     assert Image.open(result.curve).size[0] > 600
     with Image.open(result.animation) as animation:
-        assert (
-            45 <= animation.n_frames <= 3 * 26
-        )  # the first sight and 25 steps; frames alike are shown as one
+        assert 45 <= animation.n_frames <= 3 * 26  # the first sight and 25 steps; frames alike are shown as one
     text = "\n".join(record.getMessage() for record in caplog.records)
     assert f"{result.before.team_returns.mean():7.2f}" in text and str(result.checkpoint) in text

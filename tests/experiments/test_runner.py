@@ -52,9 +52,7 @@ def test_a_grid_is_run_to_its_end_and_told_best_first(tmp_path: Path) -> None:
     checkpoint = best_checkpoint(outcome)
     assert checkpoint is not None and Path(checkpoint).is_dir()
     assert f"rllib evaluate {checkpoint}" in closing_words(outcome)
-    kept = [
-        sorted(path.name for path in Path(result.path).glob("checkpoint_*")) for result in outcome.results
-    ]
+    kept = [sorted(path.name for path in Path(result.path).glob("checkpoint_*")) for result in outcome.results]
     assert all(len(names) == 2 for names in kept)
 
 
@@ -101,9 +99,7 @@ def failing_env(tmp_path: Path) -> Path:
     return repaired
 
 
-def test_a_late_failure_keeps_its_checkpoint_and_resuming_goes_on_from_it(
-    tmp_path: Path, failing_env: Path
-) -> None:
+def test_a_late_failure_keeps_its_checkpoint_and_resuming_goes_on_from_it(tmp_path: Path, failing_env: Path) -> None:
     one = experiment(tmp_path, {"env_config": {}}, env="tests/failing", stop={"training_iteration": 8})
     failed = run(one)
     (failure,) = failed.failures
@@ -123,13 +119,9 @@ def test_a_late_failure_keeps_its_checkpoint_and_resuming_goes_on_from_it(
     assert steps[-1] == 8 * 40
 
 
-def test_an_environment_that_cannot_be_made_is_told_in_its_own_words(
-    tmp_path: Path, failing_env: Path
-) -> None:
+def test_an_environment_that_cannot_be_made_is_told_in_its_own_words(tmp_path: Path, failing_env: Path) -> None:
     config = {"env_config": {"unbuildable": True}}
-    (failure,) = run(
-        experiment(tmp_path, config, env="tests/failing", stop={"training_iteration": 1})
-    ).failures
+    (failure,) = run(experiment(tmp_path, config, env="tests/failing", stop={"training_iteration": 1})).failures
     assert failure.message == "the world cannot be built: 7 walls are missing"
     assert failure.checkpoint is None
 
@@ -162,9 +154,7 @@ def test_a_trial_can_start_from_another_trials_checkpoint(tmp_path: Path) -> Non
 
 
 def test_a_trial_that_would_wait_for_ever_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ExperimentError, match="a trial needs 51 CPUs, but there are 4; lower num_env_runners"
-    ):
+    with pytest.raises(ExperimentError, match="a trial needs 51 CPUs, but there are 4; lower num_env_runners"):
         check_runnable([experiment(tmp_path, {"num_env_runners": 50})], RaySession())
     with pytest.raises(ExperimentError, match="there is no checkpoint folder nowhere"):
         check_runnable([experiment(tmp_path, restore="nowhere")], RaySession())

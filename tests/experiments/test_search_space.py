@@ -39,9 +39,7 @@ def test_normal_distributions(text):
 
 
 def test_choices_grids_and_plain_values_at_any_depth():
-    found = space(
-        {"a": {"choice": [1, "x"]}, "b": {"c": {"grid_search": [[1, 2], None]}}, "d": {"uniform": 3, "e": 4}}
-    )
+    found = space({"a": {"choice": [1, "x"]}, "b": {"c": {"grid_search": [[1, 2], None]}}, "d": {"uniform": 3, "e": 4}})
     assert isinstance(found["a"], Categorical) and found["a"].categories == [1, "x"]
     assert found["b"] == {"c": {"grid_search": [[1, 2], None]}}
     assert found["d"] == {"uniform": 3, "e": 4}  # two keys: a mapping that happens to have such a key
@@ -49,9 +47,7 @@ def test_choices_grids_and_plain_values_at_any_depth():
 
 
 def test_corners_hold_every_choice_and_both_ends_of_ranges():
-    config = space(
-        {"a": {"choice": [1, 2, 3]}, "b": {"c": {"grid_search": [4, 5]}}, "d": {"randint": [0, 8]}, "e": 6}
-    )
+    config = space({"a": {"choice": [1, 2, 3]}, "b": {"c": {"grid_search": [4, 5]}}, "d": {"randint": [0, 8]}, "e": 6})
     assert list(corners(config)) == [
         {"a": 1, "b": {"c": 4}, "d": 0, "e": 6},
         {"a": 2, "b": {"c": 4}, "d": 0, "e": 6},

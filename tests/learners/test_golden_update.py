@@ -137,9 +137,7 @@ def test_whole_update(golden: dict[str, np.ndarray]) -> None:
     assert measured["policy_loss"] == pytest.approx(float(golden["policy_loss"]), abs=1e-5)
     assert measured["vf_loss"] == pytest.approx(float(golden["value_loss"]), abs=1e-5)
     assert measured["entropy"] == pytest.approx(float(golden["entropy"]), abs=1e-5)
-    assert measured["gradients_default_optimizer_global_norm"] == pytest.approx(
-        float(golden["grad_norm"]), abs=1e-5
-    )
+    assert measured["gradients_default_optimizer_global_norm"] == pytest.approx(float(golden["grad_norm"]), abs=1e-5)
     normalizer = module.value_normalizer
     np.testing.assert_allclose(normalizer.mean.item(), golden["valuenorm_mean_after"].item(), atol=1e-8)
     np.testing.assert_allclose(normalizer.mean_square.item(), golden["valuenorm_mean_sq_after"].item(), atol=1e-8)

@@ -42,9 +42,7 @@ def batch_of(*episodes: SingleAgentEpisode, shared_reward: bool = False) -> dict
         }
     ).build()
     module = multi_module[DEFAULT_MODULE_ID]
-    module.compute_values = lambda batch, embeddings=None: torch.full(
-        (len(batch[Columns.OBS]["alive"]), N), LAST_VALUE
-    )
+    module.compute_values = lambda batch, embeddings=None: torch.full((len(batch[Columns.OBS]["alive"]), N), LAST_VALUE)
     pipeline = LearnerConnectorPipeline(
         input_observation_space=env.observation_space,
         input_action_space=env.action_space,

@@ -102,9 +102,7 @@ def test_continuous_actions_are_clipped_dimension_by_dimension() -> None:
     lambda_=st.floats(0, 1),
     seed=st.integers(0, 99),
 )
-def test_gae_is_the_weighted_sum_of_td_errors(
-    horizon: int, n: int, gamma: float, lambda_: float, seed: int
-) -> None:
+def test_gae_is_the_weighted_sum_of_td_errors(horizon: int, n: int, gamma: float, lambda_: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rewards, values = rng.normal(size=(horizon, n)), rng.normal(size=(horizon + 1, n))
     continues = (rng.random((horizon, n)) > 0.3).astype(float)

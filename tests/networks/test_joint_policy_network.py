@@ -15,9 +15,7 @@ CHOICE = ActionSpec("discrete", nvec=(5,))
 
 def network(action=CHOICE, **sizes) -> JointPolicyNetwork:
     torch.manual_seed(0)
-    return randomized(
-        JointPolicyNetwork(NetworkConfig(obs_dim=6, action=action, embed_dim=8, **sizes)).double()
-    )
+    return randomized(JointPolicyNetwork(NetworkConfig(obs_dim=6, action=action, embed_dim=8, **sizes)).double())
 
 
 @settings(max_examples=150, deadline=None)
@@ -54,9 +52,7 @@ def test_only_legal_actions_are_taken_and_the_dead_do_nothing(case: Case):
             assert mask.gather(-1, choice.unsqueeze(-1)).squeeze(-1)[living].all()
 
 
-@pytest.mark.parametrize(
-    "action", [CHOICE, ActionSpec("discrete", nvec=(2, 3)), ActionSpec("continuous", dim=2)]
-)
+@pytest.mark.parametrize("action", [CHOICE, ActionSpec("discrete", nvec=(2, 3)), ActionSpec("continuous", dim=2)])
 def test_samples_follow_the_policy(action):
     """Log-probabilities of samples average to minus the entropy; choices are as frequent as probable."""
     net = network(action)
@@ -155,9 +151,7 @@ class Average(CausalMixer):
         return self.scale * total / count, (total, count)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "decoder"), [("average", "attention"), ("attention", "average"), ("average",) * 2]
-)
+@pytest.mark.parametrize(("encoder", "decoder"), [("average", "attention"), ("attention", "average"), ("average",) * 2])
 def test_a_new_mixer_is_one_line_in_the_registry(monkeypatch, encoder, decoder):
     monkeypatch.setitem(MIXERS, "average", Added(time=Average, channel=Average))
     net = network(encoder_mixer=encoder, decoder_mixer=decoder, n_block=2)

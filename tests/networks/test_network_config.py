@@ -54,9 +54,7 @@ def test_an_impossible_action_is_refused(arguments):
         ActionSpec(**arguments)
 
 
-@pytest.mark.parametrize(
-    "data", [{}, {"obs_dim": 4}, {"obs_dim": 4, "action": {"kind": "discrete"}, "depth": 2}]
-)
+@pytest.mark.parametrize("data", [{}, {"obs_dim": 4}, {"obs_dim": 4, "action": {"kind": "discrete"}, "depth": 2}])
 def test_a_foreign_description_is_refused(data):
     with pytest.raises(ValueError):
         NetworkConfig.from_dict(data)
