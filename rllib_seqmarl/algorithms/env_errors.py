@@ -1,9 +1,9 @@
 """What is wrong with an environment ends training with one message, on whatever worker it shows.
 
-RLlib takes every error on a remote env runner for a crash: it starts the runner again and goes on, for ever if need be.
-That is right for the faults of a simulator. But a broken promise of an environment (`JointEnvError`, `LayoutError`) is a
-bug, and a restart brings it back. An env runner therefore posts it in Ray's key-value store, where the algorithm looks
-for it after each step.
+RLlib takes every error on a remote env runner for a crash: it starts the runner again and goes on, for ever if need
+be. That is right for the faults of a simulator. But a broken promise of an environment (`JointEnvError`,
+`LayoutError`) is a bug, and a restart brings it back. An env runner therefore posts it in Ray's key-value store, where
+the algorithm looks for it after each training step and evaluation.
 """
 
 from __future__ import annotations

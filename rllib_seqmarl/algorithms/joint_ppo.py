@@ -186,9 +186,7 @@ class JointPPOConfig(PPOConfig):
         pipeline = super().build_module_to_env_connector(env, spaces)
         if self._module_to_env_connector is None and self.add_default_connectors_to_module_to_env_pipeline:
             pipeline.connectors.clear()
-            pipeline.append(
-                ModuleToTeam(normalize_actions=self.normalize_actions, clip_actions=self.clip_actions)
-            )
+            pipeline.append(ModuleToTeam(normalize_actions=self.normalize_actions, clip_actions=self.clip_actions))
         return pipeline
 
     @property
@@ -258,9 +256,7 @@ class JointPPO(PPO):
 
     @staticmethod
     @override(Algorithm)
-    def _get_env_id_and_creator(
-        env_specifier: Any, config: AlgorithmConfig
-    ) -> tuple[str | None, Callable[[Any], Any]]:
+    def _get_env_id_and_creator(env_specifier: Any, config: AlgorithmConfig) -> tuple[str | None, Callable[[Any], Any]]:
         if isinstance(env_specifier, JointEnvCreator):
             return repr(env_specifier), env_specifier
         return Algorithm._get_env_id_and_creator(env_specifier, config)

@@ -17,8 +17,8 @@ class TeamMetrics(RLlibCallback):
     In a training result they stand at `env_runners/agent_episode_returns_mean/<agent>`, as in RLlib's own multi-agent
     results, and at `env_runners/win_rate`. The algorithm adds this callback to the user's own.
 
-    `env_runners/episode_return_mean` is in every result, NaN while no episode has ended: RLlib leaves it out until then,
-    and searches, schedulers and stop criteria of Tune that name it would fail.
+    `env_runners/episode_return_mean` is in every result, NaN while no episode has ended: RLlib leaves it out until
+    then, and searches, schedulers and stop criteria of Tune that name it would fail.
     """
 
     def __init__(self) -> None:

@@ -54,9 +54,7 @@ def _check_stack(config: JointPPOConfig) -> None:
             "`enable_env_runner_and_connector_v2=False` (or `api_stack(...)`) from the config."
         )
     if config.framework_str != "torch":
-        raise ValueError(
-            f"framework={config.framework_str!r} is not supported; remove it or write framework='torch'."
-        )
+        raise ValueError(f"framework={config.framework_str!r} is not supported; remove it or write framework='torch'.")
     if set(config.policies) != {DEFAULT_MODULE_ID}:
         raise ValueError(
             f"One joint policy acts for the whole team, but policies={sorted(config.policies)} maps agents to policies "

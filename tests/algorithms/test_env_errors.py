@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from ray import tune
 
 from rllib_seqmarl import MATConfig
+from rllib_seqmarl.cli import main
 from rllib_seqmarl.envs import JointEnvError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-WHO_AND_WHEN = "agent 'agent_1': its reward is nan"
+WHO_AND_WHEN = ", step 3: agent 'agent_1': its reward is nan"
 
 
 def choice_that(spoil: Callable[[Any], Any], at_step: int) -> Callable[..., Any]:
@@ -36,7 +38,6 @@ def choice_that(spoil: Callable[[Any], Any], at_step: int) -> Callable[..., Any]
         return Spoilt(n_agents=2, max_cycles=5, **options)
 
     return create
-
 
 
 def nan_reward() -> Callable[[Any], None]:
@@ -131,12 +132,14 @@ def test_recording_runners_tell_as_well(tmp_path: Path) -> None:
     algo.stop()
 
 
-def test_tune_reports_the_message(tmp_path: Path) -> None:
-    spoilt = choice_that(nan_reward(), at_step=90)
-    tune.register_env("nan_later", lambda options: spoilt())
-    results = tune.Tuner(
-        "MAT",
-        param_space=config("nan_later").env_runners(num_env_runners=1).to_dict(),
-        run_config=tune.RunConfig(stop={"training_iteration": 50}, storage_path=str(tmp_path), verbose=0),
-    ).fit()
-    assert WHO_AND_WHEN in str(results.errors[0])
+def test_the_command_line_tells_the_message_and_the_last_checkpoint(tmp_path: Path) -> None:
+    spoilt = choice_that(nan_reward(), at_step=88)  # in the fourth or fifth iteration
+    tune.register_env("tests/nan_later", lambda env_config: spoilt())
+    config = "num_env_runners: 1, num_envs_per_env_runner: 2, train_batch_size_per_learner: 40, num_epochs: 1"
+    command = ["train", "--run", "MAT", "--env", "tests/nan_later", "--config", f"{{{config}, embed_dim: 16}}"]
+    command += ["--stop", "{training_iteration: 50}", "--local-dir", str(tmp_path), "--checkpoint-freq", "1"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert WHO_AND_WHEN in result.output and "JointEnvError" not in result.output
+    *_, last_checkpoint = sorted(tmp_path.rglob("checkpoint_*"))
+    assert str(last_checkpoint) in result.output

@@ -162,11 +162,12 @@ def test_experience_is_recorded_for_offline_use(tmp_path: Path) -> None:
 
 
 def test_tune_knows_the_algorithm_by_name(tmp_path: Path) -> None:
-    config = small_config().to_dict() | {"lr": tune.grid_search([1e-3, 1e-4])}
+    config = small_config().environment(env_config={"n_agents": 3, "max_cycles": 1000}).to_dict()
+    stop = {"training_iteration": 1, "env_runners/episode_return_mean": 900.0}  # before any episode has ended
     results = tune.Tuner(
         "MAT",
-        param_space=config,
-        run_config=tune.RunConfig(stop={"training_iteration": 1}, storage_path=str(tmp_path), verbose=0),
+        param_space=config | {"lr": tune.grid_search([1e-3, 1e-4])},
+        run_config=tune.RunConfig(stop=stop, storage_path=str(tmp_path), verbose=0),
     ).fit()
     assert not results.errors
     assert {result.config["lr"] for result in results} == {1e-3, 1e-4}
