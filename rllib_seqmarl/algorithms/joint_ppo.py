@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -202,7 +203,8 @@ class JointPPOConfig(PPOConfig):
             # What a policy needs beside its network to act outside of RLlib; it goes into every checkpoint.
             "deployment": {
                 "env": repr(self.env) if isinstance(self.env, JointEnvCreator) else str(self.env),
-                "env_config": dict(self.env_config),
+                "env_config": {key: value for key, value in self.env_config.items() if _is_json(value)},
+                "env_config_left_out": [key for key, value in self.env_config.items() if not _is_json(value)],
                 "joint_options": self._joint_options,
                 "normalize_actions": self.normalize_actions,
                 "clip_actions": self.clip_actions,
@@ -220,9 +222,8 @@ class JointPPOConfig(PPOConfig):
 
     @override(PPOConfig)
     def validate(self) -> None:
-        if not self._validate_config:
-            return
-        check_options(self)
+        if self._validate_config:
+            check_options(self)
         if self.env is not None:
             env = self.env.env if isinstance(self.env, JointEnvCreator) else self.env
             self.env = JointEnvCreator(env, **self._joint_options)
@@ -241,6 +242,15 @@ class JointPPOConfig(PPOConfig):
         # RLlib would advise, once per algorithm, how to go back to the old API stack; here there is no way back.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         super().validate()
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a value can go into a policy's description; functions and other objects cannot."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class JointPPO(PPO):

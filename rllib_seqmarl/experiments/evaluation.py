@@ -80,6 +80,12 @@ def policy_env(
     """
     trained = policy.deployment
     name = env or trained["env"]
+    left_out = [key for key in trained["env_config_left_out"] if env is None and key not in (env_config or {})]
+    if left_out:
+        raise ExperimentError(
+            f"the policy's environment cannot be made here: its env_config held {', '.join(map(repr, left_out))}, "
+            f"which no file can hold. Use `JointPolicy.from_checkpoint(...).act(...)` in a program that makes it."
+        )
     options = {
         **trained["env_config"],
         **(env_config or {}),

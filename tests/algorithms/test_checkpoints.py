@@ -132,3 +132,21 @@ def test_damaged_and_foreign_files_are_named(checkpoint: Path, tmp_path: Path) -
     description.write_text("{")
     with pytest.raises(ExportError, match="team.json is damaged"):
         JointPolicy.load(tmp_path / "team")
+
+
+def test_options_that_no_file_can_hold_do_not_keep_a_checkpoint_from_being_written(tmp_path: Path) -> None:
+    from rllib_seqmarl.envs.distinct_choice import DistinctChoice
+    from rllib_seqmarl.experiments.errors import ExperimentError
+    from rllib_seqmarl.experiments.evaluation import policy_env
+
+    def create(when_made: object, **options: int) -> DistinctChoice:
+        return DistinctChoice(**options)
+
+    algo = config().environment(create, env_config={"when_made": lambda: None}).build_algo()
+    algo.save_to_path(str(tmp_path))
+    algo.stop()
+    policy = JointPolicy.from_checkpoint(tmp_path)
+    assert policy.deployment["env_config"] == {"n_agents": 3, "max_cycles": 5}
+    assert len(policy.act(DistinctChoice(n_agents=3).reset(seed=0)[0])) == 3
+    with pytest.raises(ExperimentError, match="env_config held 'when_made'"):
+        policy_env(policy)

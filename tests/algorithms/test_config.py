@@ -12,6 +12,7 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from rllib_seqmarl import MATConfig
 from rllib_seqmarl.algorithms.env_errors import JointEnvRunner, RecordingJointEnvRunner
 from rllib_seqmarl.algorithms.team_metrics import TeamMetrics
+from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 
 ENV = "coordination/distinct_choice"
 
@@ -136,3 +137,9 @@ def test_sizes_may_be_set_as_rllibs_model_config() -> None:
     by_model_config = config().rl_module(model_config={"embed_dim": 32})
     by_model_config.validate()
     assert by_model_config.model_config["embed_dim"] == 32
+
+
+def test_without_validation_the_environment_is_joined_all_the_same() -> None:
+    unchecked = config(clip_param="any").experimental(_validate_config=False)
+    unchecked.validate()
+    assert isinstance(unchecked.env, JointEnvCreator)
