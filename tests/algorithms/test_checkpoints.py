@@ -139,7 +139,7 @@ def test_options_that_no_file_can_hold_do_not_keep_a_checkpoint_from_being_writt
     from rllib_seqmarl.experiments.errors import ExperimentError
     from rllib_seqmarl.experiments.evaluation import policy_env
 
-    def create(when_made: object, **options: int) -> DistinctChoice:
+    def create(*, when_made: object, **options: int) -> DistinctChoice:
         return DistinctChoice(**options)
 
     algo = config().environment(create, env_config={"when_made": lambda: None}).build_algo()
