@@ -13,15 +13,36 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rllib_seqmarl.ops.backends import AUTO, Operation
+
+
+@dataclass(frozen=True)
+class MixerOptions:
+    """What a mixer lets its user choose beside width and heads. A mixer with options derives its own.
+
+    Fields need defaults; ``__post_init__`` raises a ValueError that names key, value and remedy.
+    """
+
 
 @dataclass(frozen=True)
 class MixerShape:
-    """What a mixer is told when it is built: its width, its heads and where in the stack it stands."""
+    """What a mixer is told when it is built.
+
+    Attributes:
+        embed_dim: Its width d.
+        n_head: Its heads, where it has heads.
+        layer: Where in the stack it stands, from 0.
+        n_layer: How many stand there.
+        options: The user's choices, of the type that the mixer's entry in the table declares.
+        backend: Name of the implementation of its operations (see ``rllib_seqmarl.ops``), or "auto".
+    """
 
     embed_dim: int
     n_head: int = 1
     layer: int = 0
     n_layer: int = 1
+    options: Any = None
+    backend: str = AUTO
 
 
 class Mixer(nn.Module, ABC):
@@ -58,17 +79,54 @@ class CausalMixer(Mixer):
 
 @dataclass(frozen=True)
 class Crossed:
-    """Mixers for MAT's arrangement: self mixing, cross mixing onto the encoder's output, MLP; post-norm."""
+    """Mixers for MAT's arrangement: self mixing, cross mixing onto the encoder's output, MLP; post-norm.
+
+    ``options`` is what the user may choose, and ``operations`` are those of ``rllib_seqmarl.ops`` that it runs on.
+    """
 
     encoder: Callable[[MixerShape], Mixer]
     decoder: Callable[[MixerShape], CausalMixer]
     cross: Callable[[MixerShape], CausalMixer]
+    options: type[MixerOptions] = MixerOptions
+    operations: Sequence[Operation] = ()
 
 
 @dataclass(frozen=True)
 class Added:
     """Mixers for RWKV's arrangement: the encoder's output is added to the action embedding, then time
-    mixing and channel mixing follow; pre-norm. One causal pair serves encoder and decoder."""
+    mixing and channel mixing follow; pre-norm. One causal pair serves encoder and decoder.
+
+    ``options`` and ``operations`` as in :class:`Crossed`.
+    """
 
     time: Callable[[MixerShape], CausalMixer]
     channel: Callable[[MixerShape], CausalMixer]
+    options: type[MixerOptions] = MixerOptions
+    operations: Sequence[Operation] = ()
+
+
+class Addition(CausalMixer):
+    """No mixing at all: a cross mixer that leaves rep + x, to see what cross mixing is worth."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return x
+
+    def initial_state(self, batch_size: int) -> None:
+        return None
+
+    def step(self, x: Tensor, state: None, context: Any = None) -> tuple[Tensor, None]:
+        return x, None
+
+
+class BothWays(Mixer):
+    """A causal mixer run along the team and back, its two outputs added: every agent sees every other."""
+
+    def __init__(self, mixer: Mixer) -> None:
+        super().__init__()
+        self.mixer = mixer
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.mixer(x) + self.mixer(x.flip(1)).flip(1)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import Added, CausalMixer, Crossed, Mixer, MixerShape
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, bound, linear
-from rllib_seqmarl.networks.config import NetworkConfig
 
 
 def mlp(d: int) -> nn.Sequential:
@@ -93,8 +92,3 @@ class AddedBlock(CausalMixer):
         x = x + y  # (B, d)
         y, mixer_states[1] = channel.step(norm2(x), mixer_states[1])
         return x + y, state
-
-
-def shapes(config: NetworkConfig) -> list[MixerShape]:
-    """The shape of each block's mixers, from the first block to the last."""
-    return [MixerShape(config.embed_dim, config.n_head, i, config.n_block) for i in range(config.n_block)]

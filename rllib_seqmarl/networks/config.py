@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from rllib_seqmarl.mixers import MIXERS
+from rllib_seqmarl.mixers import MIXERS, Added, Crossed, MixerShape
+from rllib_seqmarl.ops.backends import AUTO, check_backend
+from rllib_seqmarl.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,12 @@ class NetworkConfig:
         embed_dim: Width d of a token inside the network.
         encoder_mixer: Name in ``rllib_seqmarl.mixers.MIXERS`` of what mixes observations.
         decoder_mixer: Name of what mixes actions; free of ``encoder_mixer``.
+        mixer_options: Choices that the two mixers leave open, such as ``{"d_state": 16}`` for mamba.
+        encoder_directions: 2 lets a causal encoder mixer (rwkv) run along the team and back, so that every agent's
+            value and representation know of all agents.
+        decoder_cross: "mixer", or "addition" to replace a crossed decoder's cross mixer by adding the encoder's output.
+        backend: Which implementation of the mixers' operations runs (see ``rllib_seqmarl.ops``); "auto" takes the
+            fastest for the device.
 
     Raises:
         ValueError: On a value that makes no network, naming key, value and remedy.
@@ -80,6 +87,10 @@ class NetworkConfig:
     embed_dim: int = 64
     encoder_mixer: str = "attention"
     decoder_mixer: str = "attention"
+    mixer_options: Mapping[str, Any] = field(default_factory=dict)
+    encoder_directions: int = 1
+    decoder_cross: Literal["mixer", "addition"] = "mixer"
+    backend: str = AUTO
 
     def __post_init__(self) -> None:
         for key in ("obs_dim", "n_block", "n_head", "embed_dim"):
@@ -94,9 +105,58 @@ class NetworkConfig:
         for key in ("encoder_mixer", "decoder_mixer"):
             name = getattr(self, key)
             if name not in MIXERS:
-                near = difflib.get_close_matches(str(name), MIXERS, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"unknown {key} {name!r}; {hint}known mixers: {', '.join(sorted(MIXERS))}")
+                raise ValueError(
+                    f"unknown {key} {name!r}.{did_you_mean(str(name), MIXERS)} Known mixers: "
+                    f"{', '.join(sorted(MIXERS))}."
+                )
+        self._check_arrangement()
+        check_backend(self.backend, [*self.encoder_mixers.operations, *self.decoder_mixers.operations])
+        self._check_mixer_options()
+
+    def _check_arrangement(self) -> None:
+        if self.encoder_directions not in (1, 2):
+            raise ValueError(f"encoder_directions must be 1 or 2, not {self.encoder_directions!r}")
+        if self.encoder_directions == 2 and isinstance(self.encoder_mixers, Crossed):
+            raise ValueError(
+                f"encoder_directions=2 has no effect on encoder_mixer={self.encoder_mixer!r}, whose encoder sees the "
+                f"whole team already; remove it, or choose an rwkv encoder"
+            )
+        if self.decoder_cross not in ("mixer", "addition"):
+            raise ValueError(f"decoder_cross must be 'mixer' or 'addition', not {self.decoder_cross!r}")
+        if self.decoder_cross == "addition" and isinstance(self.decoder_mixers, Added):
+            raise ValueError(
+                f"decoder_cross='addition' has no effect on decoder_mixer={self.decoder_mixer!r}, which has no cross "
+                f"mixer: the encoder's output is added to its tokens already; remove it"
+            )
+
+    def _check_mixer_options(self) -> None:
+        known = {f.name for mixers in (self.encoder_mixers, self.decoder_mixers) for f in fields(mixers.options)}
+        for key in self.mixer_options:
+            if key not in known:
+                raise ValueError(
+                    f"{key!r} is no option of encoder_mixer={self.encoder_mixer!r} or "
+                    f"decoder_mixer={self.decoder_mixer!r}.{did_you_mean(str(key), known)} "
+                    f"{_listed(known)}"
+                )
+        self.shapes(self.encoder_mixers)
+        self.shapes(self.decoder_mixers)
+
+    @property
+    def encoder_mixers(self) -> Crossed | Added:
+        """The mixers of the encoder's blocks."""
+        return MIXERS[self.encoder_mixer]
+
+    @property
+    def decoder_mixers(self) -> Crossed | Added:
+        """The mixers of the decoder's blocks."""
+        return MIXERS[self.decoder_mixer]
+
+    def shapes(self, mixers: Crossed | Added) -> list[MixerShape]:
+        """The shape of each block's ``mixers``, from the first block to the last."""
+        taken = {f.name for f in fields(mixers.options)}
+        options = mixers.options(**{key: value for key, value in self.mixer_options.items() if key in taken})
+        first = MixerShape(self.embed_dim, self.n_head, 0, self.n_block, options, self.backend)
+        return [replace(first, layer=i) for i in range(self.n_block)]
 
     def to_dict(self) -> dict[str, Any]:
         """This configuration as plain data, fit for JSON; :meth:`from_dict` takes it back."""
@@ -113,3 +173,7 @@ class NetworkConfig:
             return cls(**{**data, "action": ActionSpec(**data["action"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"this does not describe a network: {error}") from error
+
+
+def _listed(options: set[str]) -> str:
+    return f"They take {', '.join(sorted(options))}." if options else "They have none."

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from rllib_seqmarl.mixers import MIXERS, Added, CausalMixer
+from rllib_seqmarl.mixers import Added, CausalMixer, Crossed
+from rllib_seqmarl.mixers.base import Addition
 from rllib_seqmarl.mixers.layers import bound
-from rllib_seqmarl.networks.blocks import AddedBlock, CrossedDecoderBlock, shapes
+from rllib_seqmarl.networks.blocks import AddedBlock, CrossedDecoderBlock
 from rllib_seqmarl.networks.config import NetworkConfig
 
 
@@ -21,11 +23,13 @@ class Decoder(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        mixers = MIXERS[config.decoder_mixer]
+        mixers = config.decoder_mixers
         self.is_added = isinstance(mixers, Added)
+        if isinstance(mixers, Crossed) and config.decoder_cross == "addition":
+            mixers = replace(mixers, cross=Addition)
         blocks = nn.ModuleList(
             AddedBlock(mixers, shape) if isinstance(mixers, Added) else CrossedDecoderBlock(mixers, shape)
-            for shape in shapes(config)
+            for shape in config.shapes(mixers)
         )
         self.blocks = cast(Sequence[CausalMixer], blocks)
         self.norm = nn.LayerNorm(config.embed_dim, bias=not self.is_added)

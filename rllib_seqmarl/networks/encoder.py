@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
-from rllib_seqmarl.mixers import MIXERS, Added
+from rllib_seqmarl.mixers import Added
+from rllib_seqmarl.mixers.base import BothWays
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.action_heads import output_head
-from rllib_seqmarl.networks.blocks import AddedBlock, CrossedEncoderBlock, shapes
+from rllib_seqmarl.networks.blocks import AddedBlock, CrossedEncoderBlock
 from rllib_seqmarl.networks.config import NetworkConfig
 
 
@@ -23,12 +26,16 @@ class Encoder(nn.Module):
             nn.GELU(),
             nn.LayerNorm(d),
         )
-        mixers = MIXERS[config.encoder_mixer]
+        mixers = config.encoder_mixers
+        shapes = config.shapes(mixers)
         if isinstance(mixers, Added):
-            self.blocks = nn.Sequential(*(AddedBlock(mixers, shape) for shape in shapes(config)))
+            if config.encoder_directions == 2:
+                one_way = mixers.time
+                mixers = replace(mixers, time=lambda shape: BothWays(one_way(shape)))
+            self.blocks = nn.Sequential(*(AddedBlock(mixers, shape) for shape in shapes))
             self.blocks.append(nn.LayerNorm(d, bias=False))
         else:
-            self.blocks = nn.Sequential(*(CrossedEncoderBlock(mixers, shape) for shape in shapes(config)))
+            self.blocks = nn.Sequential(*(CrossedEncoderBlock(mixers, shape) for shape in shapes))
         self.value = output_head(d, 1)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
         ),
         ({"n_block": 0}, "n_block must be an integer >= 1, not 0"),
         ({"obs_dim": 2.5}, "obs_dim must be an integer >= 1, not 2.5"),
-        ({"decoder_mixer": "atention"}, "unknown decoder_mixer 'atention'; did you mean 'attention'?"),
+        ({"decoder_mixer": "atention"}, "unknown decoder_mixer 'atention'. Did you mean 'attention'?"),
     ],
 )
 def test_a_bad_value_is_named(changes, message):

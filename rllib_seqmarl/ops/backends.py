@@ -1,0 +1,99 @@
+"""Which implementation of an operation runs: the fastest that the device and the installation allow.
+
+An operation lists its backends, fastest first. ``"auto"`` takes the first that can run where the tensors are; a backend
+asked for by name is taken or refused with a remedy. Every choice is logged once, with its reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rllib_seqmarl.suggestions import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+
+Obstacle = Callable[[torch.device, torch.dtype], str | None]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation.
+
+    Attributes:
+        name: What users call it.
+        load: Imports it and returns the function; called when the backend is first chosen.
+        obstacle: Why it cannot run on a device with a floating-point type and what would help, or None if it can.
+        remark: What the log says about it.
+        is_slow: Whether a faster one would be worth installing; the log then warns.
+    """
+
+    name: str
+    load: Callable[[], Callable[..., Any]]
+    obstacle: Obstacle
+    remark: str
+    is_slow: bool = False
+
+
+class Operation:
+    """An operation and its backends, fastest first."""
+
+    def __init__(self, name: str, backends: Sequence[Backend]) -> None:
+        self.name = name
+        self.backends = {backend.name: backend for backend in backends}
+        self._chosen: dict[tuple[str, str, torch.dtype], Callable[..., Any]] = {}
+
+    def choose(self, backend: str, like: Tensor) -> Callable[..., Any]:
+        """The function that runs ``backend`` (a name, or "auto") on tensors like ``like``.
+
+        Raises:
+            ValueError: No backend has this name, or it cannot run there; the message says what to do.
+        """
+        key = backend, like.device.type, like.dtype
+        if key not in self._chosen:
+            self._chosen[key] = self._load(backend, like.device, like.dtype)
+        return self._chosen[key]
+
+    def available(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
+        """Names of the backends that run here, fastest first."""
+        return [b.name for b in self.backends.values() if b.obstacle(torch.device(device), dtype) is None]
+
+    def _load(self, name: str, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
+        obstacles = {b.name: b.obstacle(device, dtype) for b in self.backends.values()}
+        if name == AUTO:
+            backend = next(b for b in self.backends.values() if obstacles[b.name] is None)
+            passed_over = [f"{n} is not used: {why}" for n, why in obstacles.items() if why is not None]
+            reason = "; ".join([backend.remark, *passed_over])
+            level = logging.WARNING if backend.is_slow else logging.INFO
+            logger.log(level, "%s on %s runs on backend %r: %s", self.name, device.type, backend.name, reason)
+            return backend.load()
+        check_backend(name, [self])
+        if (obstacle := obstacles[name]) is not None:
+            raise ValueError(
+                f"backend={name!r} of {self.name} cannot run here: {obstacle}. Or write backend='auto', which takes "
+                f"the fastest that can ({', '.join(self.available(device, dtype))})."
+            )
+        logger.info("%s on %s runs on backend %r, as asked for", self.name, device.type, name)
+        return self.backends[name].load()
+
+
+def check_backend(name: str, operations: Sequence[Operation]) -> None:
+    """Raises a ValueError unless ``name`` is "auto" or a backend of each of the operations."""
+    for operation in operations:
+        if name != AUTO and name not in operation.backends:
+            raise ValueError(
+                f"backend={name!r} is no backend of {operation.name}.{did_you_mean(str(name), operation.backends)} "
+                f"It has {', '.join([AUTO, *operation.backends])}."
+            )
+
+
+def nothing_in_the_way(device: torch.device, dtype: torch.dtype) -> str | None:
+    """The obstacle of a backend that runs everywhere."""
+    return None
