@@ -39,6 +39,8 @@ def bound(layer: nn.Module) -> Callable[[Tensor], Tensor]:
             return lambda x: F.linear(x, weight, bias)
         case nn.LayerNorm(normalized_shape=shape, weight=weight, bias=bias, eps=eps):
             return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
+        case nn.RMSNorm(normalized_shape=shape, weight=weight, eps=epsilon):
+            return lambda x: torch.rms_norm(x, shape, weight, epsilon)
         case nn.GELU(approximate="none"):
             return F.gelu
         case nn.Sequential():

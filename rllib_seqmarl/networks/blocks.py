@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import Added, CausalMixer, Crossed, Mixer, MixerShape
+from rllib_seqmarl.mixers.base import BothWays
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, bound, linear
 
 
@@ -69,12 +70,17 @@ class CrossedDecoderBlock(CausalMixer):
 
 
 class AddedBlock(CausalMixer):
-    """Time mixing, then channel mixing, which may look back in time as well. For encoder and decoder."""
+    """Time mixing, then channel mixing, which may look back in time as well. For encoder and decoder.
 
-    def __init__(self, mixers: Added, shape: MixerShape) -> None:
+    With ``both_ways`` time mixing runs along the team and back; such a block has no steps.
+    """
+
+    def __init__(self, mixers: Added, shape: MixerShape, both_ways: bool = False) -> None:
         super().__init__()
         d = shape.embed_dim
-        self.time, self.channel = mixers.time(shape), mixers.channel(shape)
+        time = mixers.time(shape)
+        self.time: Any = BothWays(time) if both_ways else time
+        self.channel = mixers.channel(shape)
         self.norm1, self.norm2 = nn.LayerNorm(d, bias=False), nn.LayerNorm(d, bias=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import Added
-from rllib_seqmarl.mixers.base import BothWays
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.action_heads import output_head
 from rllib_seqmarl.networks.blocks import AddedBlock, CrossedEncoderBlock
@@ -29,10 +26,8 @@ class Encoder(nn.Module):
         mixers = config.encoder_mixers
         shapes = config.shapes(mixers)
         if isinstance(mixers, Added):
-            if config.encoder_directions == 2:
-                one_way = mixers.time
-                mixers = replace(mixers, time=lambda shape: BothWays(one_way(shape)))
-            self.blocks = nn.Sequential(*(AddedBlock(mixers, shape) for shape in shapes))
+            both_ways = config.encoder_directions == 2
+            self.blocks = nn.Sequential(*(AddedBlock(mixers, shape, both_ways) for shape in shapes))
             self.blocks.append(nn.LayerNorm(d, bias=False))
         else:
             self.blocks = nn.Sequential(*(CrossedEncoderBlock(mixers, shape) for shape in shapes))

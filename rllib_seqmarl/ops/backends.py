@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -97,3 +98,16 @@ def check_backend(name: str, operations: Sequence[Operation]) -> None:
 def nothing_in_the_way(device: torch.device, dtype: torch.dtype) -> str | None:
     """The obstacle of a backend that runs everywhere."""
     return None
+
+
+def cuda_library_obstacle(library: str, packages: str) -> Obstacle:
+    """The obstacle of a backend that needs a CUDA device and an importable ``library``."""
+
+    def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+        if device.type != "cuda":
+            return f"its kernels are for CUDA, and the tensors are on {device.type}"
+        if dtype == torch.float64:
+            return "its kernels are for float32 and below, not float64"
+        return None if find_spec(library) else f"{library} is not installed; `pip install {packages}`"
+
+    return obstacle

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 HAS_NUMBA = find_spec("numba") is not None
 # Fewer elements of work than this are not worth a second thread.
@@ -30,6 +31,11 @@ def numba_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     if not HAS_NUMBA:
         return "numba is not installed; `pip install numba`"
     return None
+
+
+def rows(x: Tensor) -> Any:
+    """(batch, channels, length) as a numpy array (batch, length, channels); no copy if channels are adjacent."""
+    return x.detach().mT.contiguous().numpy()
 
 
 @lru_cache
@@ -58,6 +64,19 @@ if HAS_NUMBA:
 
     # Sums may be reordered and products fused; infinities and NaNs keep their meaning.
     kernel = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+    @kernel
+    def scratch(rows: Any, width: Any, like: Any) -> Any:
+        """(rows, at least width) uninitialised numbers like those of ``like``, rows aligned to cache lines.
+
+        Rows start at different offsets within a page: loads and stores of addresses that are equal modulo 4096 wait for
+        one another, which made a loop over planes of exactly one page three times slower.
+        """
+        line = 64 // like.itemsize
+        padded = (width + line - 1) // line * line + 5 * line
+        flat = np.empty(rows * padded + line, like.dtype)
+        start = (-flat.ctypes.data // like.itemsize) % line
+        return flat[start : start + rows * padded].reshape(rows, padded)
 
     @intrinsic
     def _as_float(typing_context: Any, bits: Any) -> Any:

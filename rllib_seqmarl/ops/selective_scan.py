@@ -1,9 +1,205 @@
 """The selective scan of Mamba (Gu and Dao 2023, arXiv 2312.00752, eq. 2 and algorithm 2).
 
-For every channel d and state s of a sequence, with x_t the input of channel d:
+For channel d and state s of a sequence, with input u, step size delta, and silu(z) as a gate where there is one:
 
     h_t[d, s] = exp(delta_t[d] A[d, s]) h_{t-1}[d, s] + delta_t[d] B_t[s] u_t[d]
-    y_t[d]    = sum_s C_t[s] h_t[d, s] + D[d] u_t[d],    times silu(z_t[d]) where there is a gate z.
+    y_t[d]    = (sum_s C_t[s] h_t[d, s] + D[d] u_t[d]) silu(z_t[d])
 
-Names, order and layouts of the arguments are mamba-ssm's.
+Names, order and layouts of the arguments are those of mamba-ssm's ``selective_scan_fn``.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, cuda_library_obstacle, nothing_in_the_way
+from rllib_seqmarl.ops.numba_support import numba_obstacle
+
+# A step size beyond this forgets everything (A is -1 or less at initialisation); the bound keeps delta B u finite.
+MAX_DELTA = 20.0
+
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    backend: str = AUTO,
+) -> Any:
+    """Scan whole sequences.
+
+    Args:
+        u: Input (batch, dim, length).
+        delta: Step sizes (batch, dim, length).
+        A: (dim, state), negative.
+        B: (batch, state, length).
+        C: (batch, state, length).
+        D: Weight (dim,) of the input that passes by the state.
+        z: Gate (batch, dim, length).
+        delta_bias: (dim,), added to ``delta``.
+        delta_softplus: Whether step sizes are softplus(delta + delta_bias), bounded by 20.
+        return_last_state: Whether to return the state after the last token as well.
+        backend: "auto", or a name of ``SELECTIVE_SCAN.available(device)``. Memory is used without copies where channels
+            are adjacent: pass a (batch, length, dim) tensor as ``x.mT``.
+
+    Returns:
+        y (batch, dim, length), and if asked for the last state (batch, dim, state), through which no gradient flows.
+
+    Raises:
+        ValueError: Shapes do not fit together, or the backend is unknown or cannot run here.
+    """
+    batch_size, dim, length = u.shape
+    expected = {"delta": (delta, u.shape), "A": (A, (dim, A.shape[-1])), "z": (z, u.shape)}
+    expected |= {"B": (B, (batch_size, A.shape[-1], length)), "C": (C, (batch_size, A.shape[-1], length))}
+    expected |= {"D": (D, (dim,)), "delta_bias": (delta_bias, (dim,))}
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tensor.shape != torch.Size(shape):
+            raise ValueError(
+                f"{name} must have shape {tuple(shape)} beside u {tuple(u.shape)}, not {tuple(tensor.shape)}"
+            )
+    scan = SELECTIVE_SCAN.choose(backend, u)
+    y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    return (y, last_state) if return_last_state else y
+
+
+def selective_scan_step(
+    state: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    backend: str = AUTO,
+) -> Tensor:
+    """Scan one token, without gradients. Arguments as in :func:`selective_scan`, but without the length.
+
+    Args:
+        state: (batch, dim, state), zeros before the first token; it is updated in place. A transposed (batch, state,
+            dim) tensor is used without copies.
+
+    Returns:
+        y (batch, dim).
+    """
+    step = SELECTIVE_SCAN_STEP.choose(backend, u)
+    return step(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+
+
+def activated(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
+    """Step sizes from (batch, dim, length) ``delta``."""
+    if delta_bias is not None:
+        delta = delta + delta_bias.unsqueeze(-1)
+    return F.softplus(delta).clamp(max=MAX_DELTA) if delta_softplus else delta
+
+
+def completed(scan: Scan) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A bare scan with all that surrounds it: softplus, the input that passes by, the gate."""
+
+    def complete(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+        delta_bias: Tensor | None, delta_softplus: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        y, last_state = scan(u, activated(delta, delta_bias, delta_softplus), A, B, C)
+        if D is not None:
+            y = y + D.unsqueeze(-1) * u
+        return (y if z is None else y * F.silu(z)), last_state.detach()
+
+    return complete
+
+
+def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence, token by token, as it is written; autograd differentiates it."""
+    h = u.new_zeros(u.shape[0], *A.shape)  # (batch, dim, state)
+    outputs = []
+    for u_t, delta_t, B_t, C_t in zip(u.unbind(-1), delta.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True):
+        h = torch.exp(delta_t.unsqueeze(-1) * A) * h + (delta_t * u_t).unsqueeze(-1) * B_t.unsqueeze(1)
+        outputs.append((h * C_t.unsqueeze(1)).sum(-1))  # (batch, dim)
+    return torch.stack(outputs, dim=-1), h
+
+
+@torch.no_grad()
+def reference_step(
+    state: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool,
+) -> Tensor:  # fmt: skip
+    """One token of the recurrence."""
+    delta = activated(delta.unsqueeze(-1), delta_bias, delta_softplus).squeeze(-1)  # (batch, dim)
+    state.mul_(torch.exp(delta.unsqueeze(-1) * A)).addcmul_((delta * u).unsqueeze(-1), B.unsqueeze(1))
+    y = (state @ C.unsqueeze(-1)).squeeze(-1)  # (batch, dim)
+    if D is not None:
+        y = y + D * u
+    return y if z is None else y * F.silu(z)
+
+
+def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor]]:
+    selective_scan_fn = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+
+    def scan(
+        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+        delta_bias: Tensor | None, delta_softplus: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        # The library has no bound on step sizes. Softplus is the identity there, so the bound may come before it.
+        if delta_softplus:
+            bias = 0.0 if delta_bias is None else delta_bias.unsqueeze(-1)
+            delta, delta_bias = (delta + bias).clamp(max=MAX_DELTA), None
+        return selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=True)
+
+    return scan
+
+
+SELECTIVE_SCAN = Operation(
+    "selective_scan",
+    [
+        Backend(
+            "mamba-ssm",
+            _mamba_ssm,
+            cuda_library_obstacle("mamba_ssm", "mamba-ssm causal-conv1d"),
+            "mamba-ssm's fused CUDA kernels",
+        ),
+        Backend(
+            "numba",
+            lambda: import_module("rllib_seqmarl.ops.selective_scan_numba").numba_scan,
+            numba_obstacle,
+            "kernels compiled for this CPU",
+        ),
+        Backend(
+            "reference",
+            lambda: completed(reference_scan),
+            nothing_in_the_way,
+            "plain torch under autograd, several times slower than compiled kernels",
+            is_slow=True,
+        ),
+    ],
+)
+
+SELECTIVE_SCAN_STEP = Operation(
+    "selective_scan_step",
+    [
+        Backend(
+            "numba",
+            lambda: import_module("rllib_seqmarl.ops.selective_scan_numba").numba_step,
+            numba_obstacle,
+            "kernels compiled for this CPU",
+        ),
+        Backend("reference", lambda: reference_step, nothing_in_the_way, "plain torch"),
+    ],
+)

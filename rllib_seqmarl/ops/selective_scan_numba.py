@@ -1,176 +1,89 @@
-"""The selective scan for CPUs: one pass forward, one back, states kept in the cache of the processor.
-
-Per sequence the states of one pass fill length x state x dim numbers, which stay in the second-level cache; nothing of
-that size is written to memory. The backward pass runs the recurrence again instead of reading states.
-
-Loops index whole arrays: a slice in a kernel counts references, which costs more than a short inner loop.
-"""
+"""The selective scan on numba's kernels, as torch knows it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from rllib_seqmarl.ops.numba_support import LOG2_E, exp, exp2, kernel, log1p
-
-
-@kernel
-def scratch(rows: Any, width: Any, like: Any) -> Any:
-    """(rows, width) numbers aligned to cache lines, rows starting at different offsets within a page."""
-    line = 64 // like.itemsize
-    padded = (width + line - 1) // line * line + 5 * line
-    flat = np.empty(rows * padded + line, like.dtype)
-    start = (-flat.ctypes.data // like.itemsize) % line
-    return flat[start : start + rows * padded].reshape(rows, padded)
+from rllib_seqmarl.ops.numba_support import LOG2_E, over_batch, rows
+from rllib_seqmarl.ops.selective_scan import MAX_DELTA
+from rllib_seqmarl.ops.selective_scan_kernels import backward, forward
 
 
-@kernel
-def _activate(b: Any, raw: Any, bias: Any, softplus: Any, highest: Any, dt: Any) -> None:
-    """dt = raw[b] + bias, if asked for through a softplus that is bounded by ``highest``."""
-    zero = raw.dtype.type(0)
-    for t in range(dt.shape[0]):
-        for d in range(dt.shape[1]):
-            x = raw[b, t, d] + bias[d]
-            if softplus:
-                x = min(max(x, zero) + log1p(exp(-abs(x))), highest)
-            dt[t, d] = x
+class _NumbaScan(torch.autograd.Function):
+    """Arguments as the public function's; None stands for what is absent."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+        delta_bias: Tensor | None, delta_softplus: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        batch_size, dim, length = u.shape
+        state = A.shape[1]
+        zeros = A.new_zeros(dim)
+        arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, zeros)
+        h = u.new_zeros(batch_size, state, dim)
+        y = u.new_empty(batch_size, length, dim)
+        over_batch(forward, batch_size, batch_size * length * state * dim, *arrays, h.numpy(), y.numpy())
+        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias)
+        ctx.delta_softplus = delta_softplus
+        last_state = h.mT
+        ctx.mark_non_differentiable(last_state)
+        return y.mT, last_state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, _: Tensor) -> Any:
+        u, delta, A, B, C, D, z, delta_bias = ctx.saved_tensors
+        batch_size, dim, length = u.shape
+        state = A.shape[1]
+        arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, ctx.delta_softplus, A.new_zeros(dim))
+        grads = [torch.empty(batch_size, length, x.shape[1], dtype=u.dtype) for x in (u, delta, B, C)]
+        grads.append(torch.empty_like(grads[0]) if z is not None else grads[0].new_empty(0, 0, 0))
+        shares = over_batch(
+            backward, batch_size, batch_size * length * state * dim, *arrays, rows(grad_y), *(g.numpy() for g in grads)
+        )  # fmt: skip
+        grad_A, grad_D, grad_bias = (torch.from_numpy(sum(parts)) for parts in zip(*shares, strict=True))
+        grad_u, grad_delta, grad_B, grad_C, grad_z = (g.mT for g in grads)
+        return (
+            grad_u, grad_delta, grad_A.T, grad_B, grad_C, None if D is None else grad_D, None if z is None else grad_z,
+            None if delta_bias is None else grad_bias, None,
+        )  # fmt: skip
 
 
-@kernel
-def _through_activation(b: Any, raw: Any, bias: Any, softplus: Any, highest: Any, dt: Any, grad: Any) -> None:
-    """From the gradient of what `_activate` made to that of what it took, in place."""
-    zero, one = raw.dtype.type(0), raw.dtype.type(1)
-    if softplus:
-        for t in range(dt.shape[0]):
-            for d in range(dt.shape[1]):
-                slope = one / (one + exp(-(raw[b, t, d] + bias[d])))
-                grad[b, t, d] *= slope if dt[t, d] < highest else zero
+def _inputs(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool, zeros: Tensor,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The arguments that both kernels begin with."""
+    u_rows = rows(u)
+    number = u_rows.dtype.type
+    return (
+        u_rows, rows(delta), (zeros if delta_bias is None else delta_bias.detach()).numpy(), delta_softplus,
+        number(MAX_DELTA), (A.detach().T * LOG2_E).contiguous().numpy(), rows(B), rows(C),
+        (zeros if D is None else D.detach()).numpy(), u_rows if z is None else rows(z), z is not None,
+    )  # fmt: skip
 
 
-@kernel
-def _gate(b: Any, z: Any, y: Any) -> None:
-    """y *= silu(z[b])"""
-    one = z.dtype.type(1)
-    for t in range(z.shape[1]):
-        for d in range(z.shape[2]):
-            y[t, d] *= z[b, t, d] / (one + exp(-z[b, t, d]))
+def numba_scan(*args: Any) -> tuple[Tensor, Tensor]:
+    """Backend "numba" of ``selective_scan``."""
+    return _NumbaScan.apply(*args)
 
 
-@kernel
-def _through_gate(b: Any, z: Any, y: Any, grad_y: Any, grad_z: Any) -> None:
-    """grad_z[b] for the gradient grad_y[b] of y silu(z[b])."""
-    one = z.dtype.type(1)
-    for t in range(z.shape[1]):
-        for d in range(z.shape[2]):
-            gate = one / (one + exp(-z[b, t, d]))
-            grad_z[b, t, d] = grad_y[b, t, d] * y[t, d] * gate * (one + z[b, t, d] * (one - gate))
-
-
-@kernel
-def _planes(b: Any, u: Any, D: Any, dt: Any, du: Any, y: Any) -> None:
-    """What the scan of sequence b starts from: du = dt u, y = D u."""
-    for t in range(dt.shape[0]):
-        for d in range(dt.shape[1]):
-            du[t, d] = dt[t, d] * u[b, t, d]
-        for d in range(dt.shape[1]):
-            y[t, d] = D[d] * u[b, t, d]
-
-
-@kernel
-def forward(
-    begin: Any, end: Any, u: Any, delta: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any, C: Any, D: Any,
-    z: Any, gated: Any, h: Any, y: Any,
-) -> None:  # fmt: skip
-    """Sequences ``begin`` to ``end`` of the batch: fills y, and takes h from the state before to the state after.
-
-    u, delta, z, y (batch, length, dim); B, C (batch, state, length); A (state, dim), times log2(e); D, bias (dim,);
-    h (batch, state, dim).
-    """
-    _, length, dim = u.shape
-    dt, du = np.empty((length, dim), u.dtype), np.empty((length, dim), u.dtype)
-    for b in range(begin, end):
-        _activate(b, delta, bias, softplus, highest, dt)
-        _planes(b, u, D, dt, du, y[b])
-        for s in range(A.shape[0]):
-            for t in range(length):
-                b_ts, c_ts = B[b, t, s], C[b, t, s]
-                for d in range(dim):
-                    h[b, s, d] = exp2(dt[t, d] * A[s, d]) * h[b, s, d] + du[t, d] * b_ts
-                    y[b, t, d] += c_ts * h[b, s, d]
-        if gated:
-            _gate(b, z, y[b])
-
-
-@kernel
-def backward(
-    begin: Any, end: Any, u: Any, delta: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any, C: Any, D: Any,
-    z: Any, gated: Any, grad_y: Any, grad_u: Any, grad_delta: Any, grad_B: Any, grad_C: Any, grad_z: Any,
-) -> Any:  # fmt: skip
-    """Fills the gradients of what is a batch, and returns those of A (state, dim) (before its scaling), D and bias."""
-    _, length, dim = u.shape
-    state = A.shape[0]
-    dtype = u.dtype
-    zero, from_log2 = dtype.type(0), dtype.type(1 / LOG2_E)
-    grad_A = np.zeros((state, dim), dtype)
-    grad_D, grad_bias = np.zeros(dim, dtype), np.zeros(dim, dtype)
-    n = length * dim
-    planes = scratch(11, n, D)
-    dt, du, y = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim), planes[2][:n].reshape(length, dim)
-    # Of one state: its decay, and what of it comes from the token before.
-    decay, carried = planes[3][:n].reshape(length, dim), planes[4][:n].reshape(length, dim)
-    grad, grad_du, grad_dt = planes[5][:n].reshape(length, dim), planes[6][:n].reshape(length, dim), planes[7][:n].reshape(length, dim)
-    h, grad_h = planes[8][:dim], planes[9][:dim]
-    for b in range(begin, end):
-        _activate(b, delta, bias, softplus, highest, dt)
-        _planes(b, u, D, dt, du, y)
-        grad[:] = grad_y[b]
-        if gated:
-            _gate(b, z, grad)
-        grad_du[:] = zero
-        grad_dt[:] = zero
-        for s in range(state):
-            h[:] = zero
-            for t in range(length):
-                b_ts, c_ts = B[b, t, s], C[b, t, s]
-                for d in range(dim):
-                    a = exp2(dt[t, d] * A[s, d])
-                    decay[t, d] = a
-                    a *= h[d]
-                    carried[t, d] = a
-                    h[d] = a + du[t, d] * b_ts
-                if gated:
-                    for d in range(dim):
-                        y[t, d] += c_ts * h[d]
-            grad_h[:] = zero
-            for t in range(length - 1, -1, -1):
-                b_ts, c_ts, sum_b, sum_c = B[b, t, s], C[b, t, s], zero, zero
-                for d in range(dim):
-                    sum_c += grad[t, d] * (carried[t, d] + du[t, d] * b_ts)
-                    g = grad_h[d] + c_ts * grad[t, d]
-                    sum_b += g * du[t, d]
-                    grad_du[t, d] += g * b_ts
-                    grad_h[d] = g
-                for d in range(dim):
-                    g = grad_h[d]
-                    grad_h[d] = g * decay[t, d]
-                    g *= carried[t, d]
-                    grad_dt[t, d] += g * A[s, d]
-                    grad_A[s, d] += g * dt[t, d]
-                grad_B[b, t, s] = sum_b
-                grad_C[b, t, s] = sum_c
-        if gated:
-            _through_gate(b, z, y, grad_y, grad_z)
-        for t in range(length):
-            for d in range(dim):
-                grad_u[b, t, d] = grad[t, d] * D[d] + grad_du[t, d] * dt[t, d]
-            for d in range(dim):
-                grad_D[d] += grad[t, d] * u[b, t, d]
-            for d in range(dim):
-                # A is scaled by log2(e), and so is what came through it.
-                grad_delta[b, t, d] = grad_dt[t, d] * from_log2 + grad_du[t, d] * u[b, t, d]
-        _through_activation(b, delta, bias, softplus, highest, dt, grad_delta)
-        for t in range(length):
-            for d in range(dim):
-                grad_bias[d] += grad_delta[b, t, d]
-    return grad_A, grad_D, grad_bias
+def numba_step(
+    state: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool,
+) -> Tensor:  # fmt: skip
+    """Backend "numba" of ``selective_scan_step``: a sequence of one token, on a state."""
+    u, delta, B, C = (x.unsqueeze(-1) for x in (u, delta, B, C))
+    z = None if z is None else z.unsqueeze(-1)
+    arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, A.new_zeros(len(A)))
+    h = state.mT.contiguous()
+    y = u.new_empty(len(u), 1, u.shape[1])
+    over_batch(forward, len(u), h.numel(), *arrays, h.numpy(), y.numpy())
+    if h.data_ptr() != state.data_ptr():
+        state.copy_(h.mT)
+    return y.squeeze(1)

@@ -1,0 +1,204 @@
+"""Mamba along the agent axis: the mixers of Multi-Agent Mamba (arXiv 2410.19382, section 3).
+
+The core is Mamba-1 (Gu and Dao 2023, arXiv 2312.00752, figure 3): projection, short causal convolution, selective
+scan, gate, projection. Each mixer wraps it as LN(x + core(RMSNorm(x))); without the norms the product of the
+bidirectional one overflows. Decoding carries the last inputs of the convolution and the state of the scan, whose sizes
+do not depend on n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerShape
+from rllib_seqmarl.mixers.layers import bound, linear
+from rllib_seqmarl.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+from rllib_seqmarl.ops.selective_scan import selective_scan, selective_scan_step
+
+DELTA_RANGE = 1e-3, 1e-1  # of the step sizes at initialisation
+
+
+@dataclass(frozen=True)
+class MambaOptions(MixerOptions):
+    """What can be chosen of a Mamba mixer.
+
+    Attributes:
+        d_state: States per channel of the scan; the MAM paper searched 1 to 32.
+        d_conv: Width of the convolution over the agents.
+        expand: Channels of the core per channel of the token.
+        dt_rank: Rank of the projection that makes step sizes; the MAM paper searched 1 to 128. "auto": embed_dim / 16,
+            rounded up, as Mamba's own.
+        bidirectional: How the encoder joins both directions: "product" multiplies f = core(x) with the core's output on
+            the reversed f (published), "sum" adds the core's outputs on x and on the reversed x.
+
+    Raises:
+        ValueError: On a value that makes no mixer.
+    """
+
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    dt_rank: int | Literal["auto"] = "auto"
+    bidirectional: Literal["product", "sum"] = "product"
+
+    def __post_init__(self) -> None:
+        for key in ("d_state", "d_conv", "expand", "dt_rank"):
+            value, also = getattr(self, key), " or 'auto'" if key == "dt_rank" else ""
+            if also and value == "auto":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{key} must be an integer >= 1{also}, not {value!r}")
+        if self.bidirectional not in ("product", "sum"):
+            raise ValueError(f"bidirectional must be 'product' or 'sum', not {self.bidirectional!r}")
+
+
+@dataclass(slots=True)
+class MambaState:
+    """What the core carries from token to token, and its weights in the form that a step wants."""
+
+    inputs: Tensor  # (B, c, d_conv), the last inputs of the convolution; c = expand * d
+    states: Tensor  # (B, c, d_state)
+    A: Tensor  # (c, d_state)
+
+
+class MambaCore(nn.Module):
+    """Mamba-1 on (B, n, d). With ``crossed``, what reads the states comes from elsewhere: C is an argument."""
+
+    def __init__(self, shape: MixerShape, crossed: bool = False) -> None:
+        super().__init__()
+        options: MambaOptions = shape.options or MambaOptions()
+        d, inner = shape.embed_dim, options.expand * shape.embed_dim
+        self.backend = shape.backend
+        dt_rank = math.ceil(d / 16) if options.dt_rank == "auto" else options.dt_rank
+        n_read = 0 if crossed else options.d_state
+        self.sizes = [dt_rank, options.d_state, n_read]
+        self.in_proj = linear(d, inner, inner, gain=1.0, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(inner, options.d_conv).uniform_(-1, 1) / math.sqrt(options.d_conv))
+        self.conv_bias = nn.Parameter(torch.zeros(inner))
+        self.x_proj = linear(inner, *(size for size in self.sizes if size), gain=1.0, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, inner)
+        nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
+        with torch.no_grad():
+            low, high = (math.log(delta) for delta in DELTA_RANGE)
+            delta = torch.empty(inner).uniform_(low, high).exp()
+            self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # softplus makes delta of it
+        self.A_log = nn.Parameter(torch.arange(1.0, options.d_state + 1).log().repeat(inner, 1))  # S4D-real
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = linear(inner, d, gain=1.0, bias=False)
+
+    def forward(self, x: Tensor, C: Tensor | None = None) -> Tensor:
+        """(B, n, d) to (B, n, d); C (B, n, d_state) where crossed."""
+        # Two products rather than one cut in two: the scan wants each part's channels side by side.
+        u, z = (F.linear(x, weight) for weight in self.in_proj.weight.chunk(2))  # each (B, n, c)
+        u = causal_conv1d(u.mT, self.conv_weight, self.conv_bias, "silu", backend=self.backend).mT
+        dt, B, own_C = self.x_proj(u).split(self.sizes, dim=-1)
+        y = selective_scan(
+            u.mT,
+            F.linear(dt, self.dt_proj.weight).mT,
+            -self.A_log.exp(),
+            B.mT,
+            (own_C if C is None else C).mT,
+            self.D,
+            z.mT,
+            self.dt_proj.bias,
+            delta_softplus=True,
+            backend=self.backend,
+        )
+        return self.out_proj(y.mT)
+
+    def initial_state(self, batch_size: int) -> MambaState:
+        (inner, d_conv), d_state = self.conv_weight.shape, self.sizes[1]
+        zeros = self.D.new_zeros
+        # Channels adjacent in memory, as the scan's kernels want them.
+        return MambaState(zeros(batch_size, d_conv, inner).mT, zeros(batch_size, d_state, inner).mT, -self.A_log.exp())
+
+    def step(self, x: Tensor, state: MambaState, C: Tensor | None = None) -> Tensor:
+        """(B, d) to (B, d); C (B, d_state) where crossed. ``state`` is updated in place."""
+        u, z = F.linear(x, self.in_proj.weight).chunk(2, dim=-1)  # each (B, c)
+        u = causal_conv1d_step(state.inputs, u, self.conv_weight, self.conv_bias, "silu")
+        dt, B, own_C = F.linear(u, self.x_proj.weight).split(self.sizes, dim=-1)
+        y = selective_scan_step(
+            state.states,
+            u,
+            F.linear(dt, self.dt_proj.weight),
+            state.A,
+            B,
+            own_C if C is None else C,
+            self.D,
+            z,
+            self.dt_proj.bias,
+            delta_softplus=True,
+            backend=self.backend,
+        )
+        return F.linear(y, self.out_proj.weight)
+
+
+class Mamba(CausalMixer):
+    """Causal: an agent reads what it and its predecessors wrote into the state."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__()
+        self.core = MambaCore(shape)
+        self.norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
+        self.outer_norm = nn.LayerNorm(shape.embed_dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.outer_norm(x + self.core(self.norm(x)))
+
+    def initial_state(self, batch_size: int) -> Any:
+        return bound(self.norm), bound(self.outer_norm), self.core.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        norm, outer_norm, core_state = state
+        return outer_norm(x + self.core.step(norm(x), core_state)), state
+
+
+class BidirectionalMamba(Mixer):
+    """The whole team sees the whole team: one core run in both directions."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__()
+        self.core = MambaCore(shape)
+        self.is_product = (shape.options or MambaOptions()).bidirectional == "product"
+        self.norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
+        self.outer_norm = nn.LayerNorm(shape.embed_dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        normed = self.norm(x)
+        forth = self.core(normed)  # (B, n, d)
+        back = self.core((forth if self.is_product else normed).flip(1)).flip(1)
+        return self.outer_norm(x + (forth * back if self.is_product else forth + back))
+
+
+class CrossMamba(CausalMixer):
+    """Actions are written into the state, and the encoder's output for an agent chooses what is read from it."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__()
+        self.core = MambaCore(shape, crossed=True)
+        self.norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
+        self.context_norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
+        self.outer_norm = nn.LayerNorm(shape.embed_dim)
+        self.C_proj = linear(shape.embed_dim, self.core.sizes[1], gain=1.0, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        assert context is not None, "cross mamba needs the encoder's output as context"
+        C = self.C_proj(self.context_norm(context))  # (B, n, d_state)
+        return self.outer_norm(x + self.core(self.norm(x), C))
+
+    def split_context(self, context: Tensor) -> Sequence[Tensor]:
+        return self.C_proj(self.context_norm(context)).unbind(1)  # n times (B, d_state)
+
+    def initial_state(self, batch_size: int) -> Any:
+        return bound(self.norm), bound(self.outer_norm), self.core.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        norm, outer_norm, core_state = state
+        return outer_norm(x + self.core.step(norm(x), core_state, context)), state

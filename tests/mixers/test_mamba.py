@@ -1,0 +1,146 @@
+"""Mamba's mixers compute what the published Mamba and Multi-Agent Mamba compute."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rllib_seqmarl.mixers import MIXERS, MixerShape
+from rllib_seqmarl.mixers.mamba import BidirectionalMamba, Mamba, MambaCore, MambaOptions
+from rllib_seqmarl.networks.blocks import CrossedDecoderBlock, CrossedEncoderBlock
+from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+BACKENDS = SELECTIVE_SCAN.available()
+
+
+def golden(name):
+    data = np.load(GOLDEN / f"{name}.npz")
+    return {key: torch.from_numpy(data[key]) for key in data.files}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_core_is_that_of_mamba(backend):
+    data = golden("mamba_block")
+    shape = MixerShape(int(data["d_model"]), options=MambaOptions(d_state=int(data["d_state"])), backend=backend)
+    core = MambaCore(shape)
+    weights = {key.removeprefix("weights/"): value for key, value in data.items() if key.startswith("weights/")}
+    weights["conv_weight"] = weights.pop("conv1d.weight").squeeze(1)
+    weights["conv_bias"] = weights.pop("conv1d.bias")
+    core.load_state_dict(weights)
+    torch.testing.assert_close(core(data["x"]), data["y"], rtol=0, atol=1e-6)
+    state = core.initial_state(len(data["x"]))
+    with torch.no_grad():
+        steps = [core.step(x_t, state) for x_t in data["x"].unbind(1)]
+    torch.testing.assert_close(torch.stack(steps, dim=1), data["y"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(state.states, data["final_ssm_state"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(state.inputs, data["final_conv_state"], rtol=1e-5, atol=1e-6)
+
+
+def published_block(data, prefix, names):
+    """Weights of the published block under our names; kernels are stored (in, out), the convolution (width, 1, dim)."""
+    weights = {}
+    for key, value in data.items():
+        if not key.startswith(f"weights/{prefix}."):
+            continue
+        name = key.removeprefix(f"weights/{prefix}.")
+        for published, ours in names.items():
+            if name.startswith(published):
+                name = ours + name.removeprefix(published)
+                break
+        if name.endswith("conv1d.kernel"):
+            name, value = name.replace("conv1d.kernel", "conv_weight"), value.squeeze(1).T
+        elif name.endswith(".kernel"):
+            name, value = name.replace(".kernel", ".weight"), value.T
+        name = name.replace("conv1d.bias", "conv_bias").replace("delta_proj", "dt_proj").replace(".scale", ".weight")
+        weights[name] = value
+    return weights
+
+
+def mamba_shape(data):
+    sizes = {key: int(data[key]) for key in ("d_state", "d_conv", "dt_rank", "expand")}
+    return MixerShape(int(data["d_model"]), options=MambaOptions(**sizes))
+
+
+def test_the_encoder_block_is_that_of_mam():
+    data = golden("mam_blocks")
+    block = CrossedEncoderBlock(MIXERS["mamba"], mamba_shape(data)).double()
+    names = {
+        "bimamba.block.": "mixer.core.",
+        "bimamba.norm1": "mixer.norm",
+        "bimamba.outer_norm": "mixer.outer_norm",
+        "ln1": "norm1",
+        "ln2": "norm2",
+        "mlp.fc1": "mlp.0",
+        "mlp.fc2": "mlp.2",
+    }
+    block.load_state_dict(published_block(data, "encode_block", names))
+    torch.testing.assert_close(block(data["x"]), data["encode_block_out"], rtol=0, atol=1e-9)
+
+
+def test_the_decoder_block_is_that_of_mam():
+    data = golden("mam_blocks")
+    block = CrossedDecoderBlock(MIXERS["mamba"], mamba_shape(data)).double()
+    names = {
+        "crossmamba.block.C_proj": "cross.C_proj",
+        "crossmamba.block.": "cross.core.",
+        "crossmamba.norm1": "cross.norm",
+        "crossmamba.norm2": "cross.context_norm",
+        "crossmamba.outer_norm": "cross.outer_norm",
+        "mamba.block.": "mixer.core.",
+        "mamba.norm1": "mixer.norm",
+        "mamba.outer_norm": "mixer.outer_norm",
+        "ln1": "norm1",
+        "ln2": "norm2",
+        "ln3": "norm3",
+        "mlp.fc1": "mlp.0",
+        "mlp.fc2": "mlp.2",
+    }
+    block.load_state_dict(published_block(data, "decode_block", names))
+    torch.testing.assert_close(block(data["x"], data["rep"]), data["decode_block_out"], rtol=0, atol=1e-9)
+
+
+def test_both_ways_of_joining_directions():
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    outputs = {}
+    for kind in ("product", "sum"):
+        torch.manual_seed(1)
+        mixer = BidirectionalMamba(MixerShape(8, options=MambaOptions(bidirectional=kind))).double()
+        normed, core = mixer.norm(x), mixer.core
+        forth = core(normed)
+        joined = {"product": forth * core(forth.flip(1)).flip(1), "sum": forth + core(normed.flip(1)).flip(1)}
+        outputs[kind] = mixer(x)
+        torch.testing.assert_close(outputs[kind], mixer.outer_norm(x + joined[kind]))
+    assert not torch.allclose(outputs["product"], outputs["sum"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_large_inputs_steps_and_decays_do_not_overflow(backend):
+    torch.manual_seed(0)
+    for kind in (Mamba, BidirectionalMamba):
+        mixer = kind(MixerShape(16, backend=backend))
+        core = mixer.core
+        for parameter in (core.A_log, core.dt_proj.weight, core.dt_proj.bias):
+            parameter.data *= 30.0  # decays from exp(-1) to exp(-1e37) a unit step
+        x = (1e6 * torch.randn(3, 33, 16)).requires_grad_()
+        y = mixer(x)
+        y.sum().backward()
+        assert y.isfinite().all() and x.grad.isfinite().all()
+        assert all(parameter.grad.isfinite().all() for parameter in mixer.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d_conv": 0}, "d_conv must be an integer >= 1, not 0"),
+        ({"d_state": 2.5}, "d_state must be an integer >= 1, not 2.5"),
+        ({"dt_rank": "full"}, "dt_rank must be an integer >= 1 or 'auto', not 'full'"),
+        ({"expand": True}, "expand must be an integer >= 1, not True"),
+        ({"bidirectional": "mean"}, "bidirectional must be 'product' or 'sum', not 'mean'"),
+    ],
+)
+def test_impossible_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        MambaOptions(**options)

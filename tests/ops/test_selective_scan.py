@@ -1,0 +1,216 @@
+"""The selective scan: the recurrence as written, whichever backend runs it."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from rllib_seqmarl.ops import backends, numba_support
+from rllib_seqmarl.ops.causal_conv1d import CAUSAL_CONV1D, causal_conv1d, causal_conv1d_step
+from rllib_seqmarl.ops.selective_scan import (
+    MAX_DELTA,
+    SELECTIVE_SCAN,
+    SELECTIVE_SCAN_STEP,
+    selective_scan,
+    selective_scan_step,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+SCANS = SELECTIVE_SCAN.available()
+FAST_SCANS = [name for name in SCANS if name != "reference"]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def arguments(batch_size, dim, length, state, dtype=torch.float32, device="cpu", channels_last=True):
+    """Random arguments of a scan, in the order of its signature, that ask for gradients."""
+    sizes = {"u": dim, "delta": dim, "B": state, "C": state, "z": dim}
+    made = {}
+    for name, channels in sizes.items():
+        x = torch.randn(batch_size, length, channels, dtype=dtype, device=device)
+        made[name] = x.mT if channels_last else x.mT.contiguous()
+    made["A"] = -4 * torch.rand(dim, state, dtype=dtype, device=device)
+    made["D"], made["delta_bias"] = torch.randn(2, dim, dtype=dtype, device=device)
+    return [made[name].detach().requires_grad_() for name in NAMES]
+
+
+def values_and_gradients(backend, inputs, weight, present=NAMES, softplus=True):
+    """y, last state and the gradient of sum(y * weight) for each input that is present."""
+    given = {name: x if name in present else None for name, x in zip(NAMES, inputs, strict=True)}
+    if not softplus:  # step sizes as they are must not be negative, or states grow without bound
+        for name in {"delta", "delta_bias"} & set(present):
+            given[name] = given[name].detach().abs().requires_grad_()
+    y, last_state = selective_scan(**given, delta_softplus=softplus, return_last_state=True, backend=backend)
+    wanted = [x for x in given.values() if x is not None]
+    return y, last_state, torch.autograd.grad((y * weight).sum(), wanted)
+
+
+@pytest.mark.parametrize("backend", SCANS)
+def test_golden_values_and_gradients(backend):
+    data = {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / "selective_scan.npz").items()}
+    inputs = [data[name].requires_grad_() for name in NAMES]
+    y, last_state, gradients = values_and_gradients(backend, inputs, data["loss_weight"])
+    torch.testing.assert_close(y, data["y"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(last_state, data["last_state"], rtol=1e-5, atol=1e-5)
+    for name, gradient in zip(NAMES, gradients, strict=True):
+        torch.testing.assert_close(gradient, data[f"grad_{name}"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", SCANS)
+@pytest.mark.parametrize("softplus", [True, False])
+def test_gradients_are_those_of_the_values(backend, softplus):
+    torch.manual_seed(0)
+    inputs = arguments(2, 3, 5, 2, torch.float64)
+    if not softplus:
+        inputs[1] = inputs[1].detach().abs().requires_grad_()
+    assert torch.autograd.gradcheck(lambda *args: selective_scan(*args, softplus, backend=backend), inputs)
+
+
+@pytest.mark.parametrize("backend", FAST_SCANS)
+@settings(max_examples=40, deadline=None)
+@given(
+    batch_size=st.integers(1, 5),
+    dim=st.integers(1, 70),
+    length=st.integers(1, 37),
+    state=st.integers(1, 17),
+    absent=st.sets(st.sampled_from(["D", "z", "delta_bias"])),
+    softplus=st.booleans(),
+    channels_last=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_backends_agree(backend, batch_size, dim, length, state, absent, softplus, channels_last, seed):
+    torch.manual_seed(seed)
+    inputs = arguments(batch_size, dim, length, state, channels_last=channels_last)
+    weight = torch.randn(batch_size, dim, length)
+    present = [name for name in NAMES if name not in absent]
+    y, last_state, gradients = values_and_gradients(backend, inputs, weight, present, softplus)
+    expected = values_and_gradients("reference", inputs, weight, present, softplus)
+    for ours, theirs in zip([y, last_state, *gradients], [*expected[:2], *expected[2]], strict=True):
+        scale = theirs.abs().max().item() + 1.0  # sums over tokens and batch round with their largest terms
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("backend", FAST_SCANS)
+def test_threads_change_nothing(backend, monkeypatch):
+    torch.manual_seed(0)
+    inputs, weight = arguments(7, 16, 5, 4), torch.randn(7, 16, 5)
+    monkeypatch.setattr(numba_support, "WORK_PER_THREAD", 1)
+    results = []
+    threads = torch.get_num_threads()
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        y, last_state, gradients = values_and_gradients(backend, inputs, weight)
+        results.append([y, last_state, *gradients])
+    torch.set_num_threads(threads)
+    for one, three in zip(*results, strict=True):
+        torch.testing.assert_close(one, three, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", SELECTIVE_SCAN_STEP.available())
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_steps_equal_the_scan(backend, channels_last):
+    torch.manual_seed(0)
+    inputs = [x.detach() for x in arguments(3, 8, 6, 4, torch.float64)]
+    y, last_state = selective_scan(*inputs, True, True)
+    state = torch.zeros(3, 4, 8, dtype=torch.float64).mT if channels_last else torch.zeros(3, 8, 4, dtype=torch.float64)
+    for t in range(6):
+        now = [x[..., t] if x.dim() == 3 else x for x in inputs]
+        torch.testing.assert_close(selective_scan_step(state, *now, True, backend=backend), y[..., t])
+    torch.testing.assert_close(state, last_state)
+
+
+@pytest.mark.parametrize("backend", SCANS)
+def test_extreme_steps_and_decays_stay_finite_and_right(backend):
+    torch.manual_seed(0)
+    inputs = arguments(2, 4, 9, 3)
+    inputs[1] = (200 * torch.randn(2, 4, 9)).requires_grad_()  # steps from 0 to the bound
+    inputs[2] = (-torch.logspace(-30, 20, 12).view(4, 3)).requires_grad_()  # from no decay to all at once
+    inputs[0] = (1e6 * inputs[0].detach()).requires_grad_()
+    y, last_state, gradients = values_and_gradients(backend, inputs, torch.ones(2, 4, 9))
+    assert all(x.isfinite().all() for x in (y, last_state, *gradients))
+    steps = F.softplus(inputs[1] + inputs[7].unsqueeze(-1)).clamp(max=MAX_DELTA)
+    assert steps.max() == MAX_DELTA
+    assert (gradients[1][steps == MAX_DELTA] == 0).all()
+
+
+@pytest.mark.parametrize("backend", CAUSAL_CONV1D.available())
+@pytest.mark.parametrize("activation", ["silu", None])
+@pytest.mark.parametrize("width", [1, 4])
+def test_the_convolution(backend, activation, width):
+    torch.manual_seed(0)
+    x = torch.randn(3, 7, 5, dtype=torch.float64).mT.requires_grad_()
+    weight = torch.randn(5, width, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    y = causal_conv1d(x, weight, bias, activation, backend=backend)
+    state = torch.zeros(3, 5, width, dtype=torch.float64)
+    for t in range(7):
+        past = x[..., max(0, t + 1 - width) : t + 1]
+        expected = (past * weight[:, width - past.shape[-1] :]).sum(-1) + bias
+        expected = F.silu(expected) if activation else expected
+        torch.testing.assert_close(y[..., t], expected)
+        torch.testing.assert_close(causal_conv1d_step(state, x[..., t], weight, bias, activation), expected)
+    arguments = (x, weight, bias)
+    assert torch.autograd.gradcheck(lambda *args: causal_conv1d(*args, activation, backend=backend), arguments)
+    assert torch.autograd.gradcheck(lambda *args: causal_conv1d(*args, None, activation, backend=backend), (x, weight))
+
+
+def test_the_choice_is_logged_once_with_its_reason(caplog):
+    operation = backends.Operation("scan", list(SELECTIVE_SCAN.backends.values()))
+    with caplog.at_level(logging.INFO, logger="rllib_seqmarl"):
+        for _ in range(2):
+            operation.choose("auto", torch.zeros(1))
+    assert len(caplog.messages) == 1
+    assert "scan on cpu runs on backend" in caplog.text
+    assert "mamba-ssm is not used: its kernels are for CUDA, and the tensors are on cpu" in caplog.text
+
+
+def test_without_numba_plain_torch_serves_and_says_so(caplog, monkeypatch):
+    monkeypatch.setattr(numba_support, "HAS_NUMBA", False)
+    operation = backends.Operation("scan", list(SELECTIVE_SCAN.backends.values()))
+    with caplog.at_level(logging.WARNING, logger="rllib_seqmarl"):
+        scan = operation.choose("auto", torch.zeros(1))
+    assert "numba is not installed; `pip install numba`" in caplog.text
+    inputs = arguments(1, 2, 3, 2)
+    assert torch.equal(scan(*inputs, True)[0], selective_scan(*inputs, True, backend="reference"))
+    with pytest.raises(ValueError, match="backend='numba' of scan cannot run here: numba is not installed; `pip"):
+        operation.choose("numba", torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("mamba-ssm", "cannot run here: its kernels are for CUDA, .* write backend='auto'"),
+        (
+            "numbra",
+            "'numbra' is no backend of selective_scan. Did you mean 'numba'.* It has auto, mamba-ssm, numba, ref",
+        ),
+    ],
+)
+def test_a_backend_that_cannot_be_had_is_refused_with_a_remedy(backend, message):
+    with pytest.raises(ValueError, match=message):
+        selective_scan(*arguments(1, 2, 3, 2), backend=backend)
+
+
+def test_wrong_shapes_are_named():
+    inputs = arguments(2, 4, 6, 3)
+    inputs[3] = inputs[3].mT
+    with pytest.raises(ValueError, match=r"B must have shape \(2, 3, 6\) beside u \(2, 4, 6\), not \(2, 6, 3\)"):
+        selective_scan(*inputs)
+
+
+@needs_cuda
+@pytest.mark.parametrize("backend", SELECTIVE_SCAN.available("cuda") if torch.cuda.is_available() else ["mamba-ssm"])
+def test_on_cuda_backends_agree_with_the_reference(backend):
+    torch.manual_seed(0)
+    for sizes in [(1, 64, 1, 16), (5, 128, 33, 16), (800, 128, 8, 16)]:
+        inputs, weight = arguments(*sizes, device="cuda"), torch.randn(sizes[0], sizes[1], sizes[2], device="cuda")
+        y, last_state, gradients = values_and_gradients(backend, inputs, weight)
+        expected = values_and_gradients("reference", inputs, weight)
+        for ours, theirs in zip([y, last_state, *gradients], [*expected[:2], *expected[2]], strict=True):
+            scale = theirs.abs().max().item() + 1.0
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * scale)
