@@ -73,7 +73,7 @@ def selective_scan(
                 f"{name} must have shape {tuple(shape)} beside u {tuple(u.shape)}, not {tuple(tensor.shape)}"
             )
     scan = SELECTIVE_SCAN.choose(backend, u)
-    y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
     return (y, last_state) if return_last_state else y
 
 
@@ -116,7 +116,7 @@ def completed(scan: Scan) -> Callable[..., tuple[Tensor, Tensor]]:
 
     def complete(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool,
+        delta_bias: Tensor | None, delta_softplus: bool, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         y, last_state = scan(u, activated(delta, delta_bias, delta_softplus), A, B, C)
         if D is not None:
@@ -155,7 +155,7 @@ def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor]]:
 
     def scan(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool,
+        delta_bias: Tensor | None, delta_softplus: bool, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         # The library has no bound on step sizes. Softplus is the identity there, so the bound may come before it.
         if delta_softplus:

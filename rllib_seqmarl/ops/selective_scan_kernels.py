@@ -72,24 +72,33 @@ def _planes(b: Any, u: Any, D: Any, dt: Any, du: Any, y: Any) -> None:
 @kernel
 def forward(
     begin: Any, end: Any, u: Any, delta: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any, C: Any, D: Any,
-    z: Any, gated: Any, h: Any, y: Any,
+    z: Any, gated: Any, states: Any, y: Any,
 ) -> None:  # fmt: skip
-    """Sequences ``begin`` to ``end`` of the batch: fills y, and takes h from the state before to the state after.
+    """Sequences ``begin`` to ``end`` of the batch: fills y, and takes states from before to after.
 
-    u, delta, z, y (batch, length, dim); B, C (batch, state, length); A (state, dim), times log2(e); D, bias (dim,);
-    h (batch, state, dim).
+    u, delta, z, y (batch, length, dim); B, C (batch, length, state); A (state, dim), times log2(e); D, bias (dim,);
+    states (batch, state, dim), or (0, state, dim) to start from zeros and keep none.
     """
     _, length, dim = u.shape
-    dt, du = np.empty((length, dim), u.dtype), np.empty((length, dim), u.dtype)
+    n = length * dim
+    zero = D.dtype.type(0)
+    keeps = len(states) > 0
+    planes = scratch(3, n, D)
+    dt, du, h = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim), planes[2][:dim]
     for b in range(begin, end):
         _activate(b, delta, bias, softplus, highest, dt)
         _planes(b, u, D, dt, du, y[b])
         for s in range(A.shape[0]):
+            for d in range(dim):
+                h[d] = states[b, s, d] if keeps else zero
             for t in range(length):
                 b_ts, c_ts = B[b, t, s], C[b, t, s]
                 for d in range(dim):
-                    h[b, s, d] = exp2(dt[t, d] * A[s, d]) * h[b, s, d] + du[t, d] * b_ts
-                    y[b, t, d] += c_ts * h[b, s, d]
+                    h[d] = exp2(dt[t, d] * A[s, d]) * h[d] + du[t, d] * b_ts
+                    y[b, t, d] += c_ts * h[d]
+            if keeps:
+                for d in range(dim):
+                    states[b, s, d] = h[d]
         if gated:
             _gate(b, z, y[b])
 

@@ -19,13 +19,13 @@ class _NumbaScan(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool,
+        delta_bias: Tensor | None, delta_softplus: bool, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         batch_size, dim, length = u.shape
         state = A.shape[1]
         zeros = A.new_zeros(dim)
         arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, zeros)
-        h = u.new_zeros(batch_size, state, dim)
+        h = u.new_zeros(batch_size if return_last_state else 0, state, dim)
         y = u.new_empty(batch_size, length, dim)
         over_batch(forward, batch_size, batch_size * length * state * dim, *arrays, h.numpy(), y.numpy())
         ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias)
@@ -50,7 +50,7 @@ class _NumbaScan(torch.autograd.Function):
         grad_u, grad_delta, grad_B, grad_C, grad_z = (g.mT for g in grads)
         return (
             grad_u, grad_delta, grad_A.T, grad_B, grad_C, None if D is None else grad_D, None if z is None else grad_z,
-            None if delta_bias is None else grad_bias, None,
+            None if delta_bias is None else grad_bias, None, None,
         )  # fmt: skip
 
 
