@@ -21,8 +21,8 @@ __all__ = [
 ]
 
 if find_spec("ray") is not None:
-    from rllib_seqmarl.algorithms import MAT, MATConfig
+    from rllib_seqmarl.algorithms import MAM, MARWKV, MAT, MAMConfig, MARWKVConfig, MATConfig
     from rllib_seqmarl.registry import register
 
-    __all__ += ["MAT", "MATConfig"]
+    __all__ += ["MAM", "MARWKV", "MAT", "MAMConfig", "MARWKVConfig", "MATConfig"]
     register()

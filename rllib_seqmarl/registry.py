@@ -9,10 +9,10 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.tune.registry import register_env, register_trainable
 
-from rllib_seqmarl.algorithms import MAT
+from rllib_seqmarl.algorithms import MAM, MARWKV, MAT
 from rllib_seqmarl.envs.catalog import CATALOG, make_env
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"MAT": MAT}
+ALGORITHMS: dict[str, type[Algorithm]] = {"MAT": MAT, "MAM": MAM, "MARWKV": MARWKV}
 
 
 class _RLlibCreator:

@@ -1,6 +1,8 @@
 """What a user configures: one short file per algorithm family."""
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO, JointPPOConfig
+from rllib_seqmarl.algorithms.mam import MAM, MAMConfig
+from rllib_seqmarl.algorithms.marwkv import MARWKV, MARWKVConfig
 from rllib_seqmarl.algorithms.mat import MAT, MATConfig
 
-__all__ = ["MAT", "JointPPO", "JointPPOConfig", "MATConfig"]
+__all__ = ["MAM", "MARWKV", "MAT", "JointPPO", "JointPPOConfig", "MAMConfig", "MARWKVConfig", "MATConfig"]

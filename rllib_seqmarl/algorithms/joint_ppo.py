@@ -68,13 +68,18 @@ class JointPPOConfig(PPOConfig):
         self.n_block = 1
         self.n_head = 1
         self.embed_dim = 64
-        self.encoder_mixer = "attention"
-        self.decoder_mixer = "attention"
+        self.encoder_mixer: str | None = "attention"
+        self.decoder_mixer: str | None = "attention"
+        self.mixer_options: dict[str, Any] = {}
+        self.encoder_directions = 1
+        self.decoder_cross = "mixer"
+        self.backend = "auto"
 
         # How the team's environment becomes one joint environment.
         self.agent_ids = True
         self.team_reward = "mean"
         self.global_state = False
+        self.agent_order = "fixed"
 
     @override(PPOConfig)
     def training(
@@ -118,6 +123,10 @@ class JointPPOConfig(PPOConfig):
         embed_dim: int = NotProvided,
         encoder_mixer: str = NotProvided,
         decoder_mixer: str = NotProvided,
+        mixer_options: dict[str, Any] = NotProvided,
+        encoder_directions: int = NotProvided,
+        decoder_cross: str = NotProvided,
+        backend: str = NotProvided,
     ) -> Self:
         """Sets the joint network's sizes and mixers.
 
@@ -125,8 +134,17 @@ class JointPPOConfig(PPOConfig):
             n_block: How many blocks the encoder and the decoder have, each.
             n_head: How many heads a mixer has, where it has heads.
             embed_dim: The width of an agent's token; a multiple of `n_head`.
-            encoder_mixer: What mixes the agents' tokens in the encoder.
+            encoder_mixer: What mixes the agents' tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5" or
+                "rwkv6".
             decoder_mixer: What mixes the tokens in the decoder; chosen independently of the encoder's.
+            mixer_options: Choices that the two mixers leave open, such as {"d_state": 8}: the fields of
+                `rllib_seqmarl.mixers.mamba.MambaOptions` and `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
+            encoder_directions: 1, or 2 to run an RWKV encoder along the team and back. With 1, as published, an agent's
+                value and representation know of its predecessors' observations only.
+            decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder by adding
+                the encoder's output: what is cross mixing worth?
+            backend: Which implementation of scans and recurrences runs: "auto" takes the fastest that the device and
+                the installation allow; "reference" is plain torch; the others are in docs/mixers.md.
 
         Returns:
             This updated config.
@@ -137,6 +155,10 @@ class JointPPOConfig(PPOConfig):
             embed_dim=embed_dim,
             encoder_mixer=encoder_mixer,
             decoder_mixer=decoder_mixer,
+            mixer_options=mixer_options,
+            encoder_directions=encoder_directions,
+            decoder_cross=decoder_cross,
+            backend=backend,
         )
 
     def joint_env(
@@ -145,6 +167,7 @@ class JointPPOConfig(PPOConfig):
         agent_ids: bool = NotProvided,
         team_reward: str = NotProvided,
         global_state: bool = NotProvided,
+        agent_order: str = NotProvided,
     ) -> Self:
         """Sets how the team's environment becomes one joint environment.
 
@@ -154,11 +177,15 @@ class JointPPOConfig(PPOConfig):
             team_reward: How the agents' rewards make the team's: "mean" or "sum".
             global_state: Whether the environment's global state is observed as well; the encoder then reads it
                 beside each agent's observation.
+            agent_order: In which order agents stand in the sequence and decide: "fixed", as the environment names them,
+                or "shuffled" anew for every episode.
 
         Returns:
             This updated config.
         """
-        return self._set(agent_ids=agent_ids, team_reward=team_reward, global_state=global_state)
+        return self._set(
+            agent_ids=agent_ids, team_reward=team_reward, global_state=global_state, agent_order=agent_order
+        )
 
     def _set(self, **options: Any) -> Self:
         for key, value in options.items():
@@ -194,11 +221,7 @@ class JointPPOConfig(PPOConfig):
     @override(PPOConfig)
     def _model_config_auto_includes(self) -> dict[str, Any]:
         return {
-            "n_block": self.n_block,
-            "n_head": self.n_head,
-            "embed_dim": self.embed_dim,
-            "encoder_mixer": self.encoder_mixer,
-            "decoder_mixer": self.decoder_mixer,
+            **self._network_options,
             "use_value_norm": self.use_value_norm,
             # What a policy needs beside its network to act outside of RLlib; it goes into every checkpoint.
             "deployment": {
@@ -213,11 +236,27 @@ class JointPPOConfig(PPOConfig):
         }
 
     @property
+    def _network_options(self) -> dict[str, Any]:
+        """What the user chose of the network; its other fields follow from the environment."""
+        return {
+            "n_block": self.n_block,
+            "n_head": self.n_head,
+            "embed_dim": self.embed_dim,
+            "encoder_mixer": self.encoder_mixer,
+            "decoder_mixer": self.decoder_mixer,
+            "mixer_options": self.mixer_options,
+            "encoder_directions": self.encoder_directions,
+            "decoder_cross": self.decoder_cross,
+            "backend": self.backend,
+        }
+
+    @property
     def _joint_options(self) -> dict[str, Any]:
         return {
             "agent_ids": self.agent_ids,
             "team_reward": self.team_reward,
             "global_state": self.global_state,
+            "agent_order": self.agent_order,
         }
 
     @override(PPOConfig)

@@ -148,6 +148,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "shared_reward": (_is_bool, "True or False"),
     "agent_ids": (_is_bool, "True or False"),
     "global_state": (_is_bool, "True or False"),
+    "agent_order": (lambda value: value in ("fixed", "shuffled"), "'fixed' or 'shuffled'"),
+    "mixer_options": (lambda value: isinstance(value, dict), "a dict of options of the mixers, such as {'d_state': 8}"),
     "team_reward": (lambda value: value in ("mean", "sum"), "'mean' or 'sum'"),
     "env_config": (lambda value: isinstance(value, dict), "a dict of keyword arguments of the environment"),
 }

@@ -14,9 +14,10 @@ import numpy as np
 from rllib_seqmarl.envs.adapters import ALL, adapt
 from rllib_seqmarl.envs.agent_spaces import AgentID, mask_in
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
-from rllib_seqmarl.envs.layout import Arrays, TeamLayout
+from rllib_seqmarl.envs.layout import STATE, Arrays, TeamLayout
 
 TEAM_REWARDS = ("mean", "sum")
+AGENT_ORDERS = ("fixed", "shuffled")
 WIN_KEYS = ("battle_won", "won", "win", "success", "is_success")
 
 
@@ -36,7 +37,7 @@ class JointEnv(gym.Env):
     The reward is the team's. Infos hold:
         agent_rewards: float32 (n,), each agent's own; after every step.
         agent_terminateds: bool (n,), whose life ended with this step; where somebody's did.
-        episode_agent_returns: float32 (n,), the sums of agent_rewards; after the last step.
+        episode_agent_returns: float32 (n,), the sums of agent_rewards in the layout's order; after the last step.
         win: where the environment reports one (battle_won, won, win, success, is_success); after the last
             step.
 
@@ -50,6 +51,8 @@ class JointEnv(gym.Env):
         team_reward: "mean" or "sum" of the rewards of all n agents (a dead agent's counts as given, else as
             0).
         global_state: whether observations hold the environment's `state()`.
+        agent_order: "fixed": row i is agent i; or "shuffled": rows change places with every episode, which takes
+            agents with equal action spaces. Agent ids go with their agents.
         name: what messages call the environment; its own name by default.
 
     Raises:
@@ -65,10 +68,13 @@ class JointEnv(gym.Env):
         agent_ids: bool = True,
         team_reward: str = "mean",
         global_state: bool = False,
+        agent_order: str = "fixed",
         name: str | None = None,
     ):
         if team_reward not in TEAM_REWARDS:
             raise ValueError(f"team_reward={team_reward!r} is unknown. Choose one of {', '.join(TEAM_REWARDS)}.")
+        if agent_order not in AGENT_ORDERS:
+            raise ValueError(f"agent_order={agent_order!r} is unknown. Choose one of {', '.join(AGENT_ORDERS)}.")
         self.env = env
         self.name = name or (getattr(env, "metadata", None) or {}).get("name") or type(env).__name__
         self._adapter = adapt(env)
@@ -82,7 +88,16 @@ class JointEnv(gym.Env):
         self.metadata = dict(getattr(env, "metadata", None) or {"render_modes": []})
         self.render_mode = getattr(env, "render_mode", None)
 
+        if agent_order == "shuffled" and any(
+            space != self.layout.action_spaces[0] for space in self.layout.action_spaces
+        ):
+            raise JointEnvError(
+                f"{self.name}: agent_order='shuffled' needs agents with equal action spaces, since any of them may "
+                f"stand in any row. Write agent_order='fixed'."
+            )
+        self._shuffles = agent_order == "shuffled"
         self._agents = self.layout.agents
+        self._order = np.arange(len(self._agents))  # row i is agent _order[i]
         self._reward_share = 1.0 / len(self._agents) if team_reward == "mean" else 1.0
         self._returns = np.zeros(len(self._agents))  # of the current episode
         self._acting: tuple[AgentID, ...] = ()  # who acts next
@@ -145,6 +160,9 @@ class JointEnv(gym.Env):
             self._observe(arrays, observations, infos, over=False)
         except (LayoutError, JointEnvError) as error:
             raise JointEnvError(f"{self.name}, at reset: {error}") from None
+        if self._shuffles:
+            self._order = self.np_random.permutation(len(self._agents))
+            self._arrange(arrays)
         return {}
 
     def step_into(self, action: Any, arrays: Arrays) -> tuple[float, bool, bool, dict[str, Any]]:
@@ -153,6 +171,8 @@ class JointEnv(gym.Env):
         try:
             if not self._running:
                 raise JointEnvError("no episode is running. Call reset() first.")
+            if self._shuffles:
+                action = np.asarray(action)[np.argsort(self._order)]
             actions = self.layout.split(action, self._acting)
             observations, rewards, terminated, truncated, infos = self.env.step(actions)
             reward, agent_rewards = self._read_rewards(rewards)
@@ -164,12 +184,14 @@ class JointEnv(gym.Env):
             self._observe(arrays, observations, infos, over)
         except (LayoutError, JointEnvError) as error:
             raise JointEnvError(f"{self.name}, step {self._step}: {error}") from None
-        info: dict[str, Any] = {"agent_rewards": agent_rewards}
+        if self._shuffles:
+            self._arrange(arrays)
+        info: dict[str, Any] = {"agent_rewards": agent_rewards[self._order] if self._shuffles else agent_rewards}
         # An agent that is cut off while others go on leaves no last observation to value, so its life ends as well.
         if somebody_ended:
             ended = [bool(terminated.get(a) or (truncated.get(a) and not over)) for a in self._agents]
             if any(ended):
-                info["agent_terminateds"] = np.array(ended)
+                info["agent_terminateds"] = np.array(ended)[self._order]
         if over:
             self._running = False
             info["episode_agent_returns"] = self._returns.astype(np.float32)
@@ -177,6 +199,12 @@ class JointEnv(gym.Env):
             if win is not None:
                 info["win"] = win
         return reward, team_terminated, team_truncated, info
+
+    def _arrange(self, arrays: Arrays) -> None:
+        """Puts every agent's row where the episode's order has it."""
+        for name, array in arrays.items():
+            if name != STATE:
+                array[:] = array[self._order]
 
     def _observe(self, arrays: Arrays, observations: Mapping[Any, Any], infos: Mapping[Any, Any], over: bool) -> None:
         """Notes who is to act next and writes what they see."""

@@ -54,7 +54,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], MATConfig], str]] = {
         "minibatch_size=900 is larger than train_batch_size_per_learner=800",
     ),
     "heads": (lambda: config(embed_dim=64, n_head=5), "embed_dim=64 cannot be split among n_head=5"),
-    "mixer": (lambda: config(encoder_mixer="atention"), "'atention'.*did you mean 'attention'"),
+    "mixer": (lambda: config(encoder_mixer="atention"), "'atention'.*Did you mean 'attention'"),
     "model_config": (
         lambda: MATConfig().environment(ENV).rl_module(model_config={"embed_dims": 3}),
         "model_config has no entry 'embed_dims'. Did you mean 'embed_dim'",

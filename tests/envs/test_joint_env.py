@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from toy_envs import TakingTurns, ToyTeam
 
 from rllib_seqmarl.envs.catalog import CATALOG, make_env, make_joint_env
+from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_env import JointEnv
 
 D3, D5 = spaces.Discrete(3), spaces.Discrete(5)
@@ -191,6 +192,42 @@ def test_rllibs_agents_may_come_and_go(end: str) -> None:
 
 def test_the_order_of_the_agents_is_that_of_possible_agents() -> None:
     assert JointEnv(TakingTurns()).layout.agents == ("x", "y", "z")
+
+
+def test_shuffled_agents_keep_their_own_rows_actions_and_pay() -> None:
+    """Whoever stands in a row sees, acts, is paid and dies there; the order changes with episodes, not within them."""
+    team = ToyTeam([D5] * 4, deaths={"b": 3}, masks="info")
+    shuffled = JointEnv(team, agent_order="shuffled")
+    plain = JointEnv(ToyTeam([D5] * 4, deaths={"b": 3}, masks="info"))
+    orders = []
+    for seed in range(6):
+        seen, _ = shuffled.reset(seed=seed)
+        expected, _ = plain.reset(seed=seed)
+        order = seen["observations"][:, -4:].argmax(axis=1)  # agent ids go with their agents
+        orders.append(tuple(order))
+        over = False
+        while not over:
+            for name, rows in expected.items():
+                np.testing.assert_array_equal(seen[name], rows[order])
+            action = expected["action_mask"].argmax(axis=1)
+            seen, reward, _, over, info = shuffled.step(action[order])
+            expected, plain_reward, _, _, plain_info = plain.step(action)
+            assert reward == plain_reward
+            assert team.taken[-1] == plain.env.taken[-1]
+            np.testing.assert_array_equal(info["agent_rewards"], plain_info["agent_rewards"][order])
+            if "agent_terminateds" in plain_info:
+                np.testing.assert_array_equal(info["agent_terminateds"], plain_info["agent_terminateds"][order])
+        np.testing.assert_array_equal(info["episode_agent_returns"], plain_info["episode_agent_returns"])
+    assert len(set(orders)) > 1
+    shuffled.reset(seed=0)
+    assert tuple(shuffled.reset(seed=0)[0]["observations"][:, -4:].argmax(axis=1)) == orders[0]
+
+
+def test_agents_that_act_differently_cannot_be_shuffled() -> None:
+    with pytest.raises(JointEnvError, match="agent_order='shuffled' needs agents with equal action spaces"):
+        JointEnv(ToyTeam([D3, D5]), agent_order="shuffled")
+    with pytest.raises(ValueError, match="agent_order='random' is unknown. Choose one of fixed, shuffled"):
+        JointEnv(ToyTeam(), agent_order="random")
 
 
 def test_pictures_are_passed_through() -> None:

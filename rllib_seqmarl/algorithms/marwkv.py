@@ -1,0 +1,77 @@
+"""MARWKV: the joint policy on RWKV's recurrences (RWKV-4, Peng et al., arXiv 2305.13048; 5 and 6, arXiv 2404.05892)."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import NotProvided
+from ray.rllib.utils.annotations import override
+
+from rllib_seqmarl.algorithms.joint_ppo import JointPPO, JointPPOConfig
+
+VERSIONS = (4, 5, 6)
+
+
+class MARWKVConfig(JointPPOConfig):
+    """Configures MARWKV: RWKV blocks in the encoder and in the decoder.
+
+    The defaults are those of the MARWKV report's SMAC experiments.
+
+    ```python
+    from rllib_seqmarl import MARWKVConfig
+
+    config = (
+        MARWKVConfig()
+        .environment("mpe/simple_spread", env_config={"N": 3})
+        .training(train_batch_size_per_learner=800)
+        .network(version=6, n_head=4)
+    )
+    algo = config.build_algo()
+    algo.train()
+    ```
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or MARWKV)
+        self.version = 4
+        self.encoder_mixer = None  # that of `version`
+        self.decoder_mixer = None
+        self.lr = 1e-3
+        self.clip_param = 0.05
+
+    @override(JointPPOConfig)
+    def network(self, *, version: int = NotProvided, **kwargs: Any) -> Self:
+        """Sets the joint network's sizes and mixers.
+
+        Args:
+            version: Which RWKV: 4 (one state per channel), 5 (a matrix state per head) or 6 (whose decay and token
+                shift depend on the data).
+            **kwargs: As in `JointPPOConfig.network`. `encoder_mixer` and `decoder_mixer` replace one of the two.
+
+        Returns:
+            This updated config.
+        """
+        super().network(**kwargs)
+        return self._set(version=version)
+
+    @property
+    @override(JointPPOConfig)
+    def _network_options(self) -> dict[str, Any]:
+        if self.version not in VERSIONS:
+            raise ValueError(f"version={self.version!r} of RWKV is not known; choose one of {VERSIONS}.")
+        mixer = f"rwkv{self.version}"
+        return {
+            **super()._network_options,
+            "encoder_mixer": self.encoder_mixer or mixer,
+            "decoder_mixer": self.decoder_mixer or mixer,
+        }
+
+
+class MARWKV(JointPPO):
+    """The multi-agent RWKV."""
+
+    @classmethod
+    @override(JointPPO)
+    def get_default_config(cls) -> MARWKVConfig:
+        return MARWKVConfig()
