@@ -1,9 +1,9 @@
-"""Learning curves of a tuned config: returns of sampled and greedy play at fixed numbers of env steps, over seeds.
+"""Learning curves of tuned configs: returns of sampled and greedy play at fixed numbers of env steps, over seeds.
 
-    python benchmarks/learning_curve.py tuned_configs/mat/mpe-simple_spread.yaml --seeds 0 1 2
+    python benchmarks/learning_curve.py tuned_configs/*/mpe-simple_spread*.yaml --seeds 0 1 2
 
 Evaluations are the same 512 episodes every time. Results go to benchmarks/results/<name>.json (seeds already there are
-not run again) and the picture beside it.
+not run again). The picture of all that were named is benchmarks/results/<task>.png.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from rllib_seqmarl.experiments.experiment_file import load_experiments
 RESULTS = Path(__file__).parent / "results"
 MARKS = (0, 50_000, 100_000, 200_000, 400_000)
 EPISODES = 512
+ENVS = 32  # that evaluate side by side
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 # Measured with the published code (github.com/PKU-MARL/Multi-Agent-Transformer), two seeds of 128 episodes, the same
 # settings.
 PUBLISHED = {
@@ -42,7 +45,7 @@ def run_seed(experiment: Experiment, seed: int) -> dict[str, dict[str, float]]:
     config = algorithm.get_default_config().update_from_dict(experiment.config).debugging(seed=seed)
     algo = config.build_algo()
     policy = algo.get_module().joint_policy()
-    env = policy_env(policy)
+    envs = [policy_env(policy) for _ in range(ENVS)]
     curve: dict[str, dict[str, float]] = {"sampled": {}, "greedy": {}}
     marks, steps, start = list(MARKS), 0, time.perf_counter()
     while True:
@@ -50,7 +53,7 @@ def run_seed(experiment: Experiment, seed: int) -> dict[str, dict[str, float]]:
             mark = str(marks.pop(0))
             random_state = torch.get_rng_state()  # evaluating shall not change what training draws
             for mode, explore in (("sampled", True), ("greedy", False)):
-                returns = evaluate(policy, env, EPISODES, explore=explore, seed=10_000).team_returns
+                returns = evaluate(policy, envs, EPISODES, explore=explore, seed=10_000).team_returns
                 curve[mode][mark] = round(float(returns.mean()), 3)
             torch.set_rng_state(random_state)
             print(
@@ -65,53 +68,76 @@ def run_seed(experiment: Experiment, seed: int) -> dict[str, dict[str, float]]:
         policy = algo.get_module().joint_policy()
 
 
-def plot(seeds: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """Mean over seeds, bold, the seeds, thin, and the published code, dashed."""
-    figure = Figure(figsize=(9.0, 3.8), dpi=150, layout="constrained")
+def plot(curves: dict[str, dict[str, Any]], path: Path) -> None:
+    """Means over seeds, with the range of the seeds as a band, and the published MAT code, dashed."""
+    figure = Figure(figsize=(11.0, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    for column, mode in enumerate(("sampled", "greedy")):
+    for column, mode in enumerate(PUBLISHED):
         axes = figure.add_subplot(1, 2, column + 1)
-        runs = np.array([[curve[mode][str(mark)] for mark in MARKS] for curve in seeds.values()])
-        axes.plot(MARKS, runs.T, color="#0072b2", linewidth=0.8, alpha=0.4)
-        axes.plot(MARKS, runs.mean(0), color="#0072b2", linewidth=2.2, label=f"MAT, {len(runs)} seeds")
-        axes.plot(MARKS, PUBLISHED[mode], color="#555555", linestyle="--", label="published code, 2 seeds")
+        for colour, (name, seeds) in zip(COLOURS, curves.items(), strict=False):
+            runs = returns(seeds, mode)
+            axes.fill_between(MARKS, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
+            axes.plot(MARKS, runs.mean(0), color=colour, linewidth=1.8, label=f"{name} ({len(runs)} seeds)")
+        axes.plot(MARKS, PUBLISHED[mode], color="#555555", linestyle="--", label="published MAT (2 seeds)")
         axes.set_title(f"{mode} actions", loc="left", fontsize=11)
         axes.set_xlabel("environment steps")
         axes.set_ylabel(f"team return, {EPISODES} episodes")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_ylim(-38, -14)
+        axes.set_ylim(-30, -15)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9, loc="lower right")
     figure.savefig(path)
 
 
+def returns(seeds: dict[str, Any], mode: str) -> np.ndarray:
+    """(seeds, marks)"""
+    return np.array([[curve[mode][str(mark)] for mark in MARKS] for curve in seeds.values()])
+
+
+def table(curves: dict[str, dict[str, Any]]) -> str:
+    """Means over seeds in Markdown, with the standard deviation over seeds after the last step."""
+    lines = [
+        "| env steps | " + " | ".join(f"{mark // 1000}k" for mark in MARKS) + " |",
+        "|---" * (len(MARKS) + 1) + "|",
+    ]
+    for mode, published in PUBLISHED.items():
+        lines.append(f"| {mode}, published MAT | " + " | ".join(f"{value:.1f}" for value in published) + " |")
+        for name, seeds in curves.items():
+            runs = returns(seeds, mode)
+            cells = [f"{mean:.1f}" for mean in runs.mean(0)]
+            cells[-1] = f"{runs.mean(0)[-1]:.2f} ± {runs.std(0)[-1]:.2f}"
+            lines.append(f"| {mode}, {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="an experiment file with one experiment")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("files", type=Path, nargs="+", help="experiment files, with one experiment each")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: draw what is there")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     args = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
 
-    (experiment,) = load_experiments(args.file)
     RESULTS.mkdir(exist_ok=True)
-    results = RESULTS / f"{experiment.name}.json"
-    for seed in args.seeds:
-        # Seeds may run side by side in several processes, so the file is read again each time.
-        done = json.loads(results.read_text()) if results.exists() else {}
-        if str(seed) not in done:
-            curve = run_seed(experiment, seed)
+    curves, task = {}, ""
+    for file in args.files:
+        (experiment,) = load_experiments(file)
+        results = RESULTS / f"{experiment.name}.json"
+        for seed in args.seeds:
+            # Seeds may run side by side in several processes, so the file is read again each time.
             done = json.loads(results.read_text()) if results.exists() else {}
-            results.write_text(json.dumps({**done, str(seed): curve}, indent=2, sort_keys=True) + "\n")
-    seeds = json.loads(results.read_text())
-    plot(seeds, results.with_suffix(".png"))
-    print(f"\n{'env steps':>12}" + "".join(f"{mark:>10,}" for mark in MARKS))
-    for mode, published in PUBLISHED.items():
-        means = [np.mean([curve[mode][str(mark)] for curve in seeds.values()]) for mark in MARKS]
-        print(f"{mode:>12}" + "".join(f"{mean:10.2f}" for mean in means))
-        print(f"{'published':>12}" + "".join(f"{value:10.2f}" for value in published))
+            if str(seed) not in done:
+                print(experiment.name)
+                curve = run_seed(experiment, seed)
+                done = json.loads(results.read_text()) if results.exists() else {}
+                results.write_text(json.dumps({**done, str(seed): curve}, indent=2, sort_keys=True) + "\n")
+        name, task = experiment.name.split("-", 1)
+        if results.exists():
+            curves[name.upper()] = json.loads(results.read_text())
+    plot(curves, RESULTS / f"{task}.png")
+    print(table(curves))
 
 
 if __name__ == "__main__":

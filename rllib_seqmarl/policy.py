@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -118,11 +118,15 @@ class JointPolicy:
 
     def act_jointly(self, observation: Mapping[str, np.ndarray], *, explore: bool = False) -> np.ndarray:
         """A joint action for a joint observation, both as a `JointEnv` gives and takes them; `explore` as for `act`."""
-        batch = {key: torch.as_tensor(array).unsqueeze(0) for key, array in observation.items()}  # (1, n, ...)
+        return self.act_for_many([observation], explore=explore)[0]
+
+    def act_for_many(self, observations: Sequence[Mapping[str, np.ndarray]], *, explore: bool = False) -> np.ndarray:
+        """Joint actions (teams, n, ...) of several teams at once, for the joint observation of each."""
+        batch = {key: torch.as_tensor(np.stack([seen[key] for seen in observations])) for key in observations[0]}
         actions, _, _ = self.network.act(
             network_input(batch), batch.get("action_mask"), batch["alive"], deterministic=not explore
         )
-        return self._within_bounds(actions[0].numpy())
+        return self._within_bounds(actions.numpy())
 
     def values(self, observations: Mapping[Any, Any], *, state: Any = None) -> dict[Any, float]:
         """Each living agent's expected discounted return from here on, in reward units."""

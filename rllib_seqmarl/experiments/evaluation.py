@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,20 @@ def policy_env(
 
 
 def evaluate(
-    policy: JointPolicy, env: JointEnv, episodes: int, *, explore: bool = False, seed: int = 0, draw: int = 0
+    policy: JointPolicy,
+    envs: JointEnv | Sequence[JointEnv],
+    episodes: int,
+    *,
+    explore: bool = False,
+    seed: int = 0,
+    draw: int = 0,
 ) -> Evaluation:
-    """Plays whole episodes. The same policy, environment and seed give the same result.
+    """Plays whole episodes. The same policy, environments and seed give the same result.
 
     Args:
         policy: Who acts.
-        env: Where, as `policy_env` makes it.
+        envs: Where, as `policy_env` makes it; of several, each plays its share of the episodes, and the policy acts for
+            all of them at once.
         episodes: How many; the i-th is reset with `seed + i`.
         explore: Whether actions are sampled; the most probable ones are taken otherwise.
         seed: Seeds the episodes, and the sampling.
@@ -127,34 +134,53 @@ def evaluate(
     Raises:
         ExperimentError: the environment draws no pictures.
     """
+    envs = [envs] if isinstance(envs, JointEnv) else list(envs)
+    layout = envs[0].layout
     torch.manual_seed(seed)
-    team_returns, agent_returns, lengths, wins = np.zeros(episodes), [], np.zeros(episodes, np.int64), []
-    frames: list[np.ndarray] = []
-    for episode in range(episodes):
-        drawing = episode < draw
-        observation, info = env.reset(seed=seed + episode)
-        if drawing:
-            frames.append(_frame(env))
-        over = False
-        while not over:
-            observation, reward, terminated, truncated, info = env.step(
-                policy.act_jointly(observation, explore=explore)
-            )
-            team_returns[episode] += reward
-            lengths[episode] += 1
-            over = terminated or truncated
-            if drawing:
-                frames.append(_frame(env))
-        agent_returns.append(info["episode_agent_returns"])
-        wins += [info["win"]] if "win" in info else []
-    per_agent = np.stack(agent_returns, axis=1)  # (n, episodes)
+    team_returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    agent_returns, wins = np.zeros((layout.n_agents, episodes)), np.full(episodes, np.nan)
+    frames: list[list[np.ndarray]] = [[] for _ in range(min(draw, episodes))]
+    waiting = iter(range(episodes))
+    playing: list[_Playing] = []
+
+    def start(env: JointEnv) -> None:
+        """Lets an environment play the next episode, if there is one."""
+        if (episode := next(waiting, None)) is not None:
+            playing.append(_Playing(env, episode, env.reset(seed=seed + episode)[0]))
+            if episode < draw:
+                frames[episode].append(_frame(env))
+
+    for env in envs:
+        start(env)
+    while playing:
+        actions = policy.act_for_many([game.observation for game in playing], explore=explore)
+        for game, action in zip(list(playing), actions, strict=True):
+            game.observation, reward, terminated, truncated, info = game.env.step(action)
+            team_returns[game.episode] += reward
+            lengths[game.episode] += 1
+            if game.episode < draw:
+                frames[game.episode].append(_frame(game.env))
+            if terminated or truncated:
+                agent_returns[:, game.episode] = info["episode_agent_returns"]
+                wins[game.episode] = info.get("win", np.nan)
+                playing.remove(game)
+                start(game.env)
     return Evaluation(
         team_returns=team_returns,
-        agent_returns={str(agent): row for agent, row in zip(env.layout.agents, per_agent, strict=True)},
+        agent_returns={str(agent): row for agent, row in zip(layout.agents, agent_returns, strict=True)},
         lengths=lengths,
-        wins=np.array(wins) if wins else None,
-        frames=frames,
+        wins=None if np.isnan(wins).all() else wins[~np.isnan(wins)],
+        frames=[frame for episode in frames for frame in episode],
     )
+
+
+@dataclass(eq=False)
+class _Playing:
+    """An episode that is being played."""
+
+    env: JointEnv
+    episode: int
+    observation: Mapping[str, np.ndarray]
 
 
 def _frame(env: JointEnv) -> np.ndarray:
