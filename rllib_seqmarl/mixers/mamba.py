@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerShape
 from rllib_seqmarl.mixers.layers import bound, linear
 from rllib_seqmarl.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
-from rllib_seqmarl.ops.selective_scan import selective_scan, selective_scan_step
+from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN_STEP, selective_scan, selective_scan_step
 
 DELTA_RANGE = 1e-3, 1e-1  # of the step sizes at initialisation
 
@@ -61,11 +61,12 @@ class MambaOptions(MixerOptions):
 
 @dataclass(slots=True)
 class MambaState:
-    """What the core carries from token to token, and its weights in the form that a step wants."""
+    """What the core carries from token to token. Channels are adjacent in memory, as kernels want them."""
 
     inputs: Tensor  # (B, c, d_conv), the last inputs of the convolution; c = expand * d
     states: Tensor  # (B, c, d_state)
     A: Tensor  # (c, d_state)
+    fused: Any = None  # a MambaStep on the two above, where numba's kernels run
 
 
 class MambaCore(nn.Module):
@@ -116,27 +117,36 @@ class MambaCore(nn.Module):
     def initial_state(self, batch_size: int) -> MambaState:
         (inner, d_conv), d_state = self.conv_weight.shape, self.sizes[1]
         zeros = self.D.new_zeros
-        # Channels adjacent in memory, as the scan's kernels want them.
-        return MambaState(zeros(batch_size, d_conv, inner).mT, zeros(batch_size, d_state, inner).mT, -self.A_log.exp())
+        inputs, states = zeros(batch_size, d_conv, inner).mT, zeros(batch_size, d_state, inner).mT
+        state = MambaState(inputs, states, -self.A_log.exp())
+        if SELECTIVE_SCAN_STEP.name_of(self.backend, self.D) == "numba":
+            from rllib_seqmarl.ops.mamba_step import MambaStep  # here, because numba need not be installed
+
+            state.fused = MambaStep(
+                inputs,
+                states,
+                self.conv_weight,
+                self.conv_bias,
+                self.dt_proj.weight,
+                self.dt_proj.bias,
+                state.A,
+                self.D,
+            )
+        return state
 
     def step(self, x: Tensor, state: MambaState, C: Tensor | None = None) -> Tensor:
         """(B, d) to (B, d); C (B, d_state) where crossed. ``state`` is updated in place."""
-        u, z = F.linear(x, self.in_proj.weight).chunk(2, dim=-1)  # each (B, c)
-        u = causal_conv1d_step(state.inputs, u, self.conv_weight, self.conv_bias, "silu")
-        dt, B, own_C = F.linear(u, self.x_proj.weight).split(self.sizes, dim=-1)
-        y = selective_scan_step(
-            state.states,
-            u,
-            F.linear(dt, self.dt_proj.weight),
-            state.A,
-            B,
-            own_C if C is None else C,
-            self.D,
-            z,
-            self.dt_proj.bias,
-            delta_softplus=True,
-            backend=self.backend,
-        )
+        xz = F.linear(x, self.in_proj.weight)  # (B, 2 c)
+        if state.fused is not None:
+            u = state.fused.convolve(xz)
+            y = state.fused.scan(xz, F.linear(u, self.x_proj.weight), C)
+        else:
+            u, z = xz.chunk(2, dim=-1)  # each (B, c)
+            u = causal_conv1d_step(state.inputs, u, self.conv_weight, self.conv_bias, "silu")
+            dt, B, own_C = F.linear(u, self.x_proj.weight).split(self.sizes, dim=-1)
+            dt = F.linear(dt, self.dt_proj.weight)
+            C = own_C if C is None else C
+            y = selective_scan_step(state.states, u, dt, state.A, B, C, self.D, z, self.dt_proj.bias, True)
         return F.linear(y, self.out_proj.weight)
 
 
@@ -194,7 +204,8 @@ class CrossMamba(CausalMixer):
         return self.outer_norm(x + self.core(self.norm(x), C))
 
     def split_context(self, context: Tensor) -> Sequence[Tensor]:
-        return self.C_proj(self.context_norm(context)).unbind(1)  # n times (B, d_state)
+        C = self.C_proj(self.context_norm(context))  # (B, n, d_state)
+        return C.transpose(0, 1).contiguous().unbind()  # n times (B, d_state)
 
     def initial_state(self, batch_size: int) -> Any:
         return bound(self.norm), bound(self.outer_norm), self.core.initial_state(batch_size)

@@ -49,7 +49,7 @@ class Operation:
     def __init__(self, name: str, backends: Sequence[Backend]) -> None:
         self.name = name
         self.backends = {backend.name: backend for backend in backends}
-        self._chosen: dict[tuple[str, str, torch.dtype], Callable[..., Any]] = {}
+        self._chosen: dict[tuple[str, str, torch.dtype], tuple[Backend, Callable[..., Any]]] = {}
 
     def choose(self, backend: str, like: Tensor) -> Callable[..., Any]:
         """The function that runs ``backend`` (a name, or "auto") on tensors like ``like``.
@@ -57,16 +57,24 @@ class Operation:
         Raises:
             ValueError: No backend has this name, or it cannot run there; the message says what to do.
         """
+        return self._choose(backend, like)[1]
+
+    def name_of(self, backend: str, like: Tensor) -> str:
+        """The name of the backend that :meth:`choose` takes; the same errors."""
+        return self._choose(backend, like)[0].name
+
+    def _choose(self, backend: str, like: Tensor) -> tuple[Backend, Callable[..., Any]]:
         key = backend, like.device.type, like.dtype
         if key not in self._chosen:
-            self._chosen[key] = self._load(backend, like.device, like.dtype)
+            chosen = self._select(backend, like.device, like.dtype)
+            self._chosen[key] = chosen, chosen.load()
         return self._chosen[key]
 
     def available(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
         """Names of the backends that run here, fastest first."""
         return [b.name for b in self.backends.values() if b.obstacle(torch.device(device), dtype) is None]
 
-    def _load(self, name: str, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
+    def _select(self, name: str, device: torch.device, dtype: torch.dtype) -> Backend:
         obstacles = {b.name: b.obstacle(device, dtype) for b in self.backends.values()}
         if name == AUTO:
             backend = next(b for b in self.backends.values() if obstacles[b.name] is None)
@@ -74,7 +82,7 @@ class Operation:
             reason = "; ".join([backend.remark, *passed_over])
             level = logging.WARNING if backend.is_slow else logging.INFO
             logger.log(level, "%s on %s runs on backend %r: %s", self.name, device.type, backend.name, reason)
-            return backend.load()
+            return backend
         check_backend(name, [self])
         if (obstacle := obstacles[name]) is not None:
             raise ValueError(
@@ -82,7 +90,7 @@ class Operation:
                 f"the fastest that can ({', '.join(self.available(device, dtype))})."
             )
         logger.info("%s on %s runs on backend %r, as asked for", self.name, device.type, name)
-        return self.backends[name].load()
+        return self.backends[name]
 
 
 def check_backend(name: str, operations: Sequence[Operation]) -> None:
