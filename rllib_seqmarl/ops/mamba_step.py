@@ -71,7 +71,7 @@ class MambaStep:
     """The weights of a core and the state of its sequences (batch of them), ready to go on token by token.
 
     Args:
-        inputs: The last inputs of the convolution (batch, dim, width), zeros to begin with, channels adjacent in memory.
+        inputs: The last inputs of the convolution (batch, dim, width), zeros at first, channels adjacent in memory.
         states: States of the scan (batch, dim, state), likewise. Both are updated in place.
         conv_weight: (dim, width).
         conv_bias: (dim,).
@@ -82,8 +82,8 @@ class MambaStep:
     """
 
     def __init__(
-        self, inputs: Tensor, states: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_weight: Tensor, dt_bias: Tensor,
-        A: Tensor, D: Tensor,
+        self, inputs: Tensor, states: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_weight: Tensor,
+        dt_bias: Tensor, A: Tensor, D: Tensor,
     ) -> None:  # fmt: skip
         self._inputs, self._states = inputs.mT.numpy(), states.mT.numpy()
         self._conv = conv_weight.detach().T.contiguous().numpy(), conv_bias.detach().numpy()
