@@ -1,0 +1,199 @@
+"""The recurrences of RWKV: what a token reads of its predecessors' values, weighted by their keys and their age.
+
+``wkv4`` keeps one number per channel (RWKV-4; Peng et al. 2023, arXiv 2305.13048, eq. 16): a weighted average with the
+weights e^(k_s - age * decay). ``wkv6`` keeps a matrix per head (Eagle and Finch; Peng et al. 2024, arXiv 2404.05892, eq. 19):
+RWKV-6 as it stands, RWKV-5 with a decay that is constant in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, cuda_library_obstacle, nothing_in_the_way
+from rllib_seqmarl.ops.numba_support import numba_obstacle
+
+LOWEST_EXPONENT = -1e38  # of the state before the first token, which nothing has been written to
+
+
+def wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str = AUTO) -> Tensor:
+    """RWKV-4's WKV of whole sequences, safe for keys of any size.
+
+    y_t = (sum_{s<t} e^((t-1-s) w + k_s) v_s + e^(u + k_t) v_t) / (sum_{s<t} e^((t-1-s) w + k_s) + e^(u + k_t)).
+
+    Args:
+        w: (dim,), at most 0: the logarithm of the decay per token, -exp(time_decay).
+        u: (dim,): added to a token's own key (time_first).
+        k: Keys (batch, length, dim).
+        v: Values (batch, length, dim).
+        backend: "auto", or a name of ``WKV4.available(device)``.
+
+    Returns:
+        (batch, length, dim).
+
+    Raises:
+        ValueError: Shapes do not fit, or the backend is unknown or cannot run here.
+    """
+    _check_shapes("k", k, w=(w, k.shape[2:]), u=(u, k.shape[2:]), v=(v, k.shape))
+    y: Tensor = WKV4.choose(backend, k)(w, u, k, v)
+    return y
+
+
+def wkv4_state(batch_size: int, like: Tensor) -> Tensor:
+    """The state (batch, 3, dim) before the first token, for parameters ``like`` (dim,): numerator, denominator, exponent."""
+    state = like.new_zeros(batch_size, 3, len(like))
+    state[:, 2] = LOWEST_EXPONENT
+    return state
+
+
+def wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor, *, backend: str = AUTO) -> Tensor:
+    """One token of :func:`wkv4`, without gradients: k, v and the result are (batch, dim). ``state`` is updated in place."""
+    y: Tensor = WKV4_STEP.choose(backend, k)(w, u, k, v, state)
+    return y
+
+
+def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, backend: str = AUTO) -> Tensor:
+    """The matrix-state WKV of whole sequences.
+
+    Per head, with the state S (size, size) before the token: y_t = r_t (S + diag(u) k_t^T v_t), and
+    S becomes diag(exp(w_t)) S + k_t^T v_t.
+
+    Args:
+        r: Receptances (batch, length, heads, size).
+        k: Keys, of the same shape.
+        v: Values, of the same shape.
+        w: Logarithms of the decays, at most 0: of the same shape, or (heads, size) where they are constant in time.
+        u: (heads, size): the weight of a token's own key.
+        backend: "auto", or a name of ``WKV6.available(device)``.
+
+    Returns:
+        (batch, length, heads, size).
+
+    Raises:
+        ValueError: Shapes do not fit, or the backend is unknown or cannot run here.
+    """
+    w_shape = r.shape[2:] if w.dim() == 2 else r.shape
+    _check_shapes("r", r, k=(k, r.shape), v=(v, r.shape), w=(w, w_shape), u=(u, r.shape[2:]))
+    y: Tensor = WKV6.choose(backend, r)(r, k, v, w, u)
+    return y
+
+
+def wkv6_step(
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, *, backend: str = AUTO
+) -> Tensor:  # fmt: skip
+    """One token of :func:`wkv6`, without gradients.
+
+    r, k, v and the result are (batch, heads, size), w too or (heads, size). ``state`` (batch, heads, size, size), zeros
+    before the first token, is updated in place; an index of the key comes before one of the value.
+    """
+    y: Tensor = WKV6_STEP.choose(backend, r)(r, k, v, w, u, state)
+    return y
+
+
+def _check_shapes(given: str, like: Tensor, **expected: tuple[Tensor, torch.Size]) -> None:
+    """Compiled kernels do not look where they read."""
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{name} must have shape {tuple(shape)} beside {given} {tuple(like.shape)}, not {tuple(tensor.shape)}"
+            )
+
+
+def reference_wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The recurrence token by token in units of e^(largest exponent so far); autograd differentiates it."""
+    state = wkv4_state(len(k), k[0, 0]).unbind(1)  # three times (batch, dim)
+    outputs = []
+    for k_t, v_t in zip(k.unbind(1), v.unbind(1), strict=True):
+        y, state = _token4(w, u, k_t, v_t, state)
+        outputs.append(y)
+    return torch.stack(outputs, dim=1)
+
+
+def _token4(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
+    total, weight, highest = state
+    # The output does not depend on the units, so neither do gradients.
+    unit = torch.maximum(highest, u + k).detach()
+    old, new = torch.exp(highest - unit), torch.exp(u + k - unit)
+    y = (old * total + new * v) / (old * weight + new)
+    unit = torch.maximum(highest + w, k).detach()
+    old, new = torch.exp(highest + w - unit), torch.exp(k - unit)
+    return y, (old * total + new * v, old * weight + new, unit)
+
+
+@torch.no_grad()
+def reference_wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+    """One token of the recurrence."""
+    y, new_state = _token4(w, u, k, v, state.unbind(1))
+    state.copy_(torch.stack(new_state, dim=1))
+    return y
+
+
+def reference_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """The recurrence token by token, as it is written; autograd differentiates it."""
+    state = r.new_zeros(len(r), *u.shape, u.shape[1])  # (batch, heads, size, size)
+    decay = w.exp().expand_as(k)
+    outputs = []
+    for r_t, k_t, v_t, decay_t in zip(r.unbind(1), k.unbind(1), v.unbind(1), decay.unbind(1), strict=True):
+        written = k_t.unsqueeze(-1) * v_t.unsqueeze(-2)  # (batch, heads, size, size)
+        outputs.append((r_t.unsqueeze(-2) @ (state + u.unsqueeze(-1) * written)).squeeze(-2))
+        state = decay_t.unsqueeze(-1) * state + written
+    return torch.stack(outputs, dim=1)
+
+
+@torch.no_grad()
+def reference_wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> Tensor:
+    """One token of the recurrence."""
+    y = (r.unsqueeze(-2) @ state).squeeze(-2) + (r * u * k).sum(-1, keepdim=True) * v  # (batch, heads, size)
+    state.mul_(w.exp().unsqueeze(-1)).addcmul_(k.unsqueeze(-1), v.unsqueeze(-2))
+    return y
+
+
+def _fla() -> Callable[..., Tensor]:
+    # Teams are short: the library's sequential kernel starts faster than its chunked one.
+    fused_recurrent_rwkv6 = import_module("fla.ops.rwkv6").fused_recurrent_rwkv6
+
+    def run(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+        y: Tensor = fused_recurrent_rwkv6(r, k, v, w.expand_as(k).contiguous(), u, scale=1.0)[0]
+        return y
+
+    return run
+
+
+def _numba(module: str, function: str) -> Backend:
+    def load() -> Callable[..., Tensor]:
+        loaded: Callable[..., Tensor] = getattr(import_module(f"rllib_seqmarl.ops.{module}"), function)
+        return loaded
+
+    return Backend("numba", load, numba_obstacle, "kernels compiled for this CPU")
+
+
+def _reference(function: Callable[..., Tensor], is_slow: bool) -> Backend:
+    remark = "plain torch, token by token; on a CPU `pip install numba` makes it several times faster"
+    return Backend("reference", lambda: function, nothing_in_the_way, remark if is_slow else "plain torch", is_slow)
+
+
+WKV4 = Operation("wkv4", [_numba("wkv4_numba", "numba_wkv4"), _reference(reference_wkv4, is_slow=True)])
+WKV4_STEP = Operation(
+    "wkv4_step", [_numba("wkv4_numba", "numba_wkv4_step"), _reference(reference_wkv4_step, is_slow=False)]
+)
+WKV6 = Operation(
+    "wkv6",
+    [
+        Backend(
+            "fla",
+            _fla,
+            cuda_library_obstacle("fla", "flash-linear-attention"),
+            "flash-linear-attention's fused CUDA kernels",
+        ),
+        _numba("wkv6_numba", "numba_wkv6"),
+        _reference(reference_wkv6, is_slow=True),
+    ],
+)
+WKV6_STEP = Operation(
+    "wkv6_step", [_numba("wkv6_numba", "numba_wkv6_step"), _reference(reference_wkv6_step, is_slow=False)]
+)

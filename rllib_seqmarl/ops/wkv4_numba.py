@@ -1,0 +1,154 @@
+"""RWKV-4's WKV for CPUs, compiled with numba, as torch knows it. The kernels, then their place in autograd.
+
+With running maxima p of the exponents, a and b are the sums over predecessors in units of e^p, and everything that
+multiplies them is at most one. The output does not depend on p, so the backward pass may treat p as constant and gets by
+without exponents of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rllib_seqmarl.ops.numba_support import exp, kernel, over_batch, scratch
+
+
+@kernel
+def _forward(begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, states: Any, keeps: Any, y: Any) -> None:
+    """k, v, y (batch, length, dim); states (batch, 3, dim) are gone on from and updated if it ``keeps`` them."""
+    _, length, dim = k.shape
+    zero, one, lowest = k.dtype.type(0), k.dtype.type(1), k.dtype.type(-1e38)
+    rows = scratch(4, dim, w)
+    total, weight, highest, of_old = rows[0], rows[1], rows[2], rows[3]
+    for b in range(begin, end):
+        for d in range(dim):
+            total[d] = states[b, 0, d] if keeps else zero
+            weight[d] = states[b, 1, d] if keeps else zero
+            highest[d] = states[b, 2, d] if keeps else lowest
+        for t in range(length):
+            for d in range(dim):
+                ahead = highest[d] - u[d] - k[b, t, d]
+                small = exp(-abs(ahead))
+                old = one if ahead >= zero else small
+                new = small if ahead >= zero else one
+                y[b, t, d] = (old * total[d] + new * v[b, t, d]) / (old * weight[d] + new)
+            for d in range(dim):
+                decayed = highest[d] + w[d]
+                ahead = decayed - k[b, t, d]
+                small = exp(-abs(ahead))
+                highest[d] = max(decayed, k[b, t, d])
+                old = one if ahead >= zero else small
+                new = small if ahead >= zero else one
+                of_old[d] = old
+                weight[d] = old * weight[d] + new
+                total[d] = old * total[d] + new * v[b, t, d]
+        if keeps:
+            for d in range(dim):
+                states[b, 0, d] = total[d]
+                states[b, 1, d] = weight[d]
+                states[b, 2, d] = highest[d]
+
+
+@kernel
+def _backward(
+    begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, grad_y: Any, grad_k: Any, grad_v: Any
+) -> Any:  # fmt: skip
+    """Fills the gradients of k and v, and returns those of w and u (dim)."""
+    _, length, dim = k.shape
+    zero, one, lowest = k.dtype.type(0), k.dtype.type(1), k.dtype.type(-1e38)
+    grad_w, grad_u = np.zeros_like(w), np.zeros_like(u)
+    n = length * dim
+    planes = scratch(6, n, w)
+    # Before each token the sums so far, a and b; the factors of old and new, in the output and in the next sums.
+    a, b_ = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim)
+    old_out, new_out = planes[2][:n].reshape(length, dim), planes[3][:n].reshape(length, dim)
+    old_sum, new_sum = planes[4][:n].reshape(length, dim), planes[5][:n].reshape(length, dim)
+    rows = scratch(5, dim, w)
+    highest, grad_a, grad_b, g, y = rows[0], rows[1], rows[2], rows[3], rows[4]
+    for b in range(begin, end):
+        for d in range(dim):
+            highest[d] = lowest
+            a[0, d] = zero
+            b_[0, d] = zero
+        for t in range(length):
+            for d in range(dim):
+                ahead = highest[d] - u[d] - k[b, t, d]
+                small = exp(-abs(ahead))
+                old_out[t, d] = one if ahead >= zero else small
+                new_out[t, d] = small if ahead >= zero else one
+            for d in range(dim):
+                decayed = highest[d] + w[d]
+                ahead = decayed - k[b, t, d]
+                small = exp(-abs(ahead))
+                highest[d] = max(decayed, k[b, t, d])
+                old_sum[t, d] = one if ahead >= zero else small
+                new_sum[t, d] = small if ahead >= zero else one
+            if t + 1 < length:
+                for d in range(dim):
+                    a[t + 1, d] = old_sum[t, d] * a[t, d] + new_sum[t, d] * v[b, t, d]
+                for d in range(dim):
+                    b_[t + 1, d] = old_sum[t, d] * b_[t, d] + new_sum[t, d]
+        for d in range(dim):
+            grad_a[d] = zero
+            grad_b[d] = zero
+        for t in range(length - 1, -1, -1):
+            for d in range(dim):
+                share = one / (old_out[t, d] * b_[t, d] + new_out[t, d])
+                y[d] = (old_out[t, d] * a[t, d] + new_out[t, d] * v[b, t, d]) * share
+                g[d] = grad_y[b, t, d] * share
+            for d in range(dim):
+                grad_v[b, t, d] = new_out[t, d] * g[d] + new_sum[t, d] * grad_a[d]
+            for d in range(dim):
+                at_once = new_out[t, d] * g[d] * (v[b, t, d] - y[d])
+                grad_u[d] += at_once
+                grad_k[b, t, d] = at_once + new_sum[t, d] * (grad_a[d] * v[b, t, d] + grad_b[d])
+            for d in range(dim):
+                grad_w[d] += old_sum[t, d] * (grad_a[d] * a[t, d] + grad_b[d] * b_[t, d])
+            for d in range(dim):
+                through = old_out[t, d] * g[d]
+                grad_a[d] = old_sum[t, d] * grad_a[d] + through
+                grad_b[d] = old_sum[t, d] * grad_b[d] - through * y[d]
+    return grad_w, grad_u
+
+
+class _NumbaWKV4(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(w, u, k, v)
+        y = torch.empty_like(k, memory_format=torch.contiguous_format)
+        states = k.new_empty(0, 3, k.shape[-1])
+        over_batch(_forward, len(k), k.numel(), *_arrays(w, u, k, v), states.numpy(), False, y.numpy())
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        w, u, k, v = ctx.saved_tensors
+        grad_k, grad_v = (torch.empty_like(y, memory_format=torch.contiguous_format) for y in (k, v))
+        shares = over_batch(
+            _backward, len(k), k.numel(), *_arrays(w, u, k, v, grad_y), grad_k.numpy(), grad_v.numpy()
+        )  # fmt: skip
+        grad_w, grad_u = (torch.from_numpy(sum(parts)) for parts in zip(*shares, strict=True))
+        return grad_w, grad_u, grad_k, grad_v
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [x.detach().contiguous().numpy() for x in tensors]
+
+
+def numba_wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Backend "numba" of ``wkv4``."""
+    y: Tensor = _NumbaWKV4.apply(w, u, k, v)
+    return y
+
+
+def numba_wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+    """Backend "numba" of ``wkv4_step``: a sequence of one token, on a state."""
+    y = torch.empty_like(k, memory_format=torch.contiguous_format).unsqueeze(1)
+    arrays = _arrays(w, u, k.unsqueeze(1), v.unsqueeze(1))
+    over_batch(_forward, len(k), k.numel(), *arrays, state.detach().numpy(), True, y.numpy())
+    return y.squeeze(1)

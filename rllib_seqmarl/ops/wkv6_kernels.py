@@ -1,0 +1,303 @@
+"""The matrix-state WKV of RWKV-5 and 6 for CPUs, compiled with numba.
+
+Within a chunk of tokens each looks at every predecessor, whose key is kept and decayed along the way: chunk * size
+operations per token and head, where the state costs size * size. Between chunks the state carries on; a team of up to one
+chunk never makes one. Only decays are multiplied up, and nothing is ever divided by them, so nothing overflows.
+
+Arrays are indexed [sequence, token, head, channel], with all loops over heads and channels starting from 0: LLVM does
+not vectorise a loop in which an index might be negative.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rllib_seqmarl.ops.numba_support import exp, kernel, scratch
+
+CHUNK = 32  # tokens; with 16, teams of 17 took twice as long, and larger ones gained little
+
+
+@kernel
+def _decays(b: Any, first: Any, last: Any, w: Any, decay: Any, since: Any) -> None:
+    """Of the tokens first..last: the decay of each, and from the start of the chunk to each (and to its end)."""
+    one = w.dtype.type(1)
+    b = b if w.shape[0] > 1 else 0
+    for h in range(w.shape[2]):
+        for i in range(w.shape[3]):
+            since[0, h, i] = one
+    for t in range(last - first):
+        at = first + t if w.shape[1] > 1 else 0
+        for h in range(w.shape[2]):
+            for i in range(w.shape[3]):
+                decay[t, h, i] = exp(w[b, at, h, i])
+            for i in range(w.shape[3]):
+                since[t + 1, h, i] = since[t, h, i] * decay[t, h, i]
+
+
+@kernel
+def _age(b: Any, first: Any, last: Any, k: Any, decay: Any, aged: Any) -> None:
+    """aged: the keys of the chunk as the token after it finds them."""
+    one = k.dtype.type(1)
+    tokens = last - first
+    for h in range(k.shape[2]):
+        for i in range(k.shape[3]):
+            aged[tokens - 1, h, i] = one
+        for s in range(tokens - 1, 0, -1):
+            for i in range(k.shape[3]):
+                aged[s - 1, h, i] = aged[s, h, i] * decay[s, h, i]
+        for s in range(tokens):
+            for i in range(k.shape[3]):
+                aged[s, h, i] *= k[b, first + s, h, i]
+
+
+# Three products of a chunk with a state, four terms at a time: a row is then loaded and stored once for all four.
+
+
+@kernel
+def _write(b: Any, first: Any, last: Any, factors: Any, x: Any, state: Any) -> None:
+    """state[h, i] += sum over t of factors[t, h, i] x[t, h]"""
+    tokens, heads, size = last - first, x.shape[2], x.shape[3]
+    whole = tokens - tokens % 4
+    for h in range(heads):
+        for i in range(size):
+            for t in range(0, whole, 4):
+                f0, f1, f2, f3 = factors[t, h, i], factors[t + 1, h, i], factors[t + 2, h, i], factors[t + 3, h, i]
+                at = first + t
+                for j in range(size):
+                    state[h, i, j] += (
+                        f0 * x[b, at, h, j]
+                        + f1 * x[b, at + 1, h, j]
+                        + f2 * x[b, at + 2, h, j]
+                        + f3 * x[b, at + 3, h, j]
+                    )
+            for t in range(whole, tokens):
+                f0 = factors[t, h, i]
+                for j in range(size):
+                    state[h, i, j] += f0 * x[b, first + t, h, j]
+
+
+@kernel
+def _read(b: Any, first: Any, last: Any, factors: Any, state: Any, y: Any) -> None:
+    """y[t, h] += sum over i of factors[t, h, i] state[h, i]"""
+    heads, size = y.shape[2], y.shape[3]
+    whole = size - size % 4
+    for t in range(first, last):
+        for h in range(heads):
+            for i in range(0, whole, 4):
+                f0, f1 = factors[t - first, h, i], factors[t - first, h, i + 1]
+                f2, f3 = factors[t - first, h, i + 2], factors[t - first, h, i + 3]
+                for j in range(size):
+                    y[b, t, h, j] += (
+                        f0 * state[h, i, j]
+                        + f1 * state[h, i + 1, j]
+                        + f2 * state[h, i + 2, j]
+                        + f3 * state[h, i + 3, j]
+                    )
+            for i in range(whole, size):
+                f0 = factors[t - first, h, i]
+                for j in range(size):
+                    y[b, t, h, j] += f0 * state[h, i, j]
+
+
+@kernel
+def _ask(b: Any, first: Any, last: Any, x: Any, state: Any, out: Any) -> None:
+    """out[t, h, i] = x[t, h] . state[h, i]"""
+    tokens, heads, size = last - first, x.shape[2], x.shape[3]
+    zero = x.dtype.type(0)
+    whole = tokens - tokens % 4
+    for h in range(heads):
+        for i in range(size):
+            for t in range(0, whole, 4):
+                s0, s1, s2, s3 = zero, zero, zero, zero
+                at = first + t
+                for j in range(size):
+                    s0 += x[b, at, h, j] * state[h, i, j]
+                    s1 += x[b, at + 1, h, j] * state[h, i, j]
+                    s2 += x[b, at + 2, h, j] * state[h, i, j]
+                    s3 += x[b, at + 3, h, j] * state[h, i, j]
+                out[t, h, i], out[t + 1, h, i], out[t + 2, h, i], out[t + 3, h, i] = s0, s1, s2, s3
+            for t in range(whole, tokens):
+                s0 = zero
+                for j in range(size):
+                    s0 += x[b, first + t, h, j] * state[h, i, j]
+                out[t, h, i] = s0
+
+
+@kernel
+def _fade(left: Any, goes_on: Any, before: Any, after: Any) -> None:
+    """What a chunk leaves of the state before it, which is nothing unless it ``goes_on``."""
+    zero = left.dtype.type(0)
+    for h in range(after.shape[0]):
+        for i in range(after.shape[1]):
+            for j in range(after.shape[2]):
+                after[h, i, j] = left[h, i] * before[h, i, j] if goes_on else zero
+
+
+@kernel
+def _asked(b: Any, first: Any, last: Any, r: Any, since: Any, factors: Any) -> None:
+    """factors: what each token of the chunk asks of the state before it."""
+    for t in range(last - first):
+        for h in range(r.shape[2]):
+            for i in range(r.shape[3]):
+                factors[t, h, i] = r[b, first + t, h, i] * since[t, h, i]
+
+
+@kernel
+def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, states: Any, keeps: Any, y: Any) -> None:
+    """r, k, v, y (batch, length, heads, size), w too or with batch = length = 1, u (heads, size). If it ``keeps`` them,
+    states (batch, heads, size, size) are gone on from and updated."""
+    _, length, heads, size = r.shape
+    zero = r.dtype.type(0)
+    chunk = min(CHUNK, length)
+    n = chunk * heads * size
+    rows = scratch(4, n + heads * size, u)
+    decay, keys, factors = (rows[0][:n].reshape(chunk, heads, size), rows[1][:n].reshape(chunk, heads, size),
+                            rows[2][:n].reshape(chunk, heads, size))  # fmt: skip
+    since = rows[3][: n + heads * size].reshape(chunk + 1, heads, size)
+    own = np.empty((heads, size, size) if length > chunk and not keeps else (0, 0, 0), u.dtype)
+    for b in range(begin, end):
+        state = states[b] if keeps else own
+        for first in range(0, length, chunk):
+            last = min(first + chunk, length)
+            _decays(b, first, last, w, decay, since)
+            for t in range(first, last):
+                for h in range(heads):
+                    score = zero
+                    for i in range(size):
+                        score += r[b, t, h, i] * u[h, i] * k[b, t, h, i]
+                    for j in range(size):
+                        y[b, t, h, j] = score * v[b, t, h, j]
+                    for s in range(t - first):
+                        score = zero
+                        for i in range(size):
+                            score += r[b, t, h, i] * keys[s, h, i]
+                        for j in range(size):
+                            y[b, t, h, j] += score * v[b, first + s, h, j]
+                        for i in range(size):
+                            keys[s, h, i] *= decay[t - first, h, i]
+                    for i in range(size):
+                        keys[t - first, h, i] = k[b, t, h, i]
+            goes_on = keeps or first > 0
+            if goes_on:
+                _asked(b, first, last, r, since, factors)
+                _read(b, first, last, factors, state, y)
+            if keeps or last < length:  # by now the keys are as the token after the chunk finds them
+                _fade(since[last - first], goes_on, state, state)
+                _write(b, first, last, keys, v, state)
+
+
+@kernel
+def _past_keys(b: Any, first: Any, last: Any, k: Any, decay: Any, past: Any) -> None:
+    """past[t (t - 1) / 2 + s]: the key of token s as token t finds it, for all s < t of the chunk."""
+    for t in range(1, last - first):
+        for s in range(t):
+            for h in range(k.shape[2]):
+                for i in range(k.shape[3]):
+                    if s == t - 1:
+                        past[t * (t - 1) // 2 + s, h, i] = k[b, first + s, h, i]
+                    else:
+                        past[t * (t - 1) // 2 + s, h, i] = past[(t - 1) * (t - 2) // 2 + s, h, i] * decay[t - 1, h, i]
+
+
+@kernel
+def backward(
+    begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, grad_y: Any, grad_r: Any, grad_k: Any, grad_v: Any,
+    grad_w: Any,
+) -> Any:  # fmt: skip
+    """Fills the gradients of r, k, v and w, and returns those of u and of a w that is constant."""
+    _, length, heads, size = r.shape
+    zero = r.dtype.type(0)
+    varies = w.shape[1] > 1 or w.shape[0] > 1
+    chunk = min(CHUNK, length)
+    chunks = (length + chunk - 1) // chunk
+    grad_u, grad_const = np.zeros_like(u), np.zeros_like(u)
+    n, pairs = chunk * heads * size, max(1, chunk * (chunk - 1) // 2)
+    rows = scratch(5, n + heads * size, u)
+    decay, factors, found, grad_decay = (
+        rows[0][:n].reshape(chunk, heads, size), rows[1][:n].reshape(chunk, heads, size),
+        rows[2][:n].reshape(chunk, heads, size), rows[3][:n].reshape(chunk, heads, size),
+    )  # fmt: skip
+    since = rows[4][: n + heads * size].reshape(chunk + 1, heads, size)
+    past = scratch(1, pairs * heads * size, u)[0][: pairs * heads * size].reshape(pairs, heads, size)
+    later = np.empty((heads, size), u.dtype)
+    states = np.empty((chunks, heads, size, size) if chunks > 1 else (1, 1, 1, 1), u.dtype)
+    grad = np.empty((heads, size, size) if chunks > 1 else (1, 1, 1), u.dtype)
+    for b in range(begin, end):
+        for c in range(chunks - 1):
+            first, last = c * chunk, (c + 1) * chunk
+            _decays(b, first, last, w, decay, since)
+            _age(b, first, last, k, decay, factors)
+            _fade(since[chunk], c > 0, states[c], states[c + 1])
+            _write(b, first, last, factors, v, states[c + 1])
+        grad_k[b] = zero
+        grad_v[b] = zero
+        grad[:] = zero
+        for c in range(chunks - 1, -1, -1):
+            first, last = c * chunk, min((c + 1) * chunk, length)
+            tokens = last - first
+            _decays(b, first, last, w, decay, since)
+            _past_keys(b, first, last, k, decay, past)
+            # later[h, i]: the gradient of the logarithm of the decay that the state before the chunk goes through.
+            later[:] = zero
+            if last < length:
+                _age(b, first, last, k, decay, factors)
+                _read(b, first, last, factors, grad, grad_v)
+                _ask(b, first, last, v, grad, found)
+                grad_k[b, first:last] = found
+                if c > 0:
+                    for h in range(heads):
+                        for i in range(size):
+                            total = zero
+                            for j in range(size):
+                                total += grad[h, i, j] * states[c, h, i, j]
+                            later[h, i] = since[tokens, h, i] * total
+                _fade(since[tokens], c > 0, grad, grad)
+            if c > 0:
+                _asked(b, first, last, r, since, factors)
+                _write(b, first, last, factors, grad_y, grad)
+                _ask(b, first, last, grad_y, states[c], found)
+            for t in range(tokens - 1, -1, -1):
+                at = first + t
+                for h in range(heads):
+                    score, grad_score = zero, zero
+                    for i in range(size):
+                        score += r[b, at, h, i] * u[h, i] * k[b, at, h, i]
+                        grad_score += grad_y[b, at, h, i] * v[b, at, h, i]
+                    for j in range(size):
+                        grad_v[b, at, h, j] += score * grad_y[b, at, h, j]
+                    for i in range(size):
+                        grad_r[b, at, h, i] = grad_score * u[h, i] * k[b, at, h, i]
+                    for i in range(size):
+                        asked = grad_score * r[b, at, h, i]
+                        grad_k[b, at, h, i] += asked * u[h, i]
+                        grad_u[h, i] += asked * k[b, at, h, i]
+                    for i in range(size):
+                        grad_decay[t, h, i] = later[h, i]
+                    for s in range(t):
+                        pair = t * (t - 1) // 2 + s
+                        score, grad_score = zero, zero
+                        for i in range(size):
+                            score += r[b, at, h, i] * past[pair, h, i]
+                            grad_score += grad_y[b, at, h, i] * v[b, first + s, h, i]
+                        for j in range(size):
+                            grad_v[b, first + s, h, j] += score * grad_y[b, at, h, j]
+                        for i in range(size):
+                            grad_r[b, at, h, i] += grad_score * past[pair, h, i]
+                        for i in range(size):
+                            through = grad_k[b, first + s, h, i] * decay[t, h, i]
+                            grad_decay[t, h, i] += through * past[pair, h, i]
+                            grad_k[b, first + s, h, i] = through + grad_score * r[b, at, h, i]
+                    if c > 0:
+                        for i in range(size):
+                            grad_r[b, at, h, i] += since[t, h, i] * found[t, h, i]
+                        for i in range(size):
+                            later[h, i] += factors[t, h, i] * found[t, h, i]
+                    if varies:
+                        for i in range(size):
+                            grad_w[b, at, h, i] = grad_decay[t, h, i]
+                    else:
+                        for i in range(size):
+                            grad_const[h, i] += grad_decay[t, h, i]
+    return grad_u, grad_const

@@ -1,0 +1,223 @@
+"""RWKV's recurrences: as written, safe at the extremes, and the same on every backend that runs here."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rllib_seqmarl.ops.wkv import (
+    WKV4,
+    WKV4_STEP,
+    WKV6,
+    WKV6_STEP,
+    wkv4,
+    wkv4_state,
+    wkv4_step,
+    wkv6,
+    wkv6_step,
+)
+
+FAST_WKV4 = [name for name in WKV4.available() if name != "reference"]
+FAST_WKV6 = [name for name in WKV6.available() if name != "reference"]
+BATCHES = st.sampled_from([1, 2, 7, 33])
+
+
+def arguments4(batch_size, length, dim, dtype=torch.float32):
+    """w, u, k, v that ask for gradients."""
+    made = -2 * torch.rand(dim), torch.randn(dim), *(2 * torch.randn(2, batch_size, length, dim))
+    return [x.to(dtype).requires_grad_() for x in made]
+
+
+def arguments6(batch_size, length, heads, size, dtype=torch.float32, is_constant=False):
+    """r, k, v, w, u that ask for gradients."""
+    r, k, v, w = torch.randn(4, batch_size, length, heads, size)
+    w = -w.exp() if not is_constant else -torch.randn(heads, size).exp()
+    return [x.to(dtype).requires_grad_() for x in (r, k, v, w, torch.randn(heads, size))]
+
+
+def with_gradients(function, inputs, backend):
+    y = function(*inputs, backend=backend)
+    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
+    return [y, *torch.autograd.grad((y * weight).sum(), inputs, materialize_grads=True)]
+
+
+def assert_same(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.detach().abs().max())))
+
+
+@pytest.mark.parametrize("backend", WKV4.available())
+def test_wkv4_is_the_weighted_average_of_the_paper(backend):
+    torch.manual_seed(0)
+    w, u, k, v = arguments4(2, 6, 3, torch.float64)
+    y = wkv4(w, u, k, v, backend=backend)
+    for t in range(6):
+        exponents = torch.stack([(t - 1 - s) * w + k[:, s] for s in range(t)] + [u + k[:, t]])
+        expected = (exponents.softmax(0) * v[:, : t + 1].movedim(1, 0)).sum(0)
+        torch.testing.assert_close(y[:, t], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", WKV6.available())
+def test_wkv6_reads_every_predecessor_through_the_decays_between(backend):
+    torch.manual_seed(0)
+    r, k, v, w, u = arguments6(2, 6, 3, 4, torch.float64)
+    y = wkv6(r, k, v, w, u, backend=backend)
+    for t in range(6):
+        expected = (r[:, t] * u * k[:, t]).sum(-1, keepdim=True) * v[:, t]
+        for s in range(t):
+            left = w[:, s + 1 : t].sum(1).exp()
+            expected = expected + (r[:, t] * left * k[:, s]).sum(-1, keepdim=True) * v[:, s]
+        torch.testing.assert_close(y[:, t], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", WKV4.available())
+def test_gradients_of_wkv4_are_those_of_its_values(backend):
+    torch.manual_seed(0)
+    assert torch.autograd.gradcheck(lambda *x: wkv4(*x, backend=backend), arguments4(2, 5, 3, torch.float64))
+
+
+@pytest.mark.parametrize("backend", WKV6.available())
+@pytest.mark.parametrize("is_constant", [False, True])
+@pytest.mark.parametrize("length", [1, 5, 35])  # the last goes through states between chunks
+def test_gradients_of_wkv6_are_those_of_its_values(backend, is_constant, length):
+    torch.manual_seed(0)
+    inputs = arguments6(2 if length < 10 else 1, length, 2, 2, torch.float64, is_constant)
+    assert torch.autograd.gradcheck(lambda *x: wkv6(*x, backend=backend), inputs)
+
+
+@pytest.mark.parametrize("backend", FAST_WKV4)
+@settings(max_examples=40, deadline=None)
+@given(batch_size=BATCHES, length=st.integers(1, 40), dim=st.integers(1, 70), seed=st.integers(0, 2**31))
+def test_wkv4_backends_agree_with_the_reference(backend, batch_size, length, dim, seed):
+    torch.manual_seed(seed)
+    inputs = arguments4(batch_size, length, dim)
+    assert_same(with_gradients(wkv4, inputs, backend), with_gradients(wkv4, inputs, "reference"), 1e-5)
+
+
+@pytest.mark.parametrize("backend", FAST_WKV6)
+@settings(max_examples=60, deadline=None)
+@given(
+    batch_size=BATCHES,
+    length=st.integers(1, 100),
+    heads=st.integers(1, 4),
+    size=st.sampled_from([1, 3, 8, 16, 33]),
+    is_constant=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_wkv6_backends_agree_with_the_reference(backend, batch_size, length, heads, size, is_constant, seed):
+    torch.manual_seed(seed)
+    inputs = arguments6(batch_size, length, heads, size, is_constant=is_constant)
+    assert_same(with_gradients(wkv6, inputs, backend), with_gradients(wkv6, inputs, "reference"), 1e-5)
+
+
+@pytest.mark.parametrize("backend", FAST_WKV6)
+def test_wkv6_takes_tensors_that_are_not_contiguous(backend):
+    torch.manual_seed(0)
+    inputs = arguments6(3, 5, 2, 8)
+    turned = [x.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for x in inputs]
+    assert not turned[0].is_contiguous()
+    assert_same(with_gradients(wkv6, turned, backend), with_gradients(wkv6, inputs, "reference"), 1e-5)
+
+
+@pytest.mark.parametrize("backend", FAST_WKV6)
+def test_threads_share_the_batch_without_changing_the_result(backend):
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    shared4, shared6 = arguments4(900, 40, 16), arguments6(400, 40, 2, 16, is_constant=True)
+    try:
+        torch.set_num_threads(1)
+        expected = with_gradients(wkv4, shared4, backend) + with_gradients(wkv6, shared6, backend)
+        torch.set_num_threads(3)
+        found = with_gradients(wkv4, shared4, backend) + with_gradients(wkv6, shared6, backend)
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(found, expected, 1e-5)
+
+
+EXTREMES = [0.0, -1e-30, -1e-6, -1.0, -80.0, -1e4, -1e30]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", WKV4.available())
+def test_wkv4_stays_finite_at_the_extremes(backend, dtype):
+    torch.manual_seed(0)
+    w = torch.tensor(EXTREMES, dtype=dtype).requires_grad_()
+    for size_of_keys, size_of_values in ((80.0, 1e3), (1e4, 1e6), (1e-30, 1e-30)):
+        k = (size_of_keys * torch.sign(torch.randn(4, 40, len(w), dtype=dtype))).requires_grad_()
+        v = (size_of_values * torch.randn(4, 40, len(w), dtype=dtype)).requires_grad_()
+        u = (size_of_keys * torch.randn(len(w), dtype=dtype)).requires_grad_()
+        for x in with_gradients(wkv4, [w, u, k, v], backend):
+            assert x.isfinite().all()
+        # A weighted average lies among what it averages.
+        assert wkv4(w, u, k, v, backend=backend).abs().max() <= v.abs().max() * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", WKV6.available())
+def test_wkv6_stays_finite_at_the_extremes(backend, dtype):
+    torch.manual_seed(0)
+    size = len(EXTREMES)
+    for is_constant in (False, True):
+        for magnitude in (80.0, 1e3, 1e-30):
+            r, k, v = (magnitude * torch.randn(3, 4, 70, 2, size, dtype=dtype)).unbind()
+            w = torch.tensor(EXTREMES, dtype=dtype).expand(2, size)
+            w = w.clone() if is_constant else w[:, torch.randperm(size)].repeat(4, 70, 1, 1)
+            inputs = [x.requires_grad_() for x in (r, k, v, w, torch.randn(2, size, dtype=dtype))]
+            for x in with_gradients(wkv6, inputs, backend):
+                assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", WKV6.available())
+def test_a_decay_to_nothing_forgets_and_no_decay_keeps_everything(backend):
+    torch.manual_seed(0)
+    r, k, v, w, u = arguments6(2, 50, 1, 4, torch.float64)
+    forgets = wkv6(r, k, v, torch.full_like(w, -math.inf), u, backend=backend)
+    alone = (r * u * k).sum(-1, keepdim=True) * v
+    alone[:, 1:] += (r[:, 1:] * k[:, :-1]).sum(-1, keepdim=True) * v[:, :-1]  # not yet decayed when the next one looks
+    torch.testing.assert_close(forgets, alone, rtol=0, atol=1e-10)
+    keeps = wkv6(r, k, v, torch.zeros_like(w), u, backend=backend)
+    written = (k.unsqueeze(-1) * v.unsqueeze(-2)).cumsum(1)
+    written = written - (1 - u).unsqueeze(-1) * k.unsqueeze(-1) * v.unsqueeze(-2)
+    torch.testing.assert_close(keeps, (r.unsqueeze(-2) @ written).squeeze(-2), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", WKV4_STEP.available())
+def test_wkv4_steps_equal_the_scan(backend):
+    torch.manual_seed(0)
+    w, u, k, v = (x.detach() for x in arguments4(3, 20, 5, torch.float64))
+    state = wkv4_state(3, w)
+    steps = [
+        wkv4_step(w, u, k_t, v_t, state, backend=backend) for k_t, v_t in zip(k.unbind(1), v.unbind(1), strict=True)
+    ]
+    torch.testing.assert_close(torch.stack(steps, dim=1), wkv4(w, u, k, v, backend="reference"), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", WKV6_STEP.available())
+@pytest.mark.parametrize("is_constant", [False, True])
+def test_wkv6_steps_equal_the_scan(backend, is_constant):
+    torch.manual_seed(0)
+    r, k, v, w, u = (x.detach() for x in arguments6(3, 40, 2, 5, torch.float64, is_constant))
+    state = r.new_zeros(3, 2, 5, 5)
+    steps = []
+    for t in range(40):
+        w_t = w if is_constant else w[:, t]
+        steps.append(wkv6_step(r[:, t], k[:, t], v[:, t], w_t, u, state, backend=backend))
+    torch.testing.assert_close(torch.stack(steps, dim=1), wkv6(r, k, v, w, u, backend="reference"), rtol=0, atol=1e-12)
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="no backend of wkv6.*fla, numba, reference"):
+        wkv6(*arguments6(1, 2, 1, 4), backend="cuda")
+    with pytest.raises(ValueError, match="backend='fla' of wkv6 cannot run here: its kernels are for CUDA"):
+        wkv6(*arguments6(1, 2, 1, 4), backend="fla")
+
+
+def test_wrong_shapes_are_named():
+    r, k, v, w, u = arguments6(2, 6, 3, 4)
+    with pytest.raises(ValueError, match=r"w must have shape \(2, 6, 3, 4\) beside r \(2, 6, 3, 4\), not \(6, 3, 4\)"):
+        wkv6(r, k, v, w[0], u)
+    w, u, k, v = arguments4(2, 6, 3)
+    with pytest.raises(ValueError, match=r"u must have shape \(3,\) beside k \(2, 6, 3\), not \(1,\)"):
+        wkv4(w, u[:1], k, v)
