@@ -1,7 +1,11 @@
-"""How much faster decoding with cached state is than decoding that recomputes the sequence for every agent.
+"""What deciding costs: against a decoder without cached state, and against the number of agents for every mixer.
 
-Both decoders run in this process, on one core, with the same weights, and must choose the same actions;
-timings alternate and the best of several is kept, so that a busy machine harms neither side.
+First table: MAT's decoder with cached state beside one that recomputes the sequence for every agent. Both run in this
+process, on one core, with the same weights, and must choose the same actions; timings alternate and the best of several
+is kept, so that a busy machine harms neither side.
+
+Second table: the time of a joint decision and the bytes of decoding state per team, for 4 to 1024 agents and every
+mixer, with the exponent of n that fits the times from 64 agents on. Figure: benchmarks/results/decode.png.
 
     python benchmarks/decode.py [--repeats 5]
 """
@@ -10,18 +14,41 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import time
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.mixers.attention import Attention
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 
 ENVS, OBS_DIM, ACTIONS, EMBED_DIM = 32, 64, 16, 64
 TARGETS = {8: 3.5, 64: 14.0, 128: 30.0}  # team size -> least speed-up
+SIZES = [2**i for i in range(2, 11)]
+PICTURE = Path(__file__).parent / "results" / "decode.png"
+
+
+def make_network(mixer: str = "attention") -> JointPolicyNetwork:
+    """A network with weights far from the initial ones, which leave all actions nearly equal."""
+    torch.manual_seed(0)
+    action = ActionSpec("discrete", (ACTIONS,))
+    network = JointPolicyNetwork(
+        NetworkConfig(OBS_DIM, action, embed_dim=EMBED_DIM, encoder_mixer=mixer, decoder_mixer=mixer)
+    )
+    if mixer == "attention":
+        for parameter in network.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return network
 
 
 def unfolded(network: JointPolicyNetwork) -> JointPolicyNetwork:
@@ -56,19 +83,10 @@ def seconds(function: Callable[[], object], calls: int) -> float:
     return (time.process_time() - start) / calls
 
 
-def main() -> None:
-    """Print a line per team size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="timings per decoder, of which the best is kept")
-    repeats = parser.parse_args().repeats
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    network = JointPolicyNetwork(NetworkConfig(OBS_DIM, ActionSpec("discrete", (ACTIONS,)), embed_dim=EMBED_DIM))
-    for parameter in network.parameters():  # initial weights leave all actions nearly equal
-        parameter.data += 0.2 * torch.randn_like(parameter)
-
-    print(f"{ENVS} envs, obs {OBS_DIM}, {ACTIONS} actions, d {EMBED_DIM}, one core")
+def compare_with_recomputing(repeats: int) -> None:
+    """The first table."""
+    network = make_network()
+    print(f"MAT, {ENVS} envs, obs {OBS_DIM}, {ACTIONS} actions, d {EMBED_DIM}, one core")
     print(f"{'agents':>6} {'recomputed':>12} {'cached':>10} {'ratio':>7} {'target':>7}")
     for n, target in TARGETS.items():
         obs = torch.randn(ENVS, n, OBS_DIM)
@@ -77,6 +95,103 @@ def main() -> None:
         pairs = [(seconds(recomputed, max(1, 40 // n)), seconds(cached, max(2, 160 // n))) for _ in range(repeats)]
         slow, fast = (min(times) * 1e3 for times in zip(*pairs, strict=True))
         print(f"{n:>6} {slow:>9.1f} ms {fast:>7.2f} ms {slow / fast:>6.1f}x {target:>6.1f}x")
+
+
+def tensor_bytes(state: Any) -> int:
+    """Bytes of all tensors in a decoding state."""
+    if isinstance(state, Tensor):
+        return state.untyped_storage().nbytes()
+    if isinstance(state, list | tuple):
+        return sum(map(tensor_bytes, state))
+    if is_dataclass(state):
+        return sum(tensor_bytes(getattr(state, field.name)) for field in fields(state))
+    return 0
+
+
+@torch.inference_mode()
+def state_bytes(network: JointPolicyNetwork, n: int) -> int:
+    """Bytes of decoding state per team after n agents: what two teams need beyond one, as both hold the weights."""
+
+    def after_all(teams: int) -> int:
+        state = network.decoder.initial_state(teams)
+        for context in network.decoder.split_context(torch.zeros(teams, n, EMBED_DIM)):
+            _, state = network.decoder.step(torch.zeros(teams, EMBED_DIM), state, context)
+        return tensor_bytes(state)
+
+    return after_all(2) - after_all(1)
+
+
+def compare_mixers(repeats: int) -> None:
+    """The second table and the figure."""
+    networks = {name: make_network(name) for name in MIXERS}
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for n in SIZES:
+        obs = torch.randn(ENVS, n, OBS_DIM)
+        runs: dict[str, list[float]] = {name: [] for name in networks}
+        for repeat in range(repeats + 1):
+            for name, network in networks.items():
+                elapsed = seconds(partial(network.act, obs), max(1, 64 // n))
+                if repeat:  # the first one warms up
+                    runs[name].append(elapsed * 1e3)
+        for name, found in runs.items():
+            times[name].append(min(found))
+    sizes = {name: [state_bytes(network, n) for n in SIZES] for name, network in networks.items()}
+
+    print(f"\n{ENVS} teams, d {EMBED_DIM}, one core: ms of a joint decision, and bytes of state per team")
+    print(f"{'agents':>9}" + "".join(f"{n:>9}" for n in SIZES) + f"{'exponent':>10} {'1024/256':>9}")
+    for name, row in times.items():
+        tail = [(n, value) for n, value in zip(SIZES, row, strict=True) if n >= 64]
+        exponent = np.polyfit(*np.log(np.array(tail)).T, 1)[0]
+        ratio = row[SIZES.index(1024)] / row[SIZES.index(256)]
+        print(f"{name:>9}" + "".join(f"{value:9.2f}" for value in row) + f"{exponent:10.2f} {ratio:8.2f}x")
+    for name, row in sizes.items():
+        print(f"{name:>9}" + "".join(f"{value:9,}" for value in row))
+    for name, row in times.items():
+        if name != "attention":
+            print(f"attention decides faster than {name} {crossing(times['attention'], row)}")
+    plot(times, sizes)
+
+
+def crossing(attention: list[float], other: list[float]) -> str:
+    """Up to which team size attention is the faster one, between measured sizes by a power law."""
+    ahead = [a < b for a, b in zip(attention, other, strict=True)]
+    if not any(ahead):
+        return "nowhere"
+    last = max(i for i, is_ahead in enumerate(ahead) if is_ahead)
+    if last == len(SIZES) - 1:
+        return f"up to {SIZES[-1]} agents at least"
+    gaps = [math.log(a / b) for a, b in zip(attention[last : last + 2], other[last : last + 2], strict=True)]
+    return f"up to about {SIZES[last] * 2 ** (gaps[0] / (gaps[0] - gaps[1])):.0f} agents"
+
+
+def plot(times: dict[str, list[float]], sizes: dict[str, list[int]]) -> None:
+    """Both against the number of agents, on logarithmic axes."""
+    figure = Figure(figsize=(10.0, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = (("a joint decision, 32 teams, one core (ms)", times), ("decoding state per team (bytes)", sizes))
+    for column, (title, rows) in enumerate(panels):
+        axes = figure.add_subplot(1, 2, column + 1)
+        for name, row in rows.items():
+            axes.plot(SIZES, row, marker="o", markersize=3.5, linewidth=1.6, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(SIZES, [str(n) for n in SIZES])
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xlabel("agents")
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+    figure.savefig(PICTURE)
+
+
+def main() -> None:
+    """Print both tables and draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="timings of each, of which the best is kept")
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    compare_with_recomputing(repeats)
+    compare_mixers(repeats)
 
 
 if __name__ == "__main__":

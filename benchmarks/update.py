@@ -1,8 +1,11 @@
-"""CPU time of one learner update (forward, loss, backward, clipping, Adam step) at batch 800, on one core.
+"""CPU time of one learner update (forward, loss, backward, clipping, Adam step) on one core.
 
-The reference, timed in turn with it, is a network of the same sizes made of torch's own `nn.TransformerEncoder` and
-`nn.TransformerDecoder`, with the same loss and optimiser. The published MAT code took 80, 155 and 310 ms of CPU time
-for 8, 16 and 32 agents on the machine that these benchmarks were made on.
+First table: MAT at batch 800. The reference, timed in turn with it, is a network of the same sizes made of torch's own
+`nn.TransformerEncoder` and `nn.TransformerDecoder`, with the same loss and optimiser. The published MAT code took 80,
+155 and 310 ms of CPU time for 8, 16 and 32 agents on the machine that these benchmarks were made on.
+
+Second table: every mixer beside MAT, at batch 800 up to 32 agents and with fewer teams beyond, so that all rows from
+there have as many agents in a batch; and the number of agents from which each is cheaper than MAT.
 
     python benchmarks/update.py [--repeats 15] [--agents 3 8 16 32]
 """
@@ -10,6 +13,7 @@ for 8, 16 and 32 agents on the machine that these benchmarks were made on.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -18,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from rllib_seqmarl.learners.joint_ppo_loss import joint_ppo_loss
+from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 
 BATCH, OBS_DIM, ACTIONS, EMBED_DIM = 800, 64, 16, 64
 PUBLISHED_MS = {8: 80, 16: 155, 32: 310}
+SIZES = [8, 32, 64, 128, 256, 512, 1024]
 
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -57,13 +63,13 @@ class TorchTransformer(nn.Module):
         return policy.log_prob(actions), policy.entropy(), self.value(rep).squeeze(-1)
 
 
-def make_update(network: nn.Module, evaluate: Evaluate, n: int) -> Callable[[], None]:
+def make_update(network: nn.Module, evaluate: Evaluate, n: int, batch: int = BATCH) -> Callable[[], None]:
     """One whole update of `network` on made-up experience."""
     generator = torch.Generator().manual_seed(0)
-    obs = torch.randn(BATCH, n, OBS_DIM, generator=generator)
-    actions = torch.randint(ACTIONS, (BATCH, n), generator=generator)
-    advantages, returns, old_values = torch.randn(3, BATCH, n, generator=generator)
-    weights = torch.full((BATCH, n), 1.0 / (BATCH * n))
+    obs = torch.randn(batch, n, OBS_DIM, generator=generator)
+    actions = torch.randint(ACTIONS, (batch, n), generator=generator)
+    advantages, returns, old_values = torch.randn(3, batch, n, generator=generator)
+    weights = torch.full((batch, n), 1.0 / (batch * n))
     with torch.no_grad():
         old_log_probs, _, _ = evaluate(obs, actions)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-6, eps=1e-5, fused=True)
@@ -99,25 +105,68 @@ def cpu_ms(update: Callable[[], None]) -> float:
     return 1e3 * (time.process_time() - start)
 
 
+def make_network(mixer: str = "attention") -> JointPolicyNetwork:
+    torch.manual_seed(0)
+    action = ActionSpec("discrete", (ACTIONS,))
+    return JointPolicyNetwork(
+        NetworkConfig(OBS_DIM, action, embed_dim=EMBED_DIM, encoder_mixer=mixer, decoder_mixer=mixer)
+    )
+
+
+def compare_with_torch(agents: list[int], repeats: int) -> None:
+    """The first table."""
+    network, reference = make_network(), TorchTransformer()
+    print(f"batch {BATCH}, obs {OBS_DIM}, {ACTIONS} actions, d {EMBED_DIM}, one core; CPU time of an update")
+    print(f"{'agents':>6} {'torch layers':>13} {'MAT':>9} {'ratio':>7} {'published':>10}")
+    for n in agents:
+        ours = make_update(network, network.evaluate, n)
+        theirs = make_update(reference, reference.evaluate, n)
+        pairs = [(cpu_ms(theirs), cpu_ms(ours)) for _ in range(repeats + 2)][2:]
+        their_ms, our_ms = (statistics.median(times) for times in zip(*pairs, strict=True))
+        published = f"{PUBLISHED_MS[n]} ms" if n in PUBLISHED_MS else "-"
+        print(f"{n:>6} {their_ms:>10.1f} ms {our_ms:>6.1f} ms {their_ms / our_ms:>6.2f}x {published:>10}")
+
+
+def compare_mixers(repeats: int) -> None:
+    """The second table."""
+    networks = {name: make_network(name) for name in MIXERS}
+    print("\nevery mixer in encoder and decoder: ms, and times what attention takes")
+    print(f"{'agents':>6} {'batch':>6}" + "".join(f"{name:>17}" for name in networks))
+    ratios: dict[str, list[float]] = {name: [] for name in networks}
+    for n in SIZES:
+        batch = min(BATCH, BATCH * 32 // n)
+        updates = {name: make_update(net, net.evaluate, n, batch) for name, net in networks.items()}
+        rounds = [{name: cpu_ms(update) for name, update in updates.items()} for _ in range(repeats // 2 + 3)][2:]
+        medians = {name: statistics.median(times[name] for times in rounds) for name in networks}
+        for name, ms in medians.items():
+            ratios[name].append(ms / medians["attention"])
+        cells = "".join(f"{ms:9.1f} {ms / medians['attention']:6.2f}x" for ms in medians.values())
+        print(f"{n:>6} {batch:>6}{cells}")
+    for name, row in ratios.items():
+        if name != "attention":
+            print(f"{name} is cheaper than attention {crossing(row)}")
+
+
+def crossing(ratios: list[float]) -> str:
+    """From which team size on ratios stay below one, between measured sizes by a power law."""
+    above = [i for i, ratio in enumerate(ratios) if ratio >= 1.0]
+    if not above:
+        return f"from {SIZES[0]} agents at most"
+    last = above[-1]
+    if last == len(SIZES) - 1:
+        return f"nowhere up to {SIZES[-1]} agents"
+    high, low = math.log(ratios[last]), math.log(ratios[last + 1])
+    return f"from about {SIZES[last] * (SIZES[last + 1] / SIZES[last]) ** (high / (high - low)):.0f} agents"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15, help="updates of each, in turns (the median counts)")
     parser.add_argument("--agents", type=int, nargs="+", default=[3, 8, 16, 32])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-    network = JointPolicyNetwork(NetworkConfig(OBS_DIM, ActionSpec("discrete", (ACTIONS,)), embed_dim=EMBED_DIM))
-    reference = TorchTransformer()
-    print(f"batch {BATCH}, obs {OBS_DIM}, {ACTIONS} actions, d {EMBED_DIM}, one core; CPU time of an update")
-    print(f"{'agents':>6} {'torch layers':>13} {'MAT':>9} {'ratio':>7} {'published':>10}")
-    for n in args.agents:
-        ours = make_update(network, lambda obs, actions: network.evaluate(obs, actions), n)
-        theirs = make_update(reference, reference.evaluate, n)
-        pairs = [(cpu_ms(theirs), cpu_ms(ours)) for _ in range(args.repeats + 2)][2:]
-        their_ms, our_ms = (statistics.median(times) for times in zip(*pairs, strict=True))
-        published = f"{PUBLISHED_MS[n]} ms" if n in PUBLISHED_MS else "-"
-        print(f"{n:>6} {their_ms:>10.1f} ms {our_ms:>6.1f} ms {their_ms / our_ms:>6.2f}x {published:>10}")
+    compare_with_torch(args.agents, args.repeats)
+    compare_mixers(args.repeats)
 
 
 if __name__ == "__main__":

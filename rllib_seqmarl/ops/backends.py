@@ -44,11 +44,16 @@ class Backend:
 
 
 class Operation:
-    """An operation and its backends, fastest first."""
+    """An operation and its backends, fastest first.
 
-    def __init__(self, name: str, backends: Sequence[Backend]) -> None:
+    ``elsewhere`` names backends that the operation's sequence form has and this one lacks, as libraries for whole
+    sequences often lack single steps: where they are asked for, "auto" serves.
+    """
+
+    def __init__(self, name: str, backends: Sequence[Backend], elsewhere: Sequence[str] = ()) -> None:
         self.name = name
         self.backends = {backend.name: backend for backend in backends}
+        self.elsewhere = frozenset(elsewhere)
         self._chosen: dict[tuple[str, str, torch.dtype], tuple[Backend, Callable[..., Any]]] = {}
 
     def choose(self, backend: str, like: Tensor) -> Callable[..., Any]:
@@ -64,6 +69,7 @@ class Operation:
         return self._choose(backend, like)[0].name
 
     def _choose(self, backend: str, like: Tensor) -> tuple[Backend, Callable[..., Any]]:
+        backend = AUTO if backend in self.elsewhere else backend
         key = backend, like.device.type, like.dtype
         if key not in self._chosen:
             chosen = self._select(backend, like.device, like.dtype)

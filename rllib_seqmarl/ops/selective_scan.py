@@ -202,4 +202,5 @@ SELECTIVE_SCAN_STEP = Operation(
         ),
         Backend("reference", lambda: reference_step, nothing_in_the_way, "plain torch"),
     ],
+    elsewhere=["mamba-ssm"],
 )
