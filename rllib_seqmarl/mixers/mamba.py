@@ -102,7 +102,7 @@ class MambaCore(nn.Module):
         dt, B, own_C = self.x_proj(u).split(self.sizes, dim=-1)
         y = selective_scan(
             u.mT,
-            F.linear(dt, self.dt_proj.weight).mT,
+            dt.mT,
             -self.A_log.exp(),
             B.mT,
             (own_C if C is None else C).mT,
@@ -110,6 +110,7 @@ class MambaCore(nn.Module):
             z.mT,
             self.dt_proj.bias,
             delta_softplus=True,
+            delta_proj=self.dt_proj.weight,
             backend=self.backend,
         )
         return self.out_proj(y.mT)

@@ -39,13 +39,14 @@ def selective_scan(
     delta_softplus: bool = False,
     return_last_state: bool = False,
     *,
+    delta_proj: Tensor | None = None,
     backend: str = AUTO,
 ) -> Any:
     """Scan whole sequences.
 
     Args:
         u: Input (batch, dim, length).
-        delta: Step sizes (batch, dim, length).
+        delta: Step sizes (batch, dim, length), or (batch, rank, length) with ``delta_proj``.
         A: (dim, state), negative.
         B: (batch, state, length).
         C: (batch, state, length).
@@ -54,6 +55,8 @@ def selective_scan(
         delta_bias: (dim,), added to ``delta``.
         delta_softplus: Whether step sizes are softplus(delta + delta_bias), bounded by 20.
         return_last_state: Whether to return the state after the last token as well.
+        delta_proj: (dim, rank), what makes step sizes of a low-rank ``delta``; not in mamba-ssm's signature, it saves
+            memory traffic.
         backend: "auto", or a name of ``SELECTIVE_SCAN.available(device)``. Memory is used without copies where channels
             are adjacent: pass a (batch, length, dim) tensor as ``x.mT``.
 
@@ -64,7 +67,13 @@ def selective_scan(
         ValueError: Shapes do not fit together, or the backend is unknown or cannot run here.
     """
     batch_size, dim, length = u.shape
-    expected = {"delta": (delta, u.shape), "A": (A, (dim, A.shape[-1])), "z": (z, u.shape)}
+    full = u.shape if delta_proj is None else (batch_size, delta_proj.shape[-1], length)
+    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "delta": (delta, full),
+        "delta_proj": (delta_proj, (dim, full[1])),
+        "A": (A, (dim, A.shape[-1])),
+        "z": (z, u.shape),
+    }
     expected |= {"B": (B, (batch_size, A.shape[-1], length)), "C": (C, (batch_size, A.shape[-1], length))}
     expected |= {"D": (D, (dim,)), "delta_bias": (delta_bias, (dim,))}
     for name, (tensor, shape) in expected.items():
@@ -73,7 +82,7 @@ def selective_scan(
                 f"{name} must have shape {tuple(shape)} beside u {tuple(u.shape)}, not {tuple(tensor.shape)}"
             )
     scan = SELECTIVE_SCAN.choose(backend, u)
-    y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, return_last_state)
     return (y, last_state) if return_last_state else y
 
 
@@ -116,8 +125,9 @@ def completed(scan: Scan) -> Callable[..., tuple[Tensor, Tensor]]:
 
     def complete(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool, return_last_state: bool,
+        delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        delta = delta if delta_proj is None else delta_proj @ delta
         y, last_state = scan(u, activated(delta, delta_bias, delta_softplus), A, B, C)
         if D is not None:
             y = y + D.unsqueeze(-1) * u
@@ -155,8 +165,9 @@ def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor]]:
 
     def scan(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool, return_last_state: bool,
+        delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        delta = delta if delta_proj is None else delta_proj @ delta
         # The library has no bound on step sizes. Softplus is the identity there, so the bound may come before it.
         if delta_softplus:
             bias = 0.0 if delta_bias is None else delta_bias.unsqueeze(-1)

@@ -18,26 +18,58 @@ from rllib_seqmarl.ops.numba_support import LOG2_E, exp, exp2, kernel, log1p, sc
 
 
 @kernel
-def _activate(b: Any, raw: Any, bias: Any, softplus: Any, highest: Any, dt: Any) -> None:
-    """dt = raw[b] + bias, if asked for through a softplus that is bounded by ``highest``."""
-    zero = raw.dtype.type(0)
-    for t in range(dt.shape[0]):
-        for d in range(dt.shape[1]):
-            x = raw[b, t, d] + bias[d]
-            if softplus:
-                x = min(max(x, zero) + log1p(exp(-abs(x))), highest)
-            dt[t, d] = x
+def _steps(b: Any, delta: Any, weight: Any, bias: Any, softplus: Any, highest: Any, raw: Any, dt: Any) -> None:
+    """Step sizes dt (length, dim) of sequence b, and ``raw``, what they were before the softplus.
+
+    ``delta`` is (batch, length, dim), or (batch, length, rank) where ``weight`` (rank, dim) projects it.
+    """
+    zero = bias.dtype.type(0)
+    length, dim = dt.shape
+    for t in range(length):
+        if len(weight) > 0:
+            for d in range(dim):
+                raw[t, d] = bias[d]
+            for r in range(len(weight)):
+                low = delta[b, t, r]
+                for d in range(dim):
+                    raw[t, d] += low * weight[r, d]
+        else:
+            for d in range(dim):
+                raw[t, d] = bias[d] + delta[b, t, d]
+        if softplus:
+            for d in range(dim):
+                x = raw[t, d]
+                dt[t, d] = min(max(x, zero) + log1p(exp(-abs(x))), highest)
+        else:
+            for d in range(dim):
+                dt[t, d] = raw[t, d]
 
 
 @kernel
-def _through_activation(b: Any, raw: Any, bias: Any, softplus: Any, highest: Any, dt: Any, grad: Any) -> None:
-    """From the gradient of what `_activate` made to that of what it took, in place."""
+def _through_steps(
+    b: Any, delta: Any, weight: Any, softplus: Any, highest: Any, raw: Any, dt: Any, grad: Any, grad_delta: Any,
+    grad_weight: Any, grad_bias: Any,
+) -> None:  # fmt: skip
+    """From the gradient of `_steps`'s dt, which is overwritten, to those of what it took."""
+    length, dim = dt.shape
     zero, one = raw.dtype.type(0), raw.dtype.type(1)
-    if softplus:
-        for t in range(dt.shape[0]):
-            for d in range(dt.shape[1]):
-                slope = one / (one + exp(-(raw[b, t, d] + bias[d])))
-                grad[b, t, d] *= slope if dt[t, d] < highest else zero
+    for t in range(length):
+        if softplus:
+            for d in range(dim):
+                slope = one / (one + exp(-raw[t, d]))
+                grad[t, d] *= slope if dt[t, d] < highest else zero
+        for d in range(dim):
+            grad_bias[d] += grad[t, d]
+        if len(weight) > 0:
+            for r in range(len(weight)):
+                low, total = delta[b, t, r], zero
+                for d in range(dim):
+                    total += grad[t, d] * weight[r, d]
+                    grad_weight[r, d] += low * grad[t, d]
+                grad_delta[b, t, r] = total
+        else:
+            for d in range(dim):
+                grad_delta[b, t, d] = grad[t, d]
 
 
 @kernel
@@ -71,22 +103,23 @@ def _planes(b: Any, u: Any, D: Any, dt: Any, du: Any, y: Any) -> None:
 
 @kernel
 def forward(
-    begin: Any, end: Any, u: Any, delta: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any, C: Any, D: Any,
-    z: Any, gated: Any, states: Any, y: Any,
+    begin: Any, end: Any, u: Any, delta: Any, weight: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any,
+    C: Any, D: Any, z: Any, gated: Any, states: Any, y: Any,
 ) -> None:  # fmt: skip
     """Sequences ``begin`` to ``end`` of the batch: fills y, and takes states from before to after.
 
-    u, delta, z, y (batch, length, dim); B, C (batch, length, state); A (state, dim), times log2(e); D, bias (dim,);
-    states (batch, state, dim), or (0, state, dim) to start from zeros and keep none.
+    u, z, y (batch, length, dim); delta and weight as in `_steps`; B, C (batch, length, state); A (state, dim), times
+    log2(e); D, bias (dim,); states (batch, state, dim), or (0, state, dim) to start from zeros and keep none.
     """
     _, length, dim = u.shape
     n = length * dim
     zero = D.dtype.type(0)
     keeps = len(states) > 0
-    planes = scratch(3, n, D)
-    dt, du, h = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim), planes[2][:dim]
+    planes = scratch(4, n, D)
+    raw, dt = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim)
+    du, h = planes[2][:n].reshape(length, dim), planes[3][:dim]
     for b in range(begin, end):
-        _activate(b, delta, bias, softplus, highest, dt)
+        _steps(b, delta, weight, bias, softplus, highest, raw, dt)
         _planes(b, u, D, dt, du, y[b])
         for s in range(A.shape[0]):
             for d in range(dim):
@@ -105,33 +138,27 @@ def forward(
 
 @kernel
 def backward(
-    begin: Any, end: Any, u: Any, delta: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any, C: Any, D: Any,
-    z: Any, gated: Any, grad_y: Any, grad_u: Any, grad_delta: Any, grad_B: Any, grad_C: Any, grad_z: Any,
+    begin: Any, end: Any, u: Any, delta: Any, weight: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any,
+    C: Any, D: Any, z: Any, gated: Any, grad_y: Any, grad_u: Any, grad_delta: Any, grad_B: Any, grad_C: Any,
+    grad_z: Any,
 ) -> Any:  # fmt: skip
-    """Fills the gradients of what is a batch, and returns those of A (state, dim) (before its scaling), D and bias."""
+    """Fills the gradients of what is a batch, and returns those of A (before its scaling), D, bias, weight."""
     _, length, dim = u.shape
     state = A.shape[0]
     dtype = u.dtype
     zero, from_log2 = dtype.type(0), dtype.type(1 / LOG2_E)
     grad_A = np.zeros((state, dim), dtype)
-    grad_D, grad_bias = np.zeros(dim, dtype), np.zeros(dim, dtype)
+    grad_D, grad_bias, grad_weight = np.zeros(dim, dtype), np.zeros(dim, dtype), np.zeros_like(weight)
     n = length * dim
     planes = scratch(11, n, D)
-    dt, du, y = (
-        planes[0][:n].reshape(length, dim),
-        planes[1][:n].reshape(length, dim),
-        planes[2][:n].reshape(length, dim),
-    )
+    raw, dt = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim)
+    du, y = planes[2][:n].reshape(length, dim), planes[3][:n].reshape(length, dim)
     # Of one state: its decay, and what of it comes from the token before.
-    decay, carried = planes[3][:n].reshape(length, dim), planes[4][:n].reshape(length, dim)
-    grad, grad_du, grad_dt = (
-        planes[5][:n].reshape(length, dim),
-        planes[6][:n].reshape(length, dim),
-        planes[7][:n].reshape(length, dim),
-    )
-    h, grad_h = planes[8][:dim], planes[9][:dim]
+    decay, carried = planes[4][:n].reshape(length, dim), planes[5][:n].reshape(length, dim)
+    grad, grad_du = planes[6][:n].reshape(length, dim), planes[7][:n].reshape(length, dim)
+    grad_dt, h, grad_h = planes[8][:n].reshape(length, dim), planes[9][:dim], planes[10][:dim]
     for b in range(begin, end):
-        _activate(b, delta, bias, softplus, highest, dt)
+        _steps(b, delta, weight, bias, softplus, highest, raw, dt)
         _planes(b, u, D, dt, du, y)
         grad[:] = grad_y[b]
         if gated:
@@ -177,9 +204,6 @@ def backward(
                 grad_D[d] += grad[t, d] * u[b, t, d]
             for d in range(dim):
                 # A is scaled by log2(e), and so is what came through it.
-                grad_delta[b, t, d] = grad_dt[t, d] * from_log2 + grad_du[t, d] * u[b, t, d]
-        _through_activation(b, delta, bias, softplus, highest, dt, grad_delta)
-        for t in range(length):
-            for d in range(dim):
-                grad_bias[d] += grad_delta[b, t, d]
-    return grad_A, grad_D, grad_bias
+                grad_dt[t, d] = grad_dt[t, d] * from_log2 + grad_du[t, d] * u[b, t, d]
+        _through_steps(b, delta, weight, softplus, highest, raw, dt, grad_dt, grad_delta, grad_weight, grad_bias)
+    return grad_A, grad_D, grad_bias, grad_weight

@@ -12,6 +12,10 @@ from rllib_seqmarl.ops.numba_support import LOG2_E, over_batch, rows
 from rllib_seqmarl.ops.selective_scan import MAX_DELTA
 from rllib_seqmarl.ops.selective_scan_kernels import backward, forward
 
+# Step sizes of a low rank are projected inside the kernels, which saves writing and reading them in full; beyond this a
+# matrix product is faster.
+MAX_FUSED_RANK = 16
+
 
 class _NumbaScan(torch.autograd.Function):
     """Arguments as the public function's; None stands for what is absent."""
@@ -19,16 +23,15 @@ class _NumbaScan(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool, return_last_state: bool,
+        delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         batch_size, dim, length = u.shape
         state = A.shape[1]
-        zeros = A.new_zeros(dim)
-        arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, zeros)
+        arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj)
         h = u.new_zeros(batch_size if return_last_state else 0, state, dim)
         y = u.new_empty(batch_size, length, dim)
         over_batch(forward, batch_size, batch_size * length * state * dim, *arrays, h.numpy(), y.numpy())
-        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias)
+        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, delta_proj)
         ctx.delta_softplus = delta_softplus
         last_state = h.mT
         ctx.mark_non_differentiable(last_state)
@@ -37,40 +40,48 @@ class _NumbaScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, _: Tensor) -> Any:
-        u, delta, A, B, C, D, z, delta_bias = ctx.saved_tensors
+        u, delta, A, B, C, D, z, delta_bias, delta_proj = ctx.saved_tensors
         batch_size, dim, length = u.shape
         state = A.shape[1]
-        arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, ctx.delta_softplus, A.new_zeros(dim))
+        arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, ctx.delta_softplus, delta_proj)
         grads = [torch.empty(batch_size, length, x.shape[1], dtype=u.dtype) for x in (u, delta, B, C)]
         grads.append(torch.empty_like(grads[0]) if z is not None else grads[0].new_empty(0, 0, 0))
         shares = over_batch(
             backward, batch_size, batch_size * length * state * dim, *arrays, rows(grad_y), *(g.numpy() for g in grads)
         )  # fmt: skip
-        grad_A, grad_D, grad_bias = (torch.from_numpy(sum(parts)) for parts in zip(*shares, strict=True))
+        grad_A, grad_D, grad_bias, grad_proj = (torch.from_numpy(sum(parts)) for parts in zip(*shares, strict=True))
         grad_u, grad_delta, grad_B, grad_C, grad_z = (g.mT for g in grads)
         return (
             grad_u, grad_delta, grad_A.T, grad_B, grad_C, None if D is None else grad_D, None if z is None else grad_z,
-            None if delta_bias is None else grad_bias, None, None,
+            None if delta_bias is None else grad_bias, None, None if delta_proj is None else grad_proj.T, None,
         )  # fmt: skip
 
 
 def _inputs(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool, zeros: Tensor,
+    delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None,
 ) -> tuple[Any, ...]:  # fmt: skip
     """The arguments that both kernels begin with."""
     u_rows = rows(u)
     number = u_rows.dtype.type
+    zeros = A.new_zeros(len(A))
+    weight = A.new_zeros(0, len(A)) if delta_proj is None else delta_proj.detach().T.contiguous()
     return (
-        u_rows, rows(delta), (zeros if delta_bias is None else delta_bias.detach()).numpy(), delta_softplus,
-        number(MAX_DELTA), (A.detach().T * LOG2_E).contiguous().numpy(), rows(B), rows(C),
+        u_rows, rows(delta), weight.numpy(), (zeros if delta_bias is None else delta_bias.detach()).numpy(),
+        delta_softplus, number(MAX_DELTA), (A.detach().T * LOG2_E).contiguous().numpy(), rows(B), rows(C),
         (zeros if D is None else D.detach()).numpy(), u_rows if z is None else rows(z), z is not None,
     )  # fmt: skip
 
 
-def numba_scan(*args: Any) -> tuple[Tensor, Tensor]:
+def numba_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Backend "numba" of ``selective_scan``."""
-    return _NumbaScan.apply(*args)
+    if delta_proj is not None and delta_proj.shape[1] > MAX_FUSED_RANK:
+        delta, delta_proj = delta_proj @ delta, None
+    y, last_state = _NumbaScan.apply(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, return_last_state)
+    return y, last_state
 
 
 def numba_step(
@@ -80,7 +91,7 @@ def numba_step(
     """Backend "numba" of ``selective_scan_step``: a sequence of one token, on a state."""
     u, delta, B, C = (x.unsqueeze(-1) for x in (u, delta, B, C))
     z = None if z is None else z.unsqueeze(-1)
-    arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, A.new_zeros(len(A)))
+    arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, None)
     h = state.mT.contiguous()
     y = u.new_empty(len(u), 1, u.shape[1])
     over_batch(forward, len(u), h.numel(), *arrays, h.numpy(), y.numpy())

@@ -95,6 +95,21 @@ def test_backends_agree(backend, batch_size, dim, length, state, absent, softplu
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("backend", SCANS)
+@pytest.mark.parametrize("rank", [1, 3, 40])
+def test_low_rank_steps_are_projected(backend, rank):
+    torch.manual_seed(0)
+    u, _, *others = arguments(2, 5, 4, 3, torch.float64)
+    low = torch.randn(2, 4, rank, dtype=torch.float64).mT.requires_grad_()
+    delta_proj = torch.randn(5, rank, dtype=torch.float64, requires_grad=True)
+    y = selective_scan(u, low, *others, True, delta_proj=delta_proj, backend=backend)
+    torch.testing.assert_close(y, selective_scan(u, delta_proj @ low, *others, True, backend="reference"))
+    assert torch.autograd.gradcheck(
+        lambda low, delta_proj: selective_scan(u, low, *others, True, delta_proj=delta_proj, backend=backend),
+        (low, delta_proj),
+    )
+
+
 @pytest.mark.parametrize("backend", FAST_SCANS)
 def test_threads_change_nothing(backend, monkeypatch):
     torch.manual_seed(0)
@@ -176,7 +191,7 @@ def test_without_numba_plain_torch_serves_and_says_so(caplog, monkeypatch):
         scan = operation.choose("auto", torch.zeros(1))
     assert "numba is not installed; `pip install numba`" in caplog.text
     inputs = arguments(1, 2, 3, 2)
-    assert torch.equal(scan(*inputs, True, False)[0], selective_scan(*inputs, True, backend="reference"))
+    assert torch.equal(scan(*inputs, True, None, False)[0], selective_scan(*inputs, True, backend="reference"))
     with pytest.raises(ValueError, match="backend='numba' of scan cannot run here: numba is not installed; `pip"):
         operation.choose("numba", torch.zeros(1))
 
