@@ -3,8 +3,13 @@
 from rllib_seqmarl.mixers.attention import CausalSelfAttention, CrossAttention, SelfAttention
 from rllib_seqmarl.mixers.base import Added, CausalMixer, Crossed, Mixer, MixerOptions, MixerShape
 from rllib_seqmarl.mixers.mamba import BidirectionalMamba, CrossMamba, Mamba, MambaOptions
+from rllib_seqmarl.mixers.rwkv4 import RWKV4ChannelMix, RWKV4TimeMix
+from rllib_seqmarl.mixers.rwkv5 import RWKV5TimeMix
+from rllib_seqmarl.mixers.rwkv6 import RWKV6Options, RWKV6TimeMix
+from rllib_seqmarl.mixers.rwkv_common import NarrowChannelMix
 from rllib_seqmarl.ops.causal_conv1d import CAUSAL_CONV1D
 from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN
+from rllib_seqmarl.ops.wkv import WKV4, WKV6
 
 MIXERS: dict[str, Crossed | Added] = {
     "attention": Crossed(encoder=SelfAttention, decoder=CausalSelfAttention, cross=CrossAttention),
@@ -15,6 +20,9 @@ MIXERS: dict[str, Crossed | Added] = {
         options=MambaOptions,
         operations=(SELECTIVE_SCAN, CAUSAL_CONV1D),
     ),
+    "rwkv4": Added(time=RWKV4TimeMix, channel=RWKV4ChannelMix, operations=(WKV4,)),
+    "rwkv5": Added(time=RWKV5TimeMix, channel=NarrowChannelMix, operations=(WKV6,)),
+    "rwkv6": Added(time=RWKV6TimeMix, channel=NarrowChannelMix, options=RWKV6Options, operations=(WKV6,)),
 }
 
 __all__ = ["MIXERS", "Added", "CausalMixer", "Crossed", "Mixer", "MixerOptions", "MixerShape"]

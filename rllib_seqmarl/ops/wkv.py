@@ -1,8 +1,8 @@
 """The recurrences of RWKV: what a token reads of its predecessors' values, weighted by their keys and their age.
 
-``wkv4`` keeps one number per channel (RWKV-4; Peng et al. 2023, arXiv 2305.13048, eq. 16): a weighted average with the
-weights e^(k_s - age * decay). ``wkv6`` keeps a matrix per head (Eagle and Finch; Peng et al. 2024, arXiv 2404.05892, eq. 19):
-RWKV-6 as it stands, RWKV-5 with a decay that is constant in time.
+``wkv4`` is RWKV-4's weighted average per channel (Peng et al. 2023, arXiv 2305.13048, eq. 16). ``wkv6`` keeps a matrix
+per head (Eagle and Finch; Peng et al. 2024, arXiv 2404.05892, section 4): RWKV-6's as it stands, RWKV-5's with a decay
+that is constant in time.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str = AUTO) -> 
 
 
 def wkv4_state(batch_size: int, like: Tensor) -> Tensor:
-    """The state (batch, 3, dim) before the first token, for parameters ``like`` (dim,): numerator, denominator, exponent."""
+    """The state (batch, 3, dim) before the first token: numerator, denominator, exponent. ``like`` is (dim,)."""
     state = like.new_zeros(batch_size, 3, len(like))
     state[:, 2] = LOWEST_EXPONENT
     return state
 
 
 def wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor, *, backend: str = AUTO) -> Tensor:
-    """One token of :func:`wkv4`, without gradients: k, v and the result are (batch, dim). ``state`` is updated in place."""
+    """One token of :func:`wkv4`, without gradients: k, v and y are (batch, dim). ``state`` is updated in place."""
     y: Tensor = WKV4_STEP.choose(backend, k)(w, u, k, v, state)
     return y
 
@@ -195,5 +195,7 @@ WKV6 = Operation(
     ],
 )
 WKV6_STEP = Operation(
-    "wkv6_step", [_numba("wkv6_numba", "numba_wkv6_step"), _reference(reference_wkv6_step, is_slow=False)]
+    "wkv6_step",
+    [_numba("wkv6_numba", "numba_wkv6_step"), _reference(reference_wkv6_step, is_slow=False)],
+    elsewhere=("fla",),
 )

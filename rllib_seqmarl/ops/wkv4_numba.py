@@ -1,8 +1,8 @@
 """RWKV-4's WKV for CPUs, compiled with numba, as torch knows it. The kernels, then their place in autograd.
 
-With running maxima p of the exponents, a and b are the sums over predecessors in units of e^p, and everything that
-multiplies them is at most one. The output does not depend on p, so the backward pass may treat p as constant and gets by
-without exponents of its own.
+With the running maximum p of the exponents, sums over predecessors are kept in units of e^p, and everything that
+multiplies them is at most one. The output does not depend on p, so the backward pass may take p as constant and needs
+no exponents of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The matrix-state WKV of RWKV-5 and 6 for CPUs, compiled with numba.
 
 Within a chunk of tokens each looks at every predecessor, whose key is kept and decayed along the way: chunk * size
-operations per token and head, where the state costs size * size. Between chunks the state carries on; a team of up to one
-chunk never makes one. Only decays are multiplied up, and nothing is ever divided by them, so nothing overflows.
+operations per token and head, where the state costs size * size. Between chunks the state carries on; a team of up to
+one chunk never makes one. Decays are multiplied up, and nothing is ever divided by them, so nothing overflows.
 
 Arrays are indexed [sequence, token, head, channel], with all loops over heads and channels starting from 0: LLVM does
 not vectorise a loop in which an index might be negative.

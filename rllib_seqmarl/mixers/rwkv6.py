@@ -1,0 +1,98 @@
+"""RWKV-6 (Finch; Peng et al. 2024, arXiv 2404.05892) along the agent axis, as RWKV's own x060.
+
+Beside RWKV-5 a token itself says how far it is shifted and how much of the state decays, both through low-rank layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rllib_seqmarl.mixers.base import MixerOptions, MixerShape
+from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, Start
+from rllib_seqmarl.ops.token_shift import token_shift
+
+
+@dataclass(frozen=True)
+class RWKV6Options(MixerOptions):
+    """What can be chosen of RWKV-6.
+
+    Attributes:
+        mix_rank: Rank of what makes the shifts of a token. "auto": embed_dim / 16, but 4 to 32, the published number.
+        decay_rank: Rank of what makes its decays. "auto": embed_dim / 8, but 8 to 64, the published number.
+
+    Raises:
+        ValueError: On a value that makes no mixer.
+    """
+
+    mix_rank: int | Literal["auto"] = "auto"
+    decay_rank: int | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        for key in ("mix_rank", "decay_rank"):
+            value = getattr(self, key)
+            if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{key} must be an integer >= 1 or 'auto', not {value!r}; leave it out for 'auto'")
+
+    def ranks(self, embed_dim: int) -> tuple[int, int]:
+        """Of shifts and of decays, for tokens of that width."""
+        mix = min(max(embed_dim // 16, 4), 32) if self.mix_rank == "auto" else self.mix_rank
+        decay = min(max(embed_dim // 8, 8), 64) if self.decay_rank == "auto" else self.decay_rank
+        return mix, decay
+
+
+@dataclass(slots=True)
+class ProjectionState:
+    """What steps carry, and weights in the form that they want."""
+
+    previous: Tensor  # (B, d)
+    weights: Tensor  # (4, d, d), from input to output
+
+
+class RWKV6TimeMix(MatrixTimeMix):
+    """Tokens, shifted a first time, say how far they are shifted for decay and projections (section 4.2)."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__(shape)
+        d, start = shape.embed_dim, Start(shape)
+        mix_rank, decay_rank = (shape.options or RWKV6Options()).ranks(d)
+        self.first_mix = nn.Parameter(start.mix()[None])
+        # For the decay, then as the projections.
+        mixes = [start.mix(), start.mix(0.5), start.mix(), start.mix(bonus=0.3), start.mix(0.5)]
+        self.mix = nn.Parameter(torch.stack(mixes))
+        self.mix_down = nn.Parameter(torch.zeros(5 * mix_rank, d))
+        self.mix_up = nn.Parameter(torch.empty(5, mix_rank, d).uniform_(-0.01, 0.01))
+        self.decay_down = nn.Parameter(torch.zeros(decay_rank, d))
+        self.decay_up = nn.Parameter(torch.empty(d, decay_rank).uniform_(-0.01, 0.01))
+
+    def project(self, x: Tensor) -> Projected:
+        (first,) = token_shift(x, self.first_mix, backend=self.backend)
+        own_mix = self._own_mix(first.flatten(0, 1)).view(5, *x.shape)
+        for_decay, *others = token_shift(x, self.mix, own_mix, backend=self.backend)
+        made = (F.linear(y, w) for y, w in zip(others, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
+        return Projected(self._decay_of(for_decay), *made)
+
+    def initial_projections(self, batch_size: int) -> ProjectionState:
+        d = len(self.decay)
+        weights = self.projections.weight.view(4, d, d).mT
+        return ProjectionState(self.decay.new_zeros(batch_size, d), weights)
+
+    def project_step(self, x: Tensor, state: ProjectionState) -> Projected:
+        towards, state.previous = state.previous - x, x
+        own_mix = self._own_mix(torch.addcmul(x, towards, self.first_mix))
+        shifted = torch.addcmul(x, towards, self.mix.unsqueeze(1) + own_mix)  # (5, B, d)
+        return Projected(self._decay_of(shifted[0]), *torch.bmm(shifted[1:], state.weights))
+
+    def _own_mix(self, first: Tensor) -> Tensor:
+        """How much farther tokens are shifted (5, tokens, d), which they say after the ``first`` shift (tokens, d)."""
+        low = torch.tanh(F.linear(first, self.mix_down))  # (tokens, 5 rank)
+        return torch.bmm(low.unflatten(-1, (5, -1)).transpose(0, 1), self.mix_up)
+
+    def _decay_of(self, x: Tensor) -> Tensor:
+        """The logarithms of decays, at most 0."""
+        change = F.linear(torch.tanh(F.linear(x, self.decay_down)), self.decay_up)
+        return -(self.decay + change).exp()

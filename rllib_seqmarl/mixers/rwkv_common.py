@@ -1,0 +1,196 @@
+"""What the RWKV mixers share: initial values, shifted projections, channel mixing, time mixing with a matrix state.
+
+RWKV-4 is arXiv 2305.13048; RWKV-5 and 6 (Eagle and Finch) are arXiv 2404.05892. Initial values that depend on layer and
+channel are RWKV's own. Projections are orthogonal; those onto the residual stream start small as everywhere in this
+package, where RWKV has zeros.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from rllib_seqmarl.mixers.base import CausalMixer, MixerShape
+from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
+from rllib_seqmarl.ops.token_shift import token_shift
+from rllib_seqmarl.ops.wkv import wkv6, wkv6_step
+
+NORM_EPSILON = 64e-5  # RWKV divides by 8 before a norm with 1e-5, which is this
+
+
+class Start:
+    """RWKV's initial values (dim,) for a layer: deeper layers look back less and forget differently."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        self.dim = shape.embed_dim
+        self.depth = shape.layer / max(1, shape.n_layer - 1)  # from 0 to 1
+        self.height = 1 - shape.layer / shape.n_layer  # from 1 to almost 0
+        self.channels = torch.arange(self.dim) / max(1, self.dim - 1)  # from 0 to 1
+
+    def mix(self, exponent: float = 1.0, bonus: float = 0.0) -> Tensor:
+        """How far each channel of a token is moved towards its predecessor, for :func:`token_shift`."""
+        kept = (torch.arange(self.dim) / self.dim) ** (exponent * self.height) + bonus * self.depth
+        return 1 - kept
+
+    def decay(self, slowest: float, span: float) -> Tensor:
+        """Logarithms of the rates of decay."""
+        return slowest + span * self.channels ** (0.7 + 1.3 * self.depth)
+
+    def zigzag(self, height: float) -> Tensor:
+        """-height, 0, height, repeating: what keeps neighbouring channels apart."""
+        return ((torch.arange(self.dim) + 1) % 3 - 1) * height
+
+
+class ShiftedProjections:
+    """Projections of shifted tokens for decoding: W (x_t + (x_{t-1} - x_t) m) = W (1 - m) x_t + W m x_{t-1}.
+
+    One matrix product per token gives its own share, and what it leaves to the next one.
+    """
+
+    def __init__(self, weights: list[Tensor], mix: Tensor, batch_size: int) -> None:
+        """``weights`` (out, dim), each with its row of ``mix`` (inputs, dim)."""
+        shares = [w * (1 - m) for w, m in zip(weights, mix, strict=True)]
+        self.weight = torch.cat([*shares, *(w * m for w, m in zip(weights, mix, strict=True))])  # (2 total, dim)
+        self.sizes = [len(w) for w in weights]
+        self.left = mix.new_zeros(batch_size, sum(self.sizes))
+
+    def step(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The projections (B, out) of the next token ``x`` (B, dim)."""
+        own, left = F.linear(x, self.weight).chunk(2, dim=-1)
+        own, self.left = own + self.left, left
+        return own.split(self.sizes, dim=-1)
+
+
+class SquaredReLU(torch.autograd.Function):
+    """relu(x)^2 on the widest tensor of the network: with half the memory of the two operations it is made of."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        y = F.relu(x)
+        return y.mul_(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return F.relu(x).mul_(grad).mul_(2)
+
+
+class ChannelMix(CausalMixer):
+    """sigmoid(receptance) * value(relu(key)^2), each of shifted tokens (arXiv 2305.13048, eq. 18)."""
+
+    def __init__(self, shape: MixerShape, hidden: int) -> None:
+        super().__init__()
+        d, start = shape.embed_dim, Start(shape)
+        self.backend = shape.backend
+        self.mix = nn.Parameter(torch.stack([start.mix(), start.mix()]))  # of key and receptance
+        self.key = linear(d, hidden, gain=ACTIVATED_GAIN, bias=False)
+        self.receptance = linear(d, d, bias=False)
+        self.value = linear(hidden, d, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        for_key, for_receptance = token_shift(x, self.mix, backend=self.backend)
+        value = self.value(SquaredReLU.apply(self.key(for_key)))  # (B, n, d)
+        return torch.sigmoid(self.receptance(for_receptance)) * value
+
+    def initial_state(self, batch_size: int) -> Any:
+        weights = [self.key.weight, self.receptance.weight]
+        return ShiftedProjections(weights, self.mix, batch_size), self.value.weight
+
+    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        projections, value_weight = state
+        key, receptance = projections.step(x)
+        return torch.sigmoid(receptance) * F.linear(F.relu(key).square(), value_weight), state
+
+
+class NarrowChannelMix(ChannelMix):
+    """RWKV-5's and 6's, which are 3.5 times as wide as the tokens, in multiples of 32 where that is not too coarse."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        hidden = 7 * shape.embed_dim // 2
+        super().__init__(shape, hidden // 32 * 32 if hidden >= 128 else hidden)
+
+
+@dataclass(slots=True)
+class Projected:
+    """What time mixing with a matrix state makes of tokens: each (..., d)."""
+
+    decay: Tensor  # its logarithm; (d,) where it is constant in time
+    receptance: Tensor
+    key: Tensor
+    value: Tensor
+    gate: Tensor
+
+    def by_head(self, heads: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Receptance, key, value and decay (..., h, d/h)."""
+        r, k, v, w = (x.unflatten(-1, heads) for x in (self.receptance, self.key, self.value, self.decay))
+        return r, k, v, w
+
+
+class HeadNorm(nn.Module):
+    """A LayerNorm of each head with weights per channel: a group norm, in the form that is fastest for many tokens."""
+
+    def __init__(self, heads: tuple[int, int]) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(heads)), nn.Parameter(torch.zeros(heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., h, d/h) to the same."""
+        if x.shape[-2] == 1:
+            return F.layer_norm(x, x.shape[-2:], self.weight, self.bias, NORM_EPSILON)
+        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON), self.weight)
+
+
+class MatrixTimeMix(CausalMixer):
+    """Time mixing of RWKV-5 and 6 (arXiv 2404.05892, section 4): receptance, key, value and gate of shifted tokens, a
+    matrix state per head, and output(norm(wkv) * silu(gate)). They differ in how tokens are shifted and decay."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__()
+        d, start = shape.embed_dim, Start(shape)
+        self.backend, self.heads = shape.backend, (shape.n_head, d // shape.n_head)
+        self.projections = linear(d, d, d, d, d, gain=1.0, bias=False)  # receptance, key, value, gate
+        self.decay = nn.Parameter(start.decay(slowest=-6, span=5))
+        bonus = start.depth * (1 - start.channels) + start.zigzag(0.1)
+        self.bonus = nn.Parameter(bonus.view(self.heads))
+        self.norm = HeadNorm(self.heads)
+        self.output = linear(d, d, bias=False)
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Projected:
+        """From tokens (B, n, d)."""
+
+    @abstractmethod
+    def initial_projections(self, batch_size: int) -> Any:
+        """What :meth:`project_step` carries from token to token, and its weights."""
+
+    @abstractmethod
+    def project_step(self, x: Tensor, state: Any) -> Projected:
+        """From the next token (B, d); ``state`` is updated in place."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        made = self.project(x)
+        found = wkv6(*made.by_head(self.heads), self.bonus, backend=self.backend)  # (B, n, h, d/h)
+        return self._output(found, made.gate)
+
+    def initial_state(self, batch_size: int) -> Any:
+        size = self.heads[1]
+        states = self.bonus.new_zeros(batch_size, *self.heads, size)
+        return self.initial_projections(batch_size), states, self.bonus.detach()
+
+    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        projections, states, bonus = state
+        made = self.project_step(x, projections)
+        found = wkv6_step(*made.by_head(self.heads), bonus, states, backend=self.backend)  # (B, h, d/h)
+        return self._output(found, made.gate), state
+
+    def _output(self, found: Tensor, gate: Tensor) -> Tensor:
+        """From what was found (..., h, d/h) and the gate (..., d)."""
+        return F.linear(self.norm(found).flatten(-2) * F.silu(gate), self.output.weight)

@@ -1,0 +1,101 @@
+"""The token shift for CPUs, compiled with numba, as torch knows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rllib_seqmarl.ops.numba_support import kernel, over_batch, scratch
+
+
+@kernel
+def _forward(begin: Any, end: Any, x: Any, mix: Any, own: Any, out: Any) -> None:
+    """x (batch, length, dim), mix (inputs, dim), out (inputs, batch, length, dim); own like out, or empty."""
+    inputs, _, length, dim = out.shape
+    towards = scratch(1, dim, x)[0]
+    for b in range(begin, end):
+        for t in range(length):
+            for d in range(dim):
+                towards[d] = -x[b, t, d]
+            if t > 0:
+                for d in range(dim):
+                    towards[d] += x[b, t - 1, d]
+            for m in range(inputs):
+                if own.size > 0:
+                    for d in range(dim):
+                        out[m, b, t, d] = x[b, t, d] + towards[d] * (mix[m, d] + own[m, b, t, d])
+                else:
+                    for d in range(dim):
+                        out[m, b, t, d] = x[b, t, d] + towards[d] * mix[m, d]
+
+
+@kernel
+def _backward(
+    begin: Any, end: Any, m: Any, x: Any, mix: Any, own: Any, grad: Any, grad_x: Any, grad_own: Any
+) -> Any:  # fmt: skip
+    """From the gradient of input m: adds to that of x, fills that of own, and returns that of mix[m]."""
+    _, length, dim = x.shape
+    zero = x.dtype.type(0)
+    grad_mix = np.zeros(dim, x.dtype)
+    moved = scratch(1, dim, x)[0]
+    for b in range(begin, end):
+        for t in range(length):
+            if own.size > 0:
+                for d in range(dim):
+                    moved[d] = grad[b, t, d] * (mix[m, d] + own[m, b, t, d])
+            else:
+                for d in range(dim):
+                    moved[d] = grad[b, t, d] * mix[m, d]
+            for d in range(dim):
+                grad_x[b, t, d] += grad[b, t, d] - moved[d]
+            if t > 0:
+                for d in range(dim):
+                    grad_x[b, t - 1, d] += moved[d]
+            for d in range(dim):
+                before = x[b, t - 1, d] if t > 0 else zero
+                moved[d] = grad[b, t, d] * (before - x[b, t, d])
+                grad_mix[d] += moved[d]
+            if own.size > 0:
+                for d in range(dim):
+                    grad_own[m, b, t, d] = moved[d]
+    return grad_mix
+
+
+class _NumbaTokenShift(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mix: Tensor, own: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, mix, own)
+        out = x.new_empty(len(mix), *x.shape)
+        over_batch(_forward, len(x), out.numel(), *_arrays(x, mix, own), out.numpy())
+        return out.unbind(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        x, mix, own = ctx.saved_tensors
+        grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        grad_own = None if own is None else torch.empty_like(own, memory_format=torch.contiguous_format)
+        arrays, own_array = _arrays(x, mix, own), _arrays(x, mix, grad_own)[2]
+        # Input by input: stacking their gradients would cost as much as going through x for each.
+        of_mix = [
+            sum(over_batch(_backward, len(x), x.numel(), m, *arrays, *_arrays(grad), grad_x.numpy(), own_array))
+            for m, grad in enumerate(grads)
+        ]
+        return grad_x, torch.from_numpy(np.stack(of_mix)), grad_own
+
+
+def _arrays(*tensors: Tensor | None) -> list[Any]:
+    """As arrays; an ``own`` that is absent as an empty one."""
+    like = tensors[0]
+    assert like is not None
+    return [(like.new_empty(0, 0, 0, 0) if x is None else x.detach().contiguous()).numpy() for x in tensors]
+
+
+def numba_token_shift(x: Tensor, mix: Tensor, own: Tensor | None) -> tuple[Tensor, ...]:
+    """Backend "numba" of ``token_shift``."""
+    outputs: tuple[Tensor, ...] = _NumbaTokenShift.apply(x, mix, own)
+    return outputs
