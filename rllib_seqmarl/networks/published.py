@@ -1,9 +1,13 @@
-"""Reads checkpoints of the published MAT (github.com/PKU-MARL/Multi-Agent-Transformer) into our network."""
+"""Reads checkpoints of the published MAT and MARWKV into our network.
+
+MAT is github.com/PKU-MARL/Multi-Agent-Transformer; MARWKV, version 4, is built around RWKV-4 on the same plan.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,41 +16,103 @@ from torch import Tensor
 from rllib_seqmarl.networks.config import ActionSpec, NetworkConfig
 from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
 
-# Ours <- theirs, module by module; several of theirs are stacked into one layer of ours.
-NAMES = {
+Names = Mapping[str, list[str]]  # ours <- theirs, where several of theirs are stacked into one of ours
+
+SHARED: Names = {
     "encoder.embedding.0": ["encoder.obs_encoder.0"],
     "encoder.embedding.1": ["encoder.obs_encoder.1"],
     "encoder.embedding.3": ["encoder.ln"],
     "encoder.value.0": ["encoder.head.0"],
     "encoder.value.2": ["encoder.head.2"],
     "encoder.value.3": ["encoder.head.3"],
-    "decoder.norm": ["decoder.ln"],
     "head.policy.0": ["decoder.head.0"],
     "head.policy.2": ["decoder.head.2"],
     "head.policy.3": ["decoder.head.3"],
+    "head.action_embedding": ["decoder.action_encoder.0"],
 }
-ENCODER_BLOCK = {
-    "mixer.query": ["attn.query"],
-    "mixer.key_value": ["attn.key", "attn.value"],
-    "mixer.proj": ["attn.proj"],
-    "mlp.0": ["mlp.0"],
-    "mlp.2": ["mlp.2"],
-    "norm1": ["ln1"],
-    "norm2": ["ln2"],
+
+
+@dataclass(frozen=True)
+class Published:
+    """How an architecture was published.
+
+    Attributes:
+        name: What it is called.
+        encoder_blocks: What the names in its encoder's blocks begin with, up to the number.
+        decoder_blocks: The same of its decoder's.
+        encoder_block: Names of modules in such a block.
+        decoder_block: The same of the decoder's.
+        norms: Names of the encoder's and the decoder's own norms. Where an encoder has one, it follows the last block.
+        vectors: Names of parameters in blocks that belong to no layer.
+        kept_shares: Those of ``vectors`` of which ours is 1 minus theirs, which is a row.
+        settings: Of the network's configuration.
+    """
+
+    name: str
+    encoder_blocks: str
+    decoder_blocks: str
+    encoder_block: Names
+    decoder_block: Names
+    norms: tuple[str | None, str]
+    vectors: Names = field(default_factory=dict)
+    kept_shares: frozenset[str] = frozenset()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+MAT = Published(
+    name="MAT",
+    encoder_blocks="encoder.blocks.",
+    decoder_blocks="decoder.blocks.",
+    encoder_block={
+        "mixer.query": ["attn.query"],
+        "mixer.key_value": ["attn.key", "attn.value"],
+        "mixer.proj": ["attn.proj"],
+        "mlp.0": ["mlp.0"],
+        "mlp.2": ["mlp.2"],
+        "norm1": ["ln1"],
+        "norm2": ["ln2"],
+    },
+    decoder_block={
+        "mixer.query": ["attn1.query"],
+        "mixer.key_value": ["attn1.key", "attn1.value"],
+        "mixer.proj": ["attn1.proj"],
+        "cross.query": ["attn2.query"],
+        "cross.key_value": ["attn2.key", "attn2.value"],
+        "cross.proj": ["attn2.proj"],
+        "mlp.0": ["mlp.0"],
+        "mlp.2": ["mlp.2"],
+        "norm1": ["ln1"],
+        "norm2": ["ln2"],
+        "norm3": ["ln3"],
+    },
+    norms=(None, "decoder.ln"),
+)
+
+RWKV4_BLOCK: Names = {
+    "time.projections": ["attn.key_proj", "attn.value_proj", "attn.receptance_proj"],
+    "time.output": ["attn.output_proj"],
+    "channel.key": ["ffn.key_proj"],
+    "channel.receptance": ["ffn.receptance_proj"],
+    "channel.value": ["ffn.value_proj"],
+    "norm1": ["ln_1"],
+    "norm2": ["ln_2"],
 }
-DECODER_BLOCK = {
-    "mixer.query": ["attn1.query"],
-    "mixer.key_value": ["attn1.key", "attn1.value"],
-    "mixer.proj": ["attn1.proj"],
-    "cross.query": ["attn2.query"],
-    "cross.key_value": ["attn2.key", "attn2.value"],
-    "cross.proj": ["attn2.proj"],
-    "mlp.0": ["mlp.0"],
-    "mlp.2": ["mlp.2"],
-    "norm1": ["ln1"],
-    "norm2": ["ln2"],
-    "norm3": ["ln3"],
-}
+MARWKV = Published(
+    name="MARWKV",
+    encoder_blocks="encoder.rwkv.rwkv.h.",
+    decoder_blocks="decoder.rwkv.rwkv.h.",
+    encoder_block=RWKV4_BLOCK,
+    decoder_block=RWKV4_BLOCK,
+    norms=("encoder.rwkv.rwkv.ln_f", "decoder.rwkv.rwkv.ln_f"),
+    vectors={
+        "time.decay": ["attn.time_decay"],
+        "time.bonus": ["attn.time_first"],
+        "time.mix": ["attn.time_mix_key", "attn.time_mix_value", "attn.time_mix_receptance"],
+        "channel.mix": ["ffn.time_mix_key", "ffn.time_mix_receptance"],
+    },
+    kept_shares=frozenset({"time.mix", "channel.mix"}),
+    settings={"encoder_mixer": "rwkv4", "decoder_mixer": "rwkv4"},
+)
 
 
 def load_published_mat(
@@ -58,58 +124,102 @@ def load_published_mat(
     its ``attn.mask`` are constants: they are left out.
 
     Args:
-        state_dict_or_path: Parameter names to tensors or arrays, or the path of the published ``.pt`` file,
-        which
+        state_dict_or_path: Parameter names to tensors or arrays, or the path of the published ``.pt`` file, which
             is read without unpickling code. All other sizes follow from the parameters.
         n_head: Number of attention heads: the one size that leaves no trace in the parameters.
 
     Raises:
         ValueError: If this is no checkpoint of MAT, or ``n_head`` does not divide its width.
     """
+    return _load(MAT, state_dict_or_path, n_head)
+
+
+def load_published_marwkv(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> JointPolicyNetwork:
+    """Build the network that a published MARWKV checkpoint, version 4, describes, in its floating-point type.
+
+    The published ``encoder.state_encoder``, ``decoder.obs_encoder`` and ``decoder.ln`` take no part in its forward
+    pass: they are left out.
+
+    Args:
+        state_dict_or_path: Parameter names to tensors or arrays, or the path of the published ``.pt`` file, which
+            is read without unpickling code.
+
+    Raises:
+        ValueError: If this is no checkpoint of MARWKV.
+    """
+    return _load(MARWKV, state_dict_or_path, n_head=1)
+
+
+def _load(
+    architecture: Published, state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str], n_head: int
+) -> JointPolicyNetwork:
     if isinstance(state_dict_or_path, Mapping):
         source = state_dict_or_path
     else:
         source = torch.load(state_dict_or_path, map_location="cpu", weights_only=True)
     published = {name: torch.as_tensor(value) for name, value in source.items()}
     try:
-        config = _config(published, n_head)
+        config = _config(architecture, published, n_head)
         network = JointPolicyNetwork(config).to(published["encoder.ln.weight"].dtype)
-        network.load_state_dict(dict(_renamed(published, config)))
+        network.load_state_dict(dict(_renamed(architecture, published, config, list(network.state_dict()))))
     except KeyError as error:
-        raise ValueError(f"not a checkpoint of the published MAT: parameter {error} is missing") from error
+        raise ValueError(
+            f"not a checkpoint of the published {architecture.name}: parameter {error} is missing"
+        ) from error
     except RuntimeError as error:
-        raise ValueError(f"not a checkpoint of the published MAT: {error}") from error
+        raise ValueError(f"not a checkpoint of the published {architecture.name}: {error}") from error
     return network
 
 
-def _config(published: Mapping[str, Tensor], n_head: int) -> NetworkConfig:
+def _config(architecture: Published, published: Mapping[str, Tensor], n_head: int) -> NetworkConfig:
     embed_dim, obs_dim = published["encoder.obs_encoder.1.weight"].shape
     width = len(published["decoder.head.3.bias"])
     is_continuous = "decoder.log_std" in published
     action = ActionSpec("continuous", dim=width) if is_continuous else ActionSpec("discrete", nvec=(width,))
+    prefix = architecture.decoder_blocks
+    blocks = {name.removeprefix(prefix).split(".")[0] for name in published if name.startswith(prefix)}
+    if not blocks:
+        raise KeyError(f"{prefix}0")
     return NetworkConfig(
         obs_dim=obs_dim,
         action=action,
-        n_block=len({name.split(".")[2] for name in published if name.startswith("decoder.blocks.")}),
+        n_block=len(blocks),
         n_head=n_head,
         embed_dim=embed_dim,
+        **architecture.settings,
     )
 
 
-def _renamed(published: Mapping[str, Tensor], config: NetworkConfig) -> Iterator[tuple[str, Tensor]]:
-    names = dict(NAMES)
+def _renamed(
+    architecture: Published, published: Mapping[str, Tensor], config: NetworkConfig, ours: list[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Our parameters, of names ``ours``, from theirs."""
+    modules, vectors, kept_shares = dict(SHARED), dict[str, list[str]](), set[str]()
+    encoder_norm, modules["decoder.norm"] = architecture.norms[0], [architecture.norms[1]]
+    if encoder_norm is not None:
+        modules[f"encoder.blocks.{config.n_block}"] = [encoder_norm]
     for i in range(config.n_block):
-        for part, block in (("encoder", ENCODER_BLOCK), ("decoder", DECODER_BLOCK)):
+        for part, theirs, block in (
+            ("encoder", architecture.encoder_blocks, architecture.encoder_block),
+            ("decoder", architecture.decoder_blocks, architecture.decoder_block),
+        ):
             prefix = f"{part}.blocks.{i}."
-            names |= {prefix + ours: [prefix + name for name in theirs] for ours, theirs in block.items()}
-    if config.action.kind == "continuous":
-        names["head.action_embedding"] = ["decoder.action_encoder.0"]
-        yield "head.log_std", published["decoder.log_std"]
-    else:
-        # (d, 1 + width): a column for the start flag, then one for each choice.
-        table = published["decoder.action_encoder.0.weight"].T
-        yield "head.start_row", table[0]
-        yield "head.choice_rows", table[1:]
-    for ours, theirs in names.items():
-        for kind in ("weight", "bias"):
-            yield f"{ours}.{kind}", torch.cat([published[f"{name}.{kind}"] for name in theirs])
+            modules |= {prefix + name: [f"{theirs}{i}.{x}" for x in xs] for name, xs in block.items()}
+            vectors |= {prefix + name: [f"{theirs}{i}.{x}" for x in xs] for name, xs in architecture.vectors.items()}
+            kept_shares |= {prefix + name for name in architecture.kept_shares}
+    for name in ours:
+        module, _, kind = name.rpartition(".")
+        match name:
+            case "head.log_std":
+                yield name, published["decoder.log_std"]
+            # (d, 1 + width): a column for the start flag, then one for each choice.
+            case "head.start_row":
+                yield name, published["decoder.action_encoder.0.weight"].T[0]
+            case "head.choice_rows":
+                yield name, published["decoder.action_encoder.0.weight"].T[1:]
+            case _ if name in kept_shares:
+                yield name, 1 - torch.cat([published[x].view(1, -1) for x in vectors[name]])
+            case _ if name in vectors:
+                yield name, torch.cat([published[x] for x in vectors[name]])
+            case _:
+                yield name, torch.cat([published[f"{x}.{kind}"] for x in modules[module]])
