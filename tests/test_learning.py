@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from rllib_seqmarl import MATConfig
+from rllib_seqmarl import MAMConfig, MARWKVConfig, MATConfig
+from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.envs.distinct_choice import independent_bound
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -15,20 +16,41 @@ N = 5
 OPTIMUM = 1.0  # every step of every episode succeeds
 
 
-def test_mat_solves_a_task_that_independent_policies_cannot() -> None:
+PRESETS: dict[str, JointPPOConfig] = {
+    "MAT": MATConfig(),
+    "MAM": MAMConfig().network(d_state=8),
+    "MARWKV v4": MARWKVConfig().network(version=4),
+    "MARWKV v5": MARWKVConfig().network(version=5),
+    "MARWKV v6": MARWKVConfig().network(version=6, n_head=4),
+    "attention encoder, RWKV decoder": MARWKVConfig().network(version=4, encoder_mixer="attention"),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_task_that_independent_policies_cannot_solve(preset: str) -> None:
     """Five agents must choose differently around a secret of the first: decentralised policies reach 1/5 at most."""
     assert independent_bound(N, N) == pytest.approx(0.2)
     algo = (
-        MATConfig()
+        PRESETS[preset]
+        .copy(copy_frozen=False)
         .environment("coordination/distinct_choice", env_config={"n_agents": N})
-        .training(train_batch_size_per_learner=800, num_epochs=5, lr=2e-3)
+        .env_runners(num_envs_per_env_runner=32)
+        .training(
+            train_batch_size_per_learner=800,
+            minibatch_size=None,
+            num_epochs=5,
+            lr=2e-3,
+            clip_param=0.2,
+            gamma=0.0,  # a step's success depends on that step alone
+        )
+        .network(embed_dim=64)
         .evaluation(evaluation_duration=100, evaluation_config={"explore": False})
         .debugging(seed=0)
         .build_algo()
     )
     start = time.monotonic()
     success = 0.0
-    while success < 0.97 and time.monotonic() - start < 90:
+    while success < 0.97 and time.monotonic() - start < 120:
         success = algo.train()["env_runners"]["win_rate"]
     evaluated = algo.evaluate()["env_runners"]["win_rate"]
     algo.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
+from rllib_seqmarl.ops.backends import AUTO
 from rllib_seqmarl.version import __version__
 
 FORMAT_VERSION = 1
@@ -43,7 +45,8 @@ def save_network(
     content = {
         "format_version": FORMAT_VERSION,
         "rllib_seqmarl_version": __version__,
-        "network": network.config.to_dict(),
+        # How it is computed is not part of what it is: whoever loads it may have other libraries and devices.
+        "network": replace(network.config, backend=AUTO).to_dict(),
         **(description or {}),
     }
     _replace(_with_ending(path, "json"), json.dumps(content, indent=2).encode())

@@ -6,6 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 
 ACTIONS = st.one_of(
@@ -54,6 +55,8 @@ def cases(draw: st.DrawFn) -> Case:
         n_block=draw(st.integers(1, 3)),
         n_head=n_head,
         embed_dim=n_head * draw(st.integers(2, 5)),
+        encoder_mixer=draw(st.sampled_from(sorted(MIXERS))),
+        decoder_mixer=draw(st.sampled_from(sorted(MIXERS))),
     )
     batch_size, n = draw(st.integers(1, 4)), draw(st.integers(1, 12))
     mask = random_mask(config.action, batch_size, n) if draw(st.booleans()) else None

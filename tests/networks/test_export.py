@@ -23,6 +23,16 @@ def test_round_trip(tmp_path, case: Case):
         assert torch.equal(ours, theirs)
 
 
+def test_the_backend_stays_behind(tmp_path):
+    """A policy trained on one machine's libraries must load where they are missing."""
+    action = ActionSpec("discrete", nvec=(3,))
+    config = NetworkConfig(4, action, embed_dim=8, decoder_mixer="mamba", encoder_mixer="mamba", backend="mamba-ssm")
+    save_network(tmp_path / "team", JointPolicyNetwork(config))
+    network, _, _ = load_network(tmp_path / "team")
+    assert network.config.backend == "auto"
+    network.act(torch.zeros(1, 2, 4))
+
+
 @pytest.fixture
 def saved(tmp_path):
     action = ActionSpec("discrete", nvec=(3,))

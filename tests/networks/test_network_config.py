@@ -17,7 +17,14 @@ from rllib_seqmarl.networks import ActionSpec, NetworkConfig
 )
 def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
     assert (spec.width, spec.token_dim, spec.action_shape) == (width, token_dim, action_shape)
-    config = NetworkConfig(obs_dim=4, action=spec, n_block=2, n_head=4)
+    config = NetworkConfig(
+        obs_dim=4,
+        action=spec,
+        n_block=2,
+        n_head=4,
+        decoder_mixer="mamba",
+        mixer_options={"d_state": 3, "dt_rank": "auto"},
+    )
     assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -29,6 +36,18 @@ def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
             "embed_dim=30 cannot be split among n_head=4 heads; .* multiple of 4",
         ),
         ({"n_block": 0}, "n_block must be an integer >= 1, not 0"),
+        (
+            {"encoder_mixer": "mamba", "mixer_options": {"d_sate": 3}},
+            "'d_sate' is no option of encoder_mixer='mamba' or decoder_mixer='attention'. Did you mean 'd_state'",
+        ),
+        ({"encoder_mixer": "mamba", "mixer_options": {"d_conv": 0}}, "d_conv must be an integer >= 1, not 0"),
+        ({"encoder_mixer": "rwkv4", "encoder_directions": 3}, "encoder_directions must be 1 or 2, not 3"),
+        ({"encoder_directions": 2}, "encoder_directions=2 has no effect on encoder_mixer='attention'"),
+        ({"decoder_cross": "none"}, "decoder_cross must be 'mixer' or 'addition', not 'none'"),
+        (
+            {"decoder_mixer": "mamba", "backend": "numbra"},
+            "'numbra' is no backend of selective_scan. Did you mean 'numba'",
+        ),
         ({"obs_dim": 2.5}, "obs_dim must be an integer >= 1, not 2.5"),
         ({"decoder_mixer": "atention"}, "unknown decoder_mixer 'atention'. Did you mean 'attention'?"),
     ],
