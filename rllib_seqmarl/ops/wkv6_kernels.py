@@ -145,9 +145,8 @@ def _asked(b: Any, first: Any, last: Any, r: Any, since: Any, factors: Any) -> N
 
 
 @kernel
-def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, states: Any, keeps: Any, y: Any) -> None:
-    """r, k, v, y (batch, length, heads, size), w too or with batch = length = 1, u (heads, size). If it ``keeps`` them,
-    states (batch, heads, size, size) are gone on from and updated."""
+def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, y: Any) -> None:
+    """r, k, v, y (batch, length, heads, size), w too or with batch = length = 1, u (heads, size)."""
     _, length, heads, size = r.shape
     zero = r.dtype.type(0)
     chunk = min(CHUNK, length)
@@ -156,9 +155,8 @@ def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, states
     decay, keys, factors = (rows[0][:n].reshape(chunk, heads, size), rows[1][:n].reshape(chunk, heads, size),
                             rows[2][:n].reshape(chunk, heads, size))  # fmt: skip
     since = rows[3][: n + heads * size].reshape(chunk + 1, heads, size)
-    own = np.empty((heads, size, size) if length > chunk and not keeps else (0, 0, 0), u.dtype)
+    state = np.empty((heads, size, size) if length > chunk else (0, 0, 0), u.dtype)
     for b in range(begin, end):
-        state = states[b] if keeps else own
         for first in range(0, length, chunk):
             last = min(first + chunk, length)
             _decays(b, first, last, w, decay, since)
@@ -179,13 +177,32 @@ def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, states
                             keys[s, h, i] *= decay[t - first, h, i]
                     for i in range(size):
                         keys[t - first, h, i] = k[b, t, h, i]
-            goes_on = keeps or first > 0
-            if goes_on:
+            if first > 0:
                 _asked(b, first, last, r, since, factors)
                 _read(b, first, last, factors, state, y)
-            if keeps or last < length:  # by now the keys are as the token after the chunk finds them
-                _fade(since[last - first], goes_on, state, state)
+            if last < length:  # by now the keys are as the token after the chunk finds them
+                _fade(since[last - first], first > 0, state, state)
                 _write(b, first, last, keys, v, state)
+
+
+@kernel
+def step(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, states: Any, y: Any) -> None:
+    """One token, on states (batch, heads, size, size): r, k, v, y (batch, heads, size), w too or with batch = 1."""
+    _, heads, size = r.shape
+    zero = r.dtype.type(0)
+    for b in range(begin, end):
+        w_b = b if w.shape[0] > 1 else 0
+        for h in range(heads):
+            score = zero
+            for i in range(size):
+                score += r[b, h, i] * u[h, i] * k[b, h, i]
+            for j in range(size):
+                y[b, h, j] = score * v[b, h, j]
+            for i in range(size):
+                asked, left, key = r[b, h, i], exp(w[w_b, h, i]), k[b, h, i]
+                for j in range(size):
+                    y[b, h, j] += asked * states[b, h, i, j]
+                    states[b, h, i, j] = left * states[b, h, i, j] + key * v[b, h, j]
 
 
 @kernel

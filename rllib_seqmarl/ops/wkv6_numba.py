@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_support import over_batch
-from rllib_seqmarl.ops.wkv6_kernels import backward, forward
+from rllib_seqmarl.ops.wkv6_kernels import backward, forward, step
 
 
 class _NumbaWKV6(torch.autograd.Function):
@@ -17,8 +17,7 @@ class _NumbaWKV6(torch.autograd.Function):
     def forward(ctx: Any, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
         ctx.save_for_backward(r, k, v, w, u)
         y = torch.empty_like(r, memory_format=torch.contiguous_format)
-        states = r.new_empty(0, *u.shape, u.shape[1])
-        over_batch(forward, len(r), _work(r), *_arrays(r, k, v, w, u), states.numpy(), False, y.numpy())
+        over_batch(forward, len(r), _work(r), *_arrays(r, k, v, w, u), y.numpy())
         return y
 
     @staticmethod
@@ -60,9 +59,8 @@ def numba_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
 
 
 def numba_wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> Tensor:
-    """Backend "numba" of ``wkv6_step``: a sequence of one token, on a state."""
-    r, k, v = (x.unsqueeze(1) for x in (r, k, v))
-    arrays = _arrays(r, k, v, w if w.dim() == 2 else w.unsqueeze(1), u)
+    """Backend "numba" of ``wkv6_step``."""
     y = torch.empty_like(r, memory_format=torch.contiguous_format)
-    over_batch(forward, len(r), state.numel(), *arrays, state.detach().numpy(), True, y.numpy())
-    return y.squeeze(1)
+    arrays = [x.detach().contiguous().numpy() for x in (r, k, v, w.unsqueeze(0) if w.dim() == 2 else w, u)]
+    over_batch(step, len(r), state.numel(), *arrays, state.detach().numpy(), y.numpy())
+    return y
