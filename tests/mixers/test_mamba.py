@@ -38,6 +38,24 @@ def test_the_core_is_that_of_mamba(backend):
     torch.testing.assert_close(state.inputs, data["final_conv_state"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_core_is_that_of_transformers(backend):
+    modeling = pytest.importorskip("transformers.models.mamba.modeling_mamba")
+    configuration = pytest.importorskip("transformers.models.mamba.configuration_mamba")
+    torch.manual_seed(0)
+    options = MambaOptions(d_state=5, d_conv=3, expand=3, dt_rank=4)
+    core = MambaCore(MixerShape(12, options=options, backend=backend))
+    config = configuration.MambaConfig(
+        hidden_size=12, state_size=5, conv_kernel=3, expand=3, time_step_rank=4, use_bias=False, use_conv_bias=True
+    )
+    theirs = modeling.MambaMixer(config, layer_idx=0)
+    weights = dict(core.state_dict())
+    weights["conv1d.weight"], weights["conv1d.bias"] = weights.pop("conv_weight").unsqueeze(1), weights.pop("conv_bias")
+    theirs.load_state_dict(weights)
+    x = torch.randn(2, 9, 12)
+    torch.testing.assert_close(core(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
 def published_block(data, prefix, names):
     """Weights of the published block under our names; kernels are stored (in, out), the convolution (width, 1, dim)."""
     weights = {}
