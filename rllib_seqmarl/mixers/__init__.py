@@ -9,6 +9,7 @@ from rllib_seqmarl.mixers.rwkv6 import RWKV6Options, RWKV6TimeMix
 from rllib_seqmarl.mixers.rwkv_common import NarrowChannelMix
 from rllib_seqmarl.ops.causal_conv1d import CAUSAL_CONV1D
 from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN
+from rllib_seqmarl.ops.token_shift import TOKEN_SHIFT
 from rllib_seqmarl.ops.wkv import WKV4, WKV6
 
 MIXERS: dict[str, Crossed | Added] = {
@@ -20,9 +21,9 @@ MIXERS: dict[str, Crossed | Added] = {
         options=MambaOptions,
         operations=(SELECTIVE_SCAN, CAUSAL_CONV1D),
     ),
-    "rwkv4": Added(time=RWKV4TimeMix, channel=RWKV4ChannelMix, operations=(WKV4,)),
-    "rwkv5": Added(time=RWKV5TimeMix, channel=NarrowChannelMix, operations=(WKV6,)),
-    "rwkv6": Added(time=RWKV6TimeMix, channel=NarrowChannelMix, options=RWKV6Options, operations=(WKV6,)),
+    "rwkv4": Added(time=RWKV4TimeMix, channel=RWKV4ChannelMix, operations=(WKV4, TOKEN_SHIFT)),
+    "rwkv5": Added(time=RWKV5TimeMix, channel=NarrowChannelMix, operations=(WKV6, TOKEN_SHIFT)),
+    "rwkv6": Added(time=RWKV6TimeMix, channel=NarrowChannelMix, options=RWKV6Options, operations=(WKV6, TOKEN_SHIFT)),
 }
 
 __all__ = ["MIXERS", "Added", "CausalMixer", "Crossed", "Mixer", "MixerOptions", "MixerShape"]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import CausalMixer, MixerShape
 from rllib_seqmarl.mixers.layers import linear
-from rllib_seqmarl.mixers.rwkv_common import ChannelMix, ShiftedProjections, Start
+from rllib_seqmarl.mixers.rwkv_common import ChannelMix, ShiftedProjections, Start, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 from rllib_seqmarl.ops.wkv import wkv4, wkv4_state, wkv4_step
 
@@ -35,13 +35,13 @@ class RWKV4TimeMix(CausalMixer):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         shifted = token_shift(x, self.mix, backend=self.backend)
         k, v, r = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(3), strict=True))  # (B, n, d)
-        found = wkv4(-self.decay.exp(), self.bonus, k, v, backend=self.backend)
+        found = wkv4(log_decay(self.decay), self.bonus, k, v, backend=self.backend)
         return self.output(torch.sigmoid(r) * found)
 
     def initial_state(self, batch_size: int) -> Any:
         weights = list(self.projections.weight.chunk(3))
         projections = ShiftedProjections(weights, self.mix, batch_size)
-        bound = -self.decay.exp(), self.bonus, self.output.weight
+        bound = log_decay(self.decay), self.bonus, self.output.weight
         return projections, wkv4_state(batch_size, self.decay.detach()), bound
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import MixerShape
-from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, ShiftedProjections, Start
+from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, ShiftedProjections, Start, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 
 
@@ -27,11 +27,11 @@ class RWKV5TimeMix(MatrixTimeMix):
     def project(self, x: Tensor) -> Projected:
         shifted = token_shift(x, self.mix, backend=self.backend)
         made = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
-        return Projected(-self.decay.exp(), *made)
+        return Projected(log_decay(self.decay), *made)
 
     def initial_projections(self, batch_size: int) -> tuple[ShiftedProjections, Tensor]:
         weights = list(self.projections.weight.chunk(4))
-        return ShiftedProjections(weights, self.mix, batch_size), -self.decay.exp()
+        return ShiftedProjections(weights, self.mix, batch_size), log_decay(self.decay)
 
     def project_step(self, x: Tensor, state: tuple[ShiftedProjections, Tensor]) -> Projected:
         projections, decay = state

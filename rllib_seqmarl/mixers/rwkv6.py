@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import MixerOptions, MixerShape
-from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, Start
+from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, Start, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 
 
@@ -95,4 +95,4 @@ class RWKV6TimeMix(MatrixTimeMix):
     def _decay_of(self, x: Tensor) -> Tensor:
         """The logarithms of decays, at most 0."""
         change = F.linear(torch.tanh(F.linear(x, self.decay_down)), self.decay_up)
-        return -(self.decay + change).exp()
+        return log_decay(self.decay + change)

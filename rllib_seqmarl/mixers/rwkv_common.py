@@ -24,6 +24,15 @@ from rllib_seqmarl.ops.wkv import wkv6, wkv6_step
 NORM_EPSILON = 64e-5  # RWKV divides by 8 before a norm with 1e-5, which is this
 
 
+# A decay exp(-exp(10)) is zero in every floating-point type: larger rates would change nothing but overflow.
+MAX_RATE = 10.0
+
+
+def log_decay(rate: Tensor) -> Tensor:
+    """The logarithm -exp(rate) of a decay, of which RWKV learns the ``rate``."""
+    return -rate.clamp(max=MAX_RATE).exp()
+
+
 class Start:
     """RWKV's initial values (dim,) for a layer: deeper layers look back less and forget differently."""
 

@@ -102,7 +102,7 @@ class Operation:
 def check_backend(name: str, operations: Sequence[Operation]) -> None:
     """Raises a ValueError unless ``name`` is "auto" or a backend of each of the operations."""
     for operation in operations:
-        if name != AUTO and name not in operation.backends:
+        if name != AUTO and name not in operation.backends and name not in operation.elsewhere:
             raise ValueError(
                 f"backend={name!r} is no backend of {operation.name}.{did_you_mean(str(name), operation.backends)} "
                 f"It has {', '.join([AUTO, *operation.backends])}."

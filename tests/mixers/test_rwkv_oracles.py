@@ -219,3 +219,15 @@ def value_gradients(version, directions):
 def test_values_know_of_predecessors_or_in_both_directions_of_all(version):
     assert torch.equal(value_gradients(version, 1), torch.ones(6, 6).tril().bool())
     assert value_gradients(version, 2).all()
+
+
+@pytest.mark.parametrize("kind", [RWKV4TimeMix, RWKV5TimeMix, RWKV6TimeMix])
+@pytest.mark.parametrize("rate", [-200.0, 200.0])
+def test_learnt_rates_of_decay_may_grow_without_bound(kind, rate):
+    mixer = kind(MixerShape(16))
+    mixer.decay.data.fill_(rate)
+    x = (1e4 * torch.randn(2, 9, 16)).requires_grad_()
+    y = mixer(x)
+    y.sum().backward()
+    assert y.isfinite().all() and x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in mixer.parameters())

@@ -221,3 +221,16 @@ def test_wrong_shapes_are_named():
     w, u, k, v = arguments4(2, 6, 3)
     with pytest.raises(ValueError, match=r"u must have shape \(3,\) beside k \(2, 6, 3\), not \(1,\)"):
         wkv4(w, u[:1], k, v)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backend", WKV6.available("cuda") if torch.cuda.is_available() else ["fla"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 64), (7, 33, 4, 16), (800, 8, 1, 64)])
+def test_on_cuda_wkv6_backends_agree_with_the_reference(backend, sizes):
+    torch.manual_seed(0)
+    inputs = [x.detach().cuda().requires_grad_() for x in arguments6(*sizes)]
+    outputs = []
+    for name in (backend, "reference"):
+        y = wkv6(*inputs, backend=name)
+        outputs.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    assert_same(*outputs, tolerance=1e-3)  # the library multiplies in TF32
