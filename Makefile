@@ -16,8 +16,9 @@ test: $(STAMP)  ## run the test suite
 lint: $(STAMP)  ## style, types and import rules
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-benchmarks: $(STAMP)  ## decoding, the update, and throughput against references
-	$(BIN)/python benchmarks/decode.py && $(BIN)/python benchmarks/update.py && $(BIN)/python benchmarks/throughput.py
+benchmarks: $(STAMP)  ## the scan, decoding, the update, and throughput against references
+	$(BIN)/python benchmarks/scan.py && $(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/update.py && $(BIN)/python benchmarks/throughput.py
 
 install: $(STAMP)  ## create the environment
 
