@@ -30,6 +30,7 @@ from torch import Tensor
 
 from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.mixers.attention import Attention
+from rllib_seqmarl.mixers.rwkv_common import ShiftedProjections
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 
 ENVS, OBS_DIM, ACTIONS, EMBED_DIM = 32, 64, 16, 64
@@ -100,12 +101,14 @@ def compare_with_recomputing(repeats: int) -> None:
 def tensor_bytes(state: Any) -> int:
     """Bytes of all tensors in a decoding state."""
     if isinstance(state, Tensor):
-        return state.untyped_storage().nbytes()
+        return state.numel() * state.element_size()
     if isinstance(state, list | tuple):
         return sum(map(tensor_bytes, state))
     if is_dataclass(state):
         return sum(tensor_bytes(getattr(state, field.name)) for field in fields(state))
-    return 0
+    if isinstance(state, ShiftedProjections):
+        return sum(map(tensor_bytes, vars(state).values()))
+    return 0  # layers and their weights, which all teams share
 
 
 @torch.inference_mode()

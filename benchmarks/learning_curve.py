@@ -3,7 +3,7 @@
     python benchmarks/learning_curve.py tuned_configs/*/mpe-simple_spread*.yaml --seeds 0 1 2
 
 Evaluations are the same 512 episodes every time. Results go to benchmarks/results/<name>.json (seeds already there are
-not run again). The picture of all that were named is benchmarks/results/<task>.png.
+not run again). Table and picture, benchmarks/results/<task>.png, are of all results of the task that are there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 MARKS = (0, 50_000, 100_000, 200_000, 400_000)
 EPISODES = 512
 ENVS = 32  # that evaluate side by side
+ORDER = "mat mam marwkv4 marwkv5 marwkv6 mat_rwkv4"  # of curves
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 # Measured with the published code (github.com/PKU-MARL/Multi-Agent-Transformer), two seeds of 128 episodes, the same
 # settings.
@@ -74,7 +76,7 @@ def plot(curves: dict[str, dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for column, mode in enumerate(PUBLISHED):
         axes = figure.add_subplot(1, 2, column + 1)
-        for colour, (name, seeds) in zip(COLOURS, curves.items(), strict=False):
+        for colour, (name, seeds) in zip(cycle(COLOURS), curves.items(), strict=False):
             runs = returns(seeds, mode)
             axes.fill_between(MARKS, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
             axes.plot(MARKS, runs.mean(0), color=colour, linewidth=1.8, label=f"{name} ({len(runs)} seeds)")
@@ -121,9 +123,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     RESULTS.mkdir(exist_ok=True)
-    curves, task = {}, ""
+    tasks = set()
     for file in args.files:
         (experiment,) = load_experiments(file)
+        tasks.add(experiment.name.split("-", 1)[1])
         results = RESULTS / f"{experiment.name}.json"
         for seed in args.seeds:
             # Seeds may run side by side in several processes, so the file is read again each time.
@@ -133,11 +136,11 @@ def main() -> None:
                 curve = run_seed(experiment, seed)
                 done = json.loads(results.read_text()) if results.exists() else {}
                 results.write_text(json.dumps({**done, str(seed): curve}, indent=2, sort_keys=True) + "\n")
-        name, task = experiment.name.split("-", 1)
-        if results.exists():
-            curves[name.upper()] = json.loads(results.read_text())
-    plot(curves, RESULTS / f"{task}.png")
-    print(table(curves))
+    for task in sorted(tasks):
+        files = sorted(RESULTS.glob(f"*-{task}.json"), key=lambda path: ORDER.split().index(path.name.split("-")[0]))
+        curves = {path.name.split("-")[0].upper(): json.loads(path.read_text()) for path in files}
+        plot(curves, RESULTS / f"{task}.png")
+        print(table(curves))
 
 
 if __name__ == "__main__":

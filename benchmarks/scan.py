@@ -24,7 +24,7 @@ from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
-from rllib_seqmarl.ops.numba_support import exp2
+from rllib_seqmarl.ops.numba_math import exp2
 from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN, activated, selective_scan
 
 BATCH, LENGTH, DIM, STATE = 800, 8, 128, 16

@@ -16,7 +16,9 @@ VERSIONS = (4, 5, 6)
 class MARWKVConfig(JointPPOConfig):
     """Configures MARWKV: RWKV blocks in the encoder and in the decoder.
 
-    The defaults are those of the MARWKV report's SMAC experiments.
+    The defaults are the settings of the MARWKV report on SMAC: lr 1e-3, clip_param 0.05, 15 epochs on the whole batch
+    of 32 environments x 100 steps, entropy coefficient 0.01, gradients clipped at 10, one block and one head, 64 wide.
+    What is not set here is MAT's, which it shares.
 
     ```python
     from rllib_seqmarl import MARWKVConfig
@@ -58,7 +60,7 @@ class MARWKVConfig(JointPPOConfig):
     @property
     @override(JointPPOConfig)
     def _network_options(self) -> dict[str, Any]:
-        if self.version not in VERSIONS:
+        if self.version not in VERSIONS or isinstance(self.version, float):
             raise ValueError(f"version={self.version!r} of RWKV is not known; choose one of {VERSIONS}.")
         mixer = f"rwkv{self.version}"
         return {

@@ -122,7 +122,7 @@ def evaluate(
     Args:
         policy: Who acts.
         envs: Where, as `policy_env` makes it; of several, each plays its share of the episodes, and the policy acts for
-            all of them at once.
+            all of them at once. Sampled actions depend on how many there are, greedy ones do not.
         episodes: How many; the i-th is reset with `seed + i`.
         explore: Whether actions are sampled; the most probable ones are taken otherwise.
         seed: Seeds the episodes, and the sampling.

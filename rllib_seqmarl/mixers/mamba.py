@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerShape
 from rllib_seqmarl.mixers.layers import bound, linear
+from rllib_seqmarl.ops.backends import accumulation_dtype
 from rllib_seqmarl.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN_STEP, selective_scan, selective_scan_step
 
@@ -118,7 +119,8 @@ class MambaCore(nn.Module):
     def initial_state(self, batch_size: int) -> MambaState:
         (inner, d_conv), d_state = self.conv_weight.shape, self.sizes[1]
         zeros = self.D.new_zeros
-        inputs, states = zeros(batch_size, d_conv, inner).mT, zeros(batch_size, d_state, inner).mT
+        inputs = zeros(batch_size, d_conv, inner).mT
+        states = zeros(batch_size, d_state, inner, dtype=accumulation_dtype(self.D.dtype)).mT
         state = MambaState(inputs, states, -self.A_log.exp())
         if SELECTIVE_SCAN_STEP.name_of(self.backend, self.D) == "numba":
             from rllib_seqmarl.ops.mamba_step import MambaStep  # here, because numba need not be installed
@@ -147,7 +149,9 @@ class MambaCore(nn.Module):
             dt, B, own_C = F.linear(u, self.x_proj.weight).split(self.sizes, dim=-1)
             dt = F.linear(dt, self.dt_proj.weight)
             C = own_C if C is None else C
-            y = selective_scan_step(state.states, u, dt, state.A, B, C, self.D, z, self.dt_proj.bias, True)
+            y = selective_scan_step(
+                state.states, u, dt, state.A, B, C, self.D, z, self.dt_proj.bias, True, backend=self.backend
+            )
         return F.linear(y, self.out_proj.weight)
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import CausalMixer, MixerShape
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
+from rllib_seqmarl.ops.backends import accumulation_dtype
 from rllib_seqmarl.ops.token_shift import token_shift
 from rllib_seqmarl.ops.wkv import wkv6, wkv6_step
 
@@ -191,7 +192,8 @@ class MatrixTimeMix(CausalMixer):
 
     def initial_state(self, batch_size: int) -> Any:
         size = self.heads[1]
-        states = self.bonus.new_zeros(batch_size, *self.heads, size)
+        dtype = accumulation_dtype(self.bonus.dtype)
+        states = self.bonus.new_zeros(batch_size, *self.heads, size, dtype=dtype)
         return self.initial_projections(batch_size), states, self.bonus.detach()
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:

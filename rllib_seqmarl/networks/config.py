@@ -87,7 +87,7 @@ class NetworkConfig:
     embed_dim: int = 64
     encoder_mixer: str = "attention"
     decoder_mixer: str = "attention"
-    mixer_options: Mapping[str, Any] = field(default_factory=dict)
+    mixer_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     encoder_directions: int = 1
     decoder_cross: Literal["mixer", "addition"] = "mixer"
     backend: str = AUTO
@@ -110,7 +110,15 @@ class NetworkConfig:
                     f"{', '.join(sorted(MIXERS))}."
                 )
         self._check_arrangement()
-        check_backend(self.backend, [*self.encoder_mixers.operations, *self.decoder_mixers.operations])
+        # A network without such operations has use for no backend, yet a misspelt one shall not pass.
+        in_use = [*self.encoder_mixers.operations, *self.decoder_mixers.operations]
+        known = {name for mixers in MIXERS.values() for operation in mixers.operations for name in operation.backends}
+        if self.backend not in {AUTO, *known}:
+            raise ValueError(
+                f"backend={self.backend!r} is not known.{did_you_mean(str(self.backend), known)} Choose one of "
+                f"{', '.join([AUTO, *sorted(known)])}."
+            )
+        check_backend(self.backend, in_use)
         self._check_mixer_options()
 
     def _check_arrangement(self) -> None:

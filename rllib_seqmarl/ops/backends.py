@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib.util import find_spec
 from typing import Any
 
@@ -72,31 +73,39 @@ class Operation:
         backend = AUTO if backend in self.elsewhere else backend
         key = backend, like.device.type, like.dtype
         if key not in self._chosen:
-            chosen = self._select(backend, like.device, like.dtype)
-            self._chosen[key] = chosen, chosen.load()
+            self._chosen[key] = self._load(backend, like.device, like.dtype)
         return self._chosen[key]
 
     def available(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
         """Names of the backends that run here, fastest first."""
         return [b.name for b in self.backends.values() if b.obstacle(torch.device(device), dtype) is None]
 
-    def _select(self, name: str, device: torch.device, dtype: torch.dtype) -> Backend:
-        obstacles = {b.name: b.obstacle(device, dtype) for b in self.backends.values()}
-        if name == AUTO:
-            backend = next(b for b in self.backends.values() if obstacles[b.name] is None)
-            passed_over = [f"{n} is not used: {why}" for n, why in obstacles.items() if why is not None]
-            reason = "; ".join([backend.remark, *passed_over])
-            level = logging.WARNING if backend.is_slow else logging.INFO
-            logger.log(level, "%s on %s runs on backend %r: %s", self.name, device.type, backend.name, reason)
-            return backend
-        check_backend(name, [self])
-        if (obstacle := obstacles[name]) is not None:
-            raise ValueError(
-                f"backend={name!r} of {self.name} cannot run here: {obstacle}. Or write backend='auto', which takes "
-                f"the fastest that can ({', '.join(self.available(device, dtype))})."
-            )
-        logger.info("%s on %s runs on backend %r, as asked for", self.name, device.type, name)
-        return self.backends[name]
+    def _load(self, name: str, device: torch.device, dtype: torch.dtype) -> tuple[Backend, Callable[..., Any]]:
+        if name != AUTO:
+            check_backend(name, [self])
+            backend = self.backends[name]
+            if (obstacle := backend.obstacle(device, dtype)) is not None:
+                raise ValueError(
+                    f"backend={name!r} of {self.name} cannot run here: {obstacle}. Or write backend='auto', which "
+                    f"takes the fastest that can ({', '.join(self.available(device, dtype))})."
+                )
+            logger.info("%s on %s runs on backend %r, as asked for", self.name, device.type, name)
+            return backend, backend.load()
+        passed_over: list[str] = []
+        for backend in self.backends.values():
+            why_not = backend.obstacle(device, dtype)
+            if why_not is None:
+                try:
+                    function = backend.load()
+                except Exception as error:  # a library that is there and broken is as good as absent
+                    why_not = f"it cannot be loaded ({type(error).__name__}: {error})"
+            if why_not is None:
+                reason = "; ".join([backend.remark, *passed_over])
+                level = logging.WARNING if backend.is_slow else logging.INFO
+                logger.log(level, "%s on %s runs on backend %r: %s", self.name, device.type, backend.name, reason)
+                return backend, function
+            passed_over.append(f"{backend.name} is not used: {why_not}")
+        raise ValueError(f"no backend of {self.name} can run here: {'; '.join(passed_over)}.")
 
 
 def check_backend(name: str, operations: Sequence[Operation]) -> None:
@@ -125,3 +134,26 @@ def cuda_library_obstacle(library: str, packages: str) -> Obstacle:
         return None if find_spec(library) else f"{library} is not installed; `pip install {packages}`"
 
     return obstacle
+
+
+def check_shapes(given: str, like: Tensor, **expected: tuple[Tensor | None, Sequence[int]]) -> None:
+    """Raises a ValueError for the first tensor of another shape: compiled kernels do not look where they read."""
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tensor.shape != torch.Size(shape):
+            raise ValueError(
+                f"{name} must have shape {tuple(shape)} beside {given} {tuple(like.shape)}, not {tuple(tensor.shape)}"
+            )
+
+
+def in_one_dtype(*tensors: Tensor | None, at_least: torch.dtype | None = None) -> Any:
+    """The tensors in the widest of their types: under autocast some come in half precision, and parameters do not."""
+    dtypes = {x.dtype for x in tensors if x is not None} | ({at_least} if at_least else set())
+    if len(dtypes) == 1:
+        return tensors
+    widest = reduce(torch.promote_types, dtypes)
+    return tuple(None if x is None else x.to(widest) for x in tensors)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums over a sequence are kept in: at least float32."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,7 +1,7 @@
 """The short depthwise convolution in front of Mamba's scan (arXiv 2312.00752, section 3.4).
 
 Channel d of token t becomes sum_k weight[d, k] x[t - width + 1 + k, d] + bias[d], with zeros before the first token.
-Names, order and layouts of the arguments are those of causal-conv1d's functions.
+Names and layouts of the arguments are those of causal-conv1d's functions.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, cuda_library_obstacle, nothing_in_the_way
-from rllib_seqmarl.ops.numba_support import numba_obstacle
+from rllib_seqmarl.ops.backends import (
+    AUTO,
+    Backend,
+    Operation,
+    check_shapes,
+    cuda_library_obstacle,
+    in_one_dtype,
+    nothing_in_the_way,
+)
+from rllib_seqmarl.ops.numba_support import numba_backend
 
 
 def causal_conv1d(
@@ -38,7 +46,10 @@ def causal_conv1d(
     """
     if activation not in (None, "silu"):
         raise ValueError(f"activation must be 'silu' or None, not {activation!r}")
-    return CAUSAL_CONV1D.choose(backend, x)(x, weight, bias, activation)
+    check_shapes("x", x, weight=(weight, (x.shape[1], weight.shape[-1])), bias=(bias, (x.shape[1],)))
+    x, weight, bias = in_one_dtype(x, weight, bias)
+    y: Tensor = CAUSAL_CONV1D.choose(backend, x)(x, weight, bias, activation)
+    return y
 
 
 def causal_conv1d_step(
@@ -65,8 +76,16 @@ def reference_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, activation:
 
 
 def _cuda_library() -> Callable[..., Tensor]:
-    function: Callable[..., Tensor] = import_module("causal_conv1d").causal_conv1d_fn
-    return function
+    causal_conv1d_fn = import_module("causal_conv1d").causal_conv1d_fn
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+        dim, width = weight.shape
+        if not 2 <= width <= 4 or dim % 8:  # what the library has no kernel for
+            return reference_conv1d(x, weight, bias, activation)
+        y: Tensor = causal_conv1d_fn(x, weight, bias, activation=activation)
+        return y
+
+    return convolve
 
 
 CAUSAL_CONV1D = Operation(
@@ -78,12 +97,7 @@ CAUSAL_CONV1D = Operation(
             cuda_library_obstacle("causal_conv1d", "mamba-ssm causal-conv1d"),
             "causal-conv1d's fused CUDA kernel",
         ),
-        Backend(
-            "numba",
-            lambda: import_module("rllib_seqmarl.ops.causal_conv1d_numba").numba_conv1d,
-            numba_obstacle,
-            "kernels compiled for this CPU",
-        ),
+        numba_backend("causal_conv1d_numba", "numba_conv1d"),
         Backend("reference", lambda: reference_conv1d, nothing_in_the_way, "torch's own convolution"),
     ],
 )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rllib_seqmarl.ops.numba_support import exp, kernel, over_batch, rows, scratch
+from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
+from rllib_seqmarl.ops.numba_support import over_batch, rows
 
 
 @kernel

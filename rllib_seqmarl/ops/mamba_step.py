@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rllib_seqmarl.ops.numba_support import LOG2_E, exp, exp2, kernel, log1p, over_batch, scratch
+from rllib_seqmarl.ops.numba_math import LOG2_E, exp, exp2, kernel, log1p, scratch
+from rllib_seqmarl.ops.numba_support import over_batch
 from rllib_seqmarl.ops.selective_scan import MAX_DELTA
 
 
@@ -85,22 +86,17 @@ class MambaStep:
         self, inputs: Tensor, states: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_weight: Tensor,
         dt_bias: Tensor, A: Tensor, D: Tensor,
     ) -> None:  # fmt: skip
-        self._inputs, self._states = inputs.mT.numpy(), states.mT.numpy()
-        self._conv = conv_weight.detach().T.contiguous().numpy(), conv_bias.detach().numpy()
-        self._dt = dt_weight.detach().T.contiguous().numpy(), dt_bias.detach().numpy()
-        self._A, self._D = (A.detach().T * LOG2_E).contiguous().numpy(), D.detach().numpy()
-        self._highest = self._D.dtype.type(MAX_DELTA)
-        self._batch_size, state, dim = self._states.shape
-        self._u, self._y = D.new_empty(self._batch_size, dim), D.new_empty(self._batch_size, dim)
-        self._u_rows, self._y_rows = self._u.numpy(), self._y.numpy()
-        self._work = self._states.size
-        self._first_C = self._dt[0].shape[0] + state
+        # Tensors only, of which arrays are taken at every call: a copy of this object then holds together.
+        self._inputs, self._states = inputs.mT, states.mT
+        self._conv = conv_weight.detach().T.contiguous(), conv_bias.detach()
+        self._dt = dt_weight.detach().T.contiguous(), dt_bias.detach()
+        self._A, self._D = (A.detach().T * LOG2_E).contiguous(), D.detach()
+        self._u, self._y = D.new_empty(len(states), len(D)), D.new_empty(len(states), len(D))
+        self._first_C = dt_weight.shape[1] + A.shape[1]
 
     def convolve(self, xz: Tensor) -> Tensor:
         """silu(convolution) (batch, dim) of the first half of ``xz`` (batch, 2 dim); valid until the next call."""
-        over_batch(
-            _conv_step, self._batch_size, self._work, xz.detach().numpy(), *self._conv, self._inputs, self._u_rows
-        )
+        self._run(_conv_step, xz, *self._conv, self._inputs, self._u)
         return self._u
 
     def scan(self, xz: Tensor, projected: Tensor, C: Tensor | None = None) -> Tensor:
@@ -111,10 +107,15 @@ class MambaStep:
             projected: (batch, rank + state [+ state]): low-rank step sizes, B, and C unless that is given apart.
             C: (batch, state).
         """
-        rows = projected.detach().numpy()
-        reading = (rows, self._first_C) if C is None else (C.detach().contiguous().numpy(), 0)
-        over_batch(
-            _scan_step, self._batch_size, self._work, self._u_rows, rows, *reading, xz.detach().numpy(), *self._dt,
-            self._highest, self._A, self._D, self._states, self._y_rows,
-        )  # fmt: skip
+        C, first_C = (projected, self._first_C) if C is None else (C.contiguous(), 0)
+        highest = self._D.numpy().dtype.type(MAX_DELTA)
+        self._run(
+            _scan_step, self._u, projected, C, first_C, xz, *self._dt, highest, self._A, self._D, self._states, self._y
+        )
         return self._y
+
+    def _run(self, kernel: Any, *args: Any) -> None:
+        """Runs a kernel over the batch; tensors become arrays of the weights' type, which autocast may have left."""
+        dtype = self._D.dtype
+        arrays = (x.detach().to(dtype).numpy() if isinstance(x, Tensor) else x for x in args)
+        over_batch(kernel, len(self._u), self._states.numel(), *arrays)

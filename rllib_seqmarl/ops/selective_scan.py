@@ -18,8 +18,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, cuda_library_obstacle, nothing_in_the_way
-from rllib_seqmarl.ops.numba_support import numba_obstacle
+from rllib_seqmarl.ops.backends import (
+    AUTO,
+    Backend,
+    Operation,
+    check_shapes,
+    cuda_library_obstacle,
+    in_one_dtype,
+    nothing_in_the_way,
+)
+from rllib_seqmarl.ops.numba_support import numba_backend
 
 # A step size beyond this forgets everything (A is -1 or less at initialisation); the bound keeps delta B u finite.
 MAX_DELTA = 20.0
@@ -68,19 +76,12 @@ def selective_scan(
     """
     batch_size, dim, length = u.shape
     full = u.shape if delta_proj is None else (batch_size, delta_proj.shape[-1], length)
-    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
-        "delta": (delta, full),
-        "delta_proj": (delta_proj, (dim, full[1])),
-        "A": (A, (dim, A.shape[-1])),
-        "z": (z, u.shape),
-    }
-    expected |= {"B": (B, (batch_size, A.shape[-1], length)), "C": (C, (batch_size, A.shape[-1], length))}
-    expected |= {"D": (D, (dim,)), "delta_bias": (delta_bias, (dim,))}
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tensor.shape != torch.Size(shape):
-            raise ValueError(
-                f"{name} must have shape {tuple(shape)} beside u {tuple(u.shape)}, not {tuple(tensor.shape)}"
-            )
+    reading = batch_size, A.shape[-1], length
+    check_shapes(
+        "u", u, delta=(delta, full), delta_proj=(delta_proj, (dim, full[1])), A=(A, (dim, reading[1])), B=(B, reading),
+        C=(C, reading), D=(D, (dim,)), z=(z, u.shape), delta_bias=(delta_bias, (dim,)),
+    )  # fmt: skip
+    u, delta, A, B, C, D, z, delta_bias, delta_proj = in_one_dtype(u, delta, A, B, C, D, z, delta_bias, delta_proj)
     scan = SELECTIVE_SCAN.choose(backend, u)
     y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, return_last_state)
     return (y, last_state) if return_last_state else y
@@ -103,14 +104,22 @@ def selective_scan_step(
     """Scan one token, without gradients. Arguments as in :func:`selective_scan`, but without the length.
 
     Args:
-        state: (batch, dim, state), zeros before the first token; it is updated in place. A transposed (batch, state,
-            dim) tensor is used without copies.
+        state: (batch, dim, state), zeros before the first token, of float32 or wider; it is updated in place. A
+            transposed (batch, state, dim) tensor is used without copies.
 
     Returns:
         y (batch, dim).
     """
-    step = SELECTIVE_SCAN_STEP.choose(backend, u)
-    return step(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    batch_size, dim = u.shape
+    reading = batch_size, A.shape[-1]
+    check_shapes(
+        "u", u, state=(state, (batch_size, *A.shape)), delta=(delta, u.shape), A=(A, (dim, reading[1])), B=(B, reading),
+        C=(C, reading), D=(D, (dim,)), z=(z, u.shape), delta_bias=(delta_bias, (dim,)),
+    )  # fmt: skip
+    dtype = u.dtype
+    state, u, delta, A, B, C, D, z, delta_bias = in_one_dtype(state, u, delta, A, B, C, D, z, delta_bias)
+    y: Tensor = SELECTIVE_SCAN_STEP.choose(backend, u)(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    return y.to(dtype)
 
 
 def activated(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
@@ -127,11 +136,13 @@ def completed(scan: Scan) -> Callable[..., tuple[Tensor, Tensor]]:
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
         delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        dtype, given = u.dtype, (u, delta, A, B, C, D, z, delta_bias, delta_proj)
+        u, delta, A, B, C, D, z, delta_bias, delta_proj = in_one_dtype(*given, at_least=torch.float32)
         delta = delta if delta_proj is None else delta_proj @ delta
         y, last_state = scan(u, activated(delta, delta_bias, delta_softplus), A, B, C)
         if D is not None:
             y = y + D.unsqueeze(-1) * u
-        return (y if z is None else y * F.silu(z)), last_state.detach()
+        return (y if z is None else y * F.silu(z)).to(dtype), last_state.detach()
 
     return complete
 
@@ -186,12 +197,7 @@ SELECTIVE_SCAN = Operation(
             cuda_library_obstacle("mamba_ssm", "mamba-ssm causal-conv1d"),
             "mamba-ssm's fused CUDA kernels",
         ),
-        Backend(
-            "numba",
-            lambda: import_module("rllib_seqmarl.ops.selective_scan_numba").numba_scan,
-            numba_obstacle,
-            "kernels compiled for this CPU",
-        ),
+        numba_backend("selective_scan_numba", "numba_scan"),
         Backend(
             "reference",
             lambda: completed(reference_scan),
@@ -205,12 +211,7 @@ SELECTIVE_SCAN = Operation(
 SELECTIVE_SCAN_STEP = Operation(
     "selective_scan_step",
     [
-        Backend(
-            "numba",
-            lambda: import_module("rllib_seqmarl.ops.selective_scan_numba").numba_step,
-            numba_obstacle,
-            "kernels compiled for this CPU",
-        ),
+        numba_backend("selective_scan_numba", "numba_step"),
         Backend("reference", lambda: reference_step, nothing_in_the_way, "plain torch"),
     ],
     elsewhere=["mamba-ssm"],

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rllib_seqmarl.ops.numba_support import LOG2_E, exp, exp2, kernel, log1p, scratch
+from rllib_seqmarl.ops.numba_math import LOG2_E, exp, exp2, kernel, log1p, scratch
 
 
 @kernel

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rllib_seqmarl.ops.numba_support import LOG2_E, over_batch, rows
+from rllib_seqmarl.ops.numba_math import LOG2_E
+from rllib_seqmarl.ops.numba_support import over_batch, rows
 from rllib_seqmarl.ops.selective_scan import MAX_DELTA
 from rllib_seqmarl.ops.selective_scan_kernels import backward, forward
 

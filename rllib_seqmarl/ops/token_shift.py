@@ -5,14 +5,12 @@ Before the first token stand zeros. RWKV makes several inputs of a token, each w
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, nothing_in_the_way
-from rllib_seqmarl.ops.numba_support import numba_obstacle
+from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, check_shapes, in_one_dtype, nothing_in_the_way
+from rllib_seqmarl.ops.numba_support import numba_backend
 
 
 def token_shift(x: Tensor, mix: Tensor, own: Tensor | None = None, *, backend: str = AUTO) -> tuple[Tensor, ...]:
@@ -30,9 +28,8 @@ def token_shift(x: Tensor, mix: Tensor, own: Tensor | None = None, *, backend: s
     Raises:
         ValueError: Shapes do not fit, or the backend is unknown or cannot run here.
     """
-    for name, tensor, shape in (("mix", mix, (len(mix), x.shape[2])), ("own", own, (len(mix), *x.shape))):
-        if tensor is not None and tensor.shape != torch.Size(shape):
-            raise ValueError(f"{name} must have shape {shape} beside x {tuple(x.shape)}, not {tuple(tensor.shape)}")
+    check_shapes("x", x, mix=(mix, (len(mix), x.shape[2])), own=(own, (len(mix), *x.shape)))
+    x, mix, own = in_one_dtype(x, mix, own)
     outputs: tuple[Tensor, ...] = TOKEN_SHIFT.choose(backend, x)(x, mix, own)
     return outputs
 
@@ -47,12 +44,7 @@ def reference_token_shift(x: Tensor, mix: Tensor, own: Tensor | None) -> tuple[T
 TOKEN_SHIFT = Operation(
     "token_shift",
     [
-        Backend(
-            "numba",
-            lambda: import_module("rllib_seqmarl.ops.token_shift_numba").numba_token_shift,
-            numba_obstacle,
-            "kernels compiled for this CPU",
-        ),
+        numba_backend("token_shift_numba", "numba_token_shift"),
         Backend("reference", lambda: reference_token_shift, nothing_in_the_way, "plain torch"),
     ],
     elsewhere=("fla",),

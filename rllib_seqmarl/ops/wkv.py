@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, cuda_library_obstacle, nothing_in_the_way
-from rllib_seqmarl.ops.numba_support import numba_obstacle
+from rllib_seqmarl.ops.backends import (
+    AUTO,
+    Backend,
+    Operation,
+    accumulation_dtype,
+    check_shapes,
+    cuda_library_obstacle,
+    in_one_dtype,
+    nothing_in_the_way,
+)
+from rllib_seqmarl.ops.numba_support import numba_backend
 
 LOWEST_EXPONENT = -1e38  # of the state before the first token, which nothing has been written to
 
@@ -37,22 +47,29 @@ def wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str = AUTO) -> 
     Raises:
         ValueError: Shapes do not fit, or the backend is unknown or cannot run here.
     """
-    _check_shapes("k", k, w=(w, k.shape[2:]), u=(u, k.shape[2:]), v=(v, k.shape))
+    check_shapes("k", k, w=(w, k.shape[2:]), u=(u, k.shape[2:]), v=(v, k.shape))
+    w, u, k, v = in_one_dtype(w, u, k, v)
     y: Tensor = WKV4.choose(backend, k)(w, u, k, v)
     return y
 
 
 def wkv4_state(batch_size: int, like: Tensor) -> Tensor:
-    """The state (batch, 3, dim) before the first token: numerator, denominator, exponent. ``like`` is (dim,)."""
-    state = like.new_zeros(batch_size, 3, len(like))
+    """The state (batch, 3, dim) before the first token: numerator, denominator, exponent. ``like`` is (dim,).
+
+    It is at least of float32, as all states.
+    """
+    state = like.new_zeros(batch_size, 3, len(like), dtype=accumulation_dtype(like.dtype))
     state[:, 2] = LOWEST_EXPONENT
     return state
 
 
 def wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor, *, backend: str = AUTO) -> Tensor:
     """One token of :func:`wkv4`, without gradients: k, v and y are (batch, dim). ``state`` is updated in place."""
+    check_shapes("k", k, w=(w, k.shape[1:]), u=(u, k.shape[1:]), v=(v, k.shape), state=(state, (len(k), 3, k.shape[1])))
+    dtype = k.dtype
+    w, u, k, v, state = in_one_dtype(w, u, k, v, state)
     y: Tensor = WKV4_STEP.choose(backend, k)(w, u, k, v, state)
-    return y
+    return y.to(dtype)
 
 
 def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, backend: str = AUTO) -> Tensor:
@@ -76,7 +93,8 @@ def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, backend: str 
         ValueError: Shapes do not fit, or the backend is unknown or cannot run here.
     """
     w_shape = r.shape[2:] if w.dim() == 2 else r.shape
-    _check_shapes("r", r, k=(k, r.shape), v=(v, r.shape), w=(w, w_shape), u=(u, r.shape[2:]))
+    check_shapes("r", r, k=(k, r.shape), v=(v, r.shape), w=(w, w_shape), u=(u, r.shape[2:]))
+    r, k, v, w, u = in_one_dtype(r, k, v, w, u)
     y: Tensor = WKV6.choose(backend, r)(r, k, v, w, u)
     return y
 
@@ -89,27 +107,26 @@ def wkv6_step(
     r, k, v and the result are (batch, heads, size), w too or (heads, size). ``state`` (batch, heads, size, size), zeros
     before the first token, is updated in place; an index of the key comes before one of the value.
     """
+    shape, w_shape = r.shape, r.shape[1:] if w.dim() == 2 else r.shape
+    check_shapes(
+        "r", r, k=(k, shape), v=(v, shape), w=(w, w_shape), u=(u, shape[1:]), state=(state, (*shape, shape[-1]))
+    )  # fmt: skip
+    dtype = r.dtype
+    r, k, v, w, u, state = in_one_dtype(r, k, v, w, u, state)
     y: Tensor = WKV6_STEP.choose(backend, r)(r, k, v, w, u, state)
-    return y
-
-
-def _check_shapes(given: str, like: Tensor, **expected: tuple[Tensor, torch.Size]) -> None:
-    """Compiled kernels do not look where they read."""
-    for name, (tensor, shape) in expected.items():
-        if tensor.shape != shape:
-            raise ValueError(
-                f"{name} must have shape {tuple(shape)} beside {given} {tuple(like.shape)}, not {tuple(tensor.shape)}"
-            )
+    return y.to(dtype)
 
 
 def reference_wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The recurrence token by token in units of e^(largest exponent so far); autograd differentiates it."""
+    dtype = k.dtype
+    w, u, k, v = in_one_dtype(w, u, k, v, at_least=torch.float32)
     state = wkv4_state(len(k), k[0, 0]).unbind(1)  # three times (batch, dim)
     outputs = []
     for k_t, v_t in zip(k.unbind(1), v.unbind(1), strict=True):
         y, state = _token4(w, u, k_t, v_t, state)
         outputs.append(y)
-    return torch.stack(outputs, dim=1)
+    return torch.stack(outputs, dim=1).to(dtype)
 
 
 def _token4(
@@ -135,6 +152,8 @@ def reference_wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tenso
 
 def reference_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     """The recurrence token by token, as it is written; autograd differentiates it."""
+    dtype = r.dtype
+    r, k, v, w, u = in_one_dtype(r, k, v, w, u, at_least=torch.float32)
     state = r.new_zeros(len(r), *u.shape, u.shape[1])  # (batch, heads, size, size)
     decay = w.exp().expand_as(k)
     outputs = []
@@ -142,7 +161,7 @@ def reference_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Ten
         written = k_t.unsqueeze(-1) * v_t.unsqueeze(-2)  # (batch, heads, size, size)
         outputs.append((r_t.unsqueeze(-2) @ (state + u.unsqueeze(-1) * written)).squeeze(-2))
         state = decay_t.unsqueeze(-1) * state + written
-    return torch.stack(outputs, dim=1)
+    return torch.stack(outputs, dim=1).to(dtype)
 
 
 @torch.no_grad()
@@ -156,6 +175,10 @@ def reference_wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, s
 def _fla() -> Callable[..., Tensor]:
     # Teams are short: the library's sequential kernel starts faster than its chunked one.
     fused_recurrent_rwkv6 = import_module("fla.ops.rwkv6").fused_recurrent_rwkv6
+    if getattr(signature(fused_recurrent_rwkv6).parameters.get("head_first"), "default", False) is True:
+        raise ImportError(
+            "this flash-linear-attention expects heads before tokens; `pip install -U flash-linear-attention`"
+        )
 
     def run(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
         y: Tensor = fused_recurrent_rwkv6(r, k, v, w.expand_as(k).contiguous(), u, scale=1.0)[0]
@@ -164,22 +187,14 @@ def _fla() -> Callable[..., Tensor]:
     return run
 
 
-def _numba(module: str, function: str) -> Backend:
-    def load() -> Callable[..., Tensor]:
-        loaded: Callable[..., Tensor] = getattr(import_module(f"rllib_seqmarl.ops.{module}"), function)
-        return loaded
-
-    return Backend("numba", load, numba_obstacle, "kernels compiled for this CPU")
-
-
 def _reference(function: Callable[..., Tensor], is_slow: bool) -> Backend:
     remark = "plain torch, token by token; on a CPU `pip install numba` makes it several times faster"
     return Backend("reference", lambda: function, nothing_in_the_way, remark if is_slow else "plain torch", is_slow)
 
 
-WKV4 = Operation("wkv4", [_numba("wkv4_numba", "numba_wkv4"), _reference(reference_wkv4, is_slow=True)])
+WKV4 = Operation("wkv4", [numba_backend("wkv4_numba", "numba_wkv4"), _reference(reference_wkv4, is_slow=True)])
 WKV4_STEP = Operation(
-    "wkv4_step", [_numba("wkv4_numba", "numba_wkv4_step"), _reference(reference_wkv4_step, is_slow=False)]
+    "wkv4_step", [numba_backend("wkv4_numba", "numba_wkv4_step"), _reference(reference_wkv4_step, is_slow=False)]
 )
 WKV6 = Operation(
     "wkv6",
@@ -190,12 +205,12 @@ WKV6 = Operation(
             cuda_library_obstacle("fla", "flash-linear-attention"),
             "flash-linear-attention's fused CUDA kernels",
         ),
-        _numba("wkv6_numba", "numba_wkv6"),
+        numba_backend("wkv6_numba", "numba_wkv6"),
         _reference(reference_wkv6, is_slow=True),
     ],
 )
 WKV6_STEP = Operation(
     "wkv6_step",
-    [_numba("wkv6_numba", "numba_wkv6_step"), _reference(reference_wkv6_step, is_slow=False)],
+    [numba_backend("wkv6_numba", "numba_wkv6_step"), _reference(reference_wkv6_step, is_slow=False)],
     elsewhere=("fla",),
 )

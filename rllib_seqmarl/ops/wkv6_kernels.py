@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rllib_seqmarl.ops.numba_support import exp, kernel, scratch
+from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 CHUNK = 32  # tokens; with 16, teams of 17 took twice as long, and larger ones gained little
 

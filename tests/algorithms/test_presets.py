@@ -114,6 +114,19 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: MARWKVConfig().network(version=7),
         r"version=7 of RWKV is not known; choose one of \(4, 5, 6\)",
     ),
+    "fraction of a version": (lambda: MARWKVConfig().network(version=4.0), "version=4.0 of RWKV is not known"),
+    "set twice": (
+        lambda: MAMConfig().network(d_state=8, mixer_options={"d_state": 4}),
+        "d_state is set twice, by name and in mixer_options; remove one",
+    ),
+    "no effect": (
+        lambda: MAMConfig().network(d_state=8, encoder_mixer="attention", decoder_mixer="attention"),
+        "d_state=8 has no effect: neither encoder_mixer='attention' nor decoder_mixer='attention' is mamba",
+    ),
+    "backend of nothing": (
+        lambda: MATConfig().network(backend="numbra"),
+        "backend='numbra' is not known. Did you mean",
+    ),
     "size": (lambda: MAMConfig().network(d_conv=0), "d_conv must be an integer >= 1, not 0"),
     "option": (
         lambda: MATConfig().network(encoder_mixer="mamba", mixer_options={"d_sate": 8}),
@@ -128,9 +141,10 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
         "unknown decoder_mixer 'rwkv7'. Did you mean 'rwkv.*Known mixers: attention, mamba, rwkv4, rwkv5, rwkv6",
     ),
     "heads": (lambda: MARWKVConfig().network(version=6, embed_dim=64, n_head=3), "embed_dim=64 cannot be split among"),
+    "other backend": (lambda: MAMConfig().network(backend="fla"), "backend='fla' is no backend of selective_scan"),
     "backend": (
         lambda: MAMConfig().network(backend="cuda"),
-        "backend='cuda' is no backend of selective_scan.* It has auto, mamba-ssm, numba, reference",
+        "backend='cuda' is not known.* Choose one of auto, fla, mamba-ssm, numba, reference",
     ),
     "directions": (
         lambda: MAMConfig().network(encoder_directions=2),

@@ -1,4 +1,4 @@
-"""An evaluation's result depends on policy, environment and seed, not on how many episodes are played side by side."""
+"""A greedy evaluation depends on policy, environment and seed, not on how many episodes are played side by side."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The invariant everything leans on, for every mixer in the registry: one by one equals all at once."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -8,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rllib_seqmarl.mixers import MIXERS, Added, CausalMixer, Crossed, Mixer, MixerShape
+from rllib_seqmarl.mixers.mamba import MambaOptions
+from rllib_seqmarl.mixers.rwkv6 import RWKV6Options
+from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 
 Factory = Callable[[MixerShape], Mixer]
 
@@ -52,6 +56,62 @@ def test_steps_equal_the_whole_sequence(name, n, batch_size, shape, seed):
         y, state = mixer.step(x[:, t], state, piece)
         outputs.append(y)
     torch.testing.assert_close(torch.stack(outputs, dim=1), mixer(x, context), rtol=0, atol=1e-10)
+
+
+OPTIONS = {
+    "mamba": [MambaOptions(d_state=1, d_conv=1, expand=1, dt_rank=1), MambaOptions(d_state=5, d_conv=3, dt_rank=40)],
+    "rwkv6": [RWKV6Options(mix_rank=1, decay_rank=3)],
+}
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@torch.no_grad()
+def test_so_do_they_with_other_options_layers_and_backends(name, backend):
+    torch.manual_seed(0)
+    for options in OPTIONS.get(name.split("/")[0], [None]):
+        shape = MixerShape(embed_dim=6, n_head=2, layer=1, n_layer=3, options=options, backend=backend)
+        mixer = CAUSAL[name](shape).double()
+        x, context = torch.randn(2, 3, 9, 6, dtype=torch.float64)
+        state = mixer.initial_state(3)
+        outputs = []
+        for t, piece in enumerate(mixer.split_context(context)):
+            y, state = mixer.step(x[:, t], state, piece)
+            outputs.append(y.clone())
+        torch.testing.assert_close(torch.stack(outputs, dim=1), mixer(x, context), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
+def test_a_copied_state_goes_on_by_itself(name):
+    """As a search over continuations needs it."""
+    torch.manual_seed(0)
+    mixer = build(CAUSAL[name], 8, 2)
+    x, context = torch.randn(2, 3, 4, 8, dtype=torch.float64)
+    pieces = mixer.split_context(context)
+    state = mixer.initial_state(3)
+    for t in range(2):
+        _, state = mixer.step(x[:, t], state, pieces[t])
+    copied = deepcopy(state)
+    expected = mixer.step(x[:, 2], state, pieces[2])[0].clone()
+    mixer.step(x[:, 3], state, pieces[3])
+    torch.testing.assert_close(mixer.step(x[:, 2], copied, pieces[2])[0], expected)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_autocast_is_survived(name):
+    torch.manual_seed(0)
+    config = NetworkConfig(
+        5, ActionSpec("discrete", (3,)), n_head=2, embed_dim=16, encoder_mixer=name, decoder_mixer=name
+    )
+    network = JointPolicyNetwork(config)
+    obs = torch.randn(4, 6, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actions, log_probs, _ = network.act(obs)
+        again, _, values = network.evaluate(obs, actions)
+        (again.sum() + values.sum()).backward()
+    torch.testing.assert_close(log_probs.float(), again.float(), rtol=0.05, atol=0.05)
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -46,7 +46,7 @@ def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
         ({"decoder_cross": "none"}, "decoder_cross must be 'mixer' or 'addition', not 'none'"),
         (
             {"decoder_mixer": "mamba", "backend": "numbra"},
-            "'numbra' is no backend of selective_scan. Did you mean 'numba'",
+            "'numbra' is not known. Did you mean 'numba'",
         ),
         ({"obs_dim": 2.5}, "obs_dim must be an integer >= 1, not 2.5"),
         ({"decoder_mixer": "atention"}, "unknown decoder_mixer 'atention'. Did you mean 'attention'?"),

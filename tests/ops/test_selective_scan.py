@@ -90,12 +90,12 @@ def test_backends_agree(backend, batch_size, dim, length, state, absent, softplu
     present = [name for name in NAMES if name not in absent]
     exact = [x.detach().double().requires_grad_() for x in inputs]
     results = []
-    for name, given, loss_weight in (
+    for name, tensors, loss_weight in (
         (backend, inputs, weight),
         ("reference", inputs, weight),
         ("reference", exact, weight.double()),
     ):
-        y, last_state, gradients = values_and_gradients(name, given, loss_weight, present, softplus)
+        y, last_state, gradients = values_and_gradients(name, tensors, loss_weight, present, softplus)
         results.append([y, last_state, *gradients])
     for ours, theirs, truth in zip(*results, strict=True):
         # Sums over tokens and batch round with their largest terms, the reference's no less than ours.
@@ -204,6 +204,43 @@ def test_without_numba_plain_torch_serves_and_says_so(caplog, monkeypatch):
         operation.choose("numba", torch.zeros(1))
 
 
+def test_a_library_that_cannot_be_loaded_is_as_good_as_absent(caplog):
+    def broken():
+        raise ImportError("made for another numpy")
+
+    fast = backends.Backend("fast", broken, backends.nothing_in_the_way, "fast")
+    operation = backends.Operation("scan", [fast, SELECTIVE_SCAN.backends["reference"]])
+    with caplog.at_level(logging.WARNING, logger="rllib_seqmarl"):
+        assert operation.name_of("auto", torch.zeros(1)) == "reference"
+    assert "fast is not used: it cannot be loaded (ImportError: made for another numpy)" in caplog.text
+    with pytest.raises(ImportError):
+        operation.choose("fast", torch.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_accumulated_in_float32(dtype):
+    torch.manual_seed(0)
+    exact = [x.detach() for x in arguments(2, 6, 256, 4)]
+    exact[0] = 50 * exact[0]
+    inputs = [x.to(dtype) for x in exact]
+    y = selective_scan(*inputs, True)
+    assert y.dtype == dtype
+    expected = selective_scan(*(x.float() for x in inputs), True)
+    torch.testing.assert_close(y, expected.to(dtype), rtol=1e-2, atol=1e-2)
+    state = torch.zeros(2, 6, 4)
+    for t in range(256):
+        now = [x[..., t] if x.dim() == 3 else x for x in inputs]
+        step = selective_scan_step(state, *now, True)
+        torch.testing.assert_close(step, y[..., t], rtol=2e-2, atol=2e-2)
+
+
+def test_tensors_of_several_types_meet_in_the_widest():
+    inputs = [x.detach() for x in arguments(2, 4, 5, 3)]
+    mixed = [x.bfloat16() if name in ("u", "B") else x for name, x in zip(NAMES, inputs, strict=True)]
+    y = selective_scan(*mixed, True)
+    torch.testing.assert_close(y, selective_scan(*(x.float() for x in mixed), True))
+
+
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
@@ -220,10 +257,23 @@ def test_a_backend_that_cannot_be_had_is_refused_with_a_remedy(backend, message)
 
 
 def test_wrong_shapes_are_named():
+    with pytest.raises(ValueError, match=r"weight must have shape \(4, 2\) beside x \(1, 4, 3\), not \(2, 2\)"):
+        causal_conv1d(torch.randn(1, 4, 3), torch.randn(2, 2))
+    now = [x[..., 0] if x.dim() == 3 else x for x in arguments(2, 4, 6, 3)]
+    with pytest.raises(ValueError, match=r"state must have shape \(2, 4, 3\) beside u \(2, 4\), not \(1, 4, 3\)"):
+        selective_scan_step(torch.zeros(1, 4, 3), *now)
     inputs = arguments(2, 4, 6, 3)
     inputs[3] = inputs[3].mT
     with pytest.raises(ValueError, match=r"B must have shape \(2, 3, 6\) beside u \(2, 4, 6\), not \(2, 6, 3\)"):
         selective_scan(*inputs)
+
+
+@needs_cuda
+@pytest.mark.parametrize(("dim", "width"), [(64, 4), (6, 4), (64, 1), (64, 7)])
+def test_on_cuda_the_convolution_agrees_with_the_reference(dim, width):
+    x, weight, bias = torch.randn(3, 9, dim).mT, torch.randn(dim, width), torch.randn(dim)
+    y = causal_conv1d(x.cuda(), weight.cuda(), bias.cuda(), "silu")
+    torch.testing.assert_close(y.cpu(), causal_conv1d(x, weight, bias, "silu"), rtol=1e-4, atol=1e-4)
 
 
 @needs_cuda

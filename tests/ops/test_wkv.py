@@ -223,6 +223,25 @@ def test_wrong_shapes_are_named():
         wkv4(w, u[:1], k, v)
 
 
+def test_states_of_the_wrong_size_are_named():
+    w, u, k, v = (x.detach() for x in arguments4(2, 6, 3))
+    with pytest.raises(ValueError, match=r"state must have shape \(2, 3, 3\) beside k \(2, 3\), not \(1, 3, 3\)"):
+        wkv4_step(w, u, k[:, 0], v[:, 0], wkv4_state(1, w))
+    r, k, v, w, u = (x.detach() for x in arguments6(2, 6, 3, 4))
+    with pytest.raises(ValueError, match=r"state must have shape \(2, 3, 4, 4\)"):
+        wkv6_step(r[:, 0], k[:, 0], v[:, 0], w[:, 0], u, torch.zeros(2, 3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_accumulated_in_float32(dtype):
+    torch.manual_seed(0)
+    for function, inputs in ((wkv4, arguments4(2, 200, 5)), (wkv6, arguments6(2, 200, 2, 4))):
+        inputs = [x.detach().to(dtype) for x in inputs]
+        y = function(*inputs)
+        assert y.dtype == dtype
+        torch.testing.assert_close(y, function(*(x.float() for x in inputs)).to(dtype), rtol=1e-2, atol=1e-2)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("backend", WKV6.available("cuda") if torch.cuda.is_available() else ["fla"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 64), (7, 33, 4, 16), (800, 8, 1, 64)])

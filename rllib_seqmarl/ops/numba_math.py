@@ -1,0 +1,128 @@
+"""How kernels are compiled, their scratch memory, and fast elementary functions for them. Imports numba."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compiles a kernel on first use. Sums may be reordered and products fused; NaNs keep their meaning.
+
+    Where numba finds no folder that it can write its cache to, every process compiles anew.
+    """
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        return njit(**options)(function)
+
+
+@kernel
+def scratch(rows: Any, width: Any, like: Any) -> Any:
+    """(rows, at least width) uninitialised numbers like those of ``like``, rows aligned to cache lines.
+
+    Rows start at different offsets within a page: loads and stores of addresses that are equal modulo 4096 wait for
+    one another, which made a loop over planes of exactly one page three times slower.
+    """
+    line = 64 // like.itemsize
+    padded = (width + line - 1) // line * line + 5 * line
+    flat = np.empty(rows * padded + line, like.dtype)
+    start = (-flat.ctypes.data // like.itemsize) % line
+    return flat[start : start + rows * padded].reshape(rows, padded)
+
+
+@intrinsic
+def _as_float(typing_context: Any, bits: Any) -> Any:
+    """The float32 whose bits are the given int32."""
+    return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
+
+
+@intrinsic
+def _as_int(typing_context: Any, x: Any) -> Any:
+    """The int32 that has the bits of the given float32."""
+    return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(32))
+
+
+@intrinsic
+def _rint(typing_context: Any, x: Any) -> Any:
+    """The float32 nearest to the given one that is a whole number."""
+
+    def build(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        rint = builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()])
+        return builder.call(rint, args)
+
+    return types.float32(types.float32), build
+
+
+ONE, HALF = np.float32(1.0), np.float32(0.5)
+LOWEST, HIGHEST = np.float32(-126.0), np.float32(127.0)  # exponents of normal float32 numbers
+LOG2_E = 1.4426950408889634
+
+
+def exp2(x: Any) -> Any:
+    """2**x, for kernels. In float32 it vectorises, is accurate to 2e-7 of the value and never overflows."""
+
+
+@overload(exp2, inline="always")
+def _exp2(x: Any) -> Any:
+    def in_float32(x: Any) -> Any:
+        x = min(max(x, LOWEST), HIGHEST)
+        i = np.int32(_rint(x))
+        f = x - np.float32(i)  # in [-1/2, 1/2], where a polynomial does
+        p = np.float32(0.00132764701)
+        p = p * f + np.float32(0.00967554189)
+        p = p * f + np.float32(0.0555071346)
+        p = p * f + np.float32(0.240221202)
+        p = p * f + np.float32(0.693146944)
+        # Adding to a number's exponent multiplies it by a power of two.
+        return _as_float(np.int32(_as_int(p * f + ONE) + np.int32(i << np.int32(23))))
+
+    def in_float64(x: Any) -> Any:
+        return math.exp(x * 0.6931471805599453)
+
+    return in_float32 if x is types.float32 else in_float64
+
+
+def log1p(x: Any) -> Any:
+    """log(1 + x) for x in [0, 1], for kernels. In float32 it vectorises and is accurate to 2e-7 of the value."""
+
+
+@overload(log1p, inline="always")
+def _log1p(x: Any) -> Any:
+    def in_float32(x: Any) -> Any:
+        p = np.float32(0.00523267314)
+        p = p * x - np.float32(0.0295051597)
+        p = p * x + np.float32(0.0782258362)
+        p = p * x - np.float32(0.136632368)
+        p = p * x + np.float32(0.191060036)
+        p = p * x - np.float32(0.24842982)
+        p = p * x + np.float32(0.333190978)
+        p = p * x - np.float32(0.499994934)
+        return (p * x + ONE) * x
+
+    def in_float64(x: Any) -> Any:
+        return math.log1p(x)
+
+    return in_float32 if x is types.float32 else in_float64
+
+
+def exp(x: Any) -> Any:
+    """e**x, for kernels; in float32 as :func:`exp2`."""
+
+
+@overload(exp, inline="always")
+def _exp(x: Any) -> Any:
+    def in_float32(x: Any) -> Any:
+        return exp2(x * np.float32(LOG2_E))
+
+    def in_float64(x: Any) -> Any:
+        return math.exp(x)
+
+    return in_float32 if x is types.float32 else in_float64
