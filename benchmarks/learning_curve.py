@@ -79,7 +79,13 @@ def plot(curves: dict[str, dict[str, Any]], path: Path) -> None:
         for colour, (name, seeds) in zip(cycle(COLOURS), curves.items(), strict=False):
             runs = returns(seeds, mode)
             axes.fill_between(MARKS, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
-            axes.plot(MARKS, runs.mean(0), color=colour, linewidth=1.8, label=f"{name} ({len(runs)} seeds)")
+            axes.plot(
+                MARKS,
+                runs.mean(0),
+                color=colour,
+                linewidth=1.8,
+                label=f"{name} ({len(runs)} seed{'s' * (len(runs) > 1)})",
+            )
         axes.plot(MARKS, PUBLISHED[mode], color="#555555", linestyle="--", label="published MAT (2 seeds)")
         axes.set_title(f"{mode} actions", loc="left", fontsize=11)
         axes.set_xlabel("environment steps")
@@ -108,7 +114,7 @@ def table(curves: dict[str, dict[str, Any]]) -> str:
         for name, seeds in curves.items():
             runs = returns(seeds, mode)
             cells = [f"{mean:.1f}" for mean in runs.mean(0)]
-            cells[-1] = f"{runs.mean(0)[-1]:.2f} ± {runs.std(0)[-1]:.2f}"
+            cells[-1] = f"{runs.mean(0)[-1]:.2f}" + (f" ± {runs.std(0)[-1]:.2f}" if len(runs) > 1 else "")
             lines.append(f"| {mode}, {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
