@@ -86,18 +86,40 @@ class MambaStep:
         self, inputs: Tensor, states: Tensor, conv_weight: Tensor, conv_bias: Tensor, dt_weight: Tensor,
         dt_bias: Tensor, A: Tensor, D: Tensor,
     ) -> None:  # fmt: skip
-        # Tensors only, of which arrays are taken at every call: a copy of this object then holds together.
-        self._inputs, self._states = inputs.mT, states.mT
-        self._conv = conv_weight.detach().T.contiguous(), conv_bias.detach()
-        self._dt = dt_weight.detach().T.contiguous(), dt_bias.detach()
-        self._A, self._D = (A.detach().T * LOG2_E).contiguous(), D.detach()
-        self._u, self._y = D.new_empty(len(states), len(D)), D.new_empty(len(states), len(D))
+        self._tensors = {
+            "weight": conv_weight.detach().T.contiguous(),
+            "bias": conv_bias.detach(),
+            "inputs": inputs.mT,
+            "dt_weight": dt_weight.detach().T.contiguous(),
+            "dt_bias": dt_bias.detach(),
+            "A": (A.detach().T * LOG2_E).contiguous(),
+            "D": D.detach(),
+            "states": states.mT,
+            "u": D.new_empty(len(states), len(D)),
+            "y": D.new_empty(len(states), len(D)),
+        }
         self._first_C = dt_weight.shape[1] + A.shape[1]
+        self._take_arrays()
+
+    def _take_arrays(self) -> None:
+        """The tensors as kernels take them, sharing their memory."""
+        self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}
+        self._highest = self._arrays["D"].dtype.type(MAX_DELTA)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy takes the tensors, and arrays of its own."""
+        return {key: value for key, value in vars(self).items() if key not in ("_arrays", "_highest")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._take_arrays()
 
     def convolve(self, xz: Tensor) -> Tensor:
         """silu(convolution) (batch, dim) of the first half of ``xz`` (batch, 2 dim); valid until the next call."""
-        self._run(_conv_step, xz, *self._conv, self._inputs, self._u)
-        return self._u
+        a = self._arrays
+        work = a["inputs"].size
+        over_batch(_conv_step, len(a["u"]), work, self._rows(xz), a["weight"], a["bias"], a["inputs"], a["u"])
+        return self._tensors["u"]
 
     def scan(self, xz: Tensor, projected: Tensor, C: Tensor | None = None) -> Tensor:
         """The gated output (batch, dim) for what :meth:`convolve` made; valid until the next call.
@@ -107,15 +129,16 @@ class MambaStep:
             projected: (batch, rank + state [+ state]): low-rank step sizes, B, and C unless that is given apart.
             C: (batch, state).
         """
-        C, first_C = (projected, self._first_C) if C is None else (C.contiguous(), 0)
-        highest = self._D.numpy().dtype.type(MAX_DELTA)
-        self._run(
-            _scan_step, self._u, projected, C, first_C, xz, *self._dt, highest, self._A, self._D, self._states, self._y
-        )
-        return self._y
+        a, rows = self._arrays, self._rows(projected)
+        C_rows, first_C = (rows, self._first_C) if C is None else (self._rows(C), 0)
+        over_batch(
+            _scan_step, len(a["u"]), a["states"].size, a["u"], rows, C_rows, first_C, self._rows(xz), a["dt_weight"],
+            a["dt_bias"], self._highest, a["A"], a["D"], a["states"], a["y"],
+        )  # fmt: skip
+        return self._tensors["y"]
 
-    def _run(self, kernel: Any, *args: Any) -> None:
-        """Runs a kernel over the batch; tensors become arrays of the weights' type, which autocast may have left."""
-        dtype = self._D.dtype
-        arrays = (x.detach().to(dtype).numpy() if isinstance(x, Tensor) else x for x in args)
-        over_batch(kernel, len(self._u), self._states.numel(), *arrays)
+    def _rows(self, x: Tensor) -> Any:
+        """As an array of the weights' type, which autocast may have left."""
+        x = x.detach()
+        dtype = self._tensors["D"].dtype
+        return (x if x.dtype is dtype else x.to(dtype)).contiguous().numpy()
