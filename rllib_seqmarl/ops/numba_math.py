@@ -61,7 +61,7 @@ def _rint(typing_context: Any, x: Any) -> Any:
     return types.float32(types.float32), build
 
 
-ONE, HALF = np.float32(1.0), np.float32(0.5)
+ONE = np.float32(1.0)
 LOWEST, HIGHEST = np.float32(-126.0), np.float32(127.0)  # exponents of normal float32 numbers
 LOG2_E = 1.4426950408889634
 

@@ -1,30 +1,51 @@
-"""The network computes what the published MAT computes, to rounding error."""
+"""The network computes what the published MAT, and MARWKV version 4, compute, to rounding error."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from rllib_seqmarl.networks import load_published_mat
+from rllib_seqmarl.networks import load_published_marwkv, load_published_mat
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+# What takes no part in the published forward passes.
+DEAD = {
+    "MAT": ("encoder.state_encoder", "decoder.obs_encoder"),
+    "MARWKV": ("encoder.state_encoder", "decoder.obs_encoder", "decoder.ln."),
+}
+# Parameters whose absence must be named.
+NEEDED = {
+    "MAT": ("encoder.obs_encoder.1.weight", "decoder.blocks.0.attn2.query.bias"),
+    "MARWKV": (
+        "encoder.obs_encoder.1.weight",
+        "decoder.rwkv.rwkv.h.0.ffn.time_mix_key",
+        "decoder.rwkv.rwkv.ln_f.weight",
+    ),
+}
 
 
-def load(name):
-    data = np.load(GOLDEN / f"{name}.npz")
-    weights = {key.removeprefix("weights/"): data[key] for key in data.files if key.startswith("weights/")}
-    inputs = {key: torch.from_numpy(data[key]) for key in data.files if "/" not in key and data[key].ndim}
-    return load_published_mat(weights, n_head=int(data["n_head"])), inputs, weights
+class Golden:
+    """A published network: the loader that reads it, its weights, inputs and outputs, and ours."""
+
+    def __init__(self, file):
+        data = np.load(GOLDEN / f"{file}.npz")
+        self.name = "MAT" if file.startswith("mat") else "MARWKV"
+        self.weights = {key.removeprefix("weights/"): data[key] for key in data.files if key.startswith("weights/")}
+        self.data = {key: torch.from_numpy(data[key]) for key in data.files if "/" not in key and data[key].ndim}
+        is_mat = self.name == "MAT"
+        self.load = partial(load_published_mat, n_head=int(data["n_head"])) if is_mat else load_published_marwkv
+        self.network = self.load(self.weights)
 
 
-@pytest.fixture(params=["mat_discrete", "mat_continuous"])
+@pytest.fixture(params=["mat_discrete", "mat_continuous", "marwkv4_discrete", "marwkv4_continuous"])
 def golden(request):
-    return load(request.param)
+    return Golden(request.param)
 
 
 def test_evaluation_is_exact(golden):
-    network, data, _ = golden
+    network, data = golden.network, golden.data
     log_probs, entropy, values = network.evaluate(data["obs"], data["given_actions"], data.get("action_mask"))
     torch.testing.assert_close(log_probs, data["given_log_probs"], rtol=0, atol=1e-9)
     torch.testing.assert_close(entropy, data["given_entropy"], rtol=0, atol=1e-9)
@@ -32,35 +53,51 @@ def test_evaluation_is_exact(golden):
     torch.testing.assert_close(network.values(data["obs"]), data["values"], rtol=0, atol=1e-9)
 
 
-def test_greedy_joint_action_is_exact(golden):
-    network, data, _ = golden
-    actions, log_probs, values = network.act(data["obs"], data.get("action_mask"), deterministic=True)
+@pytest.mark.parametrize("file", ["mat_discrete", "mat_continuous"])
+def test_greedy_joint_action_is_exact(file):
+    golden = Golden(file)
+    data = golden.data
+    actions, log_probs, values = golden.network.act(data["obs"], data.get("action_mask"), deterministic=True)
     # The published code returns these two in float32.
     torch.testing.assert_close(actions.to(data["greedy_actions"].dtype), data["greedy_actions"])
     torch.testing.assert_close(log_probs.float(), data["greedy_log_probs"])
     torch.testing.assert_close(values, data["values"], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_deciding_agent_by_agent_gives_the_log_probabilities_of_the_whole_team(golden, deterministic):
+    network, data = golden.network, golden.data
+    mask = data.get("action_mask")
+    actions, log_probs, values = network.act(data["obs"], mask, deterministic=deterministic)
+    again, _, _ = network.evaluate(data["obs"], actions, mask)
+    torch.testing.assert_close(log_probs, again, rtol=0, atol=1e-9)
+    torch.testing.assert_close(values, data["values"], rtol=0, atol=1e-9)
+
+
 def test_the_parameters_are_those_of_the_published_network_but_for_the_dead(golden):
-    network, _, weights = golden
-    dead = ("encoder.state_encoder", "decoder.obs_encoder")
-    published = sum(array.size for name, array in weights.items() if not name.startswith(dead))
-    assert sum(parameter.numel() for parameter in network.parameters()) == published
+    published = sum(array.size for name, array in golden.weights.items() if not name.startswith(DEAD[golden.name]))
+    assert sum(parameter.numel() for parameter in golden.network.parameters()) == published
 
 
 def test_a_checkpoint_file_loads_without_its_constants(golden, tmp_path):
-    network, data, weights = golden
-    state_dict = {name: torch.from_numpy(array) for name, array in weights.items()}
-    state_dict["encoder.blocks.0.attn.mask"] = torch.ones(1, 1, 6, 6)  # a buffer of the published module
+    state_dict = {name: torch.from_numpy(array) for name, array in golden.weights.items()}
+    state_dict["encoder.blocks.0.attn.mask"] = torch.ones(1, 1, 6, 6)  # a buffer of the published MAT
     torch.save(state_dict, tmp_path / "transformer_0.pt")
-    again = load_published_mat(tmp_path / "transformer_0.pt", n_head=network.config.n_head)
-    assert torch.equal(again.values(data["obs"]), network.values(data["obs"]))
+    again = golden.load(tmp_path / "transformer_0.pt")
+    assert torch.equal(again.values(golden.data["obs"]), golden.network.values(golden.data["obs"]))
 
 
 def test_another_checkpoint_is_refused_with_a_reason(golden):
-    _, _, weights = golden
-    for missing in ("encoder.obs_encoder.1.weight", "decoder.blocks.0.attn2.query.bias"):
-        with pytest.raises(ValueError, match=f"not a checkpoint of the published MAT: .*{missing}"):
-            load_published_mat({name: array for name, array in weights.items() if name != missing})
+    for missing in NEEDED[golden.name]:
+        with pytest.raises(ValueError, match=f"not a checkpoint of the published {golden.name}: .*{missing}"):
+            golden.load({name: array for name, array in golden.weights.items() if name != missing})
+
+
+def test_one_kind_is_not_taken_for_the_other():
+    mat, marwkv = Golden("mat_discrete"), Golden("marwkv4_discrete")
+    with pytest.raises(ValueError, match="not a checkpoint of the published MARWKV: .*decoder.rwkv.rwkv.h.0"):
+        load_published_marwkv(mat.weights)
+    with pytest.raises(ValueError, match="not a checkpoint of the published MAT: .*decoder.blocks.0"):
+        load_published_mat(marwkv.weights)
     with pytest.raises(ValueError, match="embed_dim=.* n_head=7"):
-        load_published_mat(weights, n_head=7)
+        load_published_mat(mat.weights, n_head=7)
