@@ -32,12 +32,16 @@ does.
     greedy policy takes the same permutation at each step and fails, so evaluate with exploration on.
 """
 
+import inspect
 import math
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
+
+from rllib_seqmarl.envs.options import check_names
+from rllib_seqmarl.envs.suite import Suite
 
 
 def independent_bound(n_agents: int, n_choices: int) -> float:
@@ -214,3 +218,26 @@ class UnrepeatedChoice(_ChoiceTask):
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {agent: np.ones(1, np.float32) for agent in self.agents}
+
+
+_TASKS: dict[str, Any] = {"distinct_choice": DistinctChoice, "unrepeated_choice": UnrepeatedChoice}
+
+
+def make_coordination(task: str, **options: Any) -> ParallelEnv:
+    """One of the two tasks.
+
+    Raises:
+        ValueError: an option which the task does not have, or a value out of range.
+    """
+    check_names(f"coordination/{task}", options, inspect.signature(_TASKS[task]).parameters)
+    return _TASKS[task](**options)
+
+
+SUITE = Suite(
+    name="coordination",
+    tasks={
+        "distinct_choice": "All choose differently, around a choice that only the first agent knows.",
+        "unrepeated_choice": "All choose differently, and never in the same way twice running.",
+    },
+    make=make_coordination,
+)
