@@ -8,7 +8,7 @@ import pytest
 
 from rllib_seqmarl import MAMConfig, MARWKVConfig, MATConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
-from rllib_seqmarl.envs.distinct_choice import independent_bound
+from rllib_seqmarl.envs.suites.coordination import independent_bound
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

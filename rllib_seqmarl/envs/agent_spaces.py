@@ -14,6 +14,7 @@ AgentID = Hashable
 Space = spaces.Space[Any]
 
 MASK_KEY = "action_mask"
+ALIVE_KEY = "alive"  # in infos: False for an agent that is dead, but stays and is rewarded with its team
 # What lies beside a mask is called so by RLlib and by PettingZoo.
 OBSERVATION_KEYS = ("observations", "observation")
 

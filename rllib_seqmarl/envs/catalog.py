@@ -1,10 +1,10 @@
 """The environments this package knows by name, and how any environment a user may name is made.
 
-A new suite is one adapter file and its lines in the table below.
+The suites and their tasks are in `suites/`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -14,9 +14,11 @@ import gymnasium as gym
 
 from rllib_seqmarl.envs.adapters import adapt, is_multi_agent, is_parallel, refuse
 from rllib_seqmarl.envs.agent_spaces import AgentAction
-from rllib_seqmarl.envs.distinct_choice import DistinctChoice, UnrepeatedChoice
 from rllib_seqmarl.envs.joint_env import JointEnv
-from rllib_seqmarl.envs.mpe import make_mpe
+from rllib_seqmarl.envs.options import check_names
+from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suites import SUITES
+from rllib_seqmarl.envs.team_batch import TeamBatch
 from rllib_seqmarl.suggestions import did_you_mean
 
 EnvConfig = Mapping[str, Any]
@@ -25,27 +27,49 @@ EnvSource = str | type | Callable[..., Any]
 
 @dataclass(frozen=True)
 class EnvEntry:
-    """One line of the table.
+    """One task of a suite.
 
     Attributes:
-        name: `suite/task`.
-        creator: called with the keys of `env_config` as keywords; returns a ParallelEnv or MultiAgentEnv.
-        summary: one sentence.
-        requires: importable packages it needs beyond the core dependencies.
-        extra: the extra of this package that installs them.
+        suite: what it belongs to.
+        task: its name within the suite.
     """
 
-    name: str
-    creator: Callable[..., Any]
-    summary: str
-    requires: tuple[str, ...] = ()
-    extra: str = ""
+    suite: Suite
+    task: str
+
+    @property
+    def name(self) -> str:
+        """`suite/task`."""
+        return f"{self.suite.name}/{self.task}"
+
+    @property
+    def summary(self) -> str:
+        """One sentence; empty for tasks that are not listed."""
+        return self.suite.tasks.get(self.task, "")
+
+    def make(self, **options: Any) -> Any:
+        """One environment: a ParallelEnv or MultiAgentEnv."""
+        return call_with_keywords(partial(self.suite.make, self.task), options, self.name)
+
+    def make_batch(self, num_envs: int, **options: Any) -> TeamBatch | None:
+        """A batch of environments, where the suite steps many at once; otherwise None."""
+        if self.suite.make_batch is None:
+            return None
+        return call_with_keywords(partial(self.suite.make_batch, self.task, num_envs), options, self.name)
 
     def missing(self) -> str:
         """What to do before this environment can be made; empty if nothing."""
-        if all(find_spec(package) for package in self.requires):
+        if all(map(_is_importable, self.suite.requires)):
             return ""
-        return f'pip install "rllib_seqmarl[{self.extra}]"'
+        by_pip = f'pip install "rllib_seqmarl[{self.suite.extra}]"' if self.suite.extra else ""
+        return " ".join(filter(None, (by_pip, self.suite.install)))
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package of a submodule is missing
+        return False
 
 
 @dataclass(frozen=True)
@@ -63,28 +87,31 @@ class EnvDescription:
     actions: tuple[str, ...]
 
 
-def _mpe(task: str, version: int, summary: str) -> EnvEntry:
-    return EnvEntry(f"mpe/{task}", partial(make_mpe, f"{task}_v{version}"), summary, ("mpe2",), "mpe")
-
-
 CATALOG: dict[str, EnvEntry] = {
-    entry.name: entry
-    for entry in (
-        _mpe("simple_spread", 3, "N agents cover N landmarks without colliding."),
-        _mpe("simple_reference", 3, "Two agents tell each other which landmark to go to."),
-        _mpe("simple_speaker_listener", 4, "One agent sees the goal and speaks; the other one goes there."),
-        EnvEntry(
-            "coordination/distinct_choice",
-            DistinctChoice,
-            "All choose differently, around a choice that only the first agent knows.",
-        ),
-        EnvEntry(
-            "coordination/unrepeated_choice",
-            UnrepeatedChoice,
-            "All choose differently, and never in the same way twice running.",
-        ),
-    )
+    entry.name: entry for suite in SUITES.values() for entry in (EnvEntry(suite, task) for task in suite.tasks)
 }
+"""All tasks that are listed. Some suites know more: :func:`find_entry` finds those as well."""
+
+
+def find_entry(name: Any) -> EnvEntry | None:
+    """The task that `name` ("suite/task") names, listed or not; None if there is none."""
+    if not isinstance(name, str):
+        return None
+    suite_name, _, task = name.partition("/")
+    suite = SUITES.get(suite_name)
+    if name in CATALOG or suite is None or not suite.knows(task):
+        return CATALOG.get(name)
+    return EnvEntry(suite, task)
+
+
+def unknown_name(name: str, others: Iterable[str] = ()) -> str:
+    """What to say of a name that is no environment's: the nearest ones, also among `others`, and where to look."""
+    suite = SUITES.get(name.partition("/")[0])
+    words = f"Unknown environment {name!r}.{did_you_mean(name, [*CATALOG, *others])}"
+    if suite is None:
+        return f"{words} Known suites: {', '.join(SUITES)}; `rllib list` shows their tasks."
+    others = f", and {suite.other_tasks}" if suite.other_tasks else ""
+    return f"{words} Tasks of {suite.name}: {', '.join(suite.tasks)}{others}."
 
 
 def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
@@ -155,11 +182,11 @@ def action_in_words(space: Any) -> str:
 
 
 def _named_creator(name: str) -> Callable[[EnvConfig], Any]:
-    entry = CATALOG.get(name)
+    entry = find_entry(name)
     if entry is not None:
         if entry.missing():
-            raise ImportError(f"{name} needs {', '.join(entry.requires)}: {entry.missing()}")
-        return partial(call_with_keywords, entry.creator)
+            raise ImportError(f"{name} needs {', '.join(entry.suite.requires)}: {entry.missing()}")
+        return partial(call_with_keywords, entry.make)
     if find_spec("ray"):
         from ray.tune.registry import ENV_CREATOR, _global_registry
 
@@ -168,8 +195,7 @@ def _named_creator(name: str) -> Callable[[EnvConfig], Any]:
     if name in gym.registry:
         raise refuse(name)
     raise ValueError(
-        f"Unknown environment {name!r}.{did_you_mean(name, CATALOG)} Known: {', '.join(CATALOG)}. "
-        "Register your own with ray.tune.register_env(name, creator), or give its class."
+        f"{unknown_name(name)} Register your own with ray.tune.register_env(name, creator), or give its class."
     )
 
 
@@ -188,13 +214,9 @@ def _takes_config(source: Callable[..., Any]) -> bool:
     return only.default is only.empty or only.name in ("config", "env_config", "cfg", "env_context")
 
 
-def call_with_keywords(source: Callable[..., Any], config: EnvConfig) -> Any:
+def call_with_keywords(source: Callable[..., Any], config: EnvConfig, name: str | None = None) -> Any:
+    """`source(**config)`, after a look at whether it has all these options."""
     known = inspect.signature(source).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        name = getattr(source, "__name__", source)
-        for key in config:
-            if key not in known:
-                raise ValueError(
-                    f"{name} has no option {key!r}.{did_you_mean(key, known)} It has: {', '.join(known) or 'none'}."
-                )
+        check_names(name or str(getattr(source, "__name__", source)), config, known)
     return source(**config)

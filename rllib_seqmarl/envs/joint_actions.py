@@ -94,7 +94,7 @@ class JointActions:
         return np.cumsum((0, *self.nvec))[: len(self.nvec)]
 
     @cached_property
-    def _no_choice(self) -> np.ndarray:
+    def no_choice(self) -> np.ndarray:
         """The mask of a dead agent that acts discretely, int8 (width,): each component's first choice."""
         mask = np.zeros(self.width, np.int8)
         mask[self._component_starts] = 1

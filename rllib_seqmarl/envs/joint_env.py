@@ -12,9 +12,10 @@ import gymnasium as gym
 import numpy as np
 
 from rllib_seqmarl.envs.adapters import ALL, adapt
-from rllib_seqmarl.envs.agent_spaces import AgentID, mask_in
+from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, AgentID, mask_in
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.layout import STATE, Arrays, TeamLayout
+from rllib_seqmarl.envs.options import check_choice
 
 TEAM_REWARDS = ("mean", "sum")
 AGENT_ORDERS = ("fixed", "shuffled")
@@ -27,7 +28,8 @@ class JointEnv(gym.Env):
     Observations are a dictionary of arrays with one row per agent:
         observations: float32 (n, obs_dim), padded with zeros to the widest agent, then n entries of agent id.
         alive: int8 (n,). A dead or absent agent keeps its row: it observes nothing and acts by its first
-            choice.
+            choice. An agent is dead once it has terminated, or while its info says `alive: False`: then it stays one of
+            the environment's agents, and what the team still earns counts for it.
         action_mask: int8 (n, width), 1 where legal; there if the environment masks actions or actions are
             padded.
         state: float32 (s,), with `global_state=True`.
@@ -71,10 +73,6 @@ class JointEnv(gym.Env):
         agent_order: str = "fixed",
         name: str | None = None,
     ):
-        if team_reward not in TEAM_REWARDS:
-            raise ValueError(f"team_reward={team_reward!r} is unknown. Choose one of {', '.join(TEAM_REWARDS)}.")
-        if agent_order not in AGENT_ORDERS:
-            raise ValueError(f"agent_order={agent_order!r} is unknown. Choose one of {', '.join(AGENT_ORDERS)}.")
         self.env = env
         self.name = name or (getattr(env, "metadata", None) or {}).get("name") or type(env).__name__
         self._adapter = adapt(env)
@@ -88,13 +86,7 @@ class JointEnv(gym.Env):
         self.metadata = dict(getattr(env, "metadata", None) or {"render_modes": []})
         self.render_mode = getattr(env, "render_mode", None)
 
-        if agent_order == "shuffled" and any(
-            space != self.layout.action_spaces[0] for space in self.layout.action_spaces
-        ):
-            raise JointEnvError(
-                f"{self.name}: agent_order='shuffled' needs agents with equal action spaces, since any of them may "
-                f"stand in any row. Write agent_order='fixed'."
-            )
+        check_joint_options(self.name, self.layout, team_reward, agent_order)
         self._shuffles = agent_order == "shuffled"
         self._agents = self.layout.agents
         self._order = np.arange(len(self._agents))  # row i is agent _order[i]
@@ -108,6 +100,7 @@ class JointEnv(gym.Env):
         agents = self._adapter.agents
         spaces = [self._adapter.spaces_of(agent) for agent in agents]
         _, infos = self.env.reset()
+        self._tells_alive = any(ALIVE_KEY in infos.get(agent, ()) for agent in agents)
         return TeamLayout(
             agents=agents,
             observation_spaces=tuple(observation for observation, _ in spaces),
@@ -217,6 +210,8 @@ class JointEnv(gym.Env):
         if len(acting) != len(observations):
             self._check_known(observations)
             observations = {agent: observations[agent] for agent in acting}
+        if self._tells_alive:
+            observations = {agent: observations[agent] for agent in acting if infos[agent].get(ALIVE_KEY, True)}
         layout = self.layout
         masks = {agent: mask_in(infos, agent) for agent in acting} if layout.info_masks else None
         state = self.env.state() if layout.state_dim else None
@@ -271,6 +266,17 @@ class JointEnv(gym.Env):
                 f"agent {unknown[0]!r} has an observation but is not in `possible_agents` "
                 f"({', '.join(map(repr, self._agents[:8]))}). Name there all agents that may ever appear."
             )
+
+
+def check_joint_options(name: str, layout: TeamLayout, team_reward: str, agent_order: str) -> None:
+    """Raises ValueError for a wrong value, JointEnvError for one that does not suit the team."""
+    check_choice("team_reward", team_reward, TEAM_REWARDS)
+    check_choice("agent_order", agent_order, AGENT_ORDERS)
+    if agent_order == "shuffled" and any(space != layout.action_spaces[0] for space in layout.action_spaces):
+        raise JointEnvError(
+            f"{name}: agent_order='shuffled' needs agents with equal action spaces, since any of them may "
+            f"stand in any row. Write agent_order='fixed'."
+        )
 
 
 def _find_win(infos: Mapping[Any, Any]) -> float | None:

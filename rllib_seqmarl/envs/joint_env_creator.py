@@ -7,7 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from rllib_seqmarl.envs.catalog import call_with_keywords, find_creator, make_joint_env
+from rllib_seqmarl.envs.batch_env import JointBatchEnv
+from rllib_seqmarl.envs.catalog import call_with_keywords, find_creator, find_entry, make_joint_env
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
 
 
@@ -43,6 +44,10 @@ class JointEnvCreator:
             return make_joint_env(self.env, env_config, **self.joint_options)
         options = dict(env_config)
         num_envs = options.pop("num_envs")
+        entry = find_entry(self.env)
+        batch = entry.make_batch(num_envs, **options) if entry else None
+        if batch is not None:
+            return JointBatchEnv(batch, name=self.env, **self.joint_options)
         return JointVectorEnv([make_joint_env(self.env, options, **self.joint_options) for _ in range(num_envs)])
 
     def __repr__(self) -> str:

@@ -190,7 +190,7 @@ class TeamLayout(JointActions):
             if agent not in observations:
                 arrays[ALIVE][row] = 0
                 if self.has_action_mask and self.is_discrete:
-                    arrays[ACTION_MASK][row] = self._no_choice
+                    arrays[ACTION_MASK][row] = self.no_choice
                 continue
             seen = observations[agent]
             try:

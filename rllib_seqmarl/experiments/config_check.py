@@ -14,7 +14,7 @@ from ray.rllib.algorithms.registry import ALGORITHMS as RLLIB_ALGORITHMS
 from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry, get_trainable_cls
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
-from rllib_seqmarl.envs import CATALOG
+from rllib_seqmarl.envs.catalog import find_entry, unknown_name
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.retired_keys import RETIRED_CONFIG_KEYS
 from rllib_seqmarl.experiments.search_space import corners
@@ -120,9 +120,9 @@ def _declared_kinds(config_class: type) -> Iterator[tuple[str, Any]]:
 def _check_env_name(env: Any, where: Where) -> None:
     if not isinstance(env, str) or "." in env or ":" in env:
         return  # an offline run without an environment, or a class's path, which RLlib imports
-    known = {*CATALOG, *gym.registry}
-    if env not in known and not _global_registry.contains(ENV_CREATOR, env):
-        raise ExperimentError(f"{where('env')}: environment '{env}' unknown.{did_you_mean(env, known)}")
+    if find_entry(env) or env in gym.registry or _global_registry.contains(ENV_CREATOR, env):
+        return
+    raise ExperimentError(f"{where('env')}: {unknown_name(env, gym.registry)}")
 
 
 def _refuse(error: Exception, config: dict[str, Any], where: Where) -> NoReturn:

@@ -135,7 +135,7 @@ def test_damaged_and_foreign_files_are_named(checkpoint: Path, tmp_path: Path) -
 
 
 def test_options_that_no_file_can_hold_do_not_keep_a_checkpoint_from_being_written(tmp_path: Path) -> None:
-    from rllib_seqmarl.envs.distinct_choice import DistinctChoice
+    from rllib_seqmarl.envs.suites.coordination import DistinctChoice
     from rllib_seqmarl.experiments.errors import ExperimentError
     from rllib_seqmarl.experiments.evaluation import policy_env
 

@@ -23,7 +23,7 @@ def choice_that(spoil: Callable[[Any], Any], at_step: int) -> Callable[..., Any]
     """An environment that does something bad at a step; made in a function, so that it travels to workers."""
 
     def create(**options: Any) -> Any:
-        from rllib_seqmarl.envs.distinct_choice import DistinctChoice
+        from rllib_seqmarl.envs.suites.coordination import DistinctChoice
 
         class Spoilt(DistinctChoice):
             steps = 0
@@ -89,7 +89,7 @@ def test_an_environment_that_cannot_be_made_on_a_worker_is_told() -> None:
     def broken(**_: Any) -> Any:
         from gymnasium import spaces
 
-        from rllib_seqmarl.envs.distinct_choice import DistinctChoice
+        from rllib_seqmarl.envs.suites.coordination import DistinctChoice
 
         env = DistinctChoice(n_agents=2)
         env._action_spaces["agent_1"] = spaces.Box(0.0, 1.0, (1,))

@@ -188,7 +188,7 @@ def test_a_non_finite_loss_stops_training_before_it_is_applied() -> None:
 
 
 def test_any_kind_of_environment_can_be_named(tmp_path: Path) -> None:
-    from rllib_seqmarl.envs.distinct_choice import DistinctChoice
+    from rllib_seqmarl.envs.suites.coordination import DistinctChoice
 
     options = {"n_agents": 2, "max_cycles": 3}
     tune.register_env("my_choice", lambda env_config: DistinctChoice(**env_config))

@@ -13,6 +13,7 @@ from toy_envs import TakingTurns, ToyTeam
 from rllib_seqmarl.envs import catalog
 from rllib_seqmarl.envs.catalog import CATALOG, EnvEntry, describe, find_creator, make_env, make_joint_env
 from rllib_seqmarl.envs.joint_env import JointEnv
+from rllib_seqmarl.envs.suite import Suite
 
 
 def keywords(length: int = 6, terminates: bool = False) -> ToyTeam:
@@ -67,7 +68,8 @@ def test_a_joint_environment_is_taken_as_it_is_or_joined_anew() -> None:
             ValueError,
             "Unknown environment 'mpe/simple_spred'. Did you mean 'mpe/simple_spread'",
         ),
-        ("xyz", {}, ValueError, "Unknown environment 'xyz'. Known: mpe/simple_spread"),
+        ("xyz", {}, ValueError, "Unknown environment 'xyz'. Known suites: "),
+        ("mpe/chess", {}, ValueError, "Unknown environment 'mpe/chess'. Tasks of mpe: simple"),
         (
             "CartPole-v1",
             {},
@@ -112,19 +114,36 @@ def test_turn_based_environments_are_told_how_to_take_part() -> None:
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = EnvEntry("toys/far", ToyTeam, "Far away.", requires=("no_such_package",), extra="toys")
+    suite = Suite("toys", {"far": "Far away."}, ToyTeam, requires=("no_such_package.part",), extra="toys")
+    entry = EnvEntry(suite, "far")
     monkeypatch.setitem(catalog.CATALOG, "toys/far", entry)
     assert entry.missing() == 'pip install "rllib_seqmarl[toys]"'
     with pytest.raises(
-        ImportError, match=re.escape('toys/far needs no_such_package: pip install "rllib_seqmarl[toys]"')
+        ImportError, match=re.escape('toys/far needs no_such_package.part: pip install "rllib_seqmarl[toys]"')
     ):
         find_creator("toys/far")
+
+
+def test_tasks_that_are_not_listed_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite(
+        "toys",
+        {"length-6": "Six steps."},
+        lambda task, *, terminates=False: ToyTeam(length=int(task.split("-")[1]), terminates=terminates),
+        knows=lambda task: bool(re.fullmatch(r"length-\d+", task)),
+        other_tasks="length-{1..}",
+    )
+    monkeypatch.setitem(catalog.SUITES, "toys", suite)
+    assert make_env("toys/length-9", {"terminates": True}).length == 9
+    with pytest.raises(ValueError, match="toys/length-9 has no option 'terminate'. Did you mean 'terminates'"):
+        make_env("toys/length-9", {"terminate": True})
+    with pytest.raises(ValueError, match=re.escape("Tasks of toys: length-6, and length-{1..}. Register your own")):
+        make_env("toys/longer")
 
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_every_entry_can_be_described(name: str) -> None:
     seen = describe(name)
-    assert len(seen.agents) == len(seen.obs_sizes) == len(seen.actions) >= 2
+    assert len(seen.agents) == len(seen.obs_sizes) == len(seen.actions) >= 1
 
 
 def test_actions_are_described_in_words() -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rllib_seqmarl.envs.distinct_choice import (
+from rllib_seqmarl.envs.suites.coordination import (
     UNREPEATED_INDEPENDENT_BOUND,
     DistinctChoice,
     UnrepeatedChoice,

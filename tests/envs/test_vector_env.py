@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList
+from vector_steps import assert_same
 
 from rllib_seqmarl.envs import make_joint_env
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
@@ -30,28 +31,13 @@ def test_it_agrees_with_gymnasiums_sync_vector_env(task: str, num_envs: int) -> 
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"]
     ours, theirs = DictInfoToList(ours), DictInfoToList(theirs)
 
-    _assert_same(ours.reset(seed=5), theirs.reset(seed=5))
+    assert_same(ours.reset(seed=5), theirs.reset(seed=5))
     theirs.action_space.seed(0)
     for _ in range(14):
         actions = theirs.action_space.sample()
-        _assert_same(ours.step(actions), theirs.step(actions))
+        assert_same(ours.step(actions), theirs.step(actions))
     ours.close()
     theirs.close()
-
-
-def _assert_same(ours: tuple, theirs: tuple) -> None:
-    for our, their in zip(ours, theirs, strict=True):
-        if isinstance(our, dict):  # observations
-            assert our.keys() == their.keys()
-            for key in our:
-                np.testing.assert_array_equal(our[key], their[key])
-        elif isinstance(our, list):  # infos, one an environment
-            for our_info, their_info in zip(our, their, strict=True):
-                assert our_info.keys() == their_info.keys()
-                for key in our_info:
-                    np.testing.assert_array_equal(our_info[key], their_info[key])
-        else:
-            np.testing.assert_array_equal(our, their)
 
 
 def test_arrays_of_earlier_steps_stay_as_they_were() -> None:

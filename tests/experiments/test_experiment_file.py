@@ -143,7 +143,7 @@ def test_a_mistake_is_told_with_its_line(write, lines):
         ("a:\n  run: MAT\n  env: spread", "exp.yaml:3: Unknown environment 'spread'"),
         (
             "a:\n  run: PPO\n  env: CartPol-v1",
-            "exp.yaml:3: environment 'CartPol-v1' unknown. Did you mean 'Cart",
+            "exp.yaml:3: Unknown environment 'CartPol-v1'. Did you mean 'Cart",
         ),
         ("a: {run: PPO}\na: {run: PPO}", "exp.yaml:2: key 'a' stands twice (first in line 1)"),
         ("a:\n  run: [MAT\n  env: x", "exp.yaml:3: "),

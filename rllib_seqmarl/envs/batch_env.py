@@ -1,0 +1,181 @@
+"""A simulator that steps many teams at once, as one vector environment of joint ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from rllib_seqmarl.envs.errors import JointEnvError
+from rllib_seqmarl.envs.joint_env import check_joint_options
+from rllib_seqmarl.envs.layout import ACTION_MASK, ALIVE, OBSERVATIONS, STATE, Arrays, TeamLayout
+from rllib_seqmarl.envs.team_batch import Seen, TeamBatch
+
+
+class JointBatchEnv(gym.vector.VectorEnv):
+    """A TeamBatch with JointEnv's observations, actions, rewards and infos, without a Python loop over its copies.
+
+    A copy whose episode is over starts the next one in the step after the last one (AutoresetMode.NEXT_STEP), so
+    final observations are seen. Returned arrays are new at every step and may be kept.
+
+    Args:
+        batch: what is stepped.
+        agent_ids, team_reward, global_state, agent_order, name: as JointEnv's.
+
+    Raises:
+        ValueError: an option has a wrong value.
+        JointEnvError: the batch has no global state but one is asked for; or later, at reset or step, an observation,
+            reward or mask is not finite, of the wrong shape, or forbids every action.
+    """
+
+    def __init__(
+        self,
+        batch: TeamBatch,
+        *,
+        agent_ids: bool = True,
+        team_reward: str = "mean",
+        global_state: bool = False,
+        agent_order: str = "fixed",
+        name: str | None = None,
+    ):
+        self.name = name or type(batch).__name__
+        if global_state and not batch.state_dim:
+            raise JointEnvError(f"{self.name}: it has no global state. Set global_state=False.")
+        self.layout = layout = TeamLayout(
+            agents=batch.agents,
+            observation_spaces=batch.observation_spaces,
+            action_spaces=batch.action_spaces,
+            agent_ids=agent_ids,
+            info_masks=batch.has_action_mask,
+            state_dim=batch.state_dim if global_state else 0,
+        )
+        check_joint_options(self.name, layout, team_reward, agent_order)
+        self.batch = batch
+        self.num_envs = batch.num_envs
+        self.single_observation_space = layout.observation_space
+        self.single_action_space = layout.action_space
+        self.observation_space = batch_space(layout.observation_space, self.num_envs)
+        self.action_space = batch_space(layout.action_space, self.num_envs)
+        self.metadata = {**batch.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.render_mode = batch.render_mode
+        self._size = max(layout.obs_sizes)
+        self._reward_share = 1.0 / layout.n_agents if team_reward == "mean" else 1.0
+        self._shuffles = agent_order == "shuffled"
+        shape = (self.num_envs, layout.n_agents)
+        self._order = np.tile(np.arange(layout.n_agents), (self.num_envs, 1))  # (B, n): row i is agent order[b, i]
+        self._returns = np.zeros(shape)  # of the running episodes, in the layout's order
+        self._begins = np.zeros(self.num_envs, np.bool_)
+        self._step = 0
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """Resets all copies; one seed is counted up from copy to copy."""
+        if isinstance(seed, int):
+            seed = [seed + i for i in range(self.num_envs)]
+        seeds = None if seed is None or None in seed else [int(s) for s in seed if s is not None]
+        if seeds is not None:
+            self.np_random = np.random.default_rng(seeds)
+        self._step = 0
+        seen = self.batch.reset(seeds)
+        self._returns[:] = 0.0
+        self._begins[:] = False
+        self._shuffle(np.ones(self.num_envs, np.bool_))
+        return self._arrays(seen, over=self._begins), {}
+
+    def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Steps all copies; `actions` is (B, n) or (B, n, dim)."""
+        self._step += 1
+        begins = self._begins
+        if self._shuffles:
+            actions = _in_order(actions, np.argsort(self._order, axis=1))
+            self._shuffle(begins)
+        seen, agent_rewards, terminated, truncated, wins = self.batch.step(actions, begins)
+        over = terminated | truncated
+        self._returns[begins] = 0.0
+        self._returns += agent_rewards
+        team_rewards = agent_rewards.sum(axis=1, dtype=np.float64) * self._reward_share
+        if not np.isfinite(team_rewards).all():
+            copy, row = np.argwhere(~np.isfinite(agent_rewards))[0]
+            raise self._error(copy, row, f"its reward is {agent_rewards[copy, row]}")
+        arrays = self._arrays(seen, over)
+        ordered = _in_order(agent_rewards, self._order) if self._shuffles else agent_rewards
+        infos: dict[str, Any] = {"agent_rewards": ordered, "_agent_rewards": ~begins}
+        if over.any():
+            infos["episode_agent_returns"] = self._returns.astype(np.float32)
+            infos["_episode_agent_returns"] = over
+            if terminated.any():
+                infos["agent_terminateds"] = np.repeat(terminated[:, None], self.layout.n_agents, axis=1)
+                infos["_agent_terminateds"] = terminated
+            if wins is not None:
+                infos["win"], infos["_win"] = wins, over
+        self._begins = over
+        return arrays, team_rewards, terminated, truncated, infos
+
+    def _arrays(self, seen: Seen, over: np.ndarray) -> Arrays:
+        """The joint observations (B, n, ...) of what the teams see; `over` tells whose episode has ended."""
+        layout = self.layout
+        arrays = layout.blank(self.num_envs)
+        # A sum is the quickest test of all numbers; what it finds is looked for only if it fails.
+        if not np.isfinite(seen.observations.sum(dtype=np.float64)):
+            self._check_finite(seen)
+        observed, alive = seen.observations, seen.alive
+        everybody = bool(alive.all())
+        arrays[OBSERVATIONS][:, :, : self._size] = observed if everybody else np.where(alive[:, :, None], observed, 0.0)
+        arrays[ALIVE][:] = alive
+        if layout.has_action_mask and layout.is_discrete:
+            mask = arrays[ACTION_MASK]  # (B, n, width)
+            if seen.action_mask is not None:
+                mask &= seen.action_mask.astype(np.int8, copy=False)
+            if not everybody:
+                mask[~alive] = layout.no_choice
+            if not mask.any(axis=2).all():
+                self._check_masks(mask.any(axis=2) | over[:, None])
+        if layout.state_dim:
+            assert seen.state is not None
+            arrays[STATE][:] = seen.state
+        if self._shuffles:
+            for key in arrays:
+                if key != STATE:
+                    arrays[key] = _in_order(arrays[key], self._order)
+        return arrays
+
+    def _shuffle(self, begins: np.ndarray) -> None:
+        """Draws new orders for the copies that begin."""
+        if self._shuffles and begins.any():
+            self._order[begins] = self.np_random.permuted(self._order[begins], axis=1)
+
+    def _check_finite(self, seen: Seen) -> None:
+        bad = ~np.isfinite(seen.observations) & seen.alive[:, :, None]
+        for copy, row, entry in np.argwhere(bad):
+            value = seen.observations[copy, row, entry]
+            raise self._error(copy, row, f"its observation is {value} at entry {entry}")
+
+    def _check_masks(self, fine: np.ndarray) -> None:
+        for copy, row in np.argwhere(~fine):
+            raise self._error(
+                copy,
+                row,
+                "its action mask forbids every action. Leave a living agent at least one legal choice, such as a no-op",
+            )
+
+    def _error(self, copy: int, row: int, what: str) -> JointEnvError:
+        return JointEnvError(
+            f"{self.name}, step {self._step}, environment {copy} of {self.num_envs}: agent "
+            f"{self.layout.agents[row]!r}: {what}."
+        )
+
+    def render(self) -> tuple[Any, ...]:
+        """A picture of the first copy."""
+        return (self.batch.render(),)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Closes the simulator."""
+        self.batch.close()
+
+
+def _in_order(array: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The rows (B, n, ...) of `array`, those of each copy arranged by its `order` (B, n)."""
+    return array[np.arange(len(order))[:, None], order]

@@ -1,0 +1,102 @@
+"""One team of a batched simulator, as a ParallelEnv: the same semantics as in a batch, because it is a batch of one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pettingzoo import ParallelEnv
+
+from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, AgentAction, AgentID, AgentObservation, Space
+from rllib_seqmarl.envs.team_batch import Seen, TeamBatch
+
+
+class SingleTeam(ParallelEnv):
+    """A batch with one copy, seen as an environment of its own.
+
+    A dead agent stays in `agents` to the end: it observes zeros, and its info says `alive: False`.
+
+    Args:
+        batch: what is stepped; its `num_envs` is 1.
+    """
+
+    def __init__(self, batch: TeamBatch):
+        assert batch.num_envs == 1
+        self.batch = batch
+        self.metadata = batch.metadata
+        self.render_mode = batch.render_mode
+        self.possible_agents = list(batch.agents)
+        self.agents: list[AgentID] = []
+        self._spaces = dict(
+            zip(batch.agents, zip(batch.observation_spaces, batch.action_spaces, strict=True), strict=True)
+        )
+        self._sizes = [
+            AgentObservation.of(*pair).size for pair in zip(batch.agents, batch.observation_spaces, strict=True)
+        ]
+        self._actions = [AgentAction.of(*pair) for pair in zip(batch.agents, batch.action_spaces, strict=True)]
+        self._state: np.ndarray | None = None
+
+    def observation_space(self, agent: AgentID) -> Space:
+        return self._spaces[agent][0]
+
+    def action_space(self, agent: AgentID) -> Space:
+        return self._spaces[agent][1]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        self.agents = self.possible_agents[:]
+        seen = self.batch.reset(None if seed is None else [seed])
+        return self._tell(seen, {})
+
+    def step(self, actions: Mapping[AgentID, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        agents = self.agents
+        joint = self._join(actions)
+        seen, rewards, terminated, truncated, wins = self.batch.step(joint, np.zeros(1, np.bool_))
+        over = bool(terminated[0] or truncated[0])
+        observations, infos = self._tell(seen, {"win": float(wins[0])} if over and wins is not None else {})
+        if over:
+            self.agents = []
+        return (
+            observations,
+            dict(zip(agents, rewards[0].tolist(), strict=True)),
+            dict.fromkeys(agents, bool(terminated[0])),
+            dict.fromkeys(agents, bool(truncated[0])),
+            infos,
+        )
+
+    def state(self) -> np.ndarray:
+        """The global state, float32 (state_dim,).
+
+        Raises:
+            NotImplementedError: the task has none.
+        """
+        if not self.batch.state_dim:
+            raise NotImplementedError("this task has no global state")
+        return self._state if self._state is not None else np.zeros(self.batch.state_dim, np.float32)
+
+    def render(self) -> np.ndarray:
+        return self.batch.render()
+
+    def close(self) -> None:
+        self.batch.close()
+
+    def _join(self, actions: Mapping[AgentID, Any]) -> np.ndarray:
+        """Int64 (1, n) or float32 (1, n, dim)."""
+        if self._actions[0].is_discrete:
+            return np.array([[actions[agent] for agent in self.agents]], np.int64)
+        joint = np.zeros((1, len(self.agents), max(action.dim for action in self._actions)), np.float32)
+        for row, agent in enumerate(self.agents):
+            joint[0, row, : self._actions[row].dim] = actions[agent]
+        return joint
+
+    def _tell(self, seen: Seen, info: dict[str, Any]) -> tuple[dict, dict]:
+        """Observations and infos of all agents."""
+        if seen.state is not None:
+            self._state = seen.state[0]
+        observations, infos = {}, {}
+        for row, agent in enumerate(self.possible_agents):
+            alive = bool(seen.alive[0, row])
+            infos[agent] = {**info, ALIVE_KEY: alive}
+            observed = seen.observations[0, row, : self._sizes[row]]
+            observations[agent] = observed if alive else np.zeros_like(observed)
+            if seen.action_mask is not None:
+                infos[agent][MASK_KEY] = seen.action_mask[0, row, : self._actions[row].width].astype(np.int8)
+        return observations, infos

@@ -1,0 +1,82 @@
+"""A small batched simulator for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from gymnasium import spaces
+
+from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
+
+
+class ToyBatch(TeamBatch):
+    """Three agents of two kinds count steps and see noise; the second one dies on the way.
+
+    Episodes end after 3 to 6 steps, as each copy's random stream has it: by the time limit if the number is even.
+    An agent's reward is its action plus its number, and the team has won if the last action of agent c was 1.
+
+    Args:
+        num_envs: copies.
+        continuous: whether agents act by 1, 2 and 2 real numbers, rather than among 2, 3 and 3 choices.
+        spoil: at which step what is wrong: "observation", "reward" or "mask".
+    """
+
+    agents = ("a", "b", "c")
+
+    def __init__(self, num_envs: int, *, continuous: bool = False, spoil: dict[int, str] | None = None):
+        self.num_envs = num_envs
+        self.continuous = continuous
+        self.spoil = spoil or {}
+        self.has_action_mask = not continuous
+        self.state_dim = 2
+        self.observation_spaces = tuple(spaces.Box(-np.inf, np.inf, (size,), np.float32) for size in (3, 2, 2))
+        self.action_spaces = tuple(
+            spaces.Box(-1.0, 1.0, (n - 1,), np.float32) if continuous else spaces.Discrete(n) for n in (2, 3, 3)
+        )
+        self.rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self.count = np.zeros(num_envs, int)
+        self.length = np.zeros(num_envs, int)
+        self.steps = 0
+
+    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+        if seeds is not None:
+            self.rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._begin(np.ones(self.num_envs, bool))
+        return self._see()
+
+    def _begin(self, begins: np.ndarray) -> None:
+        self.count[begins] = 0
+        for copy in np.flatnonzero(begins):
+            self.length[copy] = self.rngs[copy].integers(3, 7)
+
+    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+        self.steps += 1
+        self.count += 1
+        self._begin(begins)
+        taken = actions[:, :, 0] if self.continuous else actions
+        rewards = (taken + np.arange(3.0)).astype(np.float32)
+        rewards[begins] = 0.0
+        over = self.count == self.length
+        if self.spoil.get(self.steps) == "reward":
+            rewards[-1, 2] = np.nan
+        return Moved(
+            self._see(), rewards, over & (self.length % 2 == 1), over & (self.length % 2 == 0), taken[:, 2] > 0
+        )
+
+    def _see(self) -> Seen:
+        observations = np.zeros((self.num_envs, 3, 3), np.float32)
+        for copy, rng in enumerate(self.rngs):
+            observations[copy] = rng.normal(size=(3, 3))
+        observations[:, 1:, 2] = 0.0
+        alive = np.ones((self.num_envs, 3), bool)
+        alive[:, 1] = self.count < 2
+        mask = np.ones((self.num_envs, 3, 3), bool)
+        mask[np.arange(self.num_envs), 2, self.count % 3] = False
+        mask[:, 0, 2] = False
+        if self.spoil.get(self.steps) == "observation":
+            observations[-1, 2, 1] = np.inf
+        if self.spoil.get(self.steps) == "mask":
+            mask[-1, 0] = False
+        state = np.stack([self.count, self.length], axis=1).astype(np.float32)
+        return Seen(observations, alive, None if self.continuous else mask, state)
