@@ -1,0 +1,137 @@
+"""The multi-robot warehouse (Papoudakis et al. 2021), from the package rware.
+
+Robots fetch the requested shelves, bring them to the goals, and then have to put them back somewhere. Tasks are named
+`{size}-{n}ag[-easy|-hard]`: as many shelves are requested at a time as there are robots, twice as many if easy, half as
+many if hard. Sizes are the package's and "xlarge", which is Mava's.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+from pettingzoo import ParallelEnv
+
+from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suites.tuple_env import TupleEnv
+
+_SIZES = {"tiny": (1, 3), "small": (2, 3), "medium": (2, 5), "large": (3, 5), "xlarge": (4, 5)}  # rows, columns
+_REQUESTS_PER_ROBOT = {"": 1.0, "-easy": 2.0, "-hard": 0.5}
+_REWARD_TYPES = ("individual", "global", "two_stage")
+
+
+class _Task(NamedTuple):
+    """What a task's name says."""
+
+    size: str
+    n_agents: int
+    requests: int
+
+
+def _read(task: str) -> _Task | None:
+    """None if the name is no task's."""
+    match = re.fullmatch(rf"({'|'.join(_SIZES)})-([1-9]|1[0-9])ag(|-easy|-hard)", task)
+    if match is None:
+        return None
+    size, n_agents, difficulty = match.groups()
+    return _Task(size, int(n_agents), int(int(n_agents) * _REQUESTS_PER_ROBOT[difficulty]))
+
+
+def make_rware(
+    task: str,
+    *,
+    max_steps: int = 500,
+    max_inactivity_steps: int | None = None,
+    reward_type: str = "individual",
+    request_queue_size: int | None = None,
+    column_height: int = 8,
+    sensor_range: int = 1,
+    msg_bits: int = 0,
+    normalised_coordinates: bool = False,
+    render_mode: str | None = None,
+) -> ParallelEnv:
+    """One warehouse. There are no action masks (an action that cannot be done does nothing) and no global state.
+
+    Args:
+        task: such as "tiny-2ag".
+        max_steps: steps after which an episode is truncated, >= 1.
+        max_inactivity_steps: steps without a delivery after which it is terminated, >= 1; None for never.
+        reward_type: who gets the 1 for a delivered shelf: "individual", the robot that carries it; "global", each
+            robot; "two_stage", the carrier, one half for delivering it and one half for putting it back.
+        request_queue_size: shelves requested at a time, >= 1 and less than there are; None for what the task says.
+        column_height: shelves in a column, >= 1.
+        sensor_range: how far a robot sees to each side, >= 1.
+        msg_bits: bits that a robot tells those who see it, chosen beside its move, >= 0.
+        normalised_coordinates: whether a robot's own place is observed as a fraction of the warehouse.
+        render_mode: None or "rgb_array".
+
+    Raises:
+        ValueError: a value out of range.
+    """
+    read = _read(task)
+    assert read is not None
+    rows, columns = _SIZES[read.size]
+    check_number("max_steps", max_steps, 1)
+    if max_inactivity_steps is not None:
+        check_number("max_inactivity_steps", max_inactivity_steps, 1)
+    check_choice("reward_type", reward_type, _REWARD_TYPES)
+    check_number("column_height", column_height, 1)
+    # Columns are two shelves wide; one gives way to the queue before the goals. A delivered shelf's request goes to
+    # one that is not requested yet.
+    n_shelves = 2 * column_height * (rows * columns - 1)
+    requests = read.requests if request_queue_size is None else request_queue_size
+    check_number("request_queue_size", requests, 1, n_shelves - 1)
+    check_number("sensor_range", sensor_range, 1)
+    check_number("msg_bits", msg_bits, 0)
+    check_choice("normalised_coordinates", normalised_coordinates, (False, True))
+    check_choice("render_mode", render_mode, (None, "rgb_array"))
+
+    from rware.warehouse import RewardType, Warehouse
+
+    warehouse = Warehouse(
+        shelf_columns=columns,
+        column_height=column_height,
+        shelf_rows=rows,
+        n_agents=read.n_agents,
+        msg_bits=msg_bits,
+        sensor_range=sensor_range,
+        request_queue_size=requests,
+        max_inactivity_steps=max_inactivity_steps,
+        max_steps=max_steps,
+        reward_type=RewardType[reward_type.upper()],
+        normalised_coordinates=normalised_coordinates,
+        render_mode=render_mode,
+    )
+    return WarehouseTeam(warehouse, f"rware/{task}", render_mode)
+
+
+class WarehouseTeam(TupleEnv):
+    """A team of robots. The package calls each end a termination; here the time limit is a truncation."""
+
+    def _why_over(self) -> tuple[bool, bool]:
+        limit = self.env.max_inactivity_steps
+        inactive = limit is not None and self.env._cur_inactive_steps >= limit
+        return inactive, not inactive
+
+
+_LISTED = (
+    *("tiny-2ag", "tiny-2ag-hard", "tiny-4ag", "tiny-4ag-easy", "tiny-4ag-hard"),
+    *("small-4ag", "small-4ag-hard", "medium-4ag", "medium-4ag-hard", "medium-6ag"),
+    *("large-4ag", "large-4ag-hard", "large-8ag", "large-8ag-hard", "xlarge-4ag", "xlarge-4ag-hard"),
+)
+
+
+def _sentence(task: str) -> str:
+    read: Any = _read(task)
+    place = "an extra large" if read.size == "xlarge" else f"a {read.size}"
+    return f"{read.n_agents} robots in {place} warehouse bring and return shelves, {read.requests} requested at a time."
+
+
+SUITE = Suite(
+    name="rware",
+    tasks={task: _sentence(task) for task in _LISTED},
+    make=make_rware,
+    requires=("rware",),
+    extra="rware",
+    knows=lambda task: _read(task) is not None,
+    other_tasks=f"{{{','.join(_SIZES)}}}-{{1..19}}ag[-easy|-hard]",
+)

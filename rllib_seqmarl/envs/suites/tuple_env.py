@@ -1,0 +1,88 @@
+"""What rware and lbforaging have in common: a gymnasium environment whose spaces, observations and rewards are tuples
+or lists with one entry per agent, which draws with pyglet."""
+
+import copy
+import os
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from pettingzoo import ParallelEnv
+
+
+class TupleEnv(ParallelEnv):
+    """Such an environment, as a ParallelEnv. Rewards are each agent's own.
+
+    Args:
+        env: its `step` says only that an episode is over, not why: `_why_over` tells.
+        name: for messages.
+        render_mode: None or "rgb_array".
+    """
+
+    def __init__(self, env: Any, name: str, render_mode: str | None):
+        self.env = env
+        self.metadata = {"name": name, "render_modes": ["rgb_array"], "render_fps": env.metadata["render_fps"]}
+        self.render_mode = render_mode
+        self.possible_agents = [f"agent_{i}" for i in range(len(env.action_space))]
+        self.agents: list[str] = []
+        # The tuples hold one space many times; here each agent has its own, which samples by itself.
+        self._observation_spaces = dict(
+            zip(self.possible_agents, map(copy.deepcopy, env.observation_space), strict=True)
+        )
+        self._action_spaces = dict(zip(self.possible_agents, map(copy.deepcopy, env.action_space), strict=True))
+
+    def observation_space(self, agent: str) -> gym.Space:
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> gym.Space:
+        return self._action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        observations, _ = self.env.reset(seed=seed, options=options)
+        self.agents = self.possible_agents[:]
+        return dict(zip(self.agents, observations, strict=True)), self._infos()
+
+    def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        agents = self.agents
+        observations, rewards, over, _, _ = self.env.step([actions[agent] for agent in agents])
+        terminated, truncated = self._why_over() if over else (False, False)
+        infos = self._infos()
+        if over:
+            self.agents = []
+            for info in infos.values():
+                info.update(self._summary())
+        return (
+            dict(zip(agents, observations, strict=True)),
+            dict(zip(agents, map(float, rewards), strict=True)),
+            dict.fromkeys(agents, terminated),
+            dict.fromkeys(agents, truncated),
+            infos,
+        )
+
+    def render(self) -> np.ndarray | None:
+        """A picture, uint8 (height, width, 3). Where there is no screen, OpenGL needs EGL (the system's libegl1)."""
+        if self.render_mode is None:
+            return None
+        import pyglet
+
+        if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+            pyglet.options["headless"] = True
+        return np.ascontiguousarray(self.env.render("rgb_array"))
+
+    def close(self) -> None:
+        self.env.close()
+
+    # What the two differ in.
+
+    def _why_over(self) -> tuple[bool, bool]:
+        """Why the episode has ended: (terminated, truncated), one of which is true."""
+        raise NotImplementedError
+
+    def _infos(self) -> dict[str, dict[str, Any]]:
+        """What agents are told with each observation."""
+        return {agent: {} for agent in self.possible_agents}
+
+    def _summary(self) -> dict[str, Any]:
+        """What all infos hold in addition after the last step."""
+        return {}
