@@ -13,7 +13,6 @@ from typing import Any
 import gymnasium as gym
 
 from rllib_seqmarl.envs.adapters import adapt, is_multi_agent, is_parallel, refuse
-from rllib_seqmarl.envs.agent_spaces import AgentAction
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.options import check_names
 from rllib_seqmarl.envs.suite import Suite
@@ -70,21 +69,6 @@ def _is_importable(module: str) -> bool:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the package of a submodule is missing
         return False
-
-
-@dataclass(frozen=True)
-class EnvDescription:
-    """What `describe` finds out about an entry by making it.
-
-    Attributes:
-        agents: their names.
-        obs_sizes: each agent's flattened observation size, without ids.
-        actions: each agent's action space, in words: "5 choices", "5 x 10 choices", "2 real".
-    """
-
-    agents: tuple[str, ...]
-    obs_sizes: tuple[int, ...]
-    actions: tuple[str, ...]
 
 
 CATALOG: dict[str, EnvEntry] = {
@@ -160,25 +144,6 @@ def make_joint_env(source: EnvSource, env_config: EnvConfig | None = None, **joi
         return JointEnv(env.env, **joint_options) if joint_options else env
     joint_options.setdefault("name", source if isinstance(source, str) else None)
     return JointEnv(env, **joint_options)
-
-
-def describe(name: str, env_config: EnvConfig | None = None) -> EnvDescription:
-    """What one sees of an entry of the table by making it; raises as :func:`make_env`."""
-    env = make_joint_env(name, env_config)
-    layout = env.layout
-    env.close()
-    return EnvDescription(
-        agents=tuple(map(str, layout.agents)),
-        obs_sizes=layout.obs_sizes,
-        actions=tuple(map(action_in_words, layout.action_spaces)),
-    )
-
-
-def action_in_words(space: Any) -> str:
-    action = AgentAction.of("", space)
-    if action.is_discrete:
-        return f"{' x '.join(map(str, action.nvec))} choices"
-    return f"{action.dim} real"
 
 
 def _named_creator(name: str) -> Callable[[EnvConfig], Any]:

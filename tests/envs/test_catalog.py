@@ -7,11 +7,10 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-from gymnasium import spaces
 from toy_envs import TakingTurns, ToyTeam
 
 from rllib_seqmarl.envs import catalog
-from rllib_seqmarl.envs.catalog import CATALOG, EnvEntry, describe, find_creator, make_env, make_joint_env
+from rllib_seqmarl.envs.catalog import EnvEntry, find_creator, make_env, make_joint_env
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.suite import Suite
 
@@ -138,16 +137,3 @@ def test_tasks_that_are_not_listed_are_found(monkeypatch: pytest.MonkeyPatch) ->
         make_env("toys/length-9", {"terminate": True})
     with pytest.raises(ValueError, match=re.escape("Tasks of toys: length-6, and length-{1..}. Register your own")):
         make_env("toys/longer")
-
-
-@pytest.mark.parametrize("name", CATALOG)
-def test_every_entry_can_be_described(name: str) -> None:
-    seen = describe(name)
-    assert len(seen.agents) == len(seen.obs_sizes) == len(seen.actions) >= 1
-
-
-def test_actions_are_described_in_words() -> None:
-    words = [
-        catalog.action_in_words(s) for s in (spaces.Discrete(5), spaces.MultiDiscrete([5, 10]), spaces.Box(-1, 1, (2,)))
-    ]
-    assert words == ["5 choices", "5 x 10 choices", "2 real"]

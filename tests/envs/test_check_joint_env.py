@@ -12,15 +12,10 @@ from gymnasium import spaces
 from test_env_messages import NAN_SEEN, change
 from toy_envs import TakingTurns, ToyTeam
 
-from rllib_seqmarl.envs import CATALOG, JointEnv, JointEnvError, check_joint_env, make_joint_env
+from rllib_seqmarl.envs import JointEnv, JointEnvError, check_joint_env, make_joint_env
 
 D3 = spaces.Discrete(3)
 HALF = spaces.Box(-0.5, 0.5, (1,), np.float32)
-
-
-@pytest.mark.parametrize("name", CATALOG)
-def test_all_we_register_is_sound(name: str) -> None:
-    check_joint_env(name)
 
 
 @pytest.mark.parametrize(

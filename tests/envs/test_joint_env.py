@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_envs import TakingTurns, ToyTeam
 
-from rllib_seqmarl.envs.catalog import CATALOG, make_env, make_joint_env
+from rllib_seqmarl.envs.catalog import make_joint_env
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_env import JointEnv
 
@@ -33,23 +31,6 @@ def episode(env: JointEnv, seed: int = 0) -> list[tuple[Any, ...]]:
         assert seen in env.observation_space
         steps.append((seen, *rest))
     return steps
-
-
-@pytest.mark.parametrize("name", CATALOG)
-def test_pettingzoos_check_passes_on_all_we_register(name: str) -> None:
-    from pettingzoo.test import parallel_api_test
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        parallel_api_test(make_env(name), num_cycles=40)
-
-
-@pytest.mark.parametrize("name", CATALOG)
-def test_gymnasiums_check_passes_on_all_we_register(name: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*(infinity|different from the unwrapped|minimum value).*")
-        check_env(make_joint_env(name), skip_render_check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""What a task looks like from outside: how many agents, what they see, what they can do.
+
+Finding out means making the environment, which takes seconds for some and is impossible where a package is missing. So
+what was found is kept in `descriptions.json` beside this file. The tests hold it to the truth;
+`python -m rllib_seqmarl.envs.descriptions` writes it anew.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from rllib_seqmarl.envs.agent_spaces import AgentAction
+from rllib_seqmarl.envs.catalog import CATALOG, make_env
+from rllib_seqmarl.envs.joint_env import JointEnv
+
+_FILE = Path(__file__).with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class EnvDescription:
+    """One task in words.
+
+    Attributes:
+        agents: n.
+        observation: an agent's flattened observation size without ids, such as "18", or "3-11" where agents differ.
+        action: what an agent chooses, such as "5 choices", "5 x 10 choices", "2 real"; several kinds with "or".
+        action_mask: whether the environment masks actions.
+        state: size of the global state; 0 without one.
+    """
+
+    agents: int
+    observation: str
+    action: str
+    action_mask: bool
+    state: int
+
+    @classmethod
+    def of(cls, env: Any) -> Self:
+        """Describes an environment: a JointEnv, ParallelEnv or MultiAgentEnv. It may be reset."""
+        layout = (env if isinstance(env, JointEnv) else JointEnv(env)).layout
+        sizes = sorted(set(layout.obs_sizes))
+        return cls(
+            agents=layout.n_agents,
+            observation="-".join(map(str, dict.fromkeys((sizes[0], sizes[-1])))),
+            action=" or ".join(dict.fromkeys(map(action_in_words, layout.action_spaces))),
+            action_mask=layout.declares_masks,
+            state=_state_size(env),
+        )
+
+
+def action_in_words(space: Any) -> str:
+    """An agent's action space as in `EnvDescription.action`."""
+    action = AgentAction.of("", space)
+    if action.is_discrete:
+        return f"{' x '.join(map(str, action.nvec))} choices"
+    return f"{action.dim} real"
+
+
+def _state_size(env: Any) -> int:
+    team = env.env if isinstance(env, JointEnv) else env
+    try:
+        return int(np.size(team.state()))
+    except (AttributeError, NotImplementedError):
+        return 0
+
+
+def known_descriptions() -> dict[str, EnvDescription]:
+    """What was found out about listed tasks, by name."""
+    return {name: EnvDescription(**found) for name, found in json.loads(_FILE.read_text()).items()}
+
+
+def write_descriptions(names: Iterable[str]) -> None:
+    """Describes these tasks anew and keeps what was found; tasks that are no longer listed are dropped."""
+    known = known_descriptions() if _FILE.exists() else {}
+    for name in names:
+        env = make_env(name)
+        known[name] = EnvDescription.of(env)
+        env.close()
+    lines = [f"{json.dumps(name)}: {json.dumps(asdict(known[name]))}" for name in CATALOG if name in known]
+    _FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    write_descriptions(name for name, entry in CATALOG.items() if not entry.missing())

@@ -1,0 +1,46 @@
+"""`rllib list` tells what there is, what it looks like and what it needs."""
+
+from __future__ import annotations
+
+import pytest
+from toy_envs import ToyTeam
+
+from rllib_seqmarl.envs import CATALOG, EnvEntry
+from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.inventory import inventory
+from rllib_seqmarl.registry import ALGORITHMS
+
+
+def test_all_algorithms_and_environments_are_there() -> None:
+    words = inventory().split()
+    assert {*ALGORITHMS, *CATALOG} <= set(words)
+
+
+def test_agents_spaces_and_needs_are_told() -> None:
+    lines = inventory("speaker").splitlines()
+    (line,) = (line for line in lines if line.startswith("mpe/"))
+    facts = ["2", "3-11", "3 choices or 5 choices", "-", "14", "[mpe]", CATALOG["mpe/simple_speaker_listener"].summary]
+    assert line.split()[1:] == " ".join(facts).split()
+
+
+def test_what_is_missing_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite(
+        "toys",
+        {"far": "Far away."},
+        ToyTeam,
+        requires=("no_such_package",),
+        extra="toys",
+        install="Then wait.",
+        other_tasks="far-{1..9}",
+    )
+    monkeypatch.setitem(CATALOG, "toys/far", EnvEntry(suite, "far"))
+    told = inventory("toys/")
+    assert "[toys], missing" in told
+    assert 'toys: pip install "rllib_seqmarl[toys]" Then wait.' in told
+    assert "toys/far-{1..9}" in told
+
+
+def test_an_unknown_word_is_answered_with_the_nearest_names() -> None:
+    with pytest.raises(ExperimentError, match="nothing is named 'mpe/simple_spred'. Did you mean 'mpe/simple_spread'"):
+        inventory("mpe/simple_spred")
