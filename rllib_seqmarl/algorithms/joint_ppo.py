@@ -74,6 +74,7 @@ class JointPPOConfig(PPOConfig):
         self.encoder_directions = 1
         self.decoder_cross = "mixer"
         self.backend = "auto"
+        self.conv_filters: list[list[int]] | None = None
 
         # How the team's environment becomes one joint environment.
         self.agent_ids = True
@@ -127,6 +128,7 @@ class JointPPOConfig(PPOConfig):
         encoder_directions: int = NotProvided,
         decoder_cross: str = NotProvided,
         backend: str = NotProvided,
+        conv_filters: list[list[int]] | None = NotProvided,
     ) -> Self:
         """Sets the joint network's sizes and mixers.
 
@@ -145,6 +147,9 @@ class JointPPOConfig(PPOConfig):
                 the encoder's output: what is cross mixing worth?
             backend: Which implementation of scans and recurrences runs: "auto" takes the fastest that the device and
                 the installation allow; "reference" is plain torch; the others are in docs/mixers.md.
+            conv_filters: The convolutional layers that embed what agents see, where they see images: [output channels,
+                kernel size, stride] of each layer, such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]], without padding; None
+                for a choice by the size of the images.
 
         Returns:
             This updated config.
@@ -159,6 +164,7 @@ class JointPPOConfig(PPOConfig):
             encoder_directions=encoder_directions,
             decoder_cross=decoder_cross,
             backend=backend,
+            conv_filters=conv_filters,
         )
 
     def joint_env(
@@ -248,6 +254,7 @@ class JointPPOConfig(PPOConfig):
             "encoder_directions": self.encoder_directions,
             "decoder_cross": self.decoder_cross,
             "backend": self.backend,
+            "conv_filters": self.conv_filters,
         }
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_seqmarl.networks import ActionSpec, NetworkConfig
+from rllib_seqmarl.networks.config import checked_filters
 from rllib_seqmarl.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # What a user chooses of a network; its other fields follow from the environment.
-_SIZES = {option.name for option in fields(NetworkConfig)} - {"obs_dim", "action"}
+_SIZES = {option.name for option in fields(NetworkConfig)} - {"obs_dim", "action", "image_shape"}
 
 
 def check_options(config: JointPPOConfig) -> None:
@@ -171,4 +172,6 @@ def _check_values(config: JointPPOConfig) -> None:
 def _check_network(config: JointPPOConfig) -> None:
     """The network's own checks of its sizes, on a stand-in for the environment's spaces, which come later."""
     sizes = {key: value for key, value in config.model_config.items() if key in _SIZES}
+    if (filters := sizes.pop("conv_filters", None)) is not None:
+        checked_filters(filters)  # whether the images are large enough for them is seen when there are images
     NetworkConfig(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **sizes)

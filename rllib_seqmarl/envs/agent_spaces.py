@@ -15,6 +15,7 @@ Space = spaces.Space[Any]
 
 MASK_KEY = "action_mask"
 ALIVE_KEY = "alive"  # in infos: False for an agent that is dead, but stays and is rewarded with its team
+SMALLEST_IMAGE = 16  # What has fewer pixels in height or width is a grid of numbers rather than an image.
 # What lies beside a mask is called so by RLlib and by PettingZoo.
 OBSERVATION_KEYS = ("observations", "observation")
 
@@ -34,12 +35,15 @@ class AgentObservation:
         size: entries of the flattened observation.
         key: where the observation lies, if the agent observes a Dict that also holds its action mask.
         flatten: turns an observation into a vector of `size` entries; None where it is one already.
+        image_shape: height, width and channels, if the agent sees an image: a Box of uint8 with three axes, at
+            least 16 pixels high and wide.
     """
 
     agent: AgentID
     size: int
     key: str | None
     flatten: Callable[[Any], Any] | None
+    image_shape: tuple[int, int, int] | None = None
 
     @classmethod
     def of(cls, agent: AgentID, space: Space) -> "AgentObservation":
@@ -59,13 +63,33 @@ class AgentObservation:
                 f"agent {agent!r}: observations of {_brief(space)} have no fixed size. Use Box, Discrete, "
                 "MultiDiscrete, MultiBinary, or a Dict or Tuple of these."
             ) from None
-        return cls(agent, size, key, _flattener(space))
+        return cls(agent, size, key, _flattener(space), _image_shape(space))
 
 
 def _flattener(space: Space) -> Callable[[Any], Any] | None:
     if not isinstance(space, spaces.Box):
         return partial(spaces.flatten, space)
     return None if len(space.shape) == 1 else np.ravel
+
+
+def _image_shape(space: Space) -> tuple[int, int, int] | None:
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
+        height, width, channels = space.shape
+        if min(height, width) >= SMALLEST_IMAGE:
+            return height, width, channels
+    return None
+
+
+def flat_pixels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """The pixels of an image as a vector.
+
+    Raises:
+        ValueError: it has another shape than its space, or holds no uint8, so that numbers would be cut.
+    """
+    image = np.asarray(image)
+    if image.shape != shape or image.dtype != np.uint8:
+        raise ValueError(f"it is an array of {image.dtype} {image.shape}, its space of uint8 {shape}")
+    return image.ravel()
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """How one team's observations and actions lie in arrays: who sits where, what is padding, what is legal.
 
 Every array has one row per agent. Agents that differ are padded to the widest one: observations with zeros,
-actions with choices (or dimensions) that the action mask forbids. The same layout serves the environment that
-trains (:class:`~rllib_seqmarl.envs.joint_env.JointEnv`) and the policy that is deployed without one.
+actions with choices (or dimensions) that the action mask forbids. Observations are rows of float32, except where
+all agents see images of one size: then they are the pixels as they are, in a quarter of the memory.
+The same layout serves the environment that trains (:class:`~rllib_seqmarl.envs.joint_env.JointEnv`) and the policy
+that is deployed without one.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +22,7 @@ from rllib_seqmarl.envs.agent_spaces import (
     AgentObservation,
     Space,
     check_joinable,
+    flat_pixels,
 )
 from rllib_seqmarl.envs.errors import LayoutError
 from rllib_seqmarl.envs.joint_actions import JointActions
@@ -94,6 +97,20 @@ class TeamLayout(JointActions):
         """Entries of a row of observations: the widest agent's, and n more with agent ids."""
         return max(self.obs_sizes) + (self.n_agents if self.agent_ids else 0)
 
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels, if all agents see images of one size; otherwise None.
+
+        Rows of observations are then uint8: the pixels, then the id. Images of several sizes, or of some agents only,
+        are flattened as any other observation.
+        """
+        shapes = {observation.image_shape for observation in self._observed}
+        return shapes.pop() if len(shapes) == 1 else None
+
+    @property
+    def _obs_dtype(self) -> Any:
+        return np.uint8 if self.image_shape else np.float32
+
     @property
     def declares_masks(self) -> bool:
         """Whether the environment gives action masks, in observations or infos."""
@@ -110,8 +127,9 @@ class TeamLayout(JointActions):
     def observation_space(self) -> "JointObservationSpace":
         """Of joint observations: `observations`, `alive`, and where there are such `action_mask`, `state`."""
         n = self.n_agents
+        low, high = (0, 255) if self.image_shape else (-np.inf, np.inf)
         parts: dict[str, Space] = {
-            OBSERVATIONS: spaces.Box(-np.inf, np.inf, (n, self.obs_dim), np.float32),
+            OBSERVATIONS: spaces.Box(low, high, (n, self.obs_dim), self._obs_dtype),
             ALIVE: spaces.MultiBinary(n),
         }
         if self.has_action_mask:
@@ -131,7 +149,7 @@ class TeamLayout(JointActions):
     @cached_property
     def _blank(self) -> Arrays:
         n = self.n_agents
-        observations = np.zeros((n, self.obs_dim), np.float32)
+        observations = np.zeros((n, self.obs_dim), self._obs_dtype)
         if self.agent_ids:
             observations[:, -n:] = np.eye(n)
         arrays: Arrays = {OBSERVATIONS: observations, ALIVE: np.ones(n, np.int8)}
@@ -144,8 +162,9 @@ class TeamLayout(JointActions):
     @cached_property
     def _readers(self) -> tuple[tuple[Any, ...], ...]:
         # What the loop of `write` needs for each agent, in one tuple: looked up once, not at every step.
+        pixels = partial(flat_pixels, shape=self.image_shape) if self.image_shape else None
         return tuple(
-            (seen.agent, row, (row, slice(0, seen.size)), seen.size, seen.key, seen.flatten)
+            (seen.agent, row, (row, slice(0, seen.size)), seen.size, seen.key, pixels or seen.flatten)
             for row, seen in enumerate(self._observed)
         )
 
@@ -203,10 +222,11 @@ class TeamLayout(JointActions):
                 table[place] = seen
             except (ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
                 raise LayoutError(f"agent {agent!r}: its observation does not fit its space: {error}.") from error
-        flat = table.ravel()
-        # A dot product is the quickest test; as it may overflow, the exact test has the last word.
-        if not math.isfinite(flat.dot(flat)):
-            self._check_finite(table)
+        if not self.image_shape:
+            flat = table.ravel()
+            # A dot product is the quickest test; as it may overflow, the exact test has the last word.
+            if not math.isfinite(flat.dot(flat)):
+                self._check_finite(table)
         if self.declares_masks:
             self._write_masks(arrays[ACTION_MASK], observations, masks or {}, last)
         if self.state_dim:

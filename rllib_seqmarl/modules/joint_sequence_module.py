@@ -136,8 +136,17 @@ def network_config(
     return NetworkConfig(
         obs_dim=obs_dim,
         action=action_spec(action_space),
+        image_shape=_image_shape(observation_space),
         **{key: value for key, value in model_config.items() if key in sizes},
     )
+
+
+def _image_shape(observation_space: gym.spaces.Dict) -> tuple[int, int, int] | None:
+    """Of the images that agents see, unless a connector has made other arrays of them."""
+    layout = getattr(observation_space, "layout", None)
+    if layout is None or observation_space["observations"] != layout.observation_space["observations"]:
+        return None
+    return layout.image_shape
 
 
 def action_spec(action_space: gym.Space) -> ActionSpec:

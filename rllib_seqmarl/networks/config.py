@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from rllib_seqmarl.mixers import MIXERS, Added, Crossed, MixerShape
+from rllib_seqmarl.networks.image_embedding import ConvFilters, ImageShape, default_filters, feature_shape
 from rllib_seqmarl.ops.backends import AUTO, check_backend
 from rllib_seqmarl.suggestions import did_you_mean
 
@@ -75,6 +77,10 @@ class NetworkConfig:
         decoder_cross: "mixer", or "addition" to replace a crossed decoder's cross mixer by adding the encoder's output.
         backend: Which implementation of the mixers' operations runs (see ``rllib_seqmarl.ops``); "auto" takes the
             fastest for the device.
+        image_shape: Height, width and channels, if an observation begins with the pixels (0 to 255, in this order) of
+            an image, which a convolutional network then embeds; None where observations are vectors.
+        conv_filters: Its layers, [output channels, kernel size, stride] each; None for a choice by the image's size,
+            see :func:`~rllib_seqmarl.networks.image_embedding.default_filters`.
 
     Raises:
         ValueError: On a value that makes no network, naming key, value and remedy.
@@ -91,11 +97,13 @@ class NetworkConfig:
     encoder_directions: int = 1
     decoder_cross: Literal["mixer", "addition"] = "mixer"
     backend: str = AUTO
+    image_shape: ImageShape | None = None
+    conv_filters: ConvFilters | None = None
 
     def __post_init__(self) -> None:
         for key in ("obs_dim", "n_block", "n_head", "embed_dim"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not _is_positive(value):
                 raise ValueError(f"{key} must be an integer >= 1, not {value!r}")
         if self.embed_dim % self.n_head:
             raise ValueError(
@@ -120,6 +128,7 @@ class NetworkConfig:
             )
         check_backend(self.backend, in_use)
         self._check_mixer_options()
+        self._check_images()
 
     def _check_arrangement(self) -> None:
         if self.encoder_directions not in (1, 2):
@@ -148,6 +157,34 @@ class NetworkConfig:
                 )
         self.shapes(self.encoder_mixers)
         self.shapes(self.decoder_mixers)
+
+    def _check_images(self) -> None:
+        if self.conv_filters is not None:
+            # JSON brings lists; tuples can be hashed and compared.
+            object.__setattr__(self, "conv_filters", checked_filters(self.conv_filters))
+        if self.image_shape is None:
+            if self.conv_filters is not None:
+                raise ValueError("conv_filters has no effect where agents do not all see images of one size; remove it")
+            return
+        shape = tuple(self.image_shape)
+        object.__setattr__(self, "image_shape", shape)
+        if len(shape) != 3 or not all(map(_is_positive, shape)) or math.prod(shape) > self.obs_dim:
+            raise ValueError(
+                f"image_shape={shape} must be (height, width, channels), and its pixels a part of the "
+                f"obs_dim={self.obs_dim} numbers of an observation"
+            )
+        if min(feature_shape(shape, self.image_filters)) < 1:
+            chosen = "" if self.conv_filters else ", which is the choice for small images"
+            raise ValueError(
+                f"image_shape={shape} is too small for conv_filters={_as_lists(self.image_filters)}{chosen}; give "
+                f"conv_filters with smaller kernels or strides, or larger images"
+            )
+
+    @property
+    def image_filters(self) -> ConvFilters:
+        """The layers that embed images: `conv_filters` or, by default, a choice by the image's size."""
+        assert self.image_shape is not None
+        return self.conv_filters or default_filters(self.image_shape)
 
     @property
     def encoder_mixers(self) -> Crossed | Added:
@@ -185,3 +222,29 @@ class NetworkConfig:
 
 def _listed(options: set[str]) -> str:
     return f"They take {', '.join(sorted(options))}." if options else "They have none."
+
+
+def checked_filters(filters: Any) -> ConvFilters:
+    """`filters` as tuples.
+
+    Raises:
+        ValueError: They are not [[output channels, kernel size, stride], ...] with whole numbers >= 1.
+    """
+    try:
+        layers = tuple(tuple(layer) for layer in filters)
+    except TypeError:
+        layers = ()
+    if not layers or not all(len(layer) == 3 and all(map(_is_positive, layer)) for layer in layers):
+        raise ValueError(
+            f"conv_filters={filters!r} is not [[output channels, kernel size, stride], ...] with whole numbers >= 1, "
+            f"such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]]"
+        )
+    return layers
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _as_lists(filters: ConvFilters) -> list[list[int]]:
+    return [list(layer) for layer in filters]

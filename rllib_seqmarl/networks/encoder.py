@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import Added
@@ -9,6 +11,7 @@ from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.action_heads import output_head
 from rllib_seqmarl.networks.blocks import AddedBlock, CrossedEncoderBlock
 from rllib_seqmarl.networks.config import NetworkConfig
+from rllib_seqmarl.networks.image_embedding import ImageEmbedding
 
 
 class Encoder(nn.Module):
@@ -16,10 +19,14 @@ class Encoder(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        d = config.embed_dim
+        d, seen = config.embed_dim, config.obs_dim
+        self.image: ImageEmbedding | None = None
+        if config.image_shape is not None:
+            self.image = ImageEmbedding(config.image_shape, config.image_filters)
+            seen += self.image.out_features - math.prod(config.image_shape)
         self.embedding = nn.Sequential(
-            nn.LayerNorm(config.obs_dim),
-            linear(config.obs_dim, d, gain=ACTIVATED_GAIN),
+            nn.LayerNorm(seen),
+            linear(seen, d, gain=ACTIVATED_GAIN),
             nn.GELU(),
             nn.LayerNorm(d),
         )
@@ -35,5 +42,7 @@ class Encoder(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Representations (B, n, d) and values (B, n) of ``obs`` (B, n, obs_dim)."""
+        if self.image is not None:
+            obs = self.image(obs)  # (B, n, features and what else is seen)
         rep = self.blocks(self.embedding(obs))  # (B, n, d)
         return rep, self.value(rep).squeeze(-1)

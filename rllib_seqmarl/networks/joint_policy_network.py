@@ -20,7 +20,7 @@ class JointPolicyNetwork(nn.Module):
     """Acts for a team, evaluates its actions, and values its observations.
 
     Arguments shared by the methods (B teams of n agents, n free from call to call):
-        obs: Observations (B, n, obs_dim).
+        obs: Observations (B, n, obs_dim); of any type if they begin with images.
         actions: (B, n, *action_shape), int64 choices or real numbers.
         action_mask: (B, n, width), bool or 0/1: the legal choices, or the action dimensions that an agent
             really has. None: everything is legal.

@@ -1,0 +1,84 @@
+"""Where all agents see images of one size, the arrays hold their pixels; otherwise nothing changes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from rllib_seqmarl.envs.errors import LayoutError
+from rllib_seqmarl.envs.layout import TeamLayout
+
+CHOICE = spaces.Discrete(2)
+
+
+def picture(*shape: int, dtype: type = np.uint8) -> spaces.Box:
+    return spaces.Box(0, 255, shape, dtype)
+
+
+def layout(*seen: spaces.Space, **options: object) -> TeamLayout:
+    return TeamLayout(tuple("abcd"[: len(seen)]), seen, (CHOICE,) * len(seen), **options)
+
+
+def test_rows_are_pixels_and_ids() -> None:
+    team = layout(picture(16, 20, 3), picture(16, 20, 3), state_dim=2)
+    assert team.image_shape == (16, 20, 3)
+    image = np.random.default_rng(0).integers(256, size=(20, 16, 3), dtype=np.uint8).transpose(1, 0, 2)
+    arrays = team.observe({"b": image}, state=[0.5, -1.0])
+    assert arrays in team.observation_space
+    assert arrays["observations"].dtype == np.uint8
+    np.testing.assert_array_equal(arrays["observations"][1, :-2].reshape(16, 20, 3), image)
+    np.testing.assert_array_equal(arrays["observations"][:, -2:], np.eye(2))
+    assert not arrays["observations"][0, :-2].any() and arrays["alive"].tolist() == [0, 1]
+    assert arrays["state"].dtype == np.float32 and arrays["state"].tolist() == [0.5, -1.0]
+    assert team.blank(3)["observations"].dtype == np.uint8
+
+
+def test_an_image_beside_a_mask_is_one() -> None:
+    seen = spaces.Dict(observation=picture(16, 16, 1), action_mask=spaces.MultiBinary(2))
+    team = layout(seen)
+    assert team.image_shape == (16, 16, 1)
+    mask = np.array([1, 0], np.int8)
+    arrays = team.observe({"a": {"observation": np.full((16, 16, 1), 7, np.uint8), "action_mask": mask}})
+    assert (arrays["observations"][0, :-1] == 7).all() and arrays["action_mask"].tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        (picture(16, 20, 3), picture(20, 16, 3)),  # of two sizes
+        (picture(16, 16, 1), spaces.Box(0, 1, (256,), np.float32)),  # of one agent only
+        (picture(7, 7, 3),),  # a grid
+        (picture(16, 15, 3),),
+        (picture(16, 16),),  # no channels
+        (picture(16, 16, 3, dtype=np.float32),),
+    ],
+)
+def test_anything_else_is_flattened_to_float32(seen: tuple[spaces.Space, ...]) -> None:
+    team = layout(*seen)
+    assert team.image_shape is None
+    arrays = team.observe({agent: space.sample() for agent, space in zip("ab", seen, strict=False)})
+    assert arrays["observations"].dtype == np.float32 == team.observation_space["observations"].dtype
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((16, 20, 3), np.float32),
+        np.zeros((16, 20, 3), np.int64),
+        np.zeros((20, 16, 3), np.uint8),
+        np.zeros(960, np.uint8),
+    ],
+)
+def test_an_array_that_is_not_the_image_of_its_space_is_refused(image: np.ndarray) -> None:
+    """Fractions from 0 to 1 would all become 0, and an image on its side would train without a word."""
+    with pytest.raises(LayoutError, match=r"agent 'a': its observation .* its space of uint8 \(16, 20, 3\)"):
+        layout(picture(16, 20, 3)).observe({"a": image})
+
+
+def test_the_layout_survives_json() -> None:
+    team = layout(picture(64, 64, 2), picture(64, 64, 2))
+    text = json.dumps(team.to_dict())
+    assert TeamLayout.from_dict(json.loads(text)) == team and len(text) < 1000
