@@ -12,6 +12,7 @@ from rllib_seqmarl.envs.suites.coordination import (
     DistinctChoice,
     UnrepeatedChoice,
     independent_bound,
+    make_coordination,
     unrepeated_optimum,
 )
 
@@ -125,15 +126,20 @@ def test_a_fixed_assignment_fails_at_unrepeated_choice() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_agents": 1}, "2 <= n_agents <= n_choices"),
-        ({"n_agents": 4, "n_choices": 3}, "n_agents=4, n_choices=3"),
-        ({"max_cycles": 0}, "max_cycles=0 must be at least 1"),
+        ({"n_agents": 1}, "n_agents=1 is out of range: give an integer >= 2"),
+        ({"n_agents": 4, "n_choices": 3}, "n_choices=3 is out of range: give an integer >= 4"),
+        ({"max_cycles": 0}, "max_cycles=0 is out of range: give an integer >= 1"),
         ({"render_mode": "human"}, "render_mode='human' is unknown"),
     ],
 )
 def test_impossible_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DistinctChoice(**options)
+
+
+def test_an_option_that_only_the_other_task_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="coordination/unrepeated_choice has no option 'n_choices'"):
+        make_coordination("unrepeated_choice", n_choices=3)
 
 
 def test_the_picture_shows_who_took_what() -> None:

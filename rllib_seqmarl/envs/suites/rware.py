@@ -6,6 +6,7 @@ many if hard. Sizes are the package's and "xlarge", which is Mava's.
 """
 
 import re
+import warnings
 from typing import Any, NamedTuple
 
 from pettingzoo import ParallelEnv
@@ -87,20 +88,22 @@ def make_rware(
 
     from rware.warehouse import RewardType, Warehouse
 
-    warehouse = Warehouse(
-        shelf_columns=columns,
-        column_height=column_height,
-        shelf_rows=rows,
-        n_agents=read.n_agents,
-        msg_bits=msg_bits,
-        sensor_range=sensor_range,
-        request_queue_size=requests,
-        max_inactivity_steps=max_inactivity_steps,
-        max_steps=max_steps,
-        reward_type=RewardType[reward_type.upper()],
-        normalised_coordinates=normalised_coordinates,
-        render_mode=render_mode,
-    )
+    with warnings.catch_warnings():  # gymnasium's, about a space that the package makes for its own use
+        warnings.filterwarnings("ignore", ".*precision lowered by casting")
+        warehouse = Warehouse(
+            shelf_columns=columns,
+            column_height=column_height,
+            shelf_rows=rows,
+            n_agents=read.n_agents,
+            msg_bits=msg_bits,
+            sensor_range=sensor_range,
+            request_queue_size=requests,
+            max_inactivity_steps=max_inactivity_steps,
+            max_steps=max_steps,
+            reward_type=RewardType[reward_type.upper()],
+            normalised_coordinates=normalised_coordinates,
+            render_mode=render_mode,
+        )
     return WarehouseTeam(warehouse, f"rware/{task}", render_mode)
 
 
