@@ -23,14 +23,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from ray.tune.registry import get_trainable_cls
 
-from rllib_seqmarl.experiments.evaluation import evaluate, policy_env
+from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, evaluate, policy_env
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.experiment_file import load_experiments
 
 RESULTS = Path(__file__).parent / "results"
 MARKS = (0, 50_000, 100_000, 200_000, 400_000)
 EPISODES = 512
-ENVS = 32  # that evaluate side by side
 ORDER = "mat mam marwkv4 marwkv5 marwkv6 mat_rwkv4"  # of curves
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 # Measured with the published code (github.com/PKU-MARL/Multi-Agent-Transformer), two seeds of 128 episodes, the same
@@ -47,7 +46,7 @@ def run_seed(experiment: Experiment, seed: int) -> dict[str, dict[str, float]]:
     config = algorithm.get_default_config().update_from_dict(experiment.config).debugging(seed=seed)
     algo = config.build_algo()
     policy = algo.get_module().joint_policy()
-    envs = [policy_env(policy) for _ in range(ENVS)]
+    env = policy_env(policy, num_envs=SIDE_BY_SIDE)
     curve: dict[str, dict[str, float]] = {"sampled": {}, "greedy": {}}
     marks, steps, start = list(MARKS), 0, time.perf_counter()
     while True:
@@ -55,7 +54,7 @@ def run_seed(experiment: Experiment, seed: int) -> dict[str, dict[str, float]]:
             mark = str(marks.pop(0))
             random_state = torch.get_rng_state()  # evaluating shall not change what training draws
             for mode, explore in (("sampled", True), ("greedy", False)):
-                returns = evaluate(policy, envs, EPISODES, explore=explore, seed=10_000).team_returns
+                returns = evaluate(policy, env, EPISODES, explore=explore, seed=10_000).team_returns
                 curve[mode][mark] = round(float(returns.mean()), 3)
             torch.set_rng_state(random_state)
             print(

@@ -147,7 +147,7 @@ def train(
 def train_file(files: tuple[str, ...], **options: Any) -> None:
     """Run the experiments in FILES, one after another. All are checked before the first starts.
 
-    A tuned configuration of the package may be given by its name, such as mat/mpe-simple_spread.
+    A tuned experiment of the package is given by its name, such as mat/mpe-simple_spread.
     """
 
     def experiments() -> list[Experiment]:
@@ -155,7 +155,11 @@ def train_file(files: tuple[str, ...], **options: Any) -> None:
         from rllib_seqmarl.experiments.tuned import tuned_configs
 
         tuned = tuned_configs()
-        return [experiment for file in files for experiment in load_experiments(tuned.get(file, Path(file)))]
+        return [
+            experiment
+            for file in files
+            for experiment in ([tuned[file].load()] if file in tuned else load_experiments(file))
+        ]
 
     _train(experiments, **options)
 
@@ -232,15 +236,21 @@ def evaluate(
     """
 
     def body() -> None:
+        from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, load_policy, policy_env
         from rllib_seqmarl.experiments.evaluation import evaluate as play
-        from rllib_seqmarl.experiments.evaluation import load_policy, policy_env
         from rllib_seqmarl.experiments.experiment_file import parse_yaml
         from rllib_seqmarl.experiments.plots import write_gif
         from rllib_seqmarl.experiments.trial_files import find_checkpoint
 
         found = find_checkpoint(checkpoint)
         policy = load_policy(found)
-        joint_env = policy_env(policy, env, parse_yaml(env_config_text, "--env-config").value, render is not None)
+        joint_env = policy_env(
+            policy,
+            env,
+            parse_yaml(env_config_text, "--env-config").value,
+            num_envs=1 if render else min(episodes, SIDE_BY_SIDE),
+            render=render is not None,
+        )
         click.echo(f"{found}\n{joint_env.name}: {episodes} episodes, {'sampled' if explore else 'greedy'} actions")
         evaluation = play(policy, joint_env, episodes, explore=explore, seed=seed, draw=int(render is not None))
         click.echo(evaluation.summary())
@@ -252,16 +262,18 @@ def evaluate(
 
 
 @main.command("list", context_settings=CONTEXT)
-def list_command() -> None:
+@click.argument("word", default="")
+def list_command(word: str) -> None:
     """Show what there is to run.
 
-    Algorithms, environments and tuned configurations, and what is missing to use each.
+    Algorithms, environments (their agents, what an agent observes and can do, what they need) and tuned experiments;
+    with WORD those whose name has it, in more detail.
     """
 
     def body() -> None:
         from rllib_seqmarl.experiments.inventory import inventory
 
-        click.echo(inventory())
+        click.echo(inventory(word))
 
     _shown_to_people()(body)
 

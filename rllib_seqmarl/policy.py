@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -118,11 +118,11 @@ class JointPolicy:
 
     def act_jointly(self, observation: Mapping[str, np.ndarray], *, explore: bool = False) -> np.ndarray:
         """A joint action for a joint observation, both as a `JointEnv` gives and takes them; `explore` as for `act`."""
-        return self.act_for_many([observation], explore=explore)[0]
+        return self.act_for_many({key: array[None] for key, array in observation.items()}, explore=explore)[0]
 
-    def act_for_many(self, observations: Sequence[Mapping[str, np.ndarray]], *, explore: bool = False) -> np.ndarray:
-        """Joint actions (teams, n, ...) of several teams at once, for the joint observation of each."""
-        batch = {key: torch.as_tensor(np.stack([seen[key] for seen in observations])) for key in observations[0]}
+    def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool = False) -> np.ndarray:
+        """Joint actions (teams, n, ...) of several teams at once, for their joint observations (teams, n, ...)."""
+        batch = {key: torch.as_tensor(array) for key, array in observations.items()}
         actions, _, _ = self.network.act(
             network_input(batch), batch.get("action_mask"), batch["alive"], deterministic=not explore
         )

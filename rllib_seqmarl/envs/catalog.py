@@ -54,7 +54,13 @@ class EnvEntry:
         """A batch of environments, where the suite steps many at once; otherwise None."""
         if self.suite.make_batch is None:
             return None
+        self.require()
         return call_with_keywords(partial(self.suite.make_batch, self.task, num_envs), options, self.name)
+
+    def require(self) -> None:
+        """Raises ImportError, with the remedy, unless all that it needs is installed."""
+        if self.missing():
+            raise ImportError(f"{self.name} needs {', '.join(self.suite.requires)}: {self.missing()}")
 
     def missing(self) -> str:
         """What to do before this environment can be made; empty if nothing."""
@@ -149,8 +155,7 @@ def make_joint_env(source: EnvSource, env_config: EnvConfig | None = None, **joi
 def _named_creator(name: str) -> Callable[[EnvConfig], Any]:
     entry = find_entry(name)
     if entry is not None:
-        if entry.missing():
-            raise ImportError(f"{name} needs {', '.join(entry.suite.requires)}: {entry.missing()}")
+        entry.require()
         return partial(call_with_keywords, entry.make)
     if find_spec("ray"):
         from ray.tune.registry import ENV_CREATOR, _global_registry

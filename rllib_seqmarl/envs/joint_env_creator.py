@@ -11,6 +11,9 @@ from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.catalog import call_with_keywords, find_creator, find_entry, make_joint_env
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
 
+JointVector = JointVectorEnv | JointBatchEnv
+"""Several joint environments as one."""
+
 
 class JointEnvCreator:
     """Makes joint environments out of whatever the user named, on any worker.
@@ -38,17 +41,20 @@ class JointEnvCreator:
         creator = find_creator(self.env)
         return isinstance(creator, partial) and creator.func is call_with_keywords
 
-    def __call__(self, env_config: dict[str, Any]) -> gym.Env | gym.vector.VectorEnv:
+    def __call__(self, env_config: dict[str, Any]) -> gym.Env | JointVector:
         """Makes one environment, or a batch where RLlib's vector entry point puts `num_envs` into the config."""
         if not (self.takes_keywords and "num_envs" in env_config):
             return make_joint_env(self.env, env_config, **self.joint_options)
         options = dict(env_config)
-        num_envs = options.pop("num_envs")
+        return self.make_vector(options.pop("num_envs"), options)
+
+    def make_vector(self, num_envs: int, env_config: dict[str, Any]) -> JointVector:
+        """Makes a batch: of one simulator that steps them all where the environment has one, else of single ones."""
         entry = find_entry(self.env)
-        batch = entry.make_batch(num_envs, **options) if entry else None
+        batch = entry.make_batch(num_envs, **env_config) if entry else None
         if batch is not None:
             return JointBatchEnv(batch, name=self.env, **self.joint_options)
-        return JointVectorEnv([make_joint_env(self.env, options, **self.joint_options) for _ in range(num_envs)])
+        return JointVectorEnv([make_joint_env(self.env, env_config, **self.joint_options) for _ in range(num_envs)])
 
     def __repr__(self) -> str:
         return self.env if isinstance(self.env, str) else getattr(self.env, "__name__", repr(self.env))

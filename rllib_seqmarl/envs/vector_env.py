@@ -26,7 +26,8 @@ class JointVectorEnv(gym.vector.VectorEnv):
         self.envs = tuple(envs)
         self.num_envs = len(self.envs)
         first = self.envs[0]
-        self._layout = first.layout
+        self.name = first.name
+        self.layout = first.layout
         if any(env.layout != first.layout for env in self.envs):
             raise ValueError("all environments of a batch need the same agents and spaces.")
         self.single_observation_space = first.observation_space
@@ -45,7 +46,7 @@ class JointVectorEnv(gym.vector.VectorEnv):
             seeds: Sequence[int | None] = [None if seed is None else seed + i for i in range(self.num_envs)]
         else:
             seeds = seed
-        arrays = self._layout.blank(self.num_envs)
+        arrays = self.layout.blank(self.num_envs)
         infos: dict[str, Any] = {}
         for i, (env, env_seed) in enumerate(zip(self.envs, seeds, strict=True)):
             info = env.reset_into(_row(arrays, i), seed=env_seed, options=options)
@@ -55,11 +56,11 @@ class JointVectorEnv(gym.vector.VectorEnv):
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps all environments; `actions` is (num_envs, n, ...)."""
-        arrays = self._layout.blank(self.num_envs)
+        arrays = self.layout.blank(self.num_envs)
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        agent_rewards = np.zeros((self.num_envs, self._layout.n_agents), np.float32)
+        agent_rewards = np.zeros((self.num_envs, self.layout.n_agents), np.float32)
         infos: dict[str, Any] = {"agent_rewards": agent_rewards, "_agent_rewards": ~self._is_over}
         for i, env in enumerate(self.envs):
             if self._is_over[i]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from rllib_seqmarl.envs import JointEnv, make_joint_env
+from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator, JointVector
+from rllib_seqmarl.envs.vector_env import JointVectorEnv
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.networks.export import ExportError
 from rllib_seqmarl.policy import JointPolicy
+
+SIDE_BY_SIDE = 32
+"""Episodes that are played at once where nothing speaks against it."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,17 @@ def policy_env(
     policy: JointPolicy,
     env: str | None = None,
     env_config: Mapping[str, Any] | None = None,
+    *,
+    num_envs: int = 1,
     render: bool = False,
-) -> JointEnv:
+) -> JointVector:
     """The environment a policy was trained in, joined as it was then.
 
     Args:
         policy: The policy.
         env: The name of another environment instead.
         env_config: Options laid over those it was trained with.
+        num_envs: How many play side by side.
         render: Whether the environment shall draw pictures.
 
     Raises:
@@ -92,7 +99,7 @@ def policy_env(
         **({"render_mode": "rgb_array"} if render else {}),
     }
     try:
-        joint = make_joint_env(name, options, **trained["joint_options"])
+        joint = JointEnvCreator(name, **trained["joint_options"]).make_vector(num_envs, options)
     except (ValueError, TypeError, ImportError) as error:
         raise ExperimentError(
             f"the policy's environment cannot be made here: {error} Name one with --env, or use "
@@ -110,23 +117,23 @@ def policy_env(
 
 def evaluate(
     policy: JointPolicy,
-    envs: JointEnv | Sequence[JointEnv],
+    env: JointVector,
     episodes: int,
     *,
     explore: bool = False,
     seed: int = 0,
     draw: int = 0,
 ) -> Evaluation:
-    """Plays whole episodes. The same policy, environments and seed give the same result.
+    """Plays whole episodes. The same policy, environment and seed give the same result.
 
     Args:
         policy: Who acts.
-        envs: Where, as `policy_env` makes it; of several, each plays its share of the episodes, and the policy acts for
-            all of them at once. Sampled actions depend on how many there are, greedy ones do not.
+        env: Where, as `policy_env` makes it: as many episodes are played side by side. Sampled actions depend on how
+            many these are, greedy ones do not.
         episodes: How many; the i-th is reset with `seed + i`.
         explore: Whether actions are sampled; the most probable ones are taken otherwise.
         seed: Seeds the episodes, and the sampling.
-        draw: How many episodes to keep pictures of, from the first.
+        draw: How many episodes to keep pictures of, of those that the first of the environments plays.
 
     Returns:
         What came of it.
@@ -134,57 +141,47 @@ def evaluate(
     Raises:
         ExperimentError: the environment draws no pictures.
     """
-    envs = [envs] if isinstance(envs, JointEnv) else list(envs)
-    layout = envs[0].layout
     torch.manual_seed(seed)
     team_returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-    agent_returns, wins = np.zeros((layout.n_agents, episodes)), np.full(episodes, np.nan)
-    frames: list[list[np.ndarray]] = [[] for _ in range(min(draw, episodes))]
-    waiting = iter(range(episodes))
-    playing: list[_Playing] = []
-
-    def start(env: JointEnv) -> None:
-        """Lets an environment play the next episode, if there is one."""
-        if (episode := next(waiting, None)) is not None:
-            playing.append(_Playing(env, episode, env.reset(seed=seed + episode)[0]))
-            if episode < draw:
-                frames[episode].append(_frame(env))
-
-    for env in envs:
-        start(env)
-    while playing:
-        actions = policy.act_for_many([game.observation for game in playing], explore=explore)
-        for game, action in zip(list(playing), actions, strict=True):
-            game.observation, reward, terminated, truncated, info = game.env.step(action)
-            team_returns[game.episode] += reward
-            lengths[game.episode] += 1
-            if game.episode < draw:
-                frames[game.episode].append(_frame(game.env))
-            if terminated or truncated:
-                agent_returns[:, game.episode] = info["episode_agent_returns"]
-                wins[game.episode] = info.get("win", np.nan)
-                playing.remove(game)
-                start(game.env)
+    agent_returns, wins = np.zeros((env.layout.n_agents, episodes)), np.full(episodes, np.nan)
+    frames: list[np.ndarray] = []
+    for first in range(0, episodes, env.num_envs):
+        observations, _ = env.reset(seed=seed + first)
+        drawn = draw * env.num_envs > first
+        if drawn:
+            frames.append(_frame(env))
+        playing = np.arange(
+            first, min(first + env.num_envs, episodes)
+        )  # which episodes, and, counted from `first`, who
+        while playing.size:
+            actions = policy.act_for_many(observations, explore=explore)
+            observations, rewards, terminated, truncated, infos = env.step(actions)
+            who = playing - first
+            team_returns[playing] += rewards[who]
+            lengths[playing] += 1
+            if drawn and who[0] == 0:
+                frames.append(_frame(env))
+            over = (terminated | truncated)[who]
+            if over.any():
+                agent_returns[:, playing[over]] = infos["episode_agent_returns"][who[over]].T
+                if "win" in infos:
+                    wins[playing[over]] = infos["win"][who[over]]
+                playing = playing[~over]  # who has finished goes on unobserved until all have
     return Evaluation(
         team_returns=team_returns,
-        agent_returns={str(agent): row for agent, row in zip(layout.agents, agent_returns, strict=True)},
+        agent_returns={str(agent): row for agent, row in zip(env.layout.agents, agent_returns, strict=True)},
         lengths=lengths,
         wins=None if np.isnan(wins).all() else wins[~np.isnan(wins)],
-        frames=[frame for episode in frames for frame in episode],
+        frames=frames,
     )
 
 
-@dataclass(eq=False)
-class _Playing:
-    """An episode that is being played."""
-
-    env: JointEnv
-    episode: int
-    observation: Mapping[str, np.ndarray]
-
-
-def _frame(env: JointEnv) -> np.ndarray:
-    frame = env.render()
+def _frame(env: JointVector) -> np.ndarray:
+    """A picture of the first of the environments."""
+    try:
+        frame = env.envs[0].render() if isinstance(env, JointVectorEnv) else env.render()[0]
+    except NotImplementedError:
+        frame = None
     if not isinstance(frame, np.ndarray) or frame.ndim != 3:
         raise ExperimentError(
             f"environment '{env.name}' draws no pictures (render_mode 'rgb_array'); leave --render out."

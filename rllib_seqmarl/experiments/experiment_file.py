@@ -104,25 +104,17 @@ def parse_yaml(text: str, source: str, numbered: bool = True) -> Document:
     return Document(source, value, root, numbered)
 
 
-def load_experiments(path: str | Path) -> list[Experiment]:
-    """Reads an experiment file: `name: {run, env, stop, config, ...}`, as many as it holds, in its order.
-
-    Everything that can be checked without running is checked, with each algorithm's own config class.
-
-    Args:
-        path: A YAML file. See `experiments.experiment` for the keys of an experiment.
-
-    Returns:
-        The experiments.
+def read_document(path: str | Path) -> Document:
+    """Reads an experiment file as far as the names of its experiments; what they are is not looked at.
 
     Raises:
-        ExperimentError: anything is wrong; the message begins with the file and the line.
+        ExperimentError: the file is missing, is not valid YAML, or holds no mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ExperimentError(
-            f"{path}: there is no such file. `rllib list` shows the files that come with the package."
+            f"{path}: there is no such file. `rllib list` shows the tuned experiments that come with the package."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: cannot be read as text: {error}") from None
@@ -132,7 +124,36 @@ def load_experiments(path: str | Path) -> list[Experiment]:
             f"{document.where()}: an experiment file maps names to experiments, "
             "such as `my-run: {run: MAT, env: mpe/simple_spread, stop: {env_steps: 400000}}`."
         )
+    return document
+
+
+def load_experiments(path: str | Path, only: str | None = None) -> list[Experiment]:
+    """Reads an experiment file: `name: {run, env, stop, config, ...}`, as many as it holds, in its order.
+
+    Everything that can be checked without running is checked, with each algorithm's own config class. Experiments that
+    differ little can share the rest by YAML's anchors and merge keys:
+
+    ```yaml
+    easy: &task
+      run: MAT
+      env: smax/3m
+      config: {lr: 5.0e-4, num_epochs: 5}
+    hard: {<<: *task, env: smax/6h_vs_8z}
+    ```
+
+    Args:
+        path: A YAML file. See `experiments.experiment` for the keys of an experiment.
+        only: The name of the one to read; None for all.
+
+    Returns:
+        The experiments.
+
+    Raises:
+        ExperimentError: anything is wrong; the message begins with the file and the line.
+    """
+    document = read_document(path)
     return [
         parse_experiment(str(name), spec, lambda *path, name=name: document.where(name, *path))
         for name, spec in document.value.items()
+        if only in (None, name)
     ]

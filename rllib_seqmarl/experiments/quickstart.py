@@ -11,7 +11,6 @@ from ray.tune.registry import get_trainable_cls
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.evaluation import Evaluation, evaluate, load_policy, policy_env
 from rllib_seqmarl.experiments.experiment import Experiment
-from rllib_seqmarl.experiments.experiment_file import load_experiments
 from rllib_seqmarl.experiments.metrics import ENV_STEPS, SECONDS
 from rllib_seqmarl.experiments.plots import plot_learning_curves, write_gif
 from rllib_seqmarl.experiments.progress import duration
@@ -93,10 +92,10 @@ def run_quickstart(out: Path, minutes: float = 4.0, steps: int | None = None, ep
 
 
 def _experiment(out: Path, minutes: float, steps: int | None) -> Experiment:
-    path = tuned_configs().get(TUNED)
-    if path is None:
+    tuned = tuned_configs().get(TUNED)
+    if tuned is None:
         raise ExperimentError(f"the tuned configuration {TUNED} is not installed; install the package anew.")
-    (experiment,) = load_experiments(path)
+    experiment = tuned.load()
     stop = {ENV_STEPS: steps or experiment.stop[ENV_STEPS], SECONDS: 60 * minutes}
     return replace(experiment, name="training", storage_path=str(out), stop=stop)
 
