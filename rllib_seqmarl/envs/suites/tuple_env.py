@@ -61,7 +61,7 @@ class TupleEnv(ParallelEnv):
         )
 
     def render(self) -> np.ndarray | None:
-        """A picture, uint8 (height, width, 3). Where there is no screen, OpenGL needs EGL (the system's libegl1)."""
+        """A picture, uint8 (height, width, 3). Without a screen it takes EGL (Debian: libegl1, libgl1)."""
         if self.render_mode is None:
             return None
         import pyglet
