@@ -1,0 +1,286 @@
+"""MaMuJoCo: one robot, whose joints are shared out among agents (Peng et al. 2021), from gymnasium-robotics.
+
+A task is a domain and a factorisation: in `HalfCheetah-6x1` six agents move one joint each. This is version 1 of the
+suite, on gymnasium's MuJoCo environments v5. All agents get the robot's reward. The factorisations with one joint an
+agent that HAPPO and MAT were tried in and the package lacks (Ant-8x1, Humanoid-17x1, Walker2d-6x1) are here as well.
+
+Left as the package has it, since its numbers are the benchmark's: agents of ManySegmentAnt with front segments observe
+other segments' joints instead of their own, whose numbers the package counts from the wrong end.
+"""
+
+import inspect
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suites.mamujoco_joints import Joints, import_from_package
+from rllib_seqmarl.envs.suites.mamujoco_observations import Look, fuse
+
+_TASKS = {
+    "Ant-2x4": "A four-legged robot runs; 2 agents with two neighbouring legs each.",
+    "Ant-2x4d": "A four-legged robot runs; 2 agents with two diagonal legs each.",
+    "Ant-4x2": "A four-legged robot runs; 4 agents with a leg each.",
+    "Ant-8x1": "A four-legged robot runs; 8 agents with a joint each.",
+    "HalfCheetah-2x3": "A two-legged robot runs in the plane; 2 agents with a leg each.",
+    "HalfCheetah-6x1": "A two-legged robot runs in the plane; 6 agents with a joint each.",
+    "Hopper-3x1": "A one-legged robot hops along; 3 agents with a joint each.",
+    "Humanoid-9_8": "A humanoid walks; 2 agents, one with the upper body and one with the legs.",
+    "Humanoid-17x1": "A humanoid walks; 17 agents with a joint each.",
+    "HumanoidStandup-9_8": "A humanoid stands up; 2 agents, one with the upper body and one with the legs.",
+    "HumanoidStandup-17x1": "A humanoid stands up; 17 agents with a joint each.",
+    "Pusher-3p": "An arm pushes a cylinder to its goal; 3 agents with shoulder, elbow and wrist.",
+    "Pusher-7x1": "An arm pushes a cylinder to its goal; 7 agents with a joint each.",
+    "Reacher-2x1": "An arm reaches for a point; 2 agents with a joint each.",
+    "Swimmer-2x1": "A chain of three links swims; 2 agents with a joint each.",
+    "Walker2d-2x3": "A two-legged robot walks in the plane; 2 agents with a leg each.",
+    "Walker2d-6x1": "A two-legged robot walks in the plane; 6 agents with a joint each.",
+    "ManySegmentAnt-2x3": "A chain of ants runs; 2 agents with three ants each.",
+    "ManySegmentSwimmer-10x2": "A chain of links swims; 10 agents with two joints each.",
+}
+_SEGMENTED = {  # domain -> the domain it lengthens, the package's module that does
+    "ManySegmentAnt": ("Ant", "many_segment_ant"),
+    "ManySegmentSwimmer": ("Swimmer", "many_segment_swimmer"),
+}
+
+
+def make_mamujoco(
+    task: str,
+    *,
+    agent_obsk: int | None = 1,
+    local_categories: Sequence[Sequence[str]] | None = None,
+    global_categories: Sequence[str] | None = None,
+    disabled_joints: Iterable[int] = (),
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    **physics: Any,
+) -> ParallelEnv:
+    """One task.
+
+    MAT's published experiments (train_mujoco.sh in github.com/PKU-MARL/Multi-Agent-Transformer) have `agent_obsk=0`.
+    Their environment also standardises each agent's observation and id over their entries. That is no option here,
+    for the networks' first layer, a LayerNorm over the same entries, makes it all the same.
+
+    Args:
+        task: such as "HalfCheetah-6x1"; "Humanoid-9_8" is the package's "9|8".
+        agent_obsk: how many joints away an agent sees, >= 0; with 0 its own joints only. Everybody sees the torso.
+            None: everybody observes the whole state.
+        local_categories: what is seen of joints at distances 0, 1, ..., agent_obsk: for each a list of "qpos", "qvel",
+            "qfrc_actuator", "cinert", "cvel", "cfrc_ext" and whatever else the domain's joints have. None: positions
+            and velocities (and more, for some domains) of one's own joints, positions of others.
+        global_categories: what is seen of the torso; None: "qpos" and "qvel".
+        disabled_joints: joints that get no control, whatever their agents do: numbers from 0 in the order of the
+            robot's action, which for HalfCheetah-6x1 are the agents' numbers.
+        max_episode_steps: after which an episode is truncated, >= 1; None: the domain's own, 1000, but 50 for Reacher
+            and 100 for Pusher.
+        render_mode: None or "rgb_array". Where there is no screen, EGL draws, unless MUJOCO_GL says otherwise.
+        **physics: options of gymnasium's environment that leave observations what they are, such as
+            forward_reward_weight, ctrl_cost_weight, reset_noise_scale, terminate_when_unhealthy or frame_skip, and a
+            picture's width and height.
+
+    Raises:
+        ValueError: an option that the domain does not have or whose value is out of range, or there is no OpenGL to
+            draw pictures with.
+    """
+    name, task = f"mamujoco/{task}", task.replace("|", "_")
+    domain = task.split("-")[0]
+    base, segments_from = _SEGMENTED.get(domain, (domain, None))
+    check_choice("render_mode", render_mode, (None, "rgb_array"))
+    if max_episode_steps is not None:
+        check_number("max_episode_steps", max_episode_steps, 1)
+    if agent_obsk is not None:
+        check_number("agent_obsk", agent_obsk, 0)
+    elif local_categories is not None or global_categories is not None:
+        raise ValueError(
+            "agent_obsk=None: everybody observes the whole state, so there are no categories to choose. Leave out "
+            "local_categories and global_categories, or give an agent_obsk >= 0."
+        )
+    if render_mode and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo itself would look for a screen
+    _check_physics(name, base, physics)
+    joints = Joints.of(task)
+    looks = None if agent_obsk is None else joints.looks(agent_obsk, local_categories, global_categories)
+
+    make = partial(
+        gym.make,
+        f"{base}-v5",
+        max_episode_steps=max_episode_steps,
+        render_mode=render_mode,
+        disable_env_checker=True,
+        **physics,
+    )
+    if segments_from is None:
+        return MaMuJoCo(name, make(), joints.actuators, looks, disabled_joints)
+    # The package writes the model into its own folder, where processes that start together would take it from another.
+    agents, segments_each = map(int, task.split("-")[1].split("x"))
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(Path(folder, "model.xml"))
+        import_from_package(segments_from).gen_asset(agents * segments_each, model)
+        return MaMuJoCo(name, make(xml_file=model), joints.actuators, looks, disabled_joints)
+
+
+class MaMuJoCo(ParallelEnv):
+    """A robot as a team.
+
+    Args:
+        name: the environment's.
+        robot: gymnasium's MujocoEnv, with its time limit.
+        actuators: for each agent, the entries of the robot's action that it gives.
+        looks: for each agent, what it observes of MuJoCo's data; None if everybody observes what `robot` does.
+        disabled_joints: entries of the robot's action that stay 0.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        robot: Any,
+        actuators: Sequence[Sequence[int]],
+        looks: Sequence[Look] | None,
+        disabled_joints: Iterable[int],
+    ):
+        self.robot = robot
+        self.render_mode = robot.render_mode
+        self.metadata = {"name": name, "render_modes": ["rgb_array"], "render_fps": robot.metadata["render_fps"]}
+        self.possible_agents = [f"agent_{i}" for i in range(len(actuators))]
+        self.agents: list[str] = []
+
+        bounds = robot.action_space
+        self._action_spaces = {
+            agent: spaces.Box(bounds.low[own], bounds.high[own], dtype=np.float32)
+            for agent, own in zip(self.possible_agents, map(list, actuators), strict=True)
+        }
+        self._actuators = np.concatenate(actuators)
+        self._disabled = _check_joints(robot, disabled_joints)
+        self._control = np.zeros(bounds.shape)
+
+        self._look = None if looks is None else fuse(looks, robot.unwrapped.data)
+        observations, _ = self.reset()
+        self.agents = []
+        self._observation_spaces = {agent: _unbounded(len(seen)) for agent, seen in observations.items()}
+        self.state_space = _unbounded(len(self._state))
+        if self.render_mode:
+            self._try_to_draw()
+
+    def observation_space(self, agent: str) -> spaces.Box:
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> spaces.Box:
+        return self._action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        state, info = self.robot.reset(seed=seed, options=options)
+        self.agents = self.possible_agents[:]
+        return self._observe(state), dict.fromkeys(self.agents, info)
+
+    def step(self, actions: Mapping[str, np.ndarray]) -> tuple[dict, dict, dict, dict, dict]:
+        agents, control = self.agents, self._control
+        control[self._actuators] = np.concatenate([actions[agent] for agent in agents])
+        control[self._disabled] = 0.0
+        state, reward, terminated, truncated, info = self.robot.step(control)
+        if terminated or truncated:
+            self.agents = []
+        return (
+            self._observe(state),
+            dict.fromkeys(agents, float(reward)),
+            dict.fromkeys(agents, bool(terminated)),
+            dict.fromkeys(agents, bool(truncated)),
+            dict.fromkeys(agents, info),
+        )
+
+    def state(self) -> np.ndarray:
+        """What gymnasium's environment observes, float32."""
+        return self._state
+
+    def render(self) -> Any:
+        return self.robot.render()
+
+    def close(self) -> None:
+        self.robot.close()
+
+    def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        self._state = state.astype(np.float32)
+        if self._look is None:
+            return {agent: self._state.copy() for agent in self.possible_agents}
+        return dict(zip(self.possible_agents, self._look(), strict=True))
+
+    def _try_to_draw(self) -> None:
+        try:
+            self.robot.render()
+        except Exception as error:
+            raise ValueError(
+                f"render_mode={self.render_mode!r}: MuJoCo finds no OpenGL to draw with ({error}). Where there is no "
+                "screen, set the environment variable MUJOCO_GL to egl (Debian: libegl1 and libgl1-mesa-dri, or a "
+                "GPU's driver) or to osmesa (libosmesa6)."
+            ) from error
+
+
+def _unbounded(size: int) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+
+def _check_joints(robot: Any, joints: Any) -> list[int]:
+    model = robot.unwrapped.model
+    joints = list(joints) if isinstance(joints, Iterable) else joints
+    if isinstance(joints, list) and all(type(joint) is int and 0 <= joint < model.nu for joint in joints):
+        return joints
+    names = [model.joint(model.actuator(i).trnid[0]).name for i in range(model.nu)]
+    raise ValueError(
+        f"disabled_joints={joints!r} is out of range: give a list of integers from 0 to {model.nu - 1} "
+        f"({', '.join(f'{i} {name}' for i, name in enumerate(names))})."
+    )
+
+
+def _check_physics(name: str, base: str, physics: Mapping[str, Any]) -> None:
+    maker = gym.envs.registration.load_env_creator(str(gym.spec(f"{base}-v5").entry_point))
+    kinds = {
+        option: parameter.annotation
+        for option, parameter in inspect.signature(maker, eval_str=True).parameters.items()
+        if parameter.annotation in (bool, int, float, tuple[float, float])
+        and not option.startswith(("include_", "exclude_"))  # these change the state
+    }
+    kinds |= {"width": int, "height": int}
+    others = [option for option in inspect.signature(make_mamujoco).parameters if option not in ("task", "physics")]
+    check_names(name, physics, [*others, *kinds])
+    for option, value in physics.items():
+        if kinds[option] is bool:
+            check_choice(option, value, (True, False))
+        elif kinds[option] is int:
+            check_number(option, value, 1)
+        elif kinds[option] is float:
+            check_number(option, value, 0 if option == "reset_noise_scale" else None, whole=False)
+        elif not (_are_numbers(value) and len(value) == 2 and value[0] <= value[1]):
+            raise ValueError(f"{option}={value!r} is no range: give two numbers, the lower one first.")
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
+
+
+def _knows(task: str) -> bool:
+    if task in ("Humanoid-9|8", "HumanoidStandup-9|8"):
+        return True
+    segmented = re.fullmatch(r"(\w+)-([1-9]\d*)x([1-9]\d*)", task)
+    return segmented is not None and segmented[1] in _SEGMENTED and int(segmented[2]) * int(segmented[3]) > 1
+
+
+SUITE = Suite(
+    name="mamujoco",
+    tasks=_TASKS,
+    make=make_mamujoco,
+    requires=("gymnasium_robotics", "mujoco"),
+    extra="mamujoco",
+    knows=_knows,
+    other_tasks="ManySegmentAnt-{agents}x{ants of each} and ManySegmentSwimmer-{agents}x{joints of each}, with two "
+    "segments or more (not CoupledHalfCheetah-1p1, which the package cannot reset with today's MuJoCo)",
+)

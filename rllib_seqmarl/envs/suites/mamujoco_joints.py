@@ -1,0 +1,118 @@
+"""Which of a robot's joints are whose in MaMuJoCo, and what each agent sees of them."""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rllib_seqmarl.envs.options import check_choice
+from rllib_seqmarl.envs.suites.mamujoco_observations import Look
+
+# The package lacks them: one joint an agent, out of the joints of one of its own factorisations.
+JOINT_EACH = {
+    "Ant-8x1": "2x4",
+    "Humanoid-17x1": "9_8",
+    "HumanoidStandup-17x1": "9_8",
+    "Pusher-7x1": "3p",
+    "Walker2d-6x1": "2x3",
+}
+
+# What is seen of one's own joints by default, beside positions and velocities.
+_OWN = {
+    "Ant": ("cfrc_ext",),
+    "ManySegmentAnt": ("cfrc_ext",),
+    "Humanoid": ("cinert", "cvel", "qfrc_actuator", "cfrc_ext"),
+    "HumanoidStandup": ("cinert", "cvel", "qfrc_actuator", "cfrc_ext"),
+    "Reacher": ("fingertip_dist",),
+}
+
+
+@dataclass(frozen=True)
+class Joints:
+    """A robot's joints, as the package's nodes.
+
+    Attributes:
+        domain: the robot.
+        parts: each agent's joints.
+        edges: which joints are neighbours.
+        torso: nodes without a motor, which everybody sees.
+    """
+
+    domain: str
+    parts: Sequence[tuple[Any, ...]]
+    edges: Sequence[Any]
+    torso: Sequence[Any]
+
+    @classmethod
+    def of(cls, task: str) -> "Joints":
+        domain, factorisation = task.split("-")
+        known = JOINT_EACH.get(task, factorisation).replace("_", "|")
+        parts, edges, torso = import_from_package("obsk").get_parts_and_edges(domain, known)
+        if task in JOINT_EACH:
+            joints = sorted((joint for part in parts for joint in part), key=lambda joint: joint.act_ids)
+            parts = [(joint,) for joint in joints]
+        return cls(domain, parts, edges, torso)
+
+    @property
+    def actuators(self) -> list[list[int]]:
+        """For each agent, the entries of the robot's action that move its joints."""
+        return [[joint.act_ids for joint in part] for part in self.parts]
+
+    def looks(
+        self,
+        agent_obsk: int,
+        local_categories: Sequence[Sequence[str]] | None,
+        global_categories: Sequence[str] | None,
+    ) -> list[Look]:
+        """What each agent sees of MuJoCo's data; arguments and errors as `make_mamujoco`'s."""
+        if local_categories is None:
+            local_categories = [("qpos", "qvel", *_OWN.get(self.domain, ())), *[("qpos",)] * agent_obsk]
+        if global_categories is None:
+            global_categories = ("qpos", "qvel")
+        if len(local_categories) != agent_obsk + 1:
+            raise ValueError(
+                f"local_categories={local_categories!r} has {len(local_categories)} lists: give one for each distance "
+                f"from 0 to agent_obsk={agent_obsk}."
+            )
+        for categories in local_categories:
+            _check_categories("local_categories", categories, [joint for part in self.parts for joint in part])
+        _check_categories("global_categories", global_categories, self.torso)
+        return [
+            partial(
+                import_from_package("obsk").build_obs,
+                k_dict=self._in_sight(part, agent_obsk),
+                local_categories=local_categories,
+                global_nodes=self.torso,
+                global_categories=global_categories,
+            )
+            for part in self.parts
+        ]
+
+    def _in_sight(self, part: tuple[Any, ...], agent_obsk: int) -> dict[int, list[Any]]:
+        """Distance -> joints.
+
+        The package puts them in the order of their names. But three of Pusher's joints have the same one, and their
+        order would change from process to process.
+        """
+        by_distance = import_from_package("obsk").get_joints_at_kdist(part, self.edges, agent_obsk)
+        return {k: sorted(joints, key=lambda joint: (joint.label, joint.act_ids)) for k, joints in by_distance.items()}
+
+
+def _check_categories(option: str, categories: Sequence[str], nodes: Sequence[Any]) -> None:
+    """The package passes over what no node has without a word."""
+    known = [category for node in nodes for category in node.extra_obs]
+    if all(node.qpos_ids is not None for node in nodes):
+        known += ["qpos", "qvel", "qfrc_actuator"]
+    if any(node.bodies for node in nodes):
+        known += ["cinert", "cvel", "cfrc_ext"]
+    for category in categories:
+        check_choice(option, category, sorted(set(known)))
+
+
+def import_from_package(module: str) -> Any:
+    """A module of the package, which on import would tell of changes to some robot hands."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return importlib.import_module(f"gymnasium_robotics.envs.multiagent_mujoco.{module}")
