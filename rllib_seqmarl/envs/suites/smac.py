@@ -1,0 +1,111 @@
+"""SMAC: the StarCraft Multi-Agent Challenge (Samvelyan et al. 2019), from the package at github.com/oxwhirl/smac."""
+
+from functools import partial
+from typing import Any
+
+from rllib_seqmarl.envs.options import check_choice
+from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suites.starcraft import INSTALL_GAME, StarCraftTeam, check_battle_options, import_package
+
+TASKS = {
+    "3m": "3 marines against 3.",
+    "8m": "8 marines against 8.",
+    "25m": "25 marines against 25.",
+    "5m_vs_6m": "5 marines against 6.",
+    "8m_vs_9m": "8 marines against 9.",
+    "10m_vs_11m": "10 marines against 11.",
+    "27m_vs_30m": "27 marines against 30.",
+    "MMM": "1 medivac, 2 marauders and 7 marines against the same.",
+    "MMM2": "1 medivac, 2 marauders and 7 marines against 1, 3 and 8.",
+    "2s3z": "2 stalkers and 3 zealots against the same.",
+    "3s5z": "3 stalkers and 5 zealots against the same.",
+    "3s5z_vs_3s6z": "3 stalkers and 5 zealots against one zealot more.",
+    "3s_vs_3z": "3 stalkers against 3 zealots.",
+    "3s_vs_4z": "3 stalkers against 4 zealots.",
+    "3s_vs_5z": "3 stalkers against 5 zealots.",
+    "1c3s5z": "1 colossus, 3 stalkers and 5 zealots against the same.",
+    "2m_vs_1z": "2 marines against 1 zealot.",
+    "corridor": "6 zealots against 24 zerglings.",
+    "6h_vs_8z": "6 hydralisks against 8 zealots.",
+    "2s_vs_1sc": "2 stalkers against 1 spine crawler.",
+    "so_many_baneling": "7 zealots against 32 banelings.",
+    "bane_vs_bane": "20 zerglings and 4 banelings against the same.",
+    "2c_vs_64zg": "2 colossi against 64 zerglings.",
+}
+
+
+def make_smac(
+    task: str,
+    *,
+    difficulty: str = "7",
+    game_version: str | None = None,
+    step_mul: int = 8,
+    move_amount: float = 2,
+    obs_last_action: bool = False,
+    obs_pathing_grid: bool = False,
+    obs_terrain_height: bool = False,
+    obs_timestep_number: bool = False,
+    state_last_action: bool = True,
+    state_timestep_number: bool = False,
+    reward_sparse: bool = False,
+    reward_only_positive: bool = True,
+    reward_death_value: float = 10,
+    reward_win: float = 200,
+    reward_defeat: float = 0,
+    reward_negative_scale: float = 0.5,
+    reward_scale: bool = True,
+    reward_scale_rate: float = 20,
+    restart_on_seed: bool = True,
+    render_mode: str | None = None,
+) -> StarCraftTeam:
+    """One map; see `StarCraftTeam`. The defaults are the package's own.
+
+    Args:
+        task: the map's name.
+        difficulty: of the game's own player, "1" to "9" or "A".
+        game_version: such as "4.6.2", which the paper played, or "4.10"; results of different versions do not
+            compare. None is the latest installed one.
+        step_mul: game steps to an agents' step, >= 1.
+        move_amount: how far a unit is sent with one move, >= 0.
+        obs_last_action: whether units see what visible allies did last.
+        obs_pathing_grid: whether they see where around them one can walk.
+        obs_terrain_height: whether they see how high the ground around them is.
+        obs_timestep_number: whether they see how much of the time is over.
+        state_last_action: whether the global state holds everybody's last action.
+        state_timestep_number: whether it holds how much of the time is over.
+        reward_sparse: 1 for a victory, -1 for a defeat and 0 for all else, instead of the options below, but for
+            `reward_scale`, which should be off then.
+        reward_only_positive: damage and death count for the enemies alone, not against the allies.
+        reward_death_value: for each enemy that dies (against each ally, unless only positive), >= 0.
+        reward_win: for a victory, >= 0.
+        reward_defeat: for a defeat, <= 0.
+        reward_negative_scale: weight of what counts against the team, >= 0.
+        reward_scale: whether rewards are divided such that all that can be earned is `reward_scale_rate`.
+        reward_scale_rate: see there, > 0.
+        restart_on_seed: whether `reset(seed)` starts the game anew, which takes seconds: it takes its seed at no other
+            time. If not, the seed means nothing on these maps.
+        render_mode: None or "rgb_array".
+    """
+    options = {name: value for name, value in locals().items() if name != "task"}
+    check_choice("task", task, TASKS)
+    check_battle_options(options)
+    check_choice("restart_on_seed", restart_on_seed, (True, False))
+    del options["restart_on_seed"], options["render_mode"]
+    make_game = partial(_make_game, task, options)
+    return StarCraftTeam(f"smac/{task}", make_game, restart_on_seed=restart_on_seed, render_mode=render_mode)
+
+
+def _make_game(map_name: str, options: dict[str, Any], seed: int | None) -> Any:
+    # Whether an episode is "continuing" decides only whether `info` tells that it ran out of time.
+    return import_package("smac").StarCraft2Env(map_name=map_name, seed=seed, continuing_episode=True, **options)
+
+
+SUITE = Suite(
+    name="smac",
+    tasks=TASKS,
+    make=make_smac,
+    requires=("smac.env", "pysc2"),
+    extra="starcraft",
+    install='and: pip install --no-deps pysc2 s2clientprotocol "git+https://github.com/oxwhirl/smac.git" '
+    f"(the package called smac on PyPI is another one, an optimiser of hyperparameters). {INSTALL_GAME}",
+)

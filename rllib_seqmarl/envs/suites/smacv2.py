@@ -1,0 +1,195 @@
+"""SMACv2 (Ellis et al. 2023): SMAC with random teams at random places, from the package at github.com/oxwhirl/smacv2."""
+
+import copy
+import re
+from collections.abc import Mapping
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suites.starcraft import INSTALL_GAME, StarCraftTeam, check_battle_options, import_package
+
+RACES = ("terran", "protoss", "zerg")
+SIZES = ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
+TASKS = {
+    f"{race}_{n}_vs_{m}": f"{n} random {race} units against {m}, at random places." for race in RACES for n, m in SIZES
+}
+# What may stand in each section of a capability config: how it is drawn, and by which keys. The package knows further
+# sections (`attack`, `health`), which no task of the benchmark has and which no seed makes repeatable.
+SECTIONS = {
+    "team_gen": (
+        ("weighted_teams", "all_teams"),
+        ("unit_types", "weights", "exception_unit_types", "observe"),
+    ),
+    "start_positions": (("surrounded_and_reflect", "surrounded", "reflect_position"), ("p", "map_x", "map_y")),
+    "enemy_mask": (("mask",), ("mask_probability",)),
+}
+
+
+def make_smacv2(
+    task: str,
+    *,
+    capability_config: Mapping[str, Any] | None = None,
+    conic_fov: bool = False,
+    num_fov_actions: int = 12,
+    obs_own_pos: bool = True,
+    use_unit_ranges: bool = True,
+    min_attack_range: float = 2,
+    prob_obs_enemy: float = 1.0,
+    action_mask: bool = True,
+    difficulty: str = "7",
+    game_version: str | None = None,
+    step_mul: int = 8,
+    move_amount: float = 2,
+    obs_last_action: bool = False,
+    obs_pathing_grid: bool = False,
+    obs_terrain_height: bool = False,
+    obs_timestep_number: bool = False,
+    state_last_action: bool = True,
+    state_timestep_number: bool = False,
+    reward_sparse: bool = False,
+    reward_only_positive: bool = True,
+    reward_death_value: float = 10,
+    reward_win: float = 200,
+    reward_defeat: float = 0,
+    reward_negative_scale: float = 0.5,
+    reward_scale: bool = True,
+    reward_scale_rate: float = 20,
+    restart_on_seed: bool = True,
+    render_mode: str | None = None,
+) -> StarCraftTeam:
+    """One scenario; see `StarCraftTeam`. The defaults are the benchmark's.
+
+    The global state is the package's `get_state`, which holds every ally's capabilities (its type). With
+    `reward_scale` the package divides rewards by what the first episode's enemies had of health: what a victory earns
+    differs a little from game to game.
+
+    Args:
+        task: such as "terran_5_vs_5".
+        capability_config: what is laid over the race's file in `smacv2_maps/`, section by section and key by key.
+            team_gen: dist_type (weighted_teams; all_teams: every combination is as likely, against the same team),
+            unit_types, weights (probabilities), exception_unit_types, observe. start_positions: dist_type, p, map_x,
+            map_y; None puts each side in one fixed place. enemy_mask, which no file has: dist_type: mask and
+            mask_probability, by which a unit never sees an enemy's health and type.
+        conic_fov: whether units see a cone of `num_fov_actions` directions, chosen by as many more actions.
+        num_fov_actions: see there, >= 1.
+        obs_own_pos: whether units see where they are.
+        use_unit_ranges: whether each type has its own ranges of sight and attack.
+        min_attack_range: the least range of attack, >= 0.
+        prob_obs_enemy: how likely an ally sees an enemy that a teammate saw first, from 0 to 1.
+        action_mask: whether only enemies in range can be attacked; if not, all that live. With `prob_obs_enemy=0` this
+            is the extended partial observability challenge.
+        difficulty, game_version, step_mul, move_amount, obs_last_action, obs_pathing_grid, obs_terrain_height,
+            obs_timestep_number, state_last_action, state_timestep_number: as in `make_smac`.
+        reward_sparse, reward_only_positive, reward_death_value, reward_win, reward_defeat, reward_negative_scale,
+            reward_scale, reward_scale_rate: as in `make_smac`.
+        restart_on_seed: whether `reset(seed)` starts the game anew, which takes seconds: it takes its seed at no other
+            time. If not, the seed sets teams and places, and the game's own chance goes on.
+        render_mode: None or "rgb_array".
+    """
+    options = {name: value for name, value in locals().items() if name not in ("task", "capability_config")}
+    check_battle_options(options)
+    for name in ("conic_fov", "use_unit_ranges", "action_mask", "restart_on_seed"):
+        check_choice(name, options[name], (True, False))
+    check_number("num_fov_actions", num_fov_actions, 1)
+    check_number("min_attack_range", min_attack_range, 0, whole=False)
+    check_number("prob_obs_enemy", prob_obs_enemy, 0, 1, whole=False)
+    del options["restart_on_seed"], options["render_mode"]
+
+    found = _match(task)
+    if found is None:
+        raise ValueError(f"task={task!r} is unknown. Give {SUITE.other_tasks}.")
+    race, n, m = found[1], int(found[2]), int(found[3])
+    published = yaml.safe_load((files(__package__) / "smacv2_maps" / f"{race}.yaml").read_text())
+    config = _lay_over(published["capability_config"], capability_config or {})
+    _check_capabilities(config, published["capability_config"]["team_gen"]["unit_types"], n == m)
+    options |= {"map_name": published["map_name"], "capability_config": {"n_units": n, "n_enemies": m, **config}}
+    return StarCraftTeam(f"smacv2/{task}", partial(_make_game, options), _seed_draws, restart_on_seed, render_mode)
+
+
+def _match(task: str) -> re.Match[str] | None:
+    return re.fullmatch(rf"({'|'.join(RACES)})_([1-9]\d?)_vs_([1-9]\d?)", task)
+
+
+def _lay_over(published: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The published sections with changes; without those that are changed to None."""
+    check_names("capability_config", changes, SECTIONS)
+    config = copy.deepcopy(published)
+    for section, keys in changes.items():
+        if keys is None and section != "team_gen":
+            config.pop(section, None)
+            continue
+        if not isinstance(keys, Mapping):
+            raise ValueError(f"capability_config: {section}={keys!r} is no section: give a dictionary of its keys.")
+        check_names(f"capability_config: {section}", keys, ("dist_type", *SECTIONS[section][1]))
+        config[section] = config.get(section, {}) | copy.deepcopy(dict(keys))
+    return config
+
+
+def _check_capabilities(config: Mapping[str, Any], unit_types: list[str], is_even: bool) -> None:
+    """Raises ValueError for a value that the package would only stumble over in mid-game."""
+    for section, keys in config.items():
+        check_choice(f"capability_config: {section}: dist_type", keys.get("dist_type"), SECTIONS[section][0])
+    team = config["team_gen"]
+    for name in ("unit_types", "exception_unit_types"):
+        for unit_type in team[name]:
+            check_choice(f"capability_config: team_gen: {name}", unit_type, unit_types)
+    check_choice("capability_config: team_gen: observe", team["observe"], (True, False))
+    if set(team["unit_types"]) <= set(team["exception_unit_types"]):
+        raise ValueError("capability_config: team_gen: unit_types must hold one that is no exception_unit_type.")
+    if team["dist_type"] == "all_teams" and not is_even:
+        raise ValueError("capability_config: team_gen: dist_type='all_teams' needs as many enemies as units.")
+    weights = team["weights"]
+    if team["dist_type"] == "weighted_teams" and not (
+        len(weights) == len(team["unit_types"]) and min(weights) >= 0 and abs(sum(weights) - 1) < 1e-8
+    ):
+        raise ValueError(
+            f"capability_config: team_gen: weights={weights} are no probabilities of {', '.join(team['unit_types'])}: "
+            "give one from 0 to 1 for each, with a sum of 1."
+        )
+    places = config.get("start_positions", {})
+    for name, high in (("p", 1), ("map_x", 32), ("map_y", 32)):
+        check_number(f"capability_config: start_positions: {name}", places.get(name, 1), 0, high, whole=False)
+    mask = config.get("enemy_mask")
+    if mask is not None:
+        check_number("capability_config: enemy_mask: mask_probability", mask.get("mask_probability"), 0, 1, whole=False)
+
+
+def _make_game(options: dict[str, Any], seed: int | None) -> Any:
+    package = import_package("smacv2")
+    # The package writes into its config. Whether an episode is "continuing" decides only whether `info` tells that
+    # it ran out of time.
+    return package.StarCraftCapabilityEnvWrapper(seed=seed, continuing_episode=True, **copy.deepcopy(options))
+
+
+def _seed_draws(game: Any, seed: int) -> None:
+    """Seeds the generators of teams and places, which the package leaves unseeded."""
+    seeds = np.random.SeedSequence(seed)
+
+    def seed_in(distribution: Any) -> None:
+        for name, value in vars(distribution).items():
+            if isinstance(value, np.random.Generator):
+                setattr(distribution, name, np.random.default_rng(seeds.spawn(1)[0]))
+            elif hasattr(value, "generate"):
+                seed_in(value)
+
+    for distribution in game.env_key_to_distribution_map.values():
+        seed_in(distribution)
+
+
+SUITE = Suite(
+    name="smacv2",
+    tasks=TASKS,
+    make=make_smacv2,
+    requires=("smacv2", "pysc2"),
+    extra="starcraft",
+    install='and: pip install --no-deps pysc2 s2clientprotocol "git+https://github.com/oxwhirl/smacv2.git". '
+    + INSTALL_GAME,
+    knows=lambda task: _match(task) is not None,
+    other_tasks="{terran,protoss,zerg}_{1..99}_vs_{1..99}",
+)
