@@ -1,0 +1,250 @@
+"""Cooperative games with pictures, from the package PettingZoo."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+from PIL import Image
+
+from rllib_seqmarl.envs.options import check_choice
+from rllib_seqmarl.envs.pettingzoo_turns import PettingZooTurns, check_package_options
+from rllib_seqmarl.envs.small_images import Rectangle, SmallImages
+from rllib_seqmarl.envs.suite import Suite
+
+_SIGHT = 512  # pixels that an agent of knights_archers_zombies sees in height and width
+_IMAGE_OPTIONS = ("image_size", "grayscale", "frame_stack")
+
+
+def make_butterfly(task: str, **options: Any) -> ParallelEnv:
+    """One game, with PettingZoo's rewards: shared, but in knights_archers_zombies each agent's own.
+
+    Args:
+        task: "pistonball", "cooperative_pong" or "knights_archers_zombies".
+        **options: first, for agents that see images (in knights_archers_zombies with `obs_method="image"`)
+            image_size: height and width to which images are scaled down, at least 16 each, (64, 64) by default; None
+                to keep their size: 457 x 120, 280 x 480 and 512 x 512 in the order of the tasks above.
+            grayscale: instead of red, green and blue; True by default.
+            frame_stack: how many successive images an observation holds, >= 1; 2 by default, which show how things
+                move.
+
+            Then PettingZoo's. All tasks have
+            max_cycles: steps after which an episode is truncated, >= 1; 125, 900 and 900 by default.
+            render_mode: None or "rgb_array". Images are observed with either.
+
+            pistonball: n_pistons (20) >= 2; continuous (True), or three choices; time_penalty (-0.1); random_drop,
+            random_rotate (True); ball_mass (0.75) > 0; ball_friction (0.3), ball_elasticity (1.5) >= 0.
+
+            cooperative_pong: ball_speed (9), left_paddle_speed, right_paddle_speed (12) >= 0; cake_paddle (True);
+            bounce_randomness (False); max_reward (100), off_screen_penalty (-10); render_ratio (2): 960 x 560 by
+            so much is the size of an image, 1 to 10; render_fps (15), of no effect here.
+
+            knights_archers_zombies: num_archers, num_knights (2) >= 0, together 1 to 20; max_zombies, max_arrows
+            (10) >= 0; spawn_delay (20) >= 1; killable_knights, killable_archers (True); line_death (False);
+            obs_method: "vector" (default), "vector-masked" or "image". "vector-sequence" varies in size, which no
+            array of a team can.
+
+    Raises:
+        ValueError: an option which the task does not have, or a value out of range.
+    """
+    return _MAKERS[task](options)
+
+
+def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The package's options and those of images."""
+    images = {name: value for name, value in options.items() if name in _IMAGE_OPTIONS}
+    return {name: value for name, value in options.items() if name not in images}, images
+
+
+class PixelTurns(PettingZooTurns):
+    """Agents see images, scaled down and stacked. There is no global state: it would be the picture of all of them.
+
+    Args:
+        env: a `raw_env` that draws: made with render_mode="rgb_array", for without it PettingZoo draws nothing, and
+            agents would see an empty screen.
+        render_mode: None or "rgb_array".
+        image_options: of SmallImages.
+    """
+
+    def __init__(self, env: Any, render_mode: str | None, image_options: dict[str, Any]):
+        super().__init__(env, render_mode)
+        height, width, _ = env.observation_space(self.possible_agents[0]).shape
+        self.images = SmallImages(height, width, **image_options)
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return self.images.space
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        self.images.reset()
+        return super().reset(seed, options)
+
+    def state(self) -> np.ndarray:
+        raise NotImplementedError("agents see images; there is no global state beside them")
+
+    def _observe(self, agents: Iterable[str]) -> dict[str, np.ndarray]:
+        # All see parts of one screen, which is drawn and read once, and not for every agent as by PettingZoo.
+        import pygame
+
+        screen = self._screen()
+        image = Image.frombytes("RGB", screen.get_size(), pygame.image.tobytes(screen, "RGB"))
+        small = self.images.shrink(image, {agent: self._view(agent) for agent in agents})
+        return {agent: self.images.stack(agent, seen) for agent, seen in small.items()}
+
+    def _screen(self) -> Any:
+        """The pygame surface with what is to be seen."""
+        return self.env.screen
+
+    def _view(self, agent: str) -> Rectangle:
+        """The part of the screen that an agent sees."""
+        raise NotImplementedError
+
+
+# -- pistonball ----------------------------------------------------------------------------------------------
+
+
+def _pistonball(options: dict[str, Any]) -> ParallelEnv:
+    from pettingzoo.butterfly.pistonball.pistonball import raw_env
+
+    limits = {
+        "n_pistons": (2, None),
+        "ball_mass": (1e-3, None),
+        "ball_friction": (0, None),
+        "ball_elasticity": (0, None),
+        "max_cycles": (1, None),
+    }
+    check_package_options("butterfly/pistonball", raw_env.__init__, options, limits, _IMAGE_OPTIONS)
+    package, images = _split(options)
+    return Pistonball(raw_env(**{**package, "render_mode": "rgb_array"}), options.get("render_mode"), images)
+
+
+class Pistonball(PixelTurns):
+    """Pistons roll a ball to the left. Each sees itself, its neighbours and the space above them."""
+
+    def _view(self, agent: str) -> Rectangle:
+        env = self.env
+        left = env.wall_width + env.piston_width * (env.agent_name_mapping[agent] - 1)
+        bottom = env.screen_height - env.wall_width - env.piston_body_height
+        return left, env.wall_width, left + 3 * env.piston_width, bottom
+
+    def _last_info(self) -> dict[str, Any]:
+        """Won once the ball has reached the left wall."""
+        return {"win": float(self.env.terminate)}
+
+
+# -- cooperative_pong ----------------------------------------------------------------------------------------
+
+
+def _cooperative_pong(options: dict[str, Any]) -> ParallelEnv:
+    from pettingzoo.butterfly.cooperative_pong.cooperative_pong import CooperativePong as Game
+    from pettingzoo.butterfly.cooperative_pong.cooperative_pong import raw_env
+
+    limits = {
+        "ball_speed": (0, None),
+        "left_paddle_speed": (0, None),
+        "right_paddle_speed": (0, None),
+        "max_cycles": (1, None),
+        "render_ratio": (1, 10),
+        "render_fps": (1, None),
+    }
+    check_package_options("butterfly/cooperative_pong", Game.__init__, options, limits, _IMAGE_OPTIONS)
+    package, images = _split(options)
+    return CooperativePong(raw_env(**{**package, "render_mode": "rgb_array"}), options.get("render_mode"), images)
+
+
+class CooperativePong(PixelTurns):
+    """Two paddles keep a ball in the field. Both see all of it."""
+
+    def _screen(self) -> Any:
+        return self.env.env.screen
+
+    def _view(self, agent: str) -> Rectangle:
+        return 0, 0, *self._screen().get_size()
+
+
+# -- knights_archers_zombies ---------------------------------------------------------------------------------
+
+
+def _knights_archers_zombies(options: dict[str, Any]) -> ParallelEnv:
+    from pettingzoo.butterfly.knights_archers_zombies.knights_archers_zombies import raw_env
+
+    limits: dict[str, tuple[float, float | None]] = {
+        **dict.fromkeys(("num_archers", "num_knights"), (0, 20)),
+        **dict.fromkeys(("max_zombies", "max_arrows"), (0, None)),
+        **dict.fromkeys(("spawn_delay", "max_cycles"), (1, None)),
+    }
+    name = "butterfly/knights_archers_zombies"
+    check_package_options(name, raw_env.__init__, options, limits, _IMAGE_OPTIONS)
+    obs_method = options.get("obs_method", "vector")
+    check_choice("obs_method", obs_method, ("vector", "vector-masked", "image"))
+    if not 1 <= options.get("num_archers", 2) + options.get("num_knights", 2) <= 20:
+        raise ValueError("num_archers and num_knights are out of range: give 1 to 20 agents in all.")
+    package, images = _split(options)
+    if obs_method == "image":
+        return PixelZombies(raw_env(**package), options.get("render_mode"), images)
+    if images:
+        raise ValueError(f"{next(iter(images))} has no effect with obs_method={obs_method!r}, only with 'image'.")
+    return VectorZombies(raw_env(**package), options.get("render_mode"))
+
+
+class Zombies(PettingZooTurns):
+    """Knights and archers keep zombies off. The dead leave.
+
+    PettingZoo pays an agent for a kill in the step after it, but for the first agent: as published.
+    """
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        # PettingZoo counts on towards the next zombie, so that equal seeds would give different episodes.
+        self.env.zombie_spawn_interval.reset()
+        return super().reset(seed, options)
+
+
+class VectorZombies(Zombies):
+    """Agents see numbers, float32 (rows, 5 or 11), flattened by a joint environment."""
+
+    def __init__(self, env: Any, render_mode: str | None):
+        super().__init__(env, render_mode)
+        self._space = spaces.Box(-1.0, 1.0, env.observation_space(self.possible_agents[0]).shape, np.float32)
+
+    def observation_space(self, agent: str) -> spaces.Space:
+        return self._space
+
+    def _observe(self, agents: Iterable[str]) -> dict[str, np.ndarray]:
+        return {agent: self.env.observe(agent).astype(np.float32) for agent in agents}
+
+    def state(self) -> np.ndarray:
+        return self.env.state().astype(np.float32)
+
+
+class PixelZombies(Zombies, PixelTurns):
+    """Agents see the screen around themselves, and the dying nothing."""
+
+    def _screen(self) -> Any:
+        self.env.draw()
+        return self.env.screen
+
+    def _view(self, agent: str) -> Rectangle:
+        player = self.env.agent_map[agent]
+        if not player.is_alive:
+            return -_SIGHT, -_SIGHT, 0, 0
+        left, top = player.rect.x - _SIGHT // 2, player.rect.y - _SIGHT // 2
+        return left, top, left + _SIGHT, top + _SIGHT
+
+
+_MAKERS = {
+    "pistonball": _pistonball,
+    "cooperative_pong": _cooperative_pong,
+    "knights_archers_zombies": _knights_archers_zombies,
+}
+
+SUITE = Suite(
+    name="butterfly",
+    tasks={
+        "pistonball": "Twenty pistons roll a ball to the left; each sees what is above itself.",
+        "cooperative_pong": "Two paddles keep a ball in the field as long as they can, from images.",
+        "knights_archers_zombies": "Knights and archers keep zombies off; the dead leave.",
+    },
+    make=make_butterfly,
+    requires=("pygame", "pymunk"),
+    extra="butterfly",
+)
