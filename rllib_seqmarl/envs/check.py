@@ -176,8 +176,11 @@ class _Promises:
             if seen not in space:
                 yield promise, f"Agent {agent!r} observes {seen!r}, which is not in {space}."
             return
-        array = np.asarray(seen)  # Its type may be another one: a joint environment makes it float32 anyway.
-        if array.shape != space.shape:
+        # Its type may be another one, for a joint environment makes float32 of it; but pixels stay as they are.
+        array = np.asarray(seen)
+        if self.observed[agent].image_shape and array.dtype != np.uint8:
+            yield promise, f"Agent {agent!r} observes pixels of {array.dtype}, not uint8."
+        elif array.shape != space.shape:
             yield promise, f"Agent {agent!r} observes an array of shape {array.shape}, not {space.shape}."
         elif not np.isfinite(array).all():
             yield (

@@ -26,7 +26,8 @@ class JointEnv(gym.Env):
     """A PettingZoo ParallelEnv or RLlib MultiAgentEnv whose team acts as one.
 
     Observations are a dictionary of arrays with one row per agent:
-        observations: float32 (n, obs_dim), padded with zeros to the widest agent, then n entries of agent id.
+        observations: float32 (n, obs_dim), padded with zeros to the widest agent, then n entries of agent id; uint8
+            if all agents see images of one size.
         alive: int8 (n,). A dead or absent agent keeps its row: it observes nothing and acts by its first
             choice. An agent is dead once it has terminated, or while its info says `alive: False`: then it stays one of
             the environment's agents, and what the team still earns counts for it.

@@ -7,7 +7,10 @@ import json
 import numpy as np
 import pytest
 from gymnasium import spaces
+from toy_envs import ToyTeam
 
+from rllib_seqmarl.envs.agent_spaces import AgentObservation
+from rllib_seqmarl.envs.check import _Promises
 from rllib_seqmarl.envs.errors import LayoutError
 from rllib_seqmarl.envs.layout import TeamLayout
 
@@ -82,3 +85,12 @@ def test_the_layout_survives_json() -> None:
     team = layout(picture(64, 64, 2), picture(64, 64, 2))
     text = json.dumps(team.to_dict())
     assert TeamLayout.from_dict(json.loads(text)) == team and len(text) < 1000
+
+
+def test_the_check_of_environments_finds_pixels_that_are_no_uint8() -> None:
+    seen = picture(16, 16, 1)
+    promises = _Promises(ToyTeam([CHOICE]))
+    promises.spaces, promises.observed = {"a": seen}, {"a": AgentObservation.of("a", seen)}
+    assert not list(promises.of_observation("a", np.zeros((16, 16, 1), np.uint8)))
+    ((promise, breach),) = promises.of_observation("a", np.zeros((16, 16, 1), np.float32))
+    assert promise == "give observations of their space" and "pixels of float32, not uint8" in breach
