@@ -35,9 +35,9 @@ class TunedConfig:
 def tuned_configs() -> dict[str, TunedConfig]:
     """All tuned experiments by their names, "algorithm/suite-task".
 
-    They lie in the package, in a folder for each algorithm; in a checkout, that is a link to the folder beside it. A file
-    with one experiment gives it its name. Where several share a file, they are named after themselves: `mam-smax-3s5z` in
-    `mam/smax.yaml` is "mam/smax-3s5z".
+    They lie in the package, in a folder for each algorithm; in a checkout, that is a link to the folder beside it.
+    A file with one experiment gives it its name. Where several share a file, they are named after themselves:
+    `mam-smax-3s5z` in `mam/smax.yaml` is "mam/smax-3s5z".
     """
     folder = Path(rllib_seqmarl.__file__).parent / "tuned_configs"
     configs = {}

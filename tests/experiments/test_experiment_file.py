@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from rllib_seqmarl.experiments import ExperimentError, tuned_configs
+from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment_file import load_experiments, parse_yaml
 
 
@@ -67,6 +67,13 @@ def test_several_experiments_with_anchors_merge_keys_and_numbers(write):
     checkpoints = second.checkpoints
     assert (checkpoints.frequency, checkpoints.keep, checkpoints.at_end) == (7, None, True)
     assert (checkpoints.score_attribute, checkpoints.score_order) == ("env_runners/episode_len_mean", "min")
+
+
+def test_one_of_several_is_read_without_the_others(write):
+    path = write(GOOD.replace("lr: 1e-5", "lr: low"))  # in the first; the second has its own
+    (second,) = load_experiments(path, only="second")
+    assert (second.name, second.config["lr"]) == ("second", 5e-4)
+    assert refusal(path).startswith("exp.yaml:5: lr must be")
 
 
 def test_the_newer_checkpoint_config_says_the_same(write):
@@ -206,7 +213,7 @@ def test_optuna_missing_says_what_to_install(write, monkeypatch):
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", [*tuned_configs().values(), *EXAMPLES], ids=lambda path: path.stem)
-def test_the_files_that_come_with_the_package_are_in_order(path):
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_are_in_order(path):
     for experiment in load_experiments(path):
         assert experiment.stop and experiment.config["env"]
