@@ -1,11 +1,17 @@
-"""SMAC: the StarCraft Multi-Agent Challenge (Samvelyan et al. 2019), from the package at github.com/oxwhirl/smac."""
+"""SMAC: the StarCraft Multi-Agent Challenge (Samvelyan et al. 2019), from github.com/oxwhirl/smac."""
 
 from functools import partial
 from typing import Any
 
 from rllib_seqmarl.envs.options import check_choice
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites.starcraft import INSTALL_GAME, StarCraftTeam, check_battle_options, import_package
+from rllib_seqmarl.envs.suites.starcraft import (
+    INSTALL_GAME,
+    NEEDS,
+    StarCraftTeam,
+    check_battle_options,
+    import_package,
+)
 
 TASKS = {
     "3m": "3 marines against 3.",
@@ -104,7 +110,7 @@ SUITE = Suite(
     name="smac",
     tasks=TASKS,
     make=make_smac,
-    requires=("smac.env", "pysc2"),
+    requires=("smac.env", *NEEDS),
     extra="starcraft",
     install='and: pip install --no-deps pysc2 s2clientprotocol "git+https://github.com/oxwhirl/smac.git" '
     f"(the package called smac on PyPI is another one, an optimiser of hyperparameters). {INSTALL_GAME}",

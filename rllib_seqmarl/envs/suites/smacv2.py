@@ -1,4 +1,4 @@
-"""SMACv2 (Ellis et al. 2023): SMAC with random teams at random places, from the package at github.com/oxwhirl/smacv2."""
+"""SMACv2 (Ellis et al. 2023): SMAC with random teams at random places, from github.com/oxwhirl/smacv2."""
 
 import copy
 import re
@@ -12,7 +12,13 @@ import yaml
 
 from rllib_seqmarl.envs.options import check_choice, check_names, check_number
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites.starcraft import INSTALL_GAME, StarCraftTeam, check_battle_options, import_package
+from rllib_seqmarl.envs.suites.starcraft import (
+    INSTALL_GAME,
+    NEEDS,
+    StarCraftTeam,
+    check_battle_options,
+    import_package,
+)
 
 RACES = ("terran", "protoss", "zerg")
 SIZES = ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
@@ -140,17 +146,15 @@ def _check_capabilities(config: Mapping[str, Any], unit_types: list[str], is_eve
         for unit_type in team[name]:
             check_choice(f"capability_config: team_gen: {name}", unit_type, unit_types)
     check_choice("capability_config: team_gen: observe", team["observe"], (True, False))
-    if set(team["unit_types"]) <= set(team["exception_unit_types"]):
-        raise ValueError("capability_config: team_gen: unit_types must hold one that is no exception_unit_type.")
-    if team["dist_type"] == "all_teams" and not is_even:
-        raise ValueError("capability_config: team_gen: dist_type='all_teams' needs as many enemies as units.")
-    weights = team["weights"]
-    if team["dist_type"] == "weighted_teams" and not (
-        len(weights) == len(team["unit_types"]) and min(weights) >= 0 and abs(sum(weights) - 1) < 1e-8
-    ):
+    if team["dist_type"] == "all_teams":
+        if not is_even:
+            raise ValueError("capability_config: team_gen: dist_type='all_teams' needs as many enemies as units.")
+        drawn = set(team["unit_types"])
+    else:
+        drawn = _check_weights(team["weights"], team["unit_types"])
+    if drawn <= set(team["exception_unit_types"]):
         raise ValueError(
-            f"capability_config: team_gen: weights={weights} are no probabilities of {', '.join(team['unit_types'])}: "
-            "give one from 0 to 1 for each, with a sum of 1."
+            "capability_config: team_gen: some type that is drawn must be no exception_unit_type, or no team is found."
         )
     places = config.get("start_positions", {})
     for name, high in (("p", 1), ("map_x", 32), ("map_y", 32)):
@@ -158,6 +162,17 @@ def _check_capabilities(config: Mapping[str, Any], unit_types: list[str], is_eve
     mask = config.get("enemy_mask")
     if mask is not None:
         check_number("capability_config: enemy_mask: mask_probability", mask.get("mask_probability"), 0, 1, whole=False)
+
+
+def _check_weights(weights: Any, unit_types: list[str]) -> set[str]:
+    """Raises ValueError unless the weights are probabilities of the types; returns the types that are drawn."""
+    numbers = isinstance(weights, list | tuple) and all(isinstance(weight, int | float) for weight in weights)
+    if not (numbers and len(weights) == len(unit_types) and min(weights) >= 0 and abs(sum(weights) - 1) < 1e-8):
+        raise ValueError(
+            f"capability_config: team_gen: weights={weights!r} are no probabilities of {', '.join(unit_types)}: give "
+            "one from 0 to 1 for each, with a sum of 1."
+        )
+    return {unit_type for unit_type, weight in zip(unit_types, weights, strict=True) if weight > 0}
 
 
 def _make_game(options: dict[str, Any], seed: int | None) -> Any:
@@ -186,7 +201,7 @@ SUITE = Suite(
     name="smacv2",
     tasks=TASKS,
     make=make_smacv2,
-    requires=("smacv2", "pysc2"),
+    requires=("smacv2", *NEEDS),
     extra="starcraft",
     install='and: pip install --no-deps pysc2 s2clientprotocol "git+https://github.com/oxwhirl/smacv2.git". '
     + INSTALL_GAME,

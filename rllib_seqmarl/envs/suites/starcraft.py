@@ -20,6 +20,7 @@ from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.options import check_choice, check_number
 
 DIFFICULTIES = "123456789A"  # of the game's own player, from "very easy" to "cheats insanely"
+NEEDS = ("pysc2", "s2clientprotocol", "portpicker", "websocket")  # what both packages import
 PIXELS = 512  # the longer side of a picture
 INSTALL_GAME = (
     "Install StarCraft II (Linux: the 4.10 package of https://github.com/Blizzard/s2client-proto#downloads), set "
@@ -102,7 +103,7 @@ class StarCraftTeam(ParallelEnv):
         self.possible_agents = [f"agent_{i}" for i in range(sizes["n_agents"])]
         self.agents: list[str] = []
         self._observation_space = spaces.Box(-np.inf, np.inf, (int(sizes["obs_shape"]),), np.float32)
-        self._action_space = spaces.Discrete(int(sizes["n_actions"]))
+        self._action_space: spaces.Discrete = spaces.Discrete(int(sizes["n_actions"]))
         self._masks = np.ones((len(self.possible_agents), sizes["n_actions"]), np.int8)
 
     def __reduce__(self) -> tuple[Any, ...]:
