@@ -1,0 +1,183 @@
+"""SMAX of JaxMARL: StarCraft-like battles of a team of units against a scripted one, simulated in JAX."""
+
+import sys
+from functools import cache, lru_cache
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxSimulator, JaxTeamBatch, State, import_jax, single
+from rllib_seqmarl.envs.team_batch import Seen
+
+STOP = 4  # the choice of standing still, after the four directions; each enemy's number follows
+PIXELS = 512  # height and width of a picture
+
+TASKS = {
+    "3m": "3 marines against 3.",
+    "8m": "8 marines against 8.",
+    "25m": "25 marines against 25.",
+    "2s3z": "2 stalkers and 3 zealots against the same.",
+    "3s5z": "3 stalkers and 5 zealots against the same.",
+    "5m_vs_6m": "5 marines against 6.",
+    "10m_vs_11m": "10 marines against 11.",
+    "27m_vs_30m": "27 marines against 30.",
+    "3s_vs_5z": "3 stalkers against 5 zealots.",
+    "3s5z_vs_3s6z": "3 stalkers and 5 zealots against one zealot more.",
+    "6h_vs_8z": "6 hydralisks against 8 zealots.",
+    "smacv2_5_units": "5 units against 5, of random types at random places.",
+    "smacv2_10_units": "10 units against 10, of random types at random places.",
+    "smacv2_20_units": "20 units against 20, of random types at random places.",
+}
+
+
+@cache
+def _import_smax() -> ModuleType:
+    """The module `jaxmarl.environments.smax`, without its parents, which import every environment there is and print.
+
+    The parents stand empty while it is imported. Then all is taken out again, so that a later `import jaxmarl` finds
+    nothing half done.
+    """
+    import_jax()
+    name = "jaxmarl.environments.smax"
+    if "jaxmarl" not in sys.modules:
+        for parent in ("jaxmarl", "jaxmarl.environments"):
+            spec = find_spec(parent)
+            assert spec is not None
+            sys.modules[parent] = module_from_spec(spec)
+        module = import_module(name)
+        for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == "jaxmarl"]:
+            del sys.modules[loaded]
+        return module
+    return import_module(name)
+
+
+class Smax(JaxSimulator):
+    """See `make_smax_batch`."""
+
+    def __init__(self, task: str, max_steps: int, **options: Any):
+        smax: Any = _import_smax()
+        self.env = smax.HeuristicEnemySMAX(scenario=smax.map_name_to_scenario(task), max_steps=NEVER, **options)
+        self.max_steps = max_steps
+        self.agents = tuple(self.env.agents)
+        self.obs_size = self.env.obs_size
+        self.num_choices = self.env.num_ally_actions
+        self.state_dim = self.env.state_size
+
+    def start(self, key: Any) -> State:
+        jax = import_jax()
+        key, reset_key = jax.random.split(key)
+        _, battle = self.env.reset(reset_key)
+        return key, battle
+
+    def move(self, state: State, actions: Any) -> tuple[State, Any, Any, Any, Any]:
+        jax = import_jax()
+        jnp = jax.numpy
+        key, battle = state
+        key, step_key = jax.random.split(key)
+        n = len(self.agents)
+        actions = jnp.where(battle.state.unit_alive[:n], actions, STOP)
+        _, battle, rewards, _, _ = self.env.step_env(step_key, battle, dict(zip(self.agents, actions, strict=True)))
+        allies, enemies = battle.state.unit_alive[:n].any(), battle.state.unit_alive[n:].any()
+        terminated = ~(allies & enemies)
+        truncated = ~terminated & (battle.state.step > self.max_steps)
+        rewards = jnp.stack([rewards[agent] for agent in self.agents])
+        return (key, battle), rewards, terminated, truncated, (allies & ~enemies).astype(jnp.float32)
+
+    def look(self, state: State) -> Seen:
+        jnp = import_jax().numpy
+        _, battle = state
+        seen, legal = self.env.get_obs(battle), self.env.get_avail_actions(battle)
+        return Seen(
+            observations=jnp.stack([seen[agent] for agent in self.agents]),
+            alive=battle.state.unit_alive[: len(self.agents)],
+            action_mask=jnp.stack([legal[agent] for agent in self.agents]).astype(bool),
+            state=self.env.get_world_state(battle),
+        )
+
+    def draw(self, state: State) -> np.ndarray:
+        from PIL import Image, ImageDraw
+
+        units = import_jax().device_get(state[1].state)
+        env = self.env
+        scale = PIXELS / np.array([env.map_width, env.map_height])
+        picture = Image.new("RGB", (PIXELS, PIXELS), "white")
+        pen = ImageDraw.Draw(picture)
+        for unit in np.flatnonzero(units.unit_alive):
+            kind = units.unit_types[unit]
+            x, y = units.unit_positions[unit] * scale * (1, -1) + (0, PIXELS)  # the map's y axis points up
+            radius = float(env.unit_type_radiuses[kind]) * scale[0]
+            color = "royalblue" if unit < len(self.agents) else "firebrick"
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+            pen.text((x, y), env.unit_type_shorthands[kind], fill="white", anchor="mm")
+            health = float(units.unit_health[unit] / env.unit_type_health[kind])
+            pen.line((x - radius, y - radius - 3, x + (2 * health - 1) * radius, y - radius - 3), "green", width=2)
+        return np.asarray(picture)
+
+
+_simulator = lru_cache(maxsize=32)(Smax)  # so that a second instance in a process compiles nothing
+
+
+def make_smax_batch(
+    task: str,
+    num_envs: int,
+    *,
+    max_steps: int = 100,
+    attack_mode: str = "closest",
+    enemy_shoots: bool = True,
+    see_enemy_actions: bool = True,
+    walls_cause_death: bool = True,
+    won_battle_bonus: float = 1.0,
+    render_mode: str | None = None,
+) -> JaxTeamBatch:
+    """Battles against the scripted enemy.
+
+    All agents get the same reward, a dead one too: the share of the enemies' health that was destroyed in this step,
+    and the bonus for a battle that is won, which takes a living ally besides the end of all enemies. A dead agent can
+    only stop. The global state is every unit's features.
+
+    Args:
+        task: a name of `TASKS`.
+        num_envs: copies.
+        max_steps: from 1. As JaxMARL counts, a battle is cut off after one step more, the default after 101.
+        attack_mode: which of the agents in its range an enemy shoots: the "closest" or a "random" one.
+        enemy_shoots: whether enemies attack at all.
+        see_enemy_actions: whether agents observe what enemies did last.
+        walls_cause_death: whether a unit that touches the edge of the map dies.
+        won_battle_bonus: reward for a battle that is won, a number >= 0.
+        render_mode: None or "rgb_array".
+    """
+    check_choice("task", task, TASKS)
+    check_number("max_steps", max_steps, 1)
+    check_choice("attack_mode", attack_mode, ("closest", "random"))
+    for name, value in (
+        ("enemy_shoots", enemy_shoots),
+        ("see_enemy_actions", see_enemy_actions),
+        ("walls_cause_death", walls_cause_death),
+    ):
+        check_choice(name, value, (True, False))
+    check_number("won_battle_bonus", won_battle_bonus, 0, whole=False)
+    simulator = _simulator(
+        task,
+        max_steps,
+        attack_mode=attack_mode,
+        enemy_shoots=bool(enemy_shoots),
+        see_enemy_actions=bool(see_enemy_actions),
+        walls_cause_death=bool(walls_cause_death),
+        won_battle_bonus=float(won_battle_bonus),
+    )
+    return JaxTeamBatch(simulator, num_envs, render_mode)
+
+
+SUITE = Suite(
+    name="smax",
+    tasks=TASKS,
+    make=single(make_smax_batch),
+    make_batch=make_smax_batch,
+    requires=("jaxmarl",),
+    extra="smax",
+)
