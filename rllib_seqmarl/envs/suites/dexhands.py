@@ -139,17 +139,16 @@ class DexHands(ParallelEnv):
         sizes = {f"{hand}_{part}": size for hand in HANDS for part, size in AGENTS[agents].items()}
         self.possible_agents = list(sizes)
         self.agents: list[str] = []
-        self._hand_of = [HANDS.index(agent.partition("_")[0]) for agent in sizes]
+        self._hand_of = np.array([HANDS.index(agent.partition("_")[0]) for agent in sizes])
         self._observation_space = spaces.Box(-BOUND, BOUND, (OWN_SIZE + DOOR_SIZE,), np.float32)
         self._action_spaces = {agent: spaces.Box(-1, 1, (size,), np.float32) for agent, size in sizes.items()}
 
         low, high = model.actuator_ctrlrange.T
         self._control_centre, self._control_reach = (high + low) / 2, (high - low) / 2
-        self._joint_low, self._joint_high = model.jnt_range[
-            1 : 1 + N_JOINTS
-        ].T  # behind the base; both hands' are alike
-        self._tips = [model.site(f"{hand}_{finger}_tip").id for hand in HANDS for finger in FINGERS]
-        self._handles = [model.site(f"{hand}_handle").id for hand in HANDS]
+        self._joint_low, self._joint_high = model.jnt_range[1 : 1 + N_JOINTS].T  # of either hand
+        places = [f"{hand}_{finger}_tip" for hand in HANDS for finger in FINGERS] + [f"{hand}_handle" for hand in HANDS]
+        self._places = np.array([model.site(place).id for place in places])
+        self._observed, self._centre, self._scale = self._choose_observed()
         self._start = model.qpos0.copy()
         if self.task.starts_open:
             self._start[-2:] = FULLY_OPEN
@@ -177,14 +176,15 @@ class DexHands(ParallelEnv):
         if self.reset_noise:
             reach = self.reset_noise * (self._joint_high - self._joint_low)
             noise = self._rng.uniform(-reach, reach, (len(HANDS), N_JOINTS))
-            self._of_hands(data.qpos)[:, -N_JOINTS:] = np.clip(noise, self._joint_low, self._joint_high)
+            angles = data.qpos[:-2].reshape(len(HANDS), -1)[:, -N_JOINTS:]
+            angles[:] = np.clip(noise, self._joint_low, self._joint_high)
         mujoco.mj_step1(self.model, data)
-        return self._observe(*self._look()), {agent: {} for agent in self.agents}
+        return self._observe(), {agent: {} for agent in self.agents}
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         agents = self.agents
-        np.concatenate([actions[agent] for agent in agents], out=self._action)
-        np.clip(self._action, -1, 1, out=self._action)
+        joint = np.concatenate([actions[agent] for agent in agents])
+        self._action = np.minimum(np.maximum(joint, -1.0), 1.0)
         data = self.data
         data.ctrl[:] = self._control_centre + self._control_reach * self._action
         # A step of the simulator has two halves: what follows from positions and velocities, and the move. By ending
@@ -194,22 +194,24 @@ class DexHands(ParallelEnv):
         self._mujoco.mj_step1(self.model, data)
         self._steps += 1
 
-        tips, handles = self._look()
-        right, left = np.linalg.norm(tips - handles[:, None], axis=-1).sum(-1)  # of a hand's fingers to its handle
-        apart = abs(handles[0, 1] - handles[1, 1])
+        places = self.data.site_xpos[self._places]
+        handles = places[-2:]
+        gaps = places[:-2].reshape(2, -1, 3) - handles[:, None]  # (2, 5, 3), from a hand's handle to its fingertips
+        right, left = np.sqrt((gaps * gaps).sum(-1)).sum(-1).tolist()
+        apart = abs(float(handles[0, 1] - handles[1, 1]))
         task = self.task
         self._solved |= task.is_solved(apart)
-        reward = float(task.offset - right - left)
+        reward = task.offset - right - left
         if max(right, left) < NEAR:
-            reward += float(task.door_reward(apart))
-        terminated = bool(max(right, left) >= task.too_far)
+            reward += task.door_reward(apart)
+        terminated = max(right, left) >= task.too_far
         truncated = not terminated and self._steps >= self.episode_length
         info = {}
         if terminated or truncated:
             self.agents = []
             info["win"] = float(self._solved)
         return (
-            self._observe(tips, handles),
+            self._observe(),
             dict.fromkeys(agents, reward),
             dict.fromkeys(agents, terminated),
             dict.fromkeys(agents, truncated),
@@ -230,38 +232,42 @@ class DexHands(ParallelEnv):
             self._renderer.close()
             self._renderer = None
 
-    def _look(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of fingertips (2, 5, 3) and handles (2, 3), right first."""
-        sites = self.data.site_xpos
-        return sites[self._tips].reshape(len(HANDS), len(FINGERS), 3), sites[self._handles]
-
-    def _observe(self, tips: np.ndarray, handles: np.ndarray) -> dict[str, np.ndarray]:
+    def _observe(self) -> dict[str, np.ndarray]:
         """Observations of all agents; notes the state."""
-        data, n = self.data, len(HANDS)
-        positions, velocities = self._of_hands(data.qpos), self._of_hands(data.qvel)
-        angles, low, high = positions[:, 7:], self._joint_low, self._joint_high
-        own = (
-            (2 * angles - (high + low)) / (high - low),
-            VELOCITY_SCALE * velocities,
-            tips.reshape(n, -1),
-            TOUCH_SCALE * data.sensordata.reshape(n, -1)[:, -len(FINGERS) :],
-            positions[:, :7],
-            self._action.reshape(n, -1),
-        )
-        seen = np.empty((n, OWN_SIZE + DOOR_SIZE), np.float32)
-        np.concatenate(own, axis=1, out=seen[:, :OWN_SIZE], casting="same_kind")
-        door = seen[:, OWN_SIZE:]
-        door[:, 0:2] = data.qpos[-2:]
-        door[:, 2:4] = VELOCITY_SCALE * data.qvel[-2:]
-        door[:, 4:] = handles.ravel()
-        np.clip(seen, -BOUND, BOUND, out=seen)
-        self._state = np.concatenate((*seen[:, :OWN_SIZE], door[0]))
+        data = self.data
+        simulated = np.concatenate((data.qpos, data.qvel, data.sensordata, data.site_xpos.ravel(), self._action))
+        seen = (simulated[self._observed] - self._centre) * self._scale  # (2, 117)
+        seen = np.minimum(np.maximum(seen, -BOUND), BOUND).astype(np.float32)
+        self._state = np.concatenate((seen[0, :OWN_SIZE], seen[1]))
         return dict(zip(self.possible_agents, seen[self._hand_of], strict=True))
 
-    @staticmethod
-    def _of_hands(values: np.ndarray) -> np.ndarray:
-        """The hands' part of generalised positions or velocities, a row each; the door's two are the last."""
-        return values[:-2].reshape(len(HANDS), -1)
+    def _choose_observed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What each hand observes: which of the numbers that `_observe` strings together, less what, and times what.
+
+        Each is (2, 117).
+        """
+        model, n = self.model, len(HANDS)
+        sizes = (model.nq, model.nv, model.nsensordata, 3 * model.nsite, n * N_ACTIONS)
+        positions, velocities, sensors, places, actions = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+        tips, handles = np.split(places.reshape(-1, 3)[self._places].ravel(), [-3 * n])
+        middle, reach = (self._joint_high + self._joint_low) / 2, (self._joint_high - self._joint_low) / 2
+        table = []
+        for hand in range(n):  # the hinges are the last two degrees of freedom
+            pose, angles = np.split(positions[:-2].reshape(n, -1)[hand], [7])
+            parts = (
+                (angles, middle, 1 / reach),
+                (velocities[:-2].reshape(n, -1)[hand], 0.0, VELOCITY_SCALE),
+                (tips.reshape(n, -1)[hand], 0.0, 1.0),
+                (sensors.reshape(n, -1)[hand, -len(FINGERS) :], 0.0, TOUCH_SCALE),
+                (pose, 0.0, 1.0),
+                (actions.reshape(n, -1)[hand], 0.0, 1.0),
+                (positions[-2:], 0.0, 1.0),
+                (velocities[-2:], 0.0, VELOCITY_SCALE),
+                (handles, 0.0, 1.0),
+            )
+            table.append(np.concatenate([np.stack(np.broadcast_arrays(*part)) for part in parts], axis=1))
+        observed, centre, scale = np.stack(table, axis=1)
+        return observed.astype(np.intp), centre, scale
 
 
 def _make_renderer(model: Any) -> Any:
