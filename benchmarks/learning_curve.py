@@ -2,8 +2,8 @@
 
     python benchmarks/learning_curve.py tuned_configs/*/mpe-simple_spread*.yaml --seeds 0 1 2
 
-Evaluations are the same 512 episodes every time. Results go to benchmarks/results/<name>.json (seeds already there are
-not run again). Table and picture, benchmarks/results/<task>.png, are of all results of the task that are there.
+Evaluations are the same episodes every time. Results go to benchmarks/results/<name>.json (seeds already there are not
+run again). Table and picture, benchmarks/results/<task>.png, are of all results of the task that are there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import time
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -28,33 +30,61 @@ from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.experiment_file import load_experiments
 
 RESULTS = Path(__file__).parent / "results"
-MARKS = (0, 50_000, 100_000, 200_000, 400_000)
-EPISODES = 512
 ORDER = "mat mam marwkv4 marwkv5 marwkv6 mat_rwkv4"  # of curves
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-# Measured with the published code (github.com/PKU-MARL/Multi-Agent-Transformer), two seeds of 128 episodes, the same
-# settings.
-PUBLISHED = {
-    "sampled": (-28.0, -21.3, -20.8, -19.0, -17.2),
-    "greedy": (-36.0, -19.0, -18.7, -18.0, -16.9),
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a task's curves are measured and drawn.
+
+    Attributes:
+        marks: env steps after which a team is evaluated.
+        episodes: of an evaluation.
+        published: mode -> mean returns at the marks, measured with the published MAT code
+            (github.com/PKU-MARL/Multi-Agent-Transformer) and the same settings; NaN where that was not measured.
+        limits: of the returns drawn.
+    """
+
+    marks: tuple[int, ...]
+    episodes: int
+    published: dict[str, tuple[float, ...]]
+    limits: tuple[float, float]
+
+
+PROTOCOLS = {
+    "mpe-simple_spread": Protocol(
+        marks=(0, 50_000, 100_000, 200_000, 400_000),
+        episodes=512,
+        published={"sampled": (-28.0, -21.3, -20.8, -19.0, -17.2), "greedy": (-36.0, -19.0, -18.7, -18.0, -16.9)},
+        limits=(-30, -15),
+    ),
+    "mamujoco-HalfCheetah-6x1": Protocol(
+        marks=(0, 50_000, 100_000, 200_000),
+        episodes=32,
+        published={"sampled": (-177.0, -47.0, 86.0, 106.0), "greedy": (math.nan, math.nan, math.nan, 350.0)},
+        limits=(-300, 1000),
+    ),
 }
 
 
-def run_seed(experiment: Experiment, seed: int) -> dict[str, dict[str, float]]:
-    """Trains once; returns mode -> env steps -> mean team return."""
+def run_seed(
+    experiment: Experiment, seed: int, protocol: Protocol, checkpoint: Path | None
+) -> dict[str, dict[str, float]]:
+    """Trains once and keeps the trained team in `checkpoint`; returns mode -> env steps -> mean team return."""
     algorithm = get_trainable_cls(experiment.run)
     config = algorithm.get_default_config().update_from_dict(experiment.config).debugging(seed=seed)
     algo = config.build_algo()
     policy = algo.get_module().joint_policy()
     env = policy_env(policy, num_envs=SIDE_BY_SIDE)
     curve: dict[str, dict[str, float]] = {"sampled": {}, "greedy": {}}
-    marks, steps, start = list(MARKS), 0, time.perf_counter()
+    marks, steps, start = list(protocol.marks), 0, time.perf_counter()
     while True:
         while marks and steps >= marks[0]:
             mark = str(marks.pop(0))
             random_state = torch.get_rng_state()  # evaluating shall not change what training draws
             for mode, explore in (("sampled", True), ("greedy", False)):
-                returns = evaluate(policy, env, EPISODES, explore=explore, seed=10_000).team_returns
+                returns = evaluate(policy, env, protocol.episodes, explore=explore, seed=10_000).team_returns
                 curve[mode][mark] = round(float(returns.mean()), 3)
             torch.set_rng_state(random_state)
             print(
@@ -63,55 +93,59 @@ def run_seed(experiment: Experiment, seed: int) -> dict[str, dict[str, float]]:
                 flush=True,
             )
         if not marks:
+            if checkpoint is not None:
+                algo.save_to_path(checkpoint.absolute())
             algo.stop()
             return curve
         steps = int(algo.train()["num_env_steps_sampled_lifetime"])
         policy = algo.get_module().joint_policy()
 
 
-def plot(curves: dict[str, dict[str, Any]], path: Path) -> None:
+def plot(curves: dict[str, dict[str, Any]], protocol: Protocol, path: Path) -> None:
     """Means over seeds, with the range of the seeds as a band, and the published MAT code, dashed."""
     figure = Figure(figsize=(11.0, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    for column, mode in enumerate(PUBLISHED):
+    marks = protocol.marks
+    for column, (mode, published) in enumerate(protocol.published.items()):
         axes = figure.add_subplot(1, 2, column + 1)
         for colour, (name, seeds) in zip(cycle(COLOURS), curves.items(), strict=False):
-            runs = returns(seeds, mode)
-            axes.fill_between(MARKS, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
+            runs = returns(seeds, mode, marks)
+            axes.fill_between(marks, runs.min(0), runs.max(0), color=colour, alpha=0.15, linewidth=0)
             axes.plot(
-                MARKS,
+                marks,
                 runs.mean(0),
                 color=colour,
                 linewidth=1.8,
                 label=f"{name} ({len(runs)} seed{'s' * (len(runs) > 1)})",
             )
-        axes.plot(MARKS, PUBLISHED[mode], color="#555555", linestyle="--", label="published MAT (2 seeds)")
+        axes.plot(marks, published, color="#555555", linestyle="--", marker=".", label="published MAT")
         axes.set_title(f"{mode} actions", loc="left", fontsize=11)
         axes.set_xlabel("environment steps")
-        axes.set_ylabel(f"team return, {EPISODES} episodes")
+        axes.set_ylabel(f"team return, {protocol.episodes} episodes")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_ylim(-30, -15)
+        axes.set_ylim(*protocol.limits)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9, loc="lower right")
     figure.savefig(path)
 
 
-def returns(seeds: dict[str, Any], mode: str) -> np.ndarray:
+def returns(seeds: dict[str, Any], mode: str, marks: tuple[int, ...]) -> np.ndarray:
     """(seeds, marks)"""
-    return np.array([[curve[mode][str(mark)] for mark in MARKS] for curve in seeds.values()])
+    return np.array([[curve[mode][str(mark)] for mark in marks] for curve in seeds.values()])
 
 
-def table(curves: dict[str, dict[str, Any]]) -> str:
+def table(curves: dict[str, dict[str, Any]], protocol: Protocol) -> str:
     """Means over seeds in Markdown, with the standard deviation over seeds after the last step."""
     lines = [
-        "| env steps | " + " | ".join(f"{mark // 1000}k" for mark in MARKS) + " |",
-        "|---" * (len(MARKS) + 1) + "|",
+        "| env steps | " + " | ".join(f"{mark // 1000}k" for mark in protocol.marks) + " |",
+        "|---" * (len(protocol.marks) + 1) + "|",
     ]
-    for mode, published in PUBLISHED.items():
-        lines.append(f"| {mode}, published MAT | " + " | ".join(f"{value:.1f}" for value in published) + " |")
+    for mode, published in protocol.published.items():
+        cells = ["" if math.isnan(value) else f"{value:.1f}" for value in published]
+        lines.append(f"| {mode}, published MAT | " + " | ".join(cells) + " |")
         for name, seeds in curves.items():
-            runs = returns(seeds, mode)
+            runs = returns(seeds, mode, protocol.marks)
             cells = [f"{mean:.1f}" for mean in runs.mean(0)]
             cells[-1] = f"{runs.mean(0)[-1]:.2f}" + (f" ± {runs.std(0)[-1]:.2f}" if len(runs) > 1 else "")
             lines.append(f"| {mode}, {name} | " + " | ".join(cells) + " |")
@@ -122,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", help="experiment files, with one experiment each")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: draw what is there")
+    parser.add_argument("--checkpoints", type=Path, help="folder that keeps the trained teams, as <name>-<seed>")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     args = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -131,21 +166,22 @@ def main() -> None:
     tasks = set()
     for file in args.files:
         (experiment,) = load_experiments(file)
-        tasks.add(experiment.name.split("-", 1)[1])
+        tasks.add(task := experiment.name.split("-", 1)[1])
         results = RESULTS / f"{experiment.name}.json"
         for seed in args.seeds:
             # Seeds may run side by side in several processes, so the file is read again each time.
             done = json.loads(results.read_text()) if results.exists() else {}
             if str(seed) not in done:
                 print(experiment.name)
-                curve = run_seed(experiment, seed)
+                checkpoint = args.checkpoints and args.checkpoints / f"{experiment.name}-{seed}"
+                curve = run_seed(experiment, seed, PROTOCOLS[task], checkpoint)
                 done = json.loads(results.read_text()) if results.exists() else {}
                 results.write_text(json.dumps({**done, str(seed): curve}, indent=2, sort_keys=True) + "\n")
     for task in sorted(tasks):
         files = sorted(RESULTS.glob(f"*-{task}.json"), key=lambda path: ORDER.split().index(path.name.split("-")[0]))
         curves = {path.name.split("-")[0].upper(): json.loads(path.read_text()) for path in files}
-        plot(curves, RESULTS / f"{task}.png")
-        print(table(curves))
+        plot(curves, PROTOCOLS[task], RESULTS / f"{task}.png")
+        print(table(curves, PROTOCOLS[task]))
 
 
 if __name__ == "__main__":
