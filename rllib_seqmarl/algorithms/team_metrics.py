@@ -15,7 +15,9 @@ class TeamMetrics(RLlibCallback):
     """Logs each agent's episode return, and the win rate where the environment reports wins.
 
     In a training result they stand at `env_runners/agent_episode_returns_mean/<agent>`, as in RLlib's own multi-agent
-    results, and at `env_runners/win_rate`. The algorithm adds this callback to the user's own.
+    results, and at `env_runners/win_rate`. Where the environment names the task it played (`multitask/mixture`), the
+    team's return and win rate also stand at `env_runners/task_returns_mean/<task>` and `.../task_win_rates/<task>`. The
+    algorithm adds this callback to the user's own.
 
     `env_runners/episode_return_mean` is in every result, NaN while no episode has ended: RLlib leaves it out until
     then, and searches, schedulers and stop criteria of Tune that name it would fail.
@@ -42,6 +44,10 @@ class TeamMetrics(RLlibCallback):
             metrics_logger.log_value(("agent_episode_returns_mean", agent), float(agent_return), window=window)
         if "win" in info:
             metrics_logger.log_value("win_rate", float(info["win"]), window=window)
+        if "task" in info:
+            metrics_logger.log_value(("task_returns_mean", info["task"]), float(episode.get_return()), window=window)
+            if "win" in info:
+                metrics_logger.log_value(("task_win_rates", info["task"]), float(info["win"]), window=window)
 
     def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
         result.setdefault(ENV_RUNNER_RESULTS, {}).setdefault(EPISODE_RETURN_MEAN, math.nan)

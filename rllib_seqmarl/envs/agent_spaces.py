@@ -14,6 +14,7 @@ AgentID = Hashable
 Space = spaces.Space[Any]
 
 MASK_KEY = "action_mask"
+TASK_KEY = "task"  # in infos: the name of the task that was played, where there are several
 ALIVE_KEY = "alive"  # in infos: False for an agent that is dead, but stays and is rewarded with its team
 SMALLEST_IMAGE = 16  # What has fewer pixels in height or width is a grid of numbers rather than an image.
 # What lies beside a mask is called so by RLlib and by PettingZoo.

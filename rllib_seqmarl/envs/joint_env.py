@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 from rllib_seqmarl.envs.adapters import ALL, adapt
-from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, AgentID, mask_in
+from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, TASK_KEY, AgentID, mask_in
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.layout import STATE, Arrays, TeamLayout
 from rllib_seqmarl.envs.options import check_choice
@@ -43,6 +43,7 @@ class JointEnv(gym.Env):
         episode_agent_returns: float32 (n,), the sums of agent_rewards in the layout's order; after the last step.
         win: where the environment reports one (battle_won, won, win, success, is_success); after the last
             step.
+        task: where the environment's infos name the task that was played; after the last step.
 
     An episode is truncated if it ended while some agent could have gone on, otherwise terminated. In the last
     observation after truncation, the agents whose value bootstraps are the living ones.
@@ -51,8 +52,8 @@ class JointEnv(gym.Env):
         env: the environment. It is reset once here, to see what it gives.
         agent_ids: whether observations end with the agent's one-hot number. Encoders without positions need
             it.
-        team_reward: "mean" or "sum" of the rewards of all n agents (a dead agent's counts as given, else as
-            0).
+        team_reward: "mean" or "sum" of the rewards of all agents (a dead agent's counts as given, else as 0).
+            Agents of a ParallelEnv that are absent when an episode begins are not counted in its mean.
         global_state: whether observations hold the environment's `state()`.
         agent_order: "fixed": row i is agent i; or "shuffled": rows change places with every episode, which takes
             agents with equal action spaces. Agent ids go with their agents.
@@ -91,7 +92,8 @@ class JointEnv(gym.Env):
         self._shuffles = agent_order == "shuffled"
         self._agents = self.layout.agents
         self._order = np.arange(len(self._agents))  # row i is agent _order[i]
-        self._reward_share = 1.0 / len(self._agents) if team_reward == "mean" else 1.0
+        self._takes_mean = team_reward == "mean"
+        self._reward_share = 1.0
         self._returns = np.zeros(len(self._agents))  # of the current episode
         self._acting: tuple[AgentID, ...] = ()  # who acts next
         self._gone: set[AgentID] = set()  # whose episode has ended
@@ -148,6 +150,8 @@ class JointEnv(gym.Env):
         self._gone.clear()
         self._returns[:] = 0.0
         observations, infos = self.env.reset(seed=seed, options=options)
+        if self._takes_mean:
+            self._reward_share = 1.0 / (self._adapter.awaited() or len(self._agents))
         try:
             if not observations:
                 raise JointEnvError("no agent has an observation. Somebody must be able to act after a reset.")
@@ -192,6 +196,9 @@ class JointEnv(gym.Env):
             win = _find_win(infos)
             if win is not None:
                 info["win"] = win
+            tasks = [found[TASK_KEY] for found in infos.values() if isinstance(found, Mapping) and TASK_KEY in found]
+            if tasks:
+                info[TASK_KEY] = str(tasks[0])
         return reward, team_terminated, team_truncated, info
 
     def _arrange(self, arrays: Arrays) -> None:

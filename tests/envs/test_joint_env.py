@@ -233,3 +233,9 @@ def test_results_are_fresh_arrays(seed: int, deaths: list[int]) -> None:
     for arrays, copied in zip(kept, copies, strict=True):
         for array, copy in zip(arrays, copied, strict=True):
             np.testing.assert_array_equal(array, copy)
+
+
+def test_agents_that_are_absent_at_the_start_do_not_count_in_the_mean() -> None:
+    env = JointEnv(ToyTeam([D3] * 4, absent=("d",), rewards=lambda agent, step: float(agent != "d")))
+    env.reset(seed=0)
+    assert env.step([0, 0, 0, 0])[1] == pytest.approx(1.0)

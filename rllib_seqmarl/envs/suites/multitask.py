@@ -1,0 +1,257 @@
+"""One environment out of several tasks: every episode plays one of them, and all have the shapes of the largest.
+
+A policy that is trained here has one set of weights for teams of several sizes. Row i is the i-th agent of the task
+that is played; where the task has fewer agents, the last ones are absent, and so dead for a joint policy.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, TASK_KEY, Space
+from rllib_seqmarl.envs.joint_env import JointEnv
+from rllib_seqmarl.envs.layout import ACTION_MASK, ALIVE, OBSERVATIONS, Arrays
+from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suites.multitask_actions import common_actions
+
+SAMPLINGS = ("random", "round_robin")
+EXAMPLE = ("coordination/distinct_choice", "coordination/unrepeated_choice")
+
+Entry = str | Mapping[str, Any]
+
+
+def make_multitask(
+    task: str,
+    *,
+    tasks: Sequence[Entry] = EXAMPLE,
+    pad_to: Sequence[Entry] = (),
+    sampling: str = "random",
+    task_ids: bool = False,
+    render_mode: str | None = None,
+) -> "Mixture":
+    """Makes a mixture of tasks.
+
+    Args:
+        task: "mixture".
+        tasks: What is played: environments' names, or mappings {name: ..., env_config: {...}, weight: ...}. A task of
+            weight 2 is drawn twice as often as one of weight 1, the default; one of weight 0 is not played, but keeps
+            its place among the task ids.
+        pad_to: Tasks, given in the same way, that are never played but padded for, so that the policy has the shapes
+            to go on with them.
+        sampling: "random" draws each episode's task; "round_robin" plays them in turn, the first one drawn.
+        task_ids: Whether observations end with the task's number, one-hot among `tasks` and `pad_to`.
+        render_mode: "rgb_array" or None, for all tasks.
+
+    Raises:
+        ValueError: A wrong value, or tasks that cannot be mixed.
+    """
+    check_choice("sampling", sampling, SAMPLINGS)
+    check_choice("task_ids", task_ids, (True, False))
+    check_choice("render_mode", render_mode, (None, "rgb_array"))
+    entries = [_checked(entry, "tasks") for entry in _listed("tasks", tasks)]
+    never = [_checked(entry, "pad_to") for entry in _listed("pad_to", pad_to)]
+    weights = np.array([entry.get("weight", 1.0) for entry in entries])
+    if not weights.any():
+        raise ValueError("tasks: none is played. Give at least one a weight above 0.")
+    if sampling == "round_robin" and len({*weights[weights > 0]}) > 1:
+        raise ValueError("sampling='round_robin' plays all tasks equally often: leave weights out, or draw at random.")
+    labels = _labels([*entries, *never])
+    teams = [_make(entry, label, render_mode) for entry, label in zip([*entries, *never], labels, strict=True)]
+    return Mixture(teams, weights / weights.sum(), sampling, task_ids, render_mode)
+
+
+def _listed(option: str, entries: Any) -> list[Any]:
+    if isinstance(entries, str | Mapping) or not isinstance(entries, Iterable) or (not entries and option == "tasks"):
+        raise ValueError(f"{option}={entries!r} is no list of tasks. Give a list such as ['smax/3m', 'smax/8m'].")
+    return list(entries)
+
+
+def _checked(entry: Any, option: str) -> Mapping[str, Any]:
+    """One entry of `tasks` or `pad_to` as a mapping."""
+    if isinstance(entry, str):
+        return {"name": entry}
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise ValueError(f"{option}: {entry!r} names no task. Give a name, or {{name: ..., env_config: {{...}}}}.")
+    check_names(f"an entry of {option}", entry, ("name", "env_config", "weight"))
+    if not isinstance(entry.get("env_config", {}), Mapping):
+        raise ValueError(f"{option}: env_config={entry['env_config']!r} of {entry['name']} is no mapping of options.")
+    check_number(f"{option}: weight", entry.get("weight", 1.0), 0, whole=False)
+    return entry
+
+
+def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each task is called: its name; with its options where a name comes several times."""
+    names = [entry["name"] for entry in entries]
+    labels = []
+    for entry, name in zip(entries, names, strict=True):
+        options = ", ".join(f"{key}={value}" for key, value in entry.get("env_config", {}).items())
+        labels.append(f"{name}({options})" if options and names.count(name) > 1 else name)
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise ValueError(f"tasks: {twice[0]} is given twice. Give it once, with a weight.")
+    return labels
+
+
+@dataclass(frozen=True)
+class Team:
+    """A task of the mixture.
+
+    Attributes:
+        name: what it is called.
+        joint: its environment, joined. Its rows are the agents.
+    """
+
+    name: str
+    joint: JointEnv
+
+    @property
+    def width(self) -> int:
+        """Entries of an agent's observation."""
+        return self.joint.layout.obs_dim
+
+
+def _make(entry: Mapping[str, Any], label: str, render_mode: str | None) -> Team:
+    from rllib_seqmarl.envs.catalog import make_joint_env  # which lists this suite
+
+    options = dict(entry.get("env_config", {}))
+    if render_mode is not None:
+        options.setdefault("render_mode", render_mode)
+    joint = make_joint_env(entry["name"], options, agent_ids=False, name=label)
+    if joint.layout.image_shape is not None:
+        raise ValueError(f"tasks: agents of {label} see images, which cannot be padded to other tasks' observations.")
+    return Team(label, joint)
+
+
+class Mixture(ParallelEnv):
+    """Tasks of one kind of action, padded to each other.
+
+    An observation is the task's own, then zeros, then the task's id if there is one. Among discrete choices the mask
+    allows the task's own, of these what the task itself allows. Continuous actions are from -1 to 1 in all dimensions,
+    which is from the lowest to the highest of the task's own; further dimensions do nothing.
+
+    The infos of an episode's last step hold the name of its `task`. Each episode's seed is drawn from a random stream
+    of the mixture's own, so that `reset(seed)` decides all that follows.
+
+    Args:
+        teams: all tasks.
+        probabilities: of the first ones; the others are only padded for.
+        sampling, task_ids, render_mode: as of :func:`make_multitask`.
+    """
+
+    def __init__(
+        self,
+        teams: Sequence[Team],
+        probabilities: np.ndarray,
+        sampling: str,
+        task_ids: bool,
+        render_mode: str | None,
+    ):
+        self.metadata = {"name": "multitask", "render_modes": ["rgb_array"], "render_fps": 10}
+        self.render_mode = render_mode
+        self.teams = tuple(teams)
+        self.probabilities = probabilities
+        self.played = np.flatnonzero(probabilities)  # the tasks that are
+        self.sampling = sampling
+        layouts = [team.joint.layout for team in teams]
+        self._size = max(team.width for team in teams)
+        self._ids = np.eye(len(teams), dtype=np.float32) if task_ids else np.zeros((len(teams), 0), np.float32)
+        self.possible_agents = [f"agent_{i}" for i in range(max(layout.n_agents for layout in layouts))]
+        self._rows = {agent: row for row, agent in enumerate(self.possible_agents)}
+        self.agents: list[str] = []
+        self._actions = common_actions([(team.name, team.joint.layout) for team in teams])
+        seen = spaces.Box(-np.inf, np.inf, (self._size + self._ids.shape[1],), np.float32)
+        self._observation_spaces = dict.fromkeys(self.possible_agents, seen)
+        self._action_spaces = {agent: self._actions.space() for agent in self.possible_agents}
+        self._rng = np.random.default_rng()
+        self._turn: int | None = None
+        self._current = int(self.played[0])
+
+    @property
+    def team(self) -> Team:
+        """The task that is being played."""
+        return self.teams[self._current]
+
+    def observation_space(self, agent: str) -> Space:
+        return self._observation_spaces[agent]
+
+    def action_space(self, agent: str) -> Space:
+        return self._action_spaces[agent]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        if seed is not None:
+            self._rng, self._turn = np.random.default_rng(seed), None
+        self._current = self._next()
+        arrays, _ = self.team.joint.reset(seed=int(self._rng.integers(2**31)), options=options)
+        self.agents = self.possible_agents[: self.team.joint.layout.n_agents]
+        return self._tell(arrays, {})
+
+    def _next(self) -> int:
+        """The number of the task that the coming episode plays."""
+        if self.sampling == "random":
+            return int(self._rng.choice(len(self.probabilities), p=self.probabilities))
+        turn = self._rng.integers(len(self.played)) if self._turn is None else self._turn + 1
+        self._turn = int(turn % len(self.played))
+        return int(self.played[self._turn])
+
+    def step(self, actions: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        agents, rows = self.agents, [self._rows[agent] for agent in self.agents]
+        joint_action = self._actions.of_team(self._current, [(self._rows[agent], actions[agent]) for agent in agents])
+        arrays, _, over, cut, joint_info = self.team.joint.step(joint_action)
+        ended = joint_info.get("agent_terminateds", [False] * len(self.possible_agents))
+        info = {TASK_KEY: self.team.name} if over or cut else {}
+        if "win" in joint_info:
+            info["win"] = joint_info["win"]
+        observations, infos = self._tell(arrays, info)
+        terminated = {agent: bool(over or ended[row]) for agent, row in zip(agents, rows, strict=True)}
+        truncated = {agent: bool(cut and not ended[row]) for agent, row in zip(agents, rows, strict=True)}
+        rewards = {agent: float(joint_info["agent_rewards"][row]) for agent, row in zip(agents, rows, strict=True)}
+        self.agents = [agent for agent in agents if not (terminated[agent] or truncated[agent])]
+        return observations, rewards, terminated, truncated, infos
+
+    def _tell(self, arrays: Arrays, info: dict[str, Any]) -> tuple[dict, dict]:
+        """Observations and infos of the agents that were there until now."""
+        observations, infos = {}, {}
+        seen = np.zeros((len(arrays[ALIVE]), self._size + self._ids.shape[1]), np.float32)
+        seen[:, : self.team.width] = arrays[OBSERVATIONS]
+        seen[:, self._size :] = self._ids[self._current]
+        masks = self._actions.masks(self._current, arrays.get(ACTION_MASK))
+        for agent in self.agents:
+            row = self._rows[agent]
+            observations[agent] = seen[row]
+            infos[agent] = {**info, ALIVE_KEY: bool(arrays[ALIVE][row])}
+            if masks is not None:
+                infos[agent][MASK_KEY] = masks[row]
+        return observations, infos
+
+    def state(self) -> np.ndarray:
+        """The task's global state, padded with zeros to the longest one's.
+
+        Raises:
+            NotImplementedError: Some task has none.
+        """
+        try:
+            states = [np.ravel(team.joint.env.state()) for team in (self.team, *self.teams)]
+        except AttributeError:
+            raise NotImplementedError("some of the tasks have no global state") from None
+        padded = np.zeros(max(map(len, states)), np.float32)
+        padded[: len(states[0])] = states[0]
+        return padded
+
+    def render(self) -> Any:
+        return self.team.joint.render()
+
+    def close(self) -> None:
+        for team in self.teams:
+            team.joint.close()
+
+
+SUITE = Suite(
+    name="multitask",
+    tasks={"mixture": "Every episode plays one of the tasks that `tasks` lists, padded to the largest."},
+    make=make_multitask,
+)
