@@ -81,7 +81,7 @@ def make_smacv2(
             team_gen: dist_type (weighted_teams; all_teams: every combination is as likely, against the same team),
             unit_types, weights (probabilities), exception_unit_types, observe. start_positions: dist_type, p, map_x,
             map_y; None puts each side in one fixed place. enemy_mask, which no file has: dist_type: mask and
-            mask_probability, by which a unit never sees an enemy's health and type.
+            mask_probability, which for all its name is how likely a unit can tell a certain enemy's health and type.
         conic_fov: whether units see a cone of `num_fov_actions` directions, chosen by as many more actions.
         num_fov_actions: see there, >= 1.
         obs_own_pos: whether units see where they are.
