@@ -1,8 +1,10 @@
 """Two Shadow Hands and a double door, in MuJoCo: door tasks after Bi-DexHands (Chen et al. 2022, arXiv 2206.08686).
 
-Bi-DexHands is written for Isaac Gym, which needs NVIDIA's simulator and Python 3.8 at most. These tasks follow its
-published scene, actions, rewards, ends and episode length, and run wherever MuJoCo does; another simulator plays
-them, so returns are alike but not comparable to the digit. `dexhands-isaac` runs the original.
+Bi-DexHands is written for Isaac Gym, NVIDIA's simulator, which needs a GPU and Python 3.8 at most. These tasks follow
+its published scene, actions, rewards, ends and episode length, and run wherever MuJoCo does. Another simulator plays
+them, the door is made of boxes and capsules, its leaves start at rest (published: closing, they start at 1.57 rad/s,
+against their stops), and agents are told where things are and how fast, but not the joints' forces, nor how fingertips
+are turned. So returns should not be compared across the two. `dexhands-isaac` runs the original.
 """
 
 import os
@@ -79,7 +81,8 @@ class DexHands(ParallelEnv):
     Each step is 1/60 s. The episode is truncated after `episode_length` steps, and terminated when a hand has left its
     handle behind (the sum of its five finger distances is 1.5 m opening, 3 m closing). Success, handles more (opening)
     or less (closing) than 0.5 m apart sideways, ends nothing; `win` tells at the end whether it was ever reached. A
-    spring draws the leaves back to where they start.
+    spring draws the leaves back to where they start. Both hands are right hands, as published; the left one is turned
+    over.
 
     Reward, the same for all agents, where d are the sums of a hand's finger distances and y is how far apart the
     handles are sideways: opening, `2 - d_right - d_left + 2 y`; closing, `6 - d_right - d_left + (1 - 2 y)`. The last
@@ -128,7 +131,6 @@ class DexHands(ParallelEnv):
             os.environ.setdefault("MUJOCO_GL", "egl")  # is read when mujoco is first imported
         import mujoco
 
-        self._mujoco = mujoco
         self.task = TASKS[task]
         self.episode_length = episode_length
         self.reset_noise = reset_noise
@@ -165,12 +167,14 @@ class DexHands(ParallelEnv):
         return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        import mujoco
+
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         self.agents = self.possible_agents[:]
         self._steps, self._solved = 0, False
         self._action[:] = 0.0
-        mujoco, data = self._mujoco, self.data
+        data = self.data
         mujoco.mj_resetData(self.model, data)
         data.qpos[:] = self._start
         if self.reset_noise:
@@ -182,6 +186,8 @@ class DexHands(ParallelEnv):
         return self._observe(), {agent: {} for agent in self.agents}
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+        import mujoco
+
         agents = self.agents
         joint = np.concatenate([actions[agent] for agent in agents])
         self._action = np.minimum(np.maximum(joint, -1.0), 1.0)
@@ -189,12 +195,12 @@ class DexHands(ParallelEnv):
         data.ctrl[:] = self._control_centre + self._control_reach * self._action
         # A step of the simulator has two halves: what follows from positions and velocities, and the move. By ending
         # with the first half of the next one, all that is observed belongs to where things now are.
-        self._mujoco.mj_step2(self.model, data)
-        self._mujoco.mj_step(self.model, data, SUBSTEPS - 1)
-        self._mujoco.mj_step1(self.model, data)
+        mujoco.mj_step2(self.model, data)
+        mujoco.mj_step(self.model, data, SUBSTEPS - 1)
+        mujoco.mj_step1(self.model, data)
         self._steps += 1
 
-        places = self.data.site_xpos[self._places]
+        places = data.site_xpos[self._places]
         handles = places[-2:]
         gaps = places[:-2].reshape(2, -1, 3) - handles[:, None]  # (2, 5, 3), from a hand's handle to its fingertips
         right, left = np.sqrt((gaps * gaps).sum(-1)).sum(-1).tolist()
