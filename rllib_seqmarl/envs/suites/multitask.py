@@ -158,13 +158,18 @@ class Mixture(ParallelEnv):
         self.played = np.flatnonzero(probabilities)  # the tasks that are
         self.sampling = sampling
         layouts = [team.joint.layout for team in teams]
-        self._size = max(team.width for team in teams)
-        self._ids = np.eye(len(teams), dtype=np.float32) if task_ids else np.zeros((len(teams), 0), np.float32)
+        size = max(team.width for team in teams)
+        ids = np.eye(len(teams)) if task_ids else np.zeros((len(teams), 0))
         self.possible_agents = [f"agent_{i}" for i in range(max(layout.n_agents for layout in layouts))]
+        # What observations of each task begin as, (n, entries): zeros, and the task's id.
+        self._blanks = [
+            np.tile(np.r_[np.zeros(size), task_id].astype(np.float32), (layout.n_agents, 1))
+            for layout, task_id in zip(layouts, ids, strict=True)
+        ]
         self._rows = {agent: row for row, agent in enumerate(self.possible_agents)}
         self.agents: list[str] = []
         self._actions = common_actions([(team.name, team.joint.layout) for team in teams])
-        seen = spaces.Box(-np.inf, np.inf, (self._size + self._ids.shape[1],), np.float32)
+        seen = spaces.Box(-np.inf, np.inf, (size + ids.shape[1],), np.float32)
         self._observation_spaces = dict.fromkeys(self.possible_agents, seen)
         self._action_spaces = {agent: self._actions.space() for agent in self.possible_agents}
         self._rng = np.random.default_rng()
@@ -200,32 +205,37 @@ class Mixture(ParallelEnv):
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         agents, rows = self.agents, [self._rows[agent] for agent in self.agents]
-        joint_action = self._actions.of_team(self._current, [(self._rows[agent], actions[agent]) for agent in agents])
+        joint_action = self._actions.of_team(self._current, rows, [actions[agent] for agent in agents])
         arrays, _, over, cut, joint_info = self.team.joint.step(joint_action)
-        ended = joint_info.get("agent_terminateds", [False] * len(self.possible_agents))
         info = {TASK_KEY: self.team.name} if over or cut else {}
         if "win" in joint_info:
             info["win"] = joint_info["win"]
         observations, infos = self._tell(arrays, info)
-        terminated = {agent: bool(over or ended[row]) for agent, row in zip(agents, rows, strict=True)}
-        truncated = {agent: bool(cut and not ended[row]) for agent, row in zip(agents, rows, strict=True)}
-        rewards = {agent: float(joint_info["agent_rewards"][row]) for agent, row in zip(agents, rows, strict=True)}
-        self.agents = [agent for agent in agents if not (terminated[agent] or truncated[agent])]
-        return observations, rewards, terminated, truncated, infos
+        rewards = joint_info["agent_rewards"].tolist()
+        ended = joint_info.get("agent_terminateds")
+        died = [agent for agent, row in zip(agents, rows, strict=True) if ended is not None and ended[row]]
+        self.agents = [agent for agent in agents if not (over or cut or agent in died)]
+        return (
+            observations,
+            {agent: rewards[row] for agent, row in zip(agents, rows, strict=True)},
+            {agent: over or agent in died for agent in agents},
+            {agent: cut and agent not in died for agent in agents},
+            infos,
+        )
 
     def _tell(self, arrays: Arrays, info: dict[str, Any]) -> tuple[dict, dict]:
         """Observations and infos of the agents that were there until now."""
-        observations, infos = {}, {}
-        seen = np.zeros((len(arrays[ALIVE]), self._size + self._ids.shape[1]), np.float32)
+        seen = self._blanks[self._current].copy()
         seen[:, : self.team.width] = arrays[OBSERVATIONS]
-        seen[:, self._size :] = self._ids[self._current]
+        alive = arrays[ALIVE].tolist()
         masks = self._actions.masks(self._current, arrays.get(ACTION_MASK))
+        observations, infos = {}, {}
         for agent in self.agents:
             row = self._rows[agent]
             observations[agent] = seen[row]
-            infos[agent] = {**info, ALIVE_KEY: bool(arrays[ALIVE][row])}
+            infos[agent] = told = {**info, ALIVE_KEY: bool(alive[row])}
             if masks is not None:
-                infos[agent][MASK_KEY] = masks[row]
+                told[MASK_KEY] = masks[row]
         return observations, infos
 
     def state(self) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What agents can do in a mixture of tasks: the choices or dimensions of the task that has most of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ class CommonActions(ABC):
         """An agent's action space, a new object each time."""
 
     @abstractmethod
-    def of_team(self, task: int, actions: Iterable[tuple[int, Any]]) -> np.ndarray:
-        """The task's own joint action, from (row, action) of those who act."""
+    def of_team(self, task: int, rows: Sequence[int], actions: Sequence[Any]) -> np.ndarray:
+        """The task's own joint action, in which `actions` are those of the agents in `rows`; the others do nothing."""
 
     def masks(self, task: int, own: np.ndarray | None) -> np.ndarray | None:
         """Action masks int8 (n, width), from the task's own if it has masks; None if there never are any."""
@@ -62,26 +62,29 @@ class CommonChoices(CommonActions):
             np.concatenate([start + np.arange(n) for start, n in zip(starts, layout.nvec, strict=False)])
             for layout in layouts
         ]
-        # In components that a task does not have the first choice stands for nothing.
-        self._blank = np.zeros(sum(self.nvec), np.int8)
-        self._blank[starts] = 1
+        # For each task, the common mask (n, width) where the task forbids nothing. In components that it does not have
+        # the first choice stands for nothing.
+        self._unmasked = [np.zeros((layout.n_agents, sum(self.nvec)), np.int8) for layout in layouts]
+        for layout, mask, places in zip(layouts, self._unmasked, self._places, strict=True):
+            mask[:, starts] = 1
+            mask[:, places] = layout.own_actions
         self._has_masks = any(layout.has_action_mask or layout.nvec != self.nvec for layout in layouts)
 
     def space(self) -> Space:
         return spaces.Discrete(self.nvec[0]) if len(self.nvec) == 1 else spaces.MultiDiscrete(list(self.nvec))
 
-    def of_team(self, task: int, actions: Iterable[tuple[int, Any]]) -> np.ndarray:
+    def of_team(self, task: int, rows: Sequence[int], actions: Sequence[Any]) -> np.ndarray:
         layout = self._layouts[task]
         joint_action = np.zeros((layout.n_agents, len(layout.nvec)), np.int64)
-        for row, action in actions:
-            joint_action[row] = np.atleast_1d(action)[: len(layout.nvec)]
+        joint_action[rows] = np.reshape(actions, (len(rows), len(self.nvec)))[:, : len(layout.nvec)]
         return joint_action.reshape(layout.action_shape)
 
     def masks(self, task: int, own: np.ndarray | None) -> np.ndarray | None:
         if not self._has_masks:
             return None
-        masks = np.tile(self._blank, (self._layouts[task].n_agents, 1))
-        masks[:, self._places[task]] = self._layouts[task].own_actions if own is None else own
+        masks = self._unmasked[task].copy()
+        if own is not None:
+            masks[:, self._places[task]] = own
         return masks
 
 
@@ -95,10 +98,9 @@ class CommonForces(CommonActions):
     def space(self) -> Space:
         return spaces.Box(-1.0, 1.0, (self._dim,), np.float32)
 
-    def of_team(self, task: int, actions: Iterable[tuple[int, Any]]) -> np.ndarray:
+    def of_team(self, task: int, rows: Sequence[int], actions: Sequence[Any]) -> np.ndarray:
         layout = self._layouts[task]
         joint_action = np.zeros((layout.n_agents, layout.dim), np.float32)
-        for row, action in actions:
-            joint_action[row] = action[: layout.dim]
+        joint_action[rows] = np.reshape(actions, (len(rows), self._dim))[:, : layout.dim]
         middle, half = (layout.high + layout.low) / 2, (layout.high - layout.low) / 2
         return np.clip(middle + half * joint_action, layout.low, layout.high)
