@@ -88,6 +88,7 @@ def test_algorithms_are_compared_on_equal_terms(name: str):
     own, mat = vars(algorithm_config(name)), vars(algorithm_config(reference))
     shared = {key for key in own.keys() & mat.keys() if not key.startswith("_")} - NETWORK - otherwise - {"algo_class"}
     assert {key: own[key] for key in shared} == {key: mat[key] for key in shared}
+    assert load(name).stop == load(reference).stop
 
 
 def test_environments_have_the_options_that_are_set():
