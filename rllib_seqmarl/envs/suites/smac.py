@@ -84,7 +84,7 @@ def make_smac(
         reward_only_positive: damage and death count for the enemies alone, not against the allies.
         reward_death_value: for each enemy that dies (against each ally, unless only positive), >= 0.
         reward_win: for a victory, >= 0.
-        reward_defeat: for a defeat, <= 0.
+        reward_defeat: for a defeat, from -1e6 to 0.
         reward_negative_scale: weight of what counts against the team, >= 0.
         reward_scale: whether rewards are divided such that all that can be earned is `reward_scale_rate`.
         reward_scale_rate: see there, > 0.

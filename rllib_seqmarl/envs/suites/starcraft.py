@@ -59,7 +59,7 @@ def check_battle_options(options: Mapping[str, Any]) -> None:
     for name in ("move_amount", "reward_death_value", "reward_win", "reward_negative_scale"):
         check_number(name, options[name], 0, whole=False)
     check_number("reward_scale_rate", options["reward_scale_rate"], 1e-6, whole=False)
-    check_number("reward_defeat", options["reward_defeat"], high=0, whole=False)
+    check_number("reward_defeat", options["reward_defeat"], -1e6, 0, whole=False)
     for name, value in options.items():
         if name.startswith(("obs_", "state_")) or name in ("reward_sparse", "reward_only_positive", "reward_scale"):
             check_choice(name, value, (True, False))
@@ -244,6 +244,9 @@ def _draw(core: Any) -> np.ndarray:
     return np.asarray(picture)
 
 
+_np_random: Any = np.random  # whose types do not know all it has
+
+
 class _GlobalStreams:
     """Python's and numpy's global random streams, as the packages use them, with a state of their own.
 
@@ -251,21 +254,18 @@ class _GlobalStreams:
     """
 
     def __init__(self, seed: int | None):
-        words = np.random.SeedSequence(seed).generate_state(2)
-        self._state = random.Random(int(words[0])).getstate(), np.random.RandomState(words[1]).get_state()
+        for_python, for_numpy = np.random.SeedSequence(seed).spawn(2)
+        self._python = random.Random(int(for_python.generate_state(1)[0])).getstate()
+        self._numpy = np.random.MT19937(for_numpy)
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        outside = _swap_streams(self._state)
+        python, numpy = random.getstate(), _np_random.get_bit_generator()
+        random.setstate(self._python)
+        _np_random.set_bit_generator(self._numpy)
         try:
             yield
         finally:
-            self._state = _swap_streams(outside)
-
-
-def _swap_streams(state: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Sets the state of both streams; returns the one before."""
-    before = random.getstate(), np.random.get_state()
-    random.setstate(state[0])
-    np.random.set_state(state[1])
-    return before
+            self._python = random.getstate()
+            random.setstate(python)
+            _np_random.set_bit_generator(numpy)

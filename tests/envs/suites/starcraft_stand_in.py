@@ -184,6 +184,7 @@ class StarCraft2Env:
             if ally.health > 0:
                 seen[i][:3] = ally.health / ally.health_max, ally.pos.x / 32, ally.pos.y / 32
                 seen[i][3] = sum(map(ord, ally.unit_type)) / 1000
+                seen[i][4] = np.random.rand()  # smacv2 asks it whether teammates see an enemy as well
                 if self.battle.get("serials"):
                     seen[i][-1] = serial
         return seen
