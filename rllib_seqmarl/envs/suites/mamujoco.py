@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def make_mamujoco(
     agent_obsk: int | None = 1,
     local_categories: Sequence[Sequence[str]] | None = None,
     global_categories: Sequence[str] | None = None,
-    disabled_joints: Iterable[int] = (),
+    disabled_joints: Sequence[int] = (),
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
     **physics: Any,
@@ -93,6 +93,8 @@ def make_mamujoco(
         ValueError: an option that the domain does not have or whose value is out of range, or there is no OpenGL to
             draw pictures with.
     """
+    given = {**locals(), **physics}
+    del given["physics"]
     name, task = f"mamujoco/{task}", task.replace("|", "_")
     domain = task.split("-")[0]
     base, segments_from = _SEGMENTED.get(domain, (domain, None))
@@ -120,14 +122,15 @@ def make_mamujoco(
         disable_env_checker=True,
         **physics,
     )
+    team = partial(MaMuJoCo, name, joints.actuators, looks, disabled_joints, partial(make_mamujoco, **given))
     if segments_from is None:
-        return MaMuJoCo(name, make(), joints.actuators, looks, disabled_joints)
+        return team(make())
     # The package writes the model into its own folder, where processes that start together would take it from another.
     agents, segments_each = map(int, task.split("-")[1].split("x"))
     with tempfile.TemporaryDirectory() as folder:
         model = str(Path(folder, "model.xml"))
         import_from_package(segments_from).gen_asset(agents * segments_each, model)
-        return MaMuJoCo(name, make(xml_file=model), joints.actuators, looks, disabled_joints)
+        return team(make(xml_file=model))
 
 
 class MaMuJoCo(ParallelEnv):
@@ -135,21 +138,24 @@ class MaMuJoCo(ParallelEnv):
 
     Args:
         name: the environment's.
-        robot: gymnasium's MujocoEnv, with its time limit.
         actuators: for each agent, the entries of the robot's action that it gives.
         looks: for each agent, what it observes of MuJoCo's data; None if everybody observes what `robot` does.
         disabled_joints: entries of the robot's action that stay 0.
+        another: makes a team like this one. Copies and pickles are made anew, as gymnasium's are.
+        robot: gymnasium's MujocoEnv, with its time limit.
     """
 
     def __init__(
         self,
         name: str,
-        robot: Any,
         actuators: Sequence[Sequence[int]],
         looks: Sequence[Look] | None,
-        disabled_joints: Iterable[int],
+        disabled_joints: Sequence[int],
+        another: Callable[[], ParallelEnv],
+        robot: Any,
     ):
         self.robot = robot
+        self._another = another
         self.render_mode = robot.render_mode
         self.metadata = {"name": name, "render_modes": ["rgb_array"], "render_fps": robot.metadata["render_fps"]}
         self.possible_agents = [f"agent_{i}" for i in range(len(actuators))]
@@ -208,6 +214,9 @@ class MaMuJoCo(ParallelEnv):
     def close(self) -> None:
         self.robot.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._another, ()
+
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
         self._state = state.astype(np.float32)
         if self._look is None:
@@ -231,9 +240,8 @@ def _unbounded(size: int) -> spaces.Box:
 
 def _check_joints(robot: Any, joints: Any) -> list[int]:
     model = robot.unwrapped.model
-    joints = list(joints) if isinstance(joints, Iterable) else joints
-    if isinstance(joints, list) and all(type(joint) is int and 0 <= joint < model.nu for joint in joints):
-        return joints
+    if isinstance(joints, list | tuple) and all(type(joint) is int and 0 <= joint < model.nu for joint in joints):
+        return list(joints)
     names = [model.joint(model.actuator(i).trnid[0]).name for i in range(model.nu)]
     raise ValueError(
         f"disabled_joints={joints!r} is out of range: give a list of integers from 0 to {model.nu - 1} "

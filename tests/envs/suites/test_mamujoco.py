@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -179,6 +182,22 @@ def test_layer_norm_makes_the_published_standardisation_all_the_same() -> None:
     standardised = (seen - seen.mean(-1, keepdim=True)) / seen.std(-1, correction=0, keepdim=True)
     norm = torch.nn.LayerNorm(seen.shape[-1])
     torch.testing.assert_close(norm(seen), norm(standardised), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_is_a_robot_of_its_own(copied: Callable[[Any], Any]) -> None:
+    env = make_mamujoco("ManySegmentSwimmer-2x1", disabled_joints=[1], max_episode_steps=3)
+    twin = copied(env)
+    env.reset(seed=0)
+    seen, _ = env.reset(seed=2)
+    twins, _ = twin.reset(seed=2)
+    np.testing.assert_array_equal(np.concatenate([*twins.values()]), np.concatenate([*seen.values()]))
+    ones = dict.fromkeys(env.agents, np.ones(1, np.float32))
+    for _ in range(3):
+        _, _, _, truncated, _ = twin.step(ones)
+    assert all(truncated.values())
+    np.testing.assert_array_equal(twin.robot.unwrapped.data.ctrl, [1.0, 0.0])
+    np.testing.assert_array_equal(np.concatenate(env._look()), np.concatenate([*seen.values()]))
 
 
 def test_pictures() -> None:
