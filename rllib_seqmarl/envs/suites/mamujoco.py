@@ -4,8 +4,9 @@ A task is a domain and a factorisation: in `HalfCheetah-6x1` six agents move one
 suite, on gymnasium's MuJoCo environments v5. All agents get the robot's reward. The factorisations with one joint an
 agent that HAPPO and MAT were tried in and the package lacks (Ant-8x1, Humanoid-17x1, Walker2d-6x1) are here as well.
 
-Left as the package has it, since its numbers are the benchmark's: in ManySegmentAnt all segments but the last read other
-entries than their own joints', and move their other leg; in Humanoid the first two joints of the abdomen see each other.
+Left as the package has it, since its numbers are the benchmark's: in ManySegmentAnt all segments but the last read
+other entries than their own joints', and all move their other leg; in Humanoid the first two joints of the abdomen
+observe each other's.
 """
 
 import inspect
