@@ -1,6 +1,7 @@
 """Learning curves of tuned configs: returns of sampled and greedy play at fixed numbers of env steps, over seeds.
 
     python benchmarks/learning_curve.py tuned_configs/*/mpe-simple_spread*.yaml --seeds 0 1 2
+    python benchmarks/learning_curve.py mat/smax-2s3z mam/smax-2s3z
 
 Evaluations are the same episodes every time. Results go to benchmarks/results/<name>.json (seeds already there are not
 run again). Table and picture, benchmarks/results/<task>.png, are of all results of the task that are there.
@@ -13,7 +14,7 @@ import json
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ray.tune.registry import get_trainable_cls
 from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, evaluate, policy_env
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.experiment_file import load_experiments
+from rllib_seqmarl.experiments.tuned import tuned_configs
 
 RESULTS = Path(__file__).parent / "results"
 ORDER = "mat mam marwkv4 marwkv5 marwkv6 mat_rwkv4"  # of curves
@@ -41,15 +43,22 @@ class Protocol:
     Attributes:
         marks: env steps after which a team is evaluated.
         episodes: of an evaluation.
+        limits: of what is drawn.
         published: mode -> mean returns at the marks, measured with the published MAT code
             (github.com/PKU-MARL/Multi-Agent-Transformer) and the same settings; NaN where that was not measured.
-        limits: of the returns drawn.
+        metric: what is measured, a field of `Evaluation`: "team_returns" or "wins".
     """
 
     marks: tuple[int, ...]
     episodes: int
-    published: dict[str, tuple[float, ...]]
     limits: tuple[float, float]
+    published: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    metric: str = "team_returns"
+
+    @property
+    def label(self) -> str:
+        """What is measured, in words."""
+        return f"{'win rate' if self.metric == 'wins' else 'team return'}, {self.episodes} episodes"
 
 
 PROTOCOLS = {
@@ -65,7 +74,14 @@ PROTOCOLS = {
         published={"sampled": (-177.0, -47.0, 86.0, 106.0), "greedy": (math.nan, math.nan, math.nan, 350.0)},
         limits=(-300, 1000),
     ),
+    "jumanji-lbf-2s-8x8-2p-2f-coop": Protocol(
+        marks=(0, 100_000, 200_000, 300_000, 400_000, 500_000, 750_000, 1_000_000), episodes=512, limits=(0, 1)
+    ),
+    "smax-2s3z": Protocol(
+        marks=(0, 250_000, 500_000, 1_000_000, 1_500_000, 2_000_000), episodes=512, limits=(0, 1), metric="wins"
+    ),
 }
+MODES = ("sampled", "greedy")
 
 
 def run_seed(
@@ -77,15 +93,15 @@ def run_seed(
     algo = config.build_algo()
     policy = algo.get_module().joint_policy()
     env = policy_env(policy, num_envs=SIDE_BY_SIDE)
-    curve: dict[str, dict[str, float]] = {"sampled": {}, "greedy": {}}
+    curve: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
     marks, steps, start = list(protocol.marks), 0, time.perf_counter()
     while True:
         while marks and steps >= marks[0]:
             mark = str(marks.pop(0))
             random_state = torch.get_rng_state()  # evaluating shall not change what training draws
-            for mode, explore in (("sampled", True), ("greedy", False)):
-                returns = evaluate(policy, env, protocol.episodes, explore=explore, seed=10_000).team_returns
-                curve[mode][mark] = round(float(returns.mean()), 3)
+            for mode, explore in zip(MODES, (True, False), strict=True):
+                played = evaluate(policy, env, protocol.episodes, explore=explore, seed=10_000)
+                curve[mode][mark] = round(float(getattr(played, protocol.metric).mean()), 3)
             torch.set_rng_state(random_state)
             print(
                 f"seed {seed}, {int(mark):7,} steps: sampled {curve['sampled'][mark]:7.2f}, "
@@ -106,7 +122,7 @@ def plot(curves: dict[str, dict[str, Any]], protocol: Protocol, path: Path) -> N
     figure = Figure(figsize=(11.0, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     marks = protocol.marks
-    for column, (mode, published) in enumerate(protocol.published.items()):
+    for column, mode in enumerate(MODES):
         axes = figure.add_subplot(1, 2, column + 1)
         for colour, (name, seeds) in zip(cycle(COLOURS), curves.items(), strict=False):
             runs = returns(seeds, mode, marks)
@@ -118,10 +134,13 @@ def plot(curves: dict[str, dict[str, Any]], protocol: Protocol, path: Path) -> N
                 linewidth=1.8,
                 label=f"{name} ({len(runs)} seed{'s' * (len(runs) > 1)})",
             )
-        axes.plot(marks, published, color="#555555", linestyle="--", marker=".", label="published MAT")
+        if mode in protocol.published:
+            axes.plot(
+                marks, protocol.published[mode], color="#555555", linestyle="--", marker=".", label="published MAT"
+            )
         axes.set_title(f"{mode} actions", loc="left", fontsize=11)
         axes.set_xlabel("environment steps")
-        axes.set_ylabel(f"team return, {protocol.episodes} episodes")
+        axes.set_ylabel(protocol.label)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_ylim(*protocol.limits)
         axes.grid(color="#e6e6e6", linewidth=0.8)
@@ -141,20 +160,24 @@ def table(curves: dict[str, dict[str, Any]], protocol: Protocol) -> str:
         "| env steps | " + " | ".join(f"{mark // 1000}k" for mark in protocol.marks) + " |",
         "|---" * (len(protocol.marks) + 1) + "|",
     ]
-    for mode, published in protocol.published.items():
-        cells = ["" if math.isnan(value) else f"{value:.1f}" for value in published]
-        lines.append(f"| {mode}, published MAT | " + " | ".join(cells) + " |")
+    digits = 1 if max(map(abs, protocol.limits)) > 1 else 3
+    for mode in MODES:
+        if mode in protocol.published:
+            cells = ["" if math.isnan(value) else f"{value:.1f}" for value in protocol.published[mode]]
+            lines.append(f"| {mode}, published MAT | " + " | ".join(cells) + " |")
         for name, seeds in curves.items():
             runs = returns(seeds, mode, protocol.marks)
-            cells = [f"{mean:.1f}" for mean in runs.mean(0)]
-            cells[-1] = f"{runs.mean(0)[-1]:.2f}" + (f" ± {runs.std(0)[-1]:.2f}" if len(runs) > 1 else "")
+            cells = [f"{mean:.{digits}f}" for mean in runs.mean(0)]
+            cells[-1] = f"{runs.mean(0)[-1]:.{digits + 1}f}" + (
+                f" ± {runs.std(0)[-1]:.{digits + 1}f}" if len(runs) > 1 else ""
+            )
             lines.append(f"| {mode}, {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", help="experiment files, with one experiment each")
+    parser.add_argument("experiments", nargs="+", help="names of tuned experiments, or files with one each")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: draw what is there")
     parser.add_argument("--checkpoints", type=Path, help="folder that keeps the trained teams, as <name>-<seed>")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
@@ -164,8 +187,9 @@ def main() -> None:
 
     RESULTS.mkdir(exist_ok=True)
     tasks = set()
-    for file in args.files:
-        (experiment,) = load_experiments(file)
+    tuned = tuned_configs()
+    for name in args.experiments:
+        (experiment,) = [tuned[name].load()] if name in tuned else load_experiments(name)
         tasks.add(task := experiment.name.split("-", 1)[1])
         results = RESULTS / f"{experiment.name}.json"
         for seed in args.seeds:

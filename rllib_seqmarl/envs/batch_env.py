@@ -167,6 +167,10 @@ class JointBatchEnv(gym.vector.VectorEnv):
             f"{self.layout.agents[row]!r}: {what}."
         )
 
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """The attribute `name` for every copy, which is the same for all; callbacks ask so of other vector environments."""
+        return (getattr(self, name),) * self.num_envs
+
     def render(self) -> tuple[Any, ...]:
         """A picture of the first copy."""
         return (self.batch.render(),)

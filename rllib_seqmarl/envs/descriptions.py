@@ -85,4 +85,4 @@ def write_descriptions(names: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    write_descriptions(name for name, entry in CATALOG.items() if not entry.missing())
+    write_descriptions(name for name, entry in CATALOG.items() if not (entry.missing() or entry.suite.external))

@@ -35,5 +35,6 @@ def check_number(
     inside = inside and (low is None or value >= low) and (high is None or value <= high)
     if not inside:
         noun = "an integer" if whole else "a number"
-        limits = f" from {low} to {high}" if None not in (low, high) else f" >= {low}" if low is not None else ""
+        limits = f" from {low} to {high}" if None not in (low, high) else ""
+        limits = limits or (f" >= {low}" if low is not None else f" <= {high}" if high is not None else "")
         raise ValueError(f"{name}={value!r} is out of range: give {noun}{limits}.")

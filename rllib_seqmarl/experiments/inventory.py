@@ -60,7 +60,8 @@ def _row(entry: EnvEntry, found: EnvDescription | None, with_sentence: bool) -> 
 
 
 def _needs(entry: EnvEntry) -> str:
-    needs = f"[{entry.suite.extra}]" if entry.suite.extra else ", ".join(entry.suite.requires) or "-"
+    suite = entry.suite
+    needs = f"[{suite.extra}]" if suite.extra else suite.external or ", ".join(suite.requires) or "-"
     return f"{needs}, missing" if entry.missing() else needs
 
 

@@ -144,6 +144,7 @@ def test_the_vector_entry_point_makes_batches(monkeypatch: pytest.MonkeyPatch) -
     env = JointEnvCreator("toys/counting", agent_ids=False)({"num_envs": 5, "continuous": True})
     assert isinstance(env, JointBatchEnv)
     assert (env.num_envs, env.name, env.batch.continuous) == (5, "toys/counting", True)
+    assert env.get_attr("layout") == (env.layout,) * 5
     assert not env.layout.agent_ids
     with pytest.raises(ValueError, match="toys/counting has no option 'continous'. Did you mean 'continuous'"):
         JointEnvCreator("toys/counting")({"num_envs": 5, "continous": True})

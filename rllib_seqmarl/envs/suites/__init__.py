@@ -1,6 +1,41 @@
 """One file a benchmark suite. A new suite is one such file and its line below."""
 
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites import coordination, mpe
+from rllib_seqmarl.envs.suites import (
+    butterfly,
+    coordination,
+    dexhands,
+    dexhands_isaac,
+    jumanji,
+    lbf,
+    mamujoco,
+    mpe,
+    multitask,
+    rware,
+    sisl,
+    smac,
+    smacv2,
+    smax,
+    vmas,
+)
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (mpe.SUITE, coordination.SUITE)}
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        mpe.SUITE,
+        sisl.SUITE,
+        butterfly.SUITE,
+        rware.SUITE,
+        lbf.SUITE,
+        *jumanji.SUITES,
+        smax.SUITE,
+        smac.SUITE,
+        smacv2.SUITE,
+        vmas.SUITE,
+        mamujoco.SUITE,
+        dexhands.SUITE,
+        dexhands_isaac.SUITE,
+        coordination.SUITE,
+        multitask.SUITE,
+    )
+}

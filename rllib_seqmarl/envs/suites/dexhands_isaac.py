@@ -29,28 +29,28 @@ from rllib_seqmarl.envs.suites.dexhands import AGENTS
 from rllib_seqmarl.envs.suites.dexhands_model import HANDS
 from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
-TASKS = (
-    "ShadowHandOver",
-    "ShadowHandCatchUnderarm",
-    "ShadowHandTwoCatchUnderarm",
-    "ShadowHandCatchAbreast",
-    "ShadowHandCatchOver2Underarm",
-    "ShadowHandLiftUnderarm",
-    "ShadowHandDoorOpenInward",
-    "ShadowHandDoorOpenOutward",
-    "ShadowHandDoorCloseInward",
-    "ShadowHandDoorCloseOutward",
-    "ShadowHandBottleCap",
-    "ShadowHandPushBlock",
-    "ShadowHandSwingCup",
-    "ShadowHandGraspAndPlace",
-    "ShadowHandScissors",
-    "ShadowHandSwitch",
-    "ShadowHandPen",
-    "ShadowHandReOrientation",
-    "ShadowHandKettle",
-    "ShadowHandBlockStack",
-)
+TASKS = {
+    "ShadowHandOver": "One hand throws an object, the other one catches it.",
+    "ShadowHandCatchUnderarm": "Hands throw an object to each other, underarm.",
+    "ShadowHandTwoCatchUnderarm": "Hands exchange two objects, underarm.",
+    "ShadowHandCatchAbreast": "Hands side by side throw an object to each other.",
+    "ShadowHandCatchOver2Underarm": "One hand throws overarm, the other one catches underarm.",
+    "ShadowHandLiftUnderarm": "Two hands lift a pot.",
+    "ShadowHandDoorOpenInward": "Two hands pull a shut double door open.",
+    "ShadowHandDoorOpenOutward": "Two hands push a shut double door open.",
+    "ShadowHandDoorCloseInward": "Two hands push an open double door shut.",
+    "ShadowHandDoorCloseOutward": "Two hands pull an open double door shut.",
+    "ShadowHandBottleCap": "Two hands unscrew a bottle.",
+    "ShadowHandPushBlock": "Two hands push a block each to its goal.",
+    "ShadowHandSwingCup": "Two hands turn a cup by its handles.",
+    "ShadowHandGraspAndPlace": "Two hands lift a block into a bucket.",
+    "ShadowHandScissors": "Two hands open a pair of scissors.",
+    "ShadowHandSwitch": "Two hands press a switch each.",
+    "ShadowHandPen": "Two hands open a pen.",
+    "ShadowHandReOrientation": "Two hands turn an object each.",
+    "ShadowHandKettle": "Two hands pour water from a kettle into a bucket.",
+    "ShadowHandBlockStack": "Two hands stack two blocks.",
+}
 # In Bi-DexHands' notation: which of a hand's six parts, palm and fingers from index to thumb, are which agent's.
 PARTS = {"hands": "[[0, 1, 2, 3, 4, 5]]", "fingers": "[[0], [1], [2], [3], [4], [5]]"}
 BOUND = 5.0  # within which Bi-DexHands clips what is observed
@@ -203,10 +203,9 @@ def make_isaac(
 
 SUITE = Suite(
     name="dexhands-isaac",
-    tasks={},
+    tasks=TASKS,
     make=make_isaac,
     make_batch=IsaacHands,
+    external="Isaac Gym",
     install=INSTALL,
-    knows=TASKS.__contains__,
-    other_tasks=", ".join(TASKS),
 )

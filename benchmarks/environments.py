@@ -1,0 +1,324 @@
+"""Env steps per second of every suite: the bare package, our adapter, and the joint environment that RLlib steps.
+
+The three take turns in one process with random legal actions, and the medians over rounds are compared, so that the
+ratios hold on a noisy machine. Simulators that are batched by themselves step 64 copies.
+
+    python benchmarks/environments.py [NAME ...] [--rounds 5] [--seconds 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rllib_seqmarl.envs import CATALOG, make_env, make_joint_env
+from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+COPIES = 64
+RESULTS = Path(__file__).parent / "results" / "environments.json"
+Step = Callable[[], tuple[int, float]]  # moves on, and says by how many env steps and in how many seconds
+
+
+def timed(copies: int, move: Callable[..., Any], *args: Any) -> tuple[Any, tuple[int, float]]:
+    """What `move` gave, and for how many env steps it took how long: choosing legal actions does not count."""
+    start = time.perf_counter()
+    result = move(*args)
+    return result, (copies, time.perf_counter() - start)
+
+
+def parallel(make: Callable[[], Any]) -> Step:
+    """A ParallelEnv with random actions, restarted when it is over."""
+    env = make()
+    for agent in env.possible_agents:
+        env.action_space(agent).seed(0)
+    # Drawn beforehand: sampling would cost as much as some of the environments.
+    drawn = [{agent: env.action_space(agent).sample() for agent in env.possible_agents} for _ in range(64)]
+    infos: dict[Any, Any] = env.reset(seed=0)[1]
+    rng, count = np.random.default_rng(0), 0
+
+    def step() -> tuple[int, float]:
+        nonlocal infos, count
+        if not env.agents:
+            infos = env.reset()[1]
+        actions = drawn[count % 64]
+        count += 1
+        acts = {}
+        for agent in env.agents:
+            mask = infos.get(agent, {}).get("action_mask")
+            action = actions[agent]
+            if mask is not None and not mask[action]:
+                action = int(rng.choice(np.flatnonzero(mask)))
+            acts[agent] = action
+        (*_, infos), time_taken = timed(1, env.step, acts)
+        return time_taken
+
+    return step
+
+
+def gymnasium_team(make: Callable[[], Any]) -> Step:
+    """A gymnasium environment that takes a tuple of actions."""
+    env = make()
+    env.action_space.seed(0)
+    drawn = [env.action_space.sample() for _ in range(64)]
+    env.reset(seed=0)
+    count, over = 0, False
+
+    def step() -> tuple[int, float]:
+        nonlocal count, over
+        if over:
+            env.reset()
+        count += 1
+        (_, _, terminated, truncated, _), time_taken = timed(1, env.step, drawn[count % 64])
+        over = terminated or truncated
+        return time_taken
+
+    return step
+
+
+def joint(env: Any) -> Step:
+    """A JointEnv, or a batch of them, with random legal actions."""
+    copies = getattr(env, "num_envs", 1)
+    space = env.action_space
+    space.seed(0)
+    drawn = [space.sample() for _ in range(64)]
+    seen, _ = env.reset(seed=0)
+    count, over = 0, False
+
+    def step() -> tuple[int, float]:
+        nonlocal seen, count, over
+        if copies == 1 and over:
+            seen, _ = env.reset()
+        action = drawn[count % 64]
+        count += 1
+        mask = seen.get("action_mask")
+        if mask is not None and action.ndim == mask.ndim - 1 and np.issubdtype(action.dtype, np.integer):
+            legal = np.take_along_axis(mask, action[..., None], axis=-1)[..., 0]
+            action = np.where(legal, action, mask.argmax(axis=-1))
+        (seen, _, terminated, truncated, _), time_taken = timed(copies, env.step, action)
+        over = copies == 1 and (terminated or truncated)
+        return time_taken
+
+    return step
+
+
+def team_batch(batch: Any) -> Step:
+    """A TeamBatch without the joint environment around it."""
+    rng = np.random.default_rng(0)
+    shape = (64, batch.num_envs, len(batch.agents))
+    first = batch.action_spaces[0]
+    if hasattr(first, "n"):
+        drawn = rng.integers(min(space.n for space in batch.action_spaces), size=shape)
+    else:
+        drawn = rng.uniform(-1, 1, (*shape, first.shape[0])).astype(np.float32)
+    batch.reset(list(range(batch.num_envs)))
+    begins, count = np.zeros(batch.num_envs, np.bool_), 0
+
+    def step() -> tuple[int, float]:
+        nonlocal begins, count
+        count += 1
+        moved, time_taken = timed(batch.num_envs, batch.step, drawn[count % 64], begins)
+        begins = moved.terminated | moved.truncated
+        return time_taken
+
+    return step
+
+
+def jax_loop(reset: Callable[[Any], Any], move: Callable[..., Any], agents: int, choices: int) -> Step:
+    """A simulator in JAX that resets by itself, all copies in one compiled call; results stay where they are."""
+    import jax
+
+    keys = jax.random.split(jax.random.PRNGKey(0), COPIES)
+    carry = jax.jit(jax.vmap(reset))(keys)
+    compiled = jax.jit(jax.vmap(move))
+    drawn = np.random.default_rng(0).integers(choices, size=(64, COPIES, agents))
+    count = 0
+
+    def step() -> tuple[int, float]:
+        nonlocal carry, count
+        count += 1
+        carry, time_taken = timed(COPIES, lambda: jax.block_until_ready(compiled(carry, drawn[count % 64])))
+        return time_taken
+
+    return step
+
+
+def bare_jumanji(task: str) -> Step:
+    from jumanji.wrappers import AutoResetWrapper
+
+    entry = CATALOG[task]
+    assert entry.suite.make_batch is not None
+    simulator = entry.suite.make_batch(entry.task, 1).simulator  # of which only Jumanji's own environment is used
+    env = AutoResetWrapper(simulator.env)
+    return jax_loop(
+        env.reset, lambda carry, actions: env.step(carry[0], actions), env.num_agents, simulator.num_choices
+    )
+
+
+def bare_smax(scenario: str) -> Step:
+    import jax
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+
+    env = HeuristicEnemySMAX(scenario=map_name_to_scenario(scenario))
+
+    def reset(key: Any) -> Any:
+        return key, env.reset(key)
+
+    def move(carry: Any, actions: Any) -> Any:
+        key, (_, state, *_) = carry
+        key, used = jax.random.split(key)
+        seen, state, *rest = env.step(used, state, dict(zip(env.agents, actions, strict=True)))
+        return key, (seen, state, *rest, env.get_avail_actions(state))
+
+    def first(key: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf, move(reset(key), np.full(env.num_allies, 4)))
+
+    return jax_loop(first, move, env.num_allies, 5)
+
+
+def bare_vmas(scenario: str) -> Step:
+    import vmas
+
+    env = vmas.make_env(scenario, COPIES, device="cpu", terminated_truncated=True, max_steps=100, seed=0)
+    drawn = [[env.get_random_action(agent) for agent in env.agents] for _ in range(64)]
+    count = 0
+
+    def step() -> tuple[int, float]:
+        nonlocal count
+        count += 1
+        return timed(COPIES, move, drawn[count % 64])[1]
+
+    def move(actions: Any) -> None:
+        _, _, terminated, truncated, _ = env.step(actions)
+        if truncated.all():
+            env.reset()
+        else:
+            for copy in np.flatnonzero((terminated | truncated).numpy()).tolist():
+                env.reset_at(copy)
+
+    return step
+
+
+def bare_mpe(module: str) -> Step:
+    import importlib
+
+    return parallel(importlib.import_module(f"mpe2.{module}").parallel_env)
+
+
+def bare_pettingzoo(module: str, **options: Any) -> Step:
+    """Agents that observe the screen need it drawn: without a render mode they are shown one that stands still."""
+    import importlib
+
+    return parallel(lambda: importlib.import_module(f"pettingzoo.{module}").parallel_env(**options))
+
+
+def bare_gymnasium(package: str, name: str) -> Step:
+    import importlib
+
+    import gymnasium
+
+    importlib.import_module(package)
+    return gymnasium_team(lambda: gymnasium.make(name, disable_env_checker=True).unwrapped)
+
+
+def bare_mamujoco(domain: str, factorisation: str) -> Step:
+    from gymnasium_robotics import mamujoco_v1
+
+    return parallel(lambda: mamujoco_v1.parallel_env(domain, factorisation, agent_obsk=0))
+
+
+def bare_dexhands(task: str) -> Step:
+    """The physics alone."""
+    import mujoco
+
+    env = make_env(task)
+    env.reset(seed=0)
+    model, data, rng = env.model, env.data, np.random.default_rng(0)
+    low, high = model.actuator_ctrlrange.T
+    drawn = rng.uniform(low, high, (64, model.nu))
+    count = 0
+
+    def step() -> tuple[int, float]:
+        nonlocal count
+        count += 1
+        data.ctrl[:] = drawn[count % 64]
+        if count % 100 == 0:
+            mujoco.mj_resetData(model, data)
+        return timed(1, mujoco.mj_step, model, data, env.frame_skip)[1]
+
+    return step
+
+
+BARE: dict[str, Callable[[], Step]] = {
+    "mpe/simple_spread": lambda: bare_mpe("simple_spread_v3"),
+    "sisl/multiwalker": lambda: bare_pettingzoo("sisl.multiwalker_v9"),
+    "sisl/pursuit": lambda: bare_pettingzoo("sisl.pursuit_v5"),
+    "butterfly/knights_archers_zombies": lambda: bare_pettingzoo("butterfly.knights_archers_zombies_v11"),
+    "butterfly/cooperative_pong": lambda: bare_pettingzoo("butterfly.cooperative_pong_v6", render_mode="rgb_array"),
+    "butterfly/pistonball": lambda: bare_pettingzoo("butterfly.pistonball_v6", render_mode="rgb_array"),
+    "rware/tiny-4ag": lambda: bare_gymnasium("rware", "rware-tiny-4ag-v2"),
+    "lbf/15x15-4p-3f": lambda: bare_gymnasium("lbforaging", "Foraging-15x15-4p-3f-v3"),
+    "mamujoco/HalfCheetah-6x1": lambda: bare_mamujoco("HalfCheetah", "6x1"),
+    "dexhands/door_open_inward": lambda: bare_dexhands("dexhands/door_open_inward"),
+    "vmas/transport": lambda: bare_vmas("transport"),
+    "jumanji-rware/tiny-2ag": lambda: bare_jumanji("jumanji-rware/tiny-2ag"),
+    "jumanji-lbf/15x15-4p-5f": lambda: bare_jumanji("jumanji-lbf/15x15-4p-5f"),
+    "jumanji-connector/con-10x10x10a": lambda: bare_jumanji("jumanji-connector/con-10x10x10a"),
+    "jumanji-cleaner/clean-10x10x3a": lambda: bare_jumanji("jumanji-cleaner/clean-10x10x3a"),
+    "smax/2s3z": lambda: bare_smax("2s3z"),
+}
+
+
+def steps_per_second(step: Step, seconds: float) -> float:
+    steps, spent = 0, 0.0
+    while spent < seconds:
+        more, took = step()
+        steps, spent = steps + more, spent + took
+    return steps / spent
+
+
+def measure(name: str, rounds: int, seconds: float) -> dict[str, float]:
+    """Median env steps/s of the bare package, the adapter and the joint environment."""
+    entry = CATALOG[name]
+    ways: dict[str, Step] = {"bare": BARE[name]()}
+    if entry.suite.make_batch is None:
+        ways["adapter"] = parallel(lambda: make_env(name))
+        ways["joint"] = joint(make_joint_env(name))
+    else:
+        ways["adapter"] = team_batch(entry.make_batch(COPIES))
+        ways["joint"] = joint(JointEnvCreator(name).make_vector(COPIES, {}))
+    for step in ways.values():
+        steps_per_second(step, 0.2)  # compiled, and past the first reset
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, step in ways.items():
+            speeds[way].append(steps_per_second(step, seconds))
+    return {way: statistics.median(values) for way, values in speeds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *BARE], default=[], help="all, if none is given")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each takes its turn (the median counts)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="how long a turn is")
+    args = parser.parse_args()
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    print("| environment | copies | bare, env steps/s | adapter | joint environment |\n|---|---|---|---|---|")
+    for name in args.names or BARE:
+        speeds = found[name] = measure(name, args.rounds, args.seconds)
+        copies = COPIES if CATALOG[name].suite.make_batch else 1
+        cells = [f"{speeds[way]:,.0f} ({speeds[way] / speeds['bare']:.0%})" for way in ("adapter", "joint")]
+        print(f"| `{name}` | {copies} | {speeds['bare']:,.0f} | {' | '.join(cells)} |", flush=True)
+    RESULTS.write_text(json.dumps({name: found[name] for name in BARE if name in found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
