@@ -168,7 +168,7 @@ class JointBatchEnv(gym.vector.VectorEnv):
         )
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """The attribute `name` for every copy, which is the same for all; callbacks ask so of other vector environments."""
+        """The attribute `name` for every copy, the same for all; so callbacks ask other vector environments as well."""
         return (getattr(self, name),) * self.num_envs
 
     def render(self) -> tuple[Any, ...]:
