@@ -19,6 +19,26 @@ POLICY_NAME = "policy"  # `policy.safetensors` and `policy.json`
 _MODULE_IN_CHECKPOINT = Path("learner_group/learner/rl_module/default_policy")
 
 
+def find_policy(path: str | os.PathLike[str]) -> Path:
+    """Where a policy's two files are, without their endings.
+
+    Args:
+        path: A checkpoint's directory, the directory of the RLModule in it, or the files' name with or without ending.
+
+    Raises:
+        ExportError: There is no policy.
+    """
+    path = Path(path).expanduser()
+    exported = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+    for found in (path / _MODULE_IN_CHECKPOINT / POLICY_NAME, path / POLICY_NAME, exported):
+        if found.with_name(f"{found.name}.json").exists():
+            return found
+    raise ExportError(
+        f"{path} holds no policy of this package. Name the directory of a checkpoint (it has a file "
+        f"rllib_checkpoint.json), written by MAT or another joint-policy algorithm of this version."
+    )
+
+
 class JointPolicy:
     """Acts for a team in the agents' own spaces.
 
@@ -55,20 +75,13 @@ class JointPolicy:
         Every checkpoint holds a copy of its policy as safetensors and JSON; only these files are read.
 
         Args:
-            path: The checkpoint's directory, or the directory of the RLModule in it.
+            path: As for `find_policy`.
 
         Raises:
             ExportError: There is no policy at `path`, or its files are damaged or of another version.
             ValueError: The policy was trained with custom connectors, whose work is not part of it.
         """
-        path = Path(path).expanduser()
-        for directory in (path / _MODULE_IN_CHECKPOINT, path):
-            if (directory / f"{POLICY_NAME}.json").exists():
-                return cls.load(directory / POLICY_NAME)
-        raise ExportError(
-            f"{path} holds no policy of this package. Name the directory of a checkpoint (it has a file "
-            f"rllib_checkpoint.json), written by MAT or another joint-policy algorithm of this version."
-        )
+        return cls.load(find_policy(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

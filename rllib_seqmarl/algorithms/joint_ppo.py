@@ -9,12 +9,14 @@ from typing import Any, Self
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPO, PPOConfig
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
 from rllib_seqmarl.algorithms.env_errors import EnvErrorBoard, JointEnvRunner, RecordingJointEnvRunner
+from rllib_seqmarl.algorithms.initial_policy import start_from
 from rllib_seqmarl.algorithms.team_metrics import TeamMetrics
 from rllib_seqmarl.algorithms.validation import check_options
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
@@ -75,6 +77,7 @@ class JointPPOConfig(PPOConfig):
         self.decoder_cross = "mixer"
         self.backend = "auto"
         self.conv_filters: list[list[int]] | None = None
+        self.initial_policy: str | None = None
 
         # How the team's environment becomes one joint environment.
         self.agent_ids = True
@@ -129,6 +132,7 @@ class JointPPOConfig(PPOConfig):
         decoder_cross: str = NotProvided,
         backend: str = NotProvided,
         conv_filters: list[list[int]] | None = NotProvided,
+        initial_policy: str | None = NotProvided,
     ) -> Self:
         """Sets the joint network's sizes and mixers.
 
@@ -150,6 +154,10 @@ class JointPPOConfig(PPOConfig):
             conv_filters: The convolutional layers that embed what agents see, where they see images: [output channels,
                 kernel size, stride] of each layer, such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]], without padding; None
                 for a choice by the size of the images.
+            initial_policy: A checkpoint's directory or an exported policy, with whose weights training begins; None to
+                begin afresh. Its team may have other numbers of agents, observations or actions: what both teams have
+                is carried over, and the network must be the same in all else. A checkpoint that is restored later has
+                weights of its own, and needs this one no more.
 
         Returns:
             This updated config.
@@ -165,6 +173,7 @@ class JointPPOConfig(PPOConfig):
             decoder_cross=decoder_cross,
             backend=backend,
             conv_filters=conv_filters,
+            initial_policy=initial_policy,
         )
 
     def joint_env(
@@ -206,6 +215,16 @@ class JointPPOConfig(PPOConfig):
     @override(PPOConfig)
     def get_default_learner_class(self) -> type[JointPPOTorchLearner]:
         return JointPPOTorchLearner
+
+    @override(PPOConfig)
+    def build_learner_group(
+        self, *, env: Any = None, spaces: Any = None, rl_module_spec: Any = None, placement_group: Any = None
+    ) -> LearnerGroup:
+        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        learners = super().build_learner_group(rl_module_spec=spec, placement_group=placement_group)
+        if self.initial_policy is not None:
+            start_from(self.initial_policy, learners, spec)
+        return learners
 
     @override(PPOConfig)
     def build_env_to_module_connector(self, env: Any = None, spaces: Any = None, device: Any = None) -> Any:
@@ -323,6 +342,16 @@ class JointPPO(PPO):
         self._env_errors.clear()  # a trial that is taken up again has the log directory it had
         with self._env_errors.watched():
             super().setup(config)
+        if self.config.initial_policy is not None:
+            # RLlib has given the learners' weights to the env runners that sample first, but not to all.
+            for runners in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
+                runners.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    @override(PPO)
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # From these a checkpoint is restored, maybe where the policy that training began with does not exist.
+        (config, *others), kwargs = super().get_ctor_args_and_kwargs()
+        return ({**config, "initial_policy": None}, *others), kwargs
 
     @override(PPO)
     def training_step(self) -> None:

@@ -45,7 +45,7 @@ class TeamMetrics(RLlibCallback):
         if "win" in info:
             metrics_logger.log_value("win_rate", float(info["win"]), window=window)
         if "task" in info:
-            metrics_logger.log_value(("task_returns_mean", info["task"]), float(episode.get_return()), window=window)
+            metrics_logger.log_value(("task_returns_mean", info["task"]), info["episode_return"], window=window)
             if "win" in info:
                 metrics_logger.log_value(("task_win_rates", info["task"]), float(info["win"]), window=window)
 

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import fields
 from numbers import Real
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
 
+from rllib_seqmarl.algorithms.initial_policy import check_initial_policy
 from rllib_seqmarl.networks import ActionSpec, NetworkConfig
 from rllib_seqmarl.networks.config import checked_filters
 from rllib_seqmarl.suggestions import did_you_mean
@@ -152,6 +154,10 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "agent_order": (lambda value: value in ("fixed", "shuffled"), "'fixed' or 'shuffled'"),
     "mixer_options": (lambda value: isinstance(value, dict), "a dict of options of the mixers, such as {'d_state': 8}"),
     "team_reward": (lambda value: value in ("mean", "sum"), "'mean' or 'sum'"),
+    "initial_policy": (
+        _or_none(lambda value: isinstance(value, str | PathLike)),
+        "the path of a checkpoint or an exported policy, or None",
+    ),
     "env_config": (lambda value: isinstance(value, dict), "a dict of keyword arguments of the environment"),
 }
 
@@ -175,3 +181,4 @@ def _check_network(config: JointPPOConfig) -> None:
     if (filters := sizes.pop("conv_filters", None)) is not None:
         checked_filters(filters)  # whether the images are large enough for them is seen when there are images
     NetworkConfig(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **sizes)
+    check_initial_policy(config, {**sizes, "conv_filters": filters})

@@ -43,7 +43,8 @@ class JointEnv(gym.Env):
         episode_agent_returns: float32 (n,), the sums of agent_rewards in the layout's order; after the last step.
         win: where the environment reports one (battle_won, won, win, success, is_success); after the last
             step.
-        task: where the environment's infos name the task that was played; after the last step.
+        task, episode_return: where the environment's infos name the task that was played, its name and the team's
+            return; after the last step.
 
     An episode is truncated if it ended while some agent could have gone on, otherwise terminated. In the last
     observation after truncation, the agents whose value bootstraps are the living ones.
@@ -199,6 +200,7 @@ class JointEnv(gym.Env):
             tasks = [found[TASK_KEY] for found in infos.values() if isinstance(found, Mapping) and TASK_KEY in found]
             if tasks:
                 info[TASK_KEY] = str(tasks[0])
+                info["episode_return"] = float(self._returns.sum()) * self._reward_share
         return reward, team_terminated, team_truncated, info
 
     def _arrange(self, arrays: Arrays) -> None:

@@ -137,10 +137,19 @@ def _trial_folder(trial: Any) -> str:
 
 
 def _param_space(experiment: Experiment) -> dict[str, Any]:
-    if experiment.restore is None:
-        return experiment.config
-    start = partial(_start_from, str(Path(experiment.restore).absolute()))
-    return experiment.config | {"callbacks_on_algorithm_init": start}
+    space = dict(experiment.config)
+    if "initial_policy" in space:
+        space["initial_policy"] = _absolute(space["initial_policy"])  # trials run in folders of their own
+    if experiment.restore is not None:
+        space["callbacks_on_algorithm_init"] = partial(_start_from, str(Path(experiment.restore).absolute()))
+    return space
+
+
+def _absolute(path: Any) -> Any:
+    """A path, or all paths of a grid search, as absolute ones."""
+    if isinstance(path, dict):
+        return {key: [_absolute(choice) for choice in choices] for key, choices in path.items()}
+    return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
 
 
 def _start_from(checkpoint: str, *, algorithm: Any, **kwargs: Any) -> None:

@@ -87,7 +87,7 @@ def test_an_episode_is_the_tasks_own_padded() -> None:
         twin._rng, twin.agents = np.random.default_rng(), twin.possible_agents[:]
         twin._rng.bit_generator.state = own._rng.bit_generator.state
         twin._secret = own._secret
-        rng = np.random.default_rng(seed)
+        rng, returned = np.random.default_rng(seed), 0.0
         for step in range(1, 11):
             assert seen["alive"].tolist() == [1] * n + [0] * (5 - n)
             np.testing.assert_array_equal(seen["observations"][:n, :n], np.stack(list(twin._observe().values())))
@@ -100,8 +100,10 @@ def test_an_episode_is_the_tasks_own_padded() -> None:
             assert info["agent_rewards"].tolist() == [*rewards.values(), *[0.0] * (5 - n)]
             assert reward == pytest.approx(np.mean(list(rewards.values())))  # of those that are there
             assert not terminated and truncated == (step == 10)
+            returned += reward
         assert info["task"] == f"{DISTINCT}(n_agents={n})"
         assert info["win"] == infos["agent_0"]["success"]
+        assert info["episode_return"] == pytest.approx(returned)
 
 
 def test_masks_deaths_and_wins_are_the_tasks() -> None:
