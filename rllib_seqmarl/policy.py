@@ -31,7 +31,7 @@ def find_policy(path: str | os.PathLike[str]) -> Path:
     path = Path(path).expanduser()
     exported = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
     for found in (path / _MODULE_IN_CHECKPOINT / POLICY_NAME, path / POLICY_NAME, exported):
-        if found.with_name(f"{found.name}.json").exists():
+        if Path(f"{found}.json").exists():
             return found
     raise ExportError(
         f"{path} holds no policy of this package. Name the directory of a checkpoint (it has a file "
