@@ -27,12 +27,12 @@ class Drift(JaxSimulator):
 
     def start(self, key: Any) -> Any:
         key, spent = jax.random.split(key)
-        return {"key": key, "place": jax.random.uniform(spent, (2,)), "steps": 0}
+        return {"key": key, "place": jax.random.uniform(spent, (2,)), "steps": 0, "speed": 1}
 
     def move(self, state: Any, actions: Any) -> Any:
         key, spent = jax.random.split(state["key"])
         place = state["place"] + actions + jax.random.uniform(spent, (2,))
-        after = {"key": key, "place": place, "steps": state["steps"] + 1}
+        after = {"key": key, "place": place, "steps": state["steps"] + 1, "speed": 1}  # a number is of weak type
         terminated = place.max() > 5
         truncated = ~terminated & (after["steps"] >= 4)
         return after, place, terminated, truncated, (place.min() > 5).astype(jnp.float32)

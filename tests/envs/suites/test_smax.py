@@ -139,20 +139,20 @@ def test_an_environment_is_a_copy_and_its_team_wins() -> None:
     """Alone and in a batch, one episode; enemies that do not shoot are beaten by whoever shoots at all in range."""
     options = {"enemy_shoots": False, "won_battle_bonus": 3.0, "render_mode": "rgb_array"}
     env = make_joint_env("smax/3m", options)
-    batch = make_smax_batch("3m", 1, **options)  # type: ignore[arg-type]
+    batch = make_smax_batch("3m", 2, **options)  # type: ignore[arg-type]
     observation, _ = env.reset(seed=5)
-    seen = batch.reset([5])
+    seen = batch.reset([4, 5])
     total, terminated, info = 0.0, False, {}
     before = env.render()
     while not terminated:
         np.testing.assert_array_equal(
-            observation["observations"][:, : seen.observations.shape[2]], seen.observations[0]
+            observation["observations"][:, : seen.observations.shape[2]], seen.observations[1]
         )
         mask = observation["action_mask"]
         in_range = mask[:, STOP + 1 :].any(axis=1)
         actions = np.where(in_range, STOP + 1 + mask[:, STOP + 1 :].argmax(axis=1), 1)  # shoot, or go to the right
         observation, reward, terminated, truncated, info = env.step(actions)
-        seen = batch.step(actions[None], np.zeros(1, np.bool_)).seen
+        seen = batch.step(np.stack([actions, actions]), np.zeros(2, np.bool_)).seen
         total += reward
         assert not truncated
     assert info["win"] == 1
