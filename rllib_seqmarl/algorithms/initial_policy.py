@@ -90,7 +90,7 @@ def start_from(path: str, learners: LearnerGroup, spec: MultiRLModuleSpec) -> No
     config = network_config(module.observation_space, module.action_space, module.model_config)
     layout = getattr(module.observation_space, "layout", None)
     state = learners.get_weights()[DEFAULT_MODULE_ID]
-    fresh = {name.removeprefix(_NETWORK): torch.as_tensor(value) for name, value in state.items()}
+    fresh = {name.removeprefix(_NETWORK): torch.tensor(value) for name, value in state.items()}
     fresh = {name: value for name, value in fresh.items() if not name.startswith(_NORMALIZER)}
     try:
         policy = InitialPolicy.read(path)
