@@ -77,9 +77,7 @@ PROTOCOLS = {
     "jumanji-lbf-2s-8x8-2p-2f-coop": Protocol(
         marks=(0, 100_000, 200_000, 300_000, 400_000, 500_000, 750_000, 1_000_000), episodes=512, limits=(0, 1)
     ),
-    "smax-2s3z": Protocol(
-        marks=(0, 250_000, 500_000, 750_000, 1_000_000), episodes=512, limits=(0, 1), metric="wins"
-    ),
+    "smax-2s3z": Protocol(marks=(0, 250_000, 500_000, 750_000, 1_000_000), episodes=512, limits=(0, 1), metric="wins"),
 }
 MODES = ("sampled", "greedy")
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from rllib_seqmarl.envs.options import check_choice, check_number
 from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suites.battle_picture import Unit, draw_battle
 from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxSimulator, JaxTeamBatch, State, import_jax, single
 from rllib_seqmarl.envs.team_batch import Seen
 
 STOP = 4  # the choice of standing still, after the four directions; each enemy's number follows
-PIXELS = 512  # height and width of a picture
 
 TASKS = {
     "3m": "3 marines against 3.",
@@ -100,23 +100,23 @@ class Smax(JaxSimulator):
         )
 
     def draw(self, state: State) -> np.ndarray:
-        from PIL import Image, ImageDraw
-
-        units = import_jax().device_get(state[1].state)
-        env = self.env
-        scale = PIXELS / np.array([env.map_width, env.map_height])
-        picture = Image.new("RGB", (PIXELS, PIXELS), "white")
-        pen = ImageDraw.Draw(picture)
-        for unit in np.flatnonzero(units.unit_alive):
-            kind = units.unit_types[unit]
-            x, y = units.unit_positions[unit] * scale * (1, -1) + (0, PIXELS)  # the map's y axis points up
-            radius = float(env.unit_type_radiuses[kind]) * scale[0]
-            color = "royalblue" if unit < len(self.agents) else "firebrick"
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
-            pen.text((x, y), env.unit_type_shorthands[kind], fill="white", anchor="mm")
-            health = float(units.unit_health[unit] / env.unit_type_health[kind])
-            pen.line((x - radius, y - radius - 3, x + (2 * health - 1) * radius, y - radius - 3), "green", width=2)
-        return np.asarray(picture)
+        units, env = import_jax().device_get(state[1].state), self.env
+        return draw_battle(
+            env.map_width,
+            env.map_height,
+            (
+                Unit(
+                    x=float(units.unit_positions[unit, 0]),
+                    y=float(units.unit_positions[unit, 1]),
+                    radius=float(env.unit_type_radiuses[kind]),
+                    health=float(units.unit_health[unit] / env.unit_type_health[kind]),
+                    is_ally=unit < len(self.agents),
+                    kind=env.unit_type_shorthands[kind],
+                )
+                for unit, kind in enumerate(units.unit_types.tolist())
+                if units.unit_alive[unit]
+            ),
+        )
 
 
 _simulator = lru_cache(maxsize=32)(Smax)  # so that a second instance in a process compiles nothing

@@ -18,10 +18,10 @@ from pettingzoo import ParallelEnv
 from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.suites.battle_picture import Unit, draw_battle
 
 DIFFICULTIES = "123456789A"  # of the game's own player, from "very easy" to "cheats insanely"
 NEEDS = ("pysc2", "s2clientprotocol", "portpicker", "websocket")  # what both packages import
-PIXELS = 512  # the longer side of a picture
 INSTALL_GAME = (
     "Install StarCraft II (Linux: the 4.10 package of https://github.com/Blizzard/s2client-proto#downloads), set "
     "SC2PATH to its folder, and unpack the maps (SMAC_Maps.zip of the package's releases) into $SC2PATH/Maps. "
@@ -226,22 +226,16 @@ def _core(game: Any) -> Any:
 
 def _draw(core: Any) -> np.ndarray:
     """A picture (h, w, 3) of the units that live."""
-    from PIL import Image, ImageDraw
-
-    scale = PIXELS / max(core.map_x, core.map_y)
-    height = round(core.map_y * scale)
-    picture = Image.new("RGB", (round(core.map_x * scale), height), "white")
-    pen = ImageDraw.Draw(picture)
-    for units, color in ((core.enemies, "firebrick"), (core.agents, "royalblue")):
-        for unit in units.values():
-            if unit.health <= 0:
-                continue
-            x, y = unit.pos.x * scale, height - unit.pos.y * scale  # the map's y axis points up
-            radius = unit.radius * scale
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
-            length = 2 * radius * unit.health / unit.health_max
-            pen.line((x - radius, y - radius - 3, x - radius + length, y - radius - 3), "green", width=2)
-    return np.asarray(picture)
+    return draw_battle(
+        core.map_x,
+        core.map_y,
+        (
+            Unit(unit.pos.x, unit.pos.y, unit.radius, unit.health / unit.health_max, units is core.agents)
+            for units in (core.enemies, core.agents)
+            for unit in units.values()
+            if unit.health > 0
+        ),
+    )
 
 
 _np_random: Any = np.random  # whose types do not know all it has
