@@ -5,11 +5,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from toy_batch import ToyBatch
 
 from rllib_seqmarl import JointPolicy
+from rllib_seqmarl.envs import JointEnv, TeamLayout
+from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
-from rllib_seqmarl.experiments.evaluation import evaluate
+from rllib_seqmarl.envs.single_team import SingleTeam
+from rllib_seqmarl.envs.vector_env import JointVectorEnv
+from rllib_seqmarl.experiments.evaluation import Evaluation, evaluate
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+
+
+def some_policy(layout: TeamLayout) -> JointPolicy:
+    torch.manual_seed(0)
+    network = JointPolicyNetwork(NetworkConfig(layout.obs_dim, ActionSpec("discrete", layout.nvec), embed_dim=8))
+    for parameter in network.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    return JointPolicy(network, layout, None, {})
+
+
+def assert_same(together: Evaluation, alone: Evaluation) -> None:
+    np.testing.assert_array_equal(together.team_returns, alone.team_returns)
+    np.testing.assert_array_equal(together.lengths, alone.lengths)
+    for agent, returns in alone.agent_returns.items():
+        np.testing.assert_array_equal(together.agent_returns[agent], returns)
 
 
 @pytest.mark.parametrize("episodes", [1, 7])
@@ -17,19 +37,20 @@ def test_side_by_side_is_the_same_as_one_after_the_other(episodes: int) -> None:
     create = JointEnvCreator("mpe/simple_spread")
     options = {"max_cycles": 5, "render_mode": "rgb_array"}
     one, three = create.make_vector(1, options), create.make_vector(3, options)
-    torch.manual_seed(0)
-    layout = one.layout
-    network = JointPolicyNetwork(NetworkConfig(layout.obs_dim, ActionSpec("discrete", (5,)), embed_dim=8))
-    for parameter in network.parameters():
-        parameter.data += 0.5 * torch.randn_like(parameter)
-    policy = JointPolicy(network, layout, None, {})
+    policy = some_policy(one.layout)
     alone = evaluate(policy, one, episodes, seed=5, draw=2)
     together = evaluate(policy, three, episodes, seed=5, draw=1)
-    np.testing.assert_array_equal(together.team_returns, alone.team_returns)
-    np.testing.assert_array_equal(together.lengths, alone.lengths)
-    for agent, returns in alone.agent_returns.items():
-        np.testing.assert_array_equal(together.agent_returns[agent], returns)
+    assert_same(together, alone)
     assert len(alone.frames) == sum(alone.lengths[:2] + 1)
     assert len(together.frames) == alone.lengths[0] + 1
     assert all(map(np.array_equal, together.frames, alone.frames))
     assert episodes == 1 or alone.team_returns.std() > 0
+
+
+def test_so_is_a_batched_simulator() -> None:
+    one = JointVectorEnv([JointEnv(SingleTeam(ToyBatch(1)))])
+    policy = some_policy(one.layout)
+    alone, together = (evaluate(policy, env, 8, seed=3) for env in (one, JointBatchEnv(ToyBatch(3))))
+    assert_same(together, alone)
+    np.testing.assert_array_equal(together.wins, alone.wins)
+    assert len(set(alone.lengths)) > 1 and len(alone.wins) == 8
