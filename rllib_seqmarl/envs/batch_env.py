@@ -40,6 +40,7 @@ class JointBatchEnv(gym.vector.VectorEnv):
         agent_order: str = "fixed",
         name: str | None = None,
     ):
+        self.batch = batch
         self.name = name or type(batch).__name__
         if global_state and not batch.state_dim:
             raise JointEnvError(f"{self.name}: it has no global state. Set global_state=False.")
@@ -52,7 +53,6 @@ class JointBatchEnv(gym.vector.VectorEnv):
             state_dim=batch.state_dim if global_state else 0,
         )
         check_joint_options(self.name, layout, team_reward, agent_order)
-        self.batch = batch
         self.num_envs = batch.num_envs
         self.single_observation_space = layout.observation_space
         self.single_action_space = layout.action_space

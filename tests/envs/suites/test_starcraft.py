@@ -410,9 +410,7 @@ def test_rllib_makes_a_crashed_game_anew(packages: Packages, num_env_runners: in
         assert packages.marker.exists()
         if packages.kind == "stand-in":
             seen = [np.stack(episode.get_observations()["observations"])[:-1] for episode in episodes]
-            n = seen[0].shape[
-                1
-            ]  # (steps, n, obs_dim): the ids are the last n entries, the moment's number comes before
+            n = seen[0].shape[1]  # (steps, n, obs_dim): the ids are last, and before them is the moment's number
             moments = np.concatenate(seen)[:, :, -n - 1].max(1)
             assert len(np.unique(moments)) == len(moments) == sum(map(len, episodes)) >= 80
     steps = 0
