@@ -101,13 +101,18 @@ def joint(env: Any) -> Step:
         count += 1
         mask = seen.get("action_mask")
         if mask is not None and action.ndim == mask.ndim - 1 and np.issubdtype(action.dtype, np.integer):
-            legal = np.take_along_axis(mask, action[..., None], axis=-1)[..., 0]
-            action = np.where(legal, action, mask.argmax(axis=-1))
+            action = legal(action, mask)
         (seen, _, terminated, truncated, _), time_taken = timed(copies, env.step, action)
         over = copies == 1 and (terminated or truncated)
         return time_taken
 
     return step
+
+
+def legal(choices: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The choices (..., n), with the first legal one in place of those that the mask (..., n, choices) forbids."""
+    allowed = np.take_along_axis(mask, choices[..., None], axis=-1)[..., 0]
+    return np.where(allowed, choices, mask.argmax(axis=-1))
 
 
 def team_batch(batch: Any) -> Step:
@@ -119,14 +124,17 @@ def team_batch(batch: Any) -> Step:
         drawn = rng.integers(min(space.n for space in batch.action_spaces), size=shape)
     else:
         drawn = rng.uniform(-1, 1, (*shape, first.shape[0])).astype(np.float32)
-    batch.reset(list(range(batch.num_envs)))
+    seen = batch.reset(list(range(batch.num_envs)))
     begins, count = np.zeros(batch.num_envs, np.bool_), 0
 
     def step() -> tuple[int, float]:
-        nonlocal begins, count
+        nonlocal seen, begins, count
         count += 1
-        moved, time_taken = timed(batch.num_envs, batch.step, drawn[count % 64], begins)
-        begins = moved.terminated | moved.truncated
+        actions = drawn[count % 64]
+        if seen.action_mask is not None:
+            actions = legal(actions, seen.action_mask)
+        (seen, _, terminated, truncated, _), time_taken = timed(batch.num_envs, batch.step, actions, begins)
+        begins = terminated | truncated
         return time_taken
 
     return step
@@ -239,6 +247,8 @@ def bare_dexhands(task: str) -> Step:
     """The physics alone."""
     import mujoco
 
+    from rllib_seqmarl.envs.suites.dexhands_model import SUBSTEPS
+
     env = make_env(task)
     env.reset(seed=0)
     model, data, rng = env.model, env.data, np.random.default_rng(0)
@@ -252,7 +262,7 @@ def bare_dexhands(task: str) -> Step:
         data.ctrl[:] = drawn[count % 64]
         if count % 100 == 0:
             mujoco.mj_resetData(model, data)
-        return timed(1, mujoco.mj_step, model, data, env.frame_skip)[1]
+        return timed(1, mujoco.mj_step, model, data, SUBSTEPS)[1]
 
     return step
 
@@ -313,11 +323,12 @@ def main() -> None:
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     print("| environment | copies | bare, env steps/s | adapter | joint environment |\n|---|---|---|---|---|")
     for name in args.names or BARE:
-        speeds = found[name] = measure(name, args.rounds, args.seconds)
+        measured = measure(name, args.rounds, args.seconds)
+        speeds = found[name] = {way: round(speed) for way, speed in measured.items()}
         copies = COPIES if CATALOG[name].suite.make_batch else 1
         cells = [f"{speeds[way]:,.0f} ({speeds[way] / speeds['bare']:.0%})" for way in ("adapter", "joint")]
         print(f"| `{name}` | {copies} | {speeds['bare']:,.0f} | {' | '.join(cells)} |", flush=True)
-    RESULTS.write_text(json.dumps({name: found[name] for name in BARE if name in found}, indent=2) + "\n")
+        RESULTS.write_text(json.dumps({name: found[name] for name in BARE if name in found}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
