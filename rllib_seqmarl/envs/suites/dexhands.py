@@ -7,8 +7,6 @@ against their stops), and agents are told where things are and how fast, but not
 are turned. So returns should not be compared across the two. `dexhands-isaac` runs the original.
 """
 
-import os
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +26,7 @@ from rllib_seqmarl.envs.suites.dexhands_model import (
     SUBSTEPS,
     build_model,
 )
+from rllib_seqmarl.envs.suites.mujoco_pictures import prepare_drawing, try_to_draw
 
 # Which of a hand's actions are whose, in their order: 6 of the base and 2 of the wrist, then those of the fingers.
 AGENTS: dict[str, dict[str, int]] = {
@@ -41,10 +40,6 @@ VELOCITY_SCALE = 0.2
 TOUCH_SCALE = 0.1  # per newton
 NEAR = 0.5  # sum of a hand's five finger distances to its handle, below which the door's part of the reward counts [m]
 APART = 0.5  # how far apart the handles are, sideways, at success [m]
-GL_HELP = (
-    "drawing needs OpenGL without a screen. Set the environment variable MUJOCO_GL to egl (Debian: libegl1) or osmesa "
-    "(Debian: libosmesa6) before Python starts"
-)
 
 
 @dataclass(frozen=True)
@@ -107,8 +102,7 @@ class DexHands(ParallelEnv):
         render_mode: "rgb_array" or None.
 
     Raises:
-        ValueError: an option has a wrong value.
-        RuntimeError: pictures are asked for and OpenGL is missing; says what to do.
+        ValueError: an option has a wrong value, or pictures are asked for and there is no OpenGL; says what to do.
     """
 
     metadata = {"name": "dexhands", "render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
@@ -127,8 +121,8 @@ class DexHands(ParallelEnv):
         check_number("episode_length", episode_length, 1)
         check_number("reset_noise", reset_noise, 0, 1, whole=False)
         check_choice("render_mode", render_mode, (None, "rgb_array"))
-        if render_mode and sys.platform == "linux" and "DISPLAY" not in os.environ:
-            os.environ.setdefault("MUJOCO_GL", "egl")  # is read when mujoco is first imported
+        if render_mode:
+            prepare_drawing()
         import mujoco
 
         self.task = TASKS[task]
@@ -158,7 +152,7 @@ class DexHands(ParallelEnv):
         self._state = np.zeros(len(HANDS) * OWN_SIZE + DOOR_SIZE, np.float32)
         self._steps, self._solved = 0, False
         self._rng = np.random.default_rng()
-        self._renderer = _make_renderer(model) if render_mode else None
+        self._renderer = try_to_draw(lambda: mujoco.Renderer(model, height=480, width=640)) if render_mode else None
 
     def observation_space(self, agent: str) -> spaces.Box:
         return self._observation_space
@@ -274,15 +268,6 @@ class DexHands(ParallelEnv):
             table.append(np.concatenate([np.stack(np.broadcast_arrays(*part)) for part in parts], axis=1))
         observed, centre, scale = np.stack(table, axis=1)
         return observed.astype(np.intp), centre, scale
-
-
-def _make_renderer(model: Any) -> Any:
-    import mujoco
-
-    try:
-        return mujoco.Renderer(model, height=480, width=640)
-    except Exception as error:  # of whatever kind the OpenGL that was tried raises
-        raise RuntimeError(f"render_mode='rgb_array': {GL_HELP}. ({type(error).__name__}: {error})") from error
 
 
 SUITE = Suite(

@@ -10,9 +10,7 @@ observe each other's.
 """
 
 import inspect
-import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,6 +26,7 @@ from rllib_seqmarl.envs.options import check_choice, check_names, check_number
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.mamujoco_joints import Joints, import_from_package
 from rllib_seqmarl.envs.suites.mamujoco_observations import Look, fuse
+from rllib_seqmarl.envs.suites.mujoco_pictures import prepare_drawing, try_to_draw
 
 _TASKS = {
     "Ant-2x4": "A four-legged robot runs; 2 agents with two neighbouring legs each.",
@@ -109,8 +108,8 @@ def make_mamujoco(
             "agent_obsk=None: everybody observes the whole state, so there are no categories to choose. Leave out "
             "local_categories and global_categories, or give an agent_obsk >= 0."
         )
-    if render_mode and sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo itself would look for a screen
+    if render_mode:
+        prepare_drawing()
     _check_physics(name, base, physics)
     joints = Joints.of(task)
     looks = None if agent_obsk is None else joints.looks(agent_obsk, local_categories, global_categories)
@@ -177,7 +176,7 @@ class MaMuJoCo(ParallelEnv):
         self._observation_spaces = {agent: _unbounded(len(seen)) for agent, seen in observations.items()}
         self.state_space = _unbounded(len(self._state))
         if self.render_mode:
-            self._try_to_draw()
+            try_to_draw(self.robot.render)
 
     def observation_space(self, agent: str) -> spaces.Box:
         return self._observation_spaces[agent]
@@ -223,16 +222,6 @@ class MaMuJoCo(ParallelEnv):
         if self._look is None:
             return {agent: self._state.copy() for agent in self.possible_agents}
         return dict(zip(self.possible_agents, self._look(), strict=True))
-
-    def _try_to_draw(self) -> None:
-        try:
-            self.robot.render()
-        except Exception as error:
-            raise ValueError(
-                f"render_mode={self.render_mode!r}: MuJoCo finds no OpenGL to draw with ({error}). Where there is no "
-                "screen, set the environment variable MUJOCO_GL to egl (Debian: libegl1 and libgl1-mesa-dri, or a "
-                "GPU's driver) or to osmesa (libosmesa6)."
-            ) from error
 
 
 def _unbounded(size: int) -> spaces.Box:
