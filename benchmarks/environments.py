@@ -38,8 +38,8 @@ def timed(copies: int, move: Callable[..., Any], *args: Any) -> tuple[Any, tuple
 def parallel(make: Callable[[], Any]) -> Step:
     """A ParallelEnv with random actions, restarted when it is over."""
     env = make()
-    for agent in env.possible_agents:
-        env.action_space(agent).seed(0)
+    for i, agent in enumerate(env.possible_agents):
+        env.action_space(agent).seed(i)
     # Drawn beforehand: sampling would cost as much as some of the environments.
     drawn = [{agent: env.action_space(agent).sample() for agent in env.possible_agents} for _ in range(64)]
     infos: dict[Any, Any] = env.reset(seed=0)[1]
@@ -87,9 +87,13 @@ def gymnasium_team(make: Callable[[], Any]) -> Step:
 def joint(env: Any) -> Step:
     """A JointEnv, or a batch of them, with random legal actions."""
     copies = getattr(env, "num_envs", 1)
-    space = env.action_space
-    space.seed(0)
-    drawn = [space.sample() for _ in range(64)]
+    if copies == 1 and not env.layout.is_discrete:  # as for a ParallelEnv: what physics cost depends on what is done
+        for i, space in enumerate(env.layout.action_spaces):
+            space.seed(i)
+        drawn = [np.stack([space.sample() for space in env.layout.action_spaces]) for _ in range(64)]
+    else:
+        env.action_space.seed(0)
+        drawn = [env.action_space.sample() for _ in range(64)]
     seen, _ = env.reset(seed=0)
     count, over = 0, False
 
