@@ -25,6 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerShape
 from rllib_seqmarl.mixers.layers import linear
+from rllib_seqmarl.ops.decoding import is_compiled
 
 # Folding costs products of (d, d) matrices per call, which pays while a batch has more tokens than d.
 MAX_FOLDED_DIM = 128
@@ -36,6 +37,7 @@ class Attention(Mixer):
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
         d = shape.embed_dim
+        self.backend = shape.backend
         self.n_head, self.head_dim = shape.n_head, d // shape.n_head
         self.is_folded = shape.n_head == 1 and d <= MAX_FOLDED_DIM
         self.query = linear(d, d)
@@ -87,17 +89,22 @@ class AttentionState:
 class CausalAttention(Attention, CausalMixer):
     """Attention to an agent and its predecessors, which can go agent by agent."""
 
-    def initial_state(self, batch_size: int) -> AttentionState:
+    def initial_state(self, batch_size: int) -> Any:
+        if is_compiled(self.backend, self.proj.weight):
+            from rllib_seqmarl.ops.decoding.attention import AttentionStep  # here, because numba need not be installed
+
+            heads = self.n_head, self.head_dim
+            return AttentionStep(batch_size, heads, self.query, self.key_value, self.proj, self.is_folded)
         n_entries, capacity = 1 if self.is_folded else 2, 8
         entries = self.proj.weight.new_empty(n_entries, batch_size, self.n_head, capacity, self.head_dim)
         return AttentionState(entries, 0, self.output_weights())
 
     def attend_step(self, q: Tensor, x: Tensor, state: AttentionState) -> Tensor:
-        """The query ``q`` (B, h, 1, d/h) asks ``x`` (B, d) and everything in ``state``; (B, d)."""
+        """The query ``q`` (B, d) asks ``x`` (B, d) and everything in ``state``; (B, d)."""
         entry = x if self.is_folded else self.key_value(x)
         keys_values = state.append(entry.view(len(x), -1, self.n_head, self.head_dim).transpose(0, 1))
-        found = scaled_dot_product_attention(q, *keys_values)  # (B, h, 1, d/h)
-        return affine(found.flatten(1), *state.output_weights)
+        found = scaled_dot_product_attention(q.view(len(x), self.n_head, 1, self.head_dim), *keys_values)
+        return affine(found.flatten(1), *state.output_weights)  # found is (B, h, 1, d/h)
 
 
 class SelfAttention(Attention):
@@ -110,18 +117,20 @@ class SelfAttention(Attention):
 class CausalSelfAttention(CausalAttention):
     """Every agent attends to itself and its predecessors."""
 
-    def initial_state(self, batch_size: int) -> AttentionState:
+    def initial_state(self, batch_size: int) -> Any:
         state = super().initial_state(batch_size)
-        state.query_weights = self.query_weights()
+        if isinstance(state, AttentionState):
+            state.query_weights = self.query_weights()
         return state
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.attend(x, x, causal=True)
 
-    def step(self, x: Tensor, state: AttentionState, context: Any = None) -> tuple[Tensor, AttentionState]:
+    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        if not isinstance(state, AttentionState):  # compiled
+            return state(x), state
         assert state.query_weights is not None
-        q = affine(x, *state.query_weights).view(len(x), self.n_head, 1, self.head_dim)
-        return self.attend_step(q, x, state), state
+        return self.attend_step(affine(x, *state.query_weights), x, state), state
 
 
 class CrossAttention(CausalAttention):
@@ -132,8 +141,11 @@ class CrossAttention(CausalAttention):
         return self.attend(context, x, causal=True)
 
     def split_context(self, context: Tensor) -> tuple[Tensor, ...]:
-        q = affine(context, *self.query_weights())  # (B, n, d)
-        return q.unflatten(-1, (self.n_head, 1, self.head_dim)).unbind(1)  # n times (B, h, 1, d/h)
+        if is_compiled(self.backend, self.proj.weight):  # compiled steps make queries themselves
+            return context.unbind(1)
+        return affine(context.transpose(0, 1), *self.query_weights()).unbind()  # n times a query (B, d)
 
-    def step(self, x: Tensor, state: AttentionState, context: Any = None) -> tuple[Tensor, AttentionState]:
+    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        if not isinstance(state, AttentionState):  # compiled
+            return state(x, context), state
         return self.attend_step(context, x, state), state

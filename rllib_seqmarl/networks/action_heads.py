@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from torch.nn.functional import embedding, gelu
 
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.config import ActionSpec
+from rllib_seqmarl.networks.decisions import Decisions, TorchDecisions
+from rllib_seqmarl.ops.backends import AUTO
+from rllib_seqmarl.ops.decoding import is_compiled
 
 ILLEGAL_LOGIT = -1e10
 
@@ -38,9 +42,9 @@ class ActionHead(nn.Module, ABC):
     ``legal`` is always (..., width) bool or None (everything is legal), as made by :meth:`legal`.
     """
 
-    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.backend = spec, backend
         self.policy = output_head(embed_dim, spec.width)
 
     @abstractmethod
@@ -86,6 +90,16 @@ class ActionHead(nn.Module, ABC):
     def entropy(self, scores: Tensor, legal: Tensor | None) -> Tensor:
         """Entropies in nats, in the shape of :meth:`log_probs`."""
 
+    def decisions(self, shape: tuple[int, int, int], legal: Tensor | None, noise: Tensor | None) -> Decisions:
+        """What decides for one agent after another; shape is (B, n, width), of ``legal`` and ``noise`` as well."""
+        if is_compiled(self.backend, cast(nn.Linear, self.policy[0]).weight):
+            return self._compiled_decisions(self.policy, shape, legal, noise)
+        return TorchDecisions(self, shape[1], legal, noise)
+
+    @abstractmethod
+    def _compiled_decisions(self, *policy: Any) -> Decisions:
+        """The same on kernels; ``policy`` is what those of ``ops.decoding.heads`` are told of it."""
+
     def shifted(self, actions: Tensor) -> Tensor:
         """The decoder's input (B, n, d): for agent t the action of agent t-1, for agent 0 a start token."""
         return torch.cat([self.start(actions.shape[0]).unsqueeze(1), self.embedder()(actions[:, :-1])], dim=1)
@@ -97,8 +111,8 @@ class CategoricalHead(ActionHead):
     first_choices: Tensor
     offsets: Tensor
 
-    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
-        super().__init__(spec, embed_dim)
+    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
+        super().__init__(spec, embed_dim, backend)
         # A one-hot times a matrix is a row of it: the token embedding is a table, start flag first.
         table = torch.empty(spec.token_dim, embed_dim)
         nn.init.orthogonal_(table, ACTIVATED_GAIN)
@@ -139,6 +153,11 @@ class CategoricalHead(ActionHead):
             return lambda actions: embedding(actions, activated_rows)
         return lambda actions: gelu(embedding(actions + self.offsets, self.choice_rows).sum(-2))
 
+    def _compiled_decisions(self, *policy: Any) -> Decisions:
+        from rllib_seqmarl.ops.decoding.heads import ChoiceStep  # here, because numba need not be installed
+
+        return ChoiceStep(self.spec.nvec, self.choice_rows, ILLEGAL_LOGIT, *policy)
+
     def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
         return outputs if legal is None else torch.where(legal, outputs, ILLEGAL_LOGIT)
 
@@ -173,8 +192,8 @@ class CategoricalHead(ActionHead):
 class GaussianHead(ActionHead):
     """An independent Normal(mean, 0.5 * sigmoid(log_std)) per action dimension. Actions are real."""
 
-    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
-        super().__init__(spec, embed_dim)
+    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
+        super().__init__(spec, embed_dim, backend)
         self.action_embedding = linear(spec.dim, embed_dim, gain=ACTIVATED_GAIN)
         self.log_std = nn.Parameter(torch.ones(spec.dim))
 
@@ -198,6 +217,11 @@ class GaussianHead(ActionHead):
 
     def embedder(self) -> Callable[[Tensor], Tensor]:
         return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
+
+    def _compiled_decisions(self, *policy: Any) -> Decisions:
+        from rllib_seqmarl.ops.decoding.heads import MoveStep  # here, because numba need not be installed
+
+        return MoveStep(self.action_embedding, *policy)
 
     def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
         return self._masked(outputs, legal)

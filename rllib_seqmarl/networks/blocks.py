@@ -8,7 +8,7 @@ before the first block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from rllib_seqmarl.mixers import Added, CausalMixer, Crossed, Mixer, MixerShape
 from rllib_seqmarl.mixers.base import BothWays
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, bound, linear
+from rllib_seqmarl.ops.decoding import is_compiled
+
+Joined = Callable[[Tensor, Tensor], Tensor]
 
 
 def mlp(d: int) -> nn.Sequential:
@@ -43,6 +46,7 @@ class CrossedDecoderBlock(CausalMixer):
     def __init__(self, mixers: Crossed, shape: MixerShape) -> None:
         super().__init__()
         d = shape.embed_dim
+        self.backend = shape.backend
         self.mixer, self.cross, self.mlp = mixers.decoder(shape), mixers.cross(shape), mlp(d)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
 
@@ -55,18 +59,30 @@ class CrossedDecoderBlock(CausalMixer):
         return list(zip(context.unbind(1), self.cross.split_context(context), strict=True))
 
     def initial_state(self, batch_size: int) -> Any:
-        layers = [bound(layer) for layer in (self.norm1, self.norm2, self.mlp, self.norm3)]
         mixers = self.mixer, self.cross
-        return mixers, layers, [mixer.initial_state(batch_size) for mixer in mixers]
+        return mixers, self._between(batch_size), [mixer.initial_state(batch_size) for mixer in mixers]
+
+    def _between(self, batch_size: int) -> tuple[Joined, Joined]:
+        """What joins the self mixer's output to its input, and the cross mixer's to rep up to the end of the block."""
+        if is_compiled(self.backend, self.norm1.weight):
+            from rllib_seqmarl.ops.decoding.blocks import MLPStep, NormStep  # here, because numba need not be installed
+
+            return NormStep(batch_size, self.norm1), MLPStep(batch_size, self.norm2, self.mlp, self.norm3)
+        norm1, norm2, mlp, norm3 = (bound(layer) for layer in (self.norm1, self.norm2, self.mlp, self.norm3))
+
+        def finish(rep: Tensor, y: Tensor) -> Tensor:
+            x = norm2(rep + y)  # (B, d)
+            return norm3(x + mlp(x))
+
+        return lambda x, y: norm1(x + y), finish
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        (mixer, cross), (norm1, norm2, mlp, norm3), mixer_states = state
+        (mixer, cross), (join, finish), mixer_states = state
         rep, cross_context = context
         y, mixer_states[0] = mixer.step(x, mixer_states[0])
-        x = norm1(x + y)  # (B, d)
+        x = join(x, y)  # (B, d)
         y, mixer_states[1] = cross.step(x, mixer_states[1], cross_context)
-        x = norm2(rep + y)
-        return norm3(x + mlp(x)), state
+        return finish(rep, y), state
 
 
 class AddedBlock(CausalMixer):
@@ -78,6 +94,7 @@ class AddedBlock(CausalMixer):
     def __init__(self, mixers: Added, shape: MixerShape, both_ways: bool = False) -> None:
         super().__init__()
         d = shape.embed_dim
+        self.backend = shape.backend
         time = mixers.time(shape)
         self.time: Any = BothWays(time) if both_ways else time
         self.channel = mixers.channel(shape)
@@ -89,12 +106,25 @@ class AddedBlock(CausalMixer):
 
     def initial_state(self, batch_size: int) -> Any:
         mixers = self.time, self.channel
-        norms = bound(self.norm1), bound(self.norm2)
-        return mixers, norms, [mixer.initial_state(batch_size) for mixer in mixers]
+        return mixers, self._between(batch_size), [mixer.initial_state(batch_size) for mixer in mixers]
+
+    def _between(self, batch_size: int) -> tuple[Callable[[Tensor], Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+        """The first norm, and what makes of time mixing's input and output their sum and that after the second norm."""
+        if is_compiled(self.backend, self.norm1.weight):
+            from rllib_seqmarl.ops.decoding.blocks import NormStep  # here, because numba need not be installed
+
+            return NormStep(batch_size, self.norm1), NormStep(batch_size, self.norm2).sum_and_norm
+        norm1, norm2 = bound(self.norm1), bound(self.norm2)
+
+        def join(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            x = x + y  # (B, d)
+            return x, norm2(x)
+
+        return norm1, join
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        (time, channel), (norm1, norm2), mixer_states = state
+        (time, channel), (norm1, join), mixer_states = state
         y, mixer_states[0] = time.step(norm1(x), mixer_states[0])
-        x = x + y  # (B, d)
-        y, mixer_states[1] = channel.step(norm2(x), mixer_states[1])
+        x, normed = join(x, y)  # each (B, d)
+        y, mixer_states[1] = channel.step(normed, mixer_states[1])
         return x + y, state

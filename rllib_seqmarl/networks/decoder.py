@@ -13,6 +13,7 @@ from rllib_seqmarl.mixers.base import Addition
 from rllib_seqmarl.mixers.layers import bound
 from rllib_seqmarl.networks.blocks import AddedBlock, CrossedDecoderBlock
 from rllib_seqmarl.networks.config import NetworkConfig
+from rllib_seqmarl.ops.decoding import is_compiled
 
 
 class Decoder(nn.Module):
@@ -23,6 +24,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
+        self.backend = config.backend
         mixers = config.decoder_mixers
         self.is_added = isinstance(mixers, Added)
         if isinstance(mixers, Crossed) and config.decoder_cross == "addition":
@@ -43,12 +45,18 @@ class Decoder(nn.Module):
 
     def split_context(self, rep: Tensor) -> Sequence[Any]:
         """One entry per agent for :meth:`step`: its rep (B, d) and what every block made of it."""
+        rep = rep.transpose(0, 1).contiguous().transpose(0, 1)  # (B, n, d), an agent's tokens side by side in memory
         per_block = (block.split_context(rep) for block in self.blocks)
         return list(zip(rep.unbind(1), zip(*per_block, strict=True), strict=True))
 
     def initial_state(self, batch_size: int) -> Any:
         """The state before the first agent: the decoder's own layers, and every block with its state."""
-        return bound(self.norm), list(self.blocks), [block.initial_state(batch_size) for block in self.blocks]
+        norm: Any = bound(self.norm)
+        if is_compiled(self.backend, self.norm.weight):
+            from rllib_seqmarl.ops.decoding.blocks import NormStep  # here, because numba need not be installed
+
+            norm = NormStep(batch_size, self.norm)
+        return norm, list(self.blocks), [block.initial_state(batch_size) for block in self.blocks]
 
     def step(self, x: Tensor, state: Any, context: Any) -> tuple[Tensor, Any]:
         """Features (B, d) of the next agent, from its ``x`` (B, d) and its entry of :meth:`split_context`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rllib_seqmarl.mixers.layers import bound
 from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, GaussianHead
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.decoder import Decoder
@@ -37,7 +36,7 @@ class JointPolicyNetwork(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         head = CategoricalHead if config.action.kind == "discrete" else GaussianHead
-        self.head: ActionHead = head(config.action, config.embed_dim)
+        self.head: ActionHead = head(config.action, config.embed_dim, config.backend)
 
     def act(
         self,
@@ -60,23 +59,17 @@ class JointPolicyNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         rep, values = self._encode(obs)
         batch_size, n, _ = rep.shape
-        head, decoder = self.head, self.decoder
+        head, decoder, shape = self.head, self.decoder, (batch_size, n, self.config.action.width)
         legal = head.legal(action_mask, alive)
-        legal_of = [None] * n if legal is None else legal.unbind(1)  # n times (B, width)
-        noise = None if deterministic else head.noise((batch_size, n, self.config.action.width), legal)
-        noise_of = [None] * n if noise is None else noise.unbind(1)  # n times (B, width)
+        noise = None if deterministic else head.noise(shape, legal)  # (B, n, width), as legal
 
-        embed, policy = head.embedder(), bound(head.policy)
+        decide = head.decisions(shape, legal, noise)
         state = decoder.initial_state(batch_size)
         token = head.start(batch_size)  # (B, d)
-        scores, actions = [], []
-        for t, context in enumerate(decoder.split_context(rep)):
+        for context in decoder.split_context(rep):
             features, state = decoder.step(token, state, context)  # (B, d)
-            scores.append(head.scores(policy(features), legal_of[t]))  # (B, width)
-            actions.append(head.choose(scores[t], noise_of[t]))  # (B, *action_shape)
-            token = embed(actions[t])
-        joint_action = torch.stack(actions, dim=1)  # (B, n, *action_shape)
-        return joint_action, head.log_probs(torch.stack(scores, dim=1), joint_action, legal), values
+            token = decide(features)
+        return decide.actions, head.log_probs(decide.scores, decide.actions, legal), values
 
     def evaluate(
         self, obs: Tensor, actions: Tensor, action_mask: Tensor | None = None, alive: Tensor | None = None

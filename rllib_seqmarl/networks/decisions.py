@@ -1,0 +1,53 @@
+"""How a team decides agent by agent, once the decoder has made an agent's features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from rllib_seqmarl.mixers.layers import bound
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.networks.action_heads import ActionHead
+
+
+class Decisions(Protocol):
+    """Called with features (B, d) of one agent after another, it decides, and returns the decision's token (B, d)."""
+
+    def __call__(self, features: Tensor, /) -> Tensor: ...
+
+    @property
+    def scores(self) -> Tensor:
+        """Of all agents (B, n, width), when all have decided."""
+
+    @property
+    def actions(self) -> Tensor:
+        """Likewise (B, n, *action_shape)."""
+
+
+class TorchDecisions:
+    """In plain torch, by the methods of an :class:`~rllib_seqmarl.networks.action_heads.ActionHead`."""
+
+    def __init__(self, head: ActionHead, n: int, legal: Tensor | None, noise: Tensor | None) -> None:
+        self._head, self._policy, self._embed = head, bound(head.policy), head.embedder()
+        self._legal = [None] * n if legal is None else legal.unbind(1)  # n times (B, width)
+        self._noise = [None] * n if noise is None else noise.unbind(1)  # n times (B, width)
+        self._scores: list[Tensor] = []
+        self._actions: list[Tensor] = []
+
+    def __call__(self, features: Tensor, /) -> Tensor:
+        t = len(self._scores)
+        scores = self._head.scores(self._policy(features), self._legal[t])  # (B, width)
+        self._scores.append(scores)
+        self._actions.append(self._head.choose(scores, self._noise[t]))  # (B, *action_shape)
+        return self._embed(self._actions[t])
+
+    @property
+    def scores(self) -> Tensor:
+        return torch.stack(self._scores, dim=1)
+
+    @property
+    def actions(self) -> Tensor:
+        return torch.stack(self._actions, dim=1)

@@ -1,0 +1,35 @@
+"""Kernels for decoding: one token of a batch of teams at a time. Does not import numba.
+
+A token of 32 teams has so little arithmetic that calling two dozen torch operations for it costs several times as much.
+Here a token's way through a mixer, a block's position-wise part or an action head is one compiled loop each, with its
+matrix products, norms and recurrence. What a loop needs of the parameters is packed once per joint decision, and states
+are numpy arrays that loops update in place, so they can be copied and pickled.
+
+Where the kernels cannot run (CUDA, half precision, autocast, no numba), mixers and heads step in plain torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rllib_seqmarl.ops.backends import Backend, Operation, nothing_in_the_way
+from rllib_seqmarl.ops.numba_support import numba_backend
+
+DECODING = Operation(
+    "decoding",
+    [
+        numba_backend("decoding.tiles", "affine"),
+        Backend("reference", lambda: torch.nn.functional.linear, nothing_in_the_way, "plain torch"),
+    ],
+    elsewhere=("mamba-ssm", "fla"),
+)
+
+
+def is_compiled(backend: str, like: Tensor) -> bool:
+    """Whether steps with parameters like ``like`` run on the kernels of this package.
+
+    Raises:
+        ValueError: ``backend`` asks for kernels that cannot run there.
+    """
+    return DECODING.name_of(backend, like) == "numba" and not torch.is_autocast_enabled("cpu")

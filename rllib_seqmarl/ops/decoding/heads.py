@@ -1,0 +1,165 @@
+"""Action heads for one agent after another: from features by way of the policy to an action, and to its token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rllib_seqmarl.ops.decoding.blocks import activated
+from rllib_seqmarl.ops.decoding.rows import layer_norm, norm_weights
+from rllib_seqmarl.ops.decoding.step import CompiledStep
+from rllib_seqmarl.ops.decoding.tiles import affine, array, packed_layer
+from rllib_seqmarl.ops.numba_math import gelu, kernel, scratch
+
+
+@kernel
+def _scores(begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, legal: Any, illegal: Any, t: Any,
+            scores: Any) -> None:  # fmt: skip
+    """scores[:, t] = what the policy says of the features (batch, d), and ``illegal`` where that is not legal.
+
+    scores (batch, agents, width), legal likewise or (0, agents, width) where everything is."""
+    rows, d, width = end - begin, features.shape[1], scores.shape[2]
+    hidden, made = scratch(rows, d, norm), scratch(rows, width, norm)
+    affine(features, begin, rows, up, hidden)
+    activated(rows, d, hidden)
+    for r in range(rows):
+        layer_norm(hidden, r, norm, hidden, r)
+    affine(hidden, 0, rows, down, made)
+    is_masked = len(legal) > 0
+    for r in range(rows):
+        for j in range(width):
+            scores[begin + r, t, j] = made[r, j] if not is_masked or legal[begin + r, t, j] else illegal
+
+
+@kernel
+def _choose(
+    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, legal: Any, illegal: Any, noise: Any,
+    bounds: Any, rows: Any, t: Any, scores: Any, actions: Any, tokens: Any,
+) -> None:  # fmt: skip
+    """The best choices by scores + noise (batch or 0, agents, width), and their tokens (batch, d).
+
+    Component c has the columns bounds[c] to bounds[c + 1]. rows (width, d) hold an embedding for each; a token is the
+    GELU of their sum.
+    """
+    _scores(begin, end, features, up, norm, down, legal, illegal, t, scores)
+    components, d = len(bounds) - 1, rows.shape[1]
+    is_noisy = len(noise) > 0
+    for b in range(begin, end):
+        for c in range(components):
+            first, best, highest = bounds[c], 0, scores[b, t, bounds[c]]
+            if is_noisy:
+                highest += noise[b, t, first]
+            for j in range(1, bounds[c + 1] - first):
+                value = scores[b, t, first + j]
+                if is_noisy:
+                    value += noise[b, t, first + j]
+                if value > highest:
+                    best, highest = j, value
+            actions[b, t, c] = best
+            for i in range(d):
+                tokens[b, i] = rows[first + best, i] + (tokens[b, i] if c > 0 else rows.dtype.type(0))
+        for i in range(d):
+            tokens[b, i] = gelu(tokens[b, i])
+
+
+@kernel
+def _move(
+    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, legal: Any, zero: Any, noise: Any,
+    embedding: Any, t: Any, scores: Any, actions: Any, tokens: Any,
+) -> None:  # fmt: skip
+    """Real actions, means + noise (batch or 0, agents, width), and their tokens (batch, d), embedded with a GELU."""
+    _scores(begin, end, features, up, norm, down, legal, zero, t, scores)
+    count, width, d = end - begin, scores.shape[2], tokens.shape[1]
+    is_noisy = len(noise) > 0
+    chosen, embedded = scratch(count, width, norm), scratch(count, d, norm)
+    for r in range(count):
+        b = begin + r
+        for j in range(width):
+            chosen[r, j] = scores[b, t, j] + (noise[b, t, j] if is_noisy else zero)
+            actions[b, t, j] = chosen[r, j]
+    affine(chosen, 0, count, embedding, embedded)
+    for r in range(count):
+        for i in range(d):
+            tokens[begin + r, i] = gelu(embedded[r, i])
+
+
+class HeadStep(CompiledStep):
+    """A policy for a batch of teams, and what its agents have decided so far.
+
+    Args:
+        illegal: The score of what is not legal.
+        policy: Linear, GELU, LayerNorm and Linear.
+        shape: Teams, agents of a team and numbers that the policy puts out.
+        legal: Of that shape, bool; None where everything is.
+        noise: Of that shape, added to scores before choosing; None to take the best.
+
+    Attributes:
+        scores: Of that shape, as far as agents have decided.
+        actions: (teams, agents, ...), likewise.
+    """
+
+    actions: Tensor
+
+    def __init__(
+        self, illegal: float, policy: Iterable[Any], shape: tuple[int, int, int], legal: Tensor | None,
+        noise: Tensor | None,
+    ) -> None:  # fmt: skip
+        up, _, norm, down = policy
+        weights = packed_layer(up), norm_weights(norm), packed_layer(down)
+        super().__init__(shape[0], weights[1], weights[1].shape[1], weights[0].size + weights[2].size)
+        number = self.like.dtype.type
+        self.policy = (
+            *weights,
+            _given(legal, shape, np.dtype(bool)),
+            number(illegal),
+            _given(noise, shape, self.like.dtype),
+        )
+        self.scores = torch.from_numpy(np.empty(shape, self.like.dtype))
+        self.agent = 0
+
+    def decide(self, kernel: Any, features: Tensor, embedding: tuple[Any, ...], chosen: Any) -> Tensor:
+        """Runs ``kernel`` for the next agent, whose choice goes into the array ``chosen``; returns its token."""
+        t, self.agent = self.agent, self.agent + 1
+        return self.run(kernel, self.tokens(features), *self.policy, *embedding, t, self.scores.numpy(), chosen)
+
+
+class ChoiceStep(HeadStep):
+    """One or several choices per agent; ``sizes`` are the numbers of options, ``rows`` (their sum, d) embed them."""
+
+    def __init__(self, sizes: tuple[int, ...], rows: Tensor, *policy: Any) -> None:
+        super().__init__(*policy)
+        self.embedding = np.array([0, *accumulate(sizes)]), array(rows)
+        self.chosen = np.empty((*self.scores.shape[:2], len(sizes)), np.int64)
+        self.actions = torch.from_numpy(self.chosen)
+        if len(sizes) == 1:
+            self.actions = self.actions.squeeze(-1)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """The token (batch, d) of what the next agent decides with these ``features`` (batch, d)."""
+        return self.decide(_choose, features, self.embedding, self.chosen)
+
+
+class MoveStep(HeadStep):
+    """Real actions; ``embedding`` is the linear layer that makes tokens of them."""
+
+    def __init__(self, embedding: nn.Linear, *policy: Any) -> None:
+        super().__init__(0.0, *policy)
+        self.embedding = (packed_layer(embedding),)
+        self.chosen = np.empty(self.scores.shape, self.like.dtype)
+        self.actions = torch.from_numpy(self.chosen)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """As that of :class:`ChoiceStep`."""
+        return self.decide(_move, features, self.embedding, self.chosen)
+
+
+def _given(x: Tensor | None, shape: tuple[int, int, int], dtype: Any) -> Any:
+    """``x`` as a contiguous array of that shape and type; one of no teams where there is none."""
+    if x is None:
+        return np.empty((0, *shape[1:]), dtype)
+    return np.ascontiguousarray(x.detach().expand(shape).numpy(), dtype)

@@ -1,0 +1,52 @@
+"""Norms of rows, for kernels, and what they need of a norm's parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from rllib_seqmarl.ops.decoding.tiles import array
+from rllib_seqmarl.ops.numba_math import kernel
+
+
+def norm_weights(norm: nn.LayerNorm | nn.RMSNorm) -> Any:
+    """(3, dim): a norm's gain, its bias and its epsilon, in every column."""
+    gain = array(norm.weight)
+    weights = np.empty((3, len(gain)), gain.dtype)
+    bias = getattr(norm, "bias", None)
+    weights[0], weights[1], weights[2] = gain, 0 if bias is None else array(bias), norm.eps
+    return weights
+
+
+@kernel
+def layer_norm(x: Any, row: Any, norm: Any, y: Any, to: Any) -> None:
+    """y[to, :dim] = the LayerNorm of x[row, :dim]; they may be the same. ``norm`` as by :func:`norm_weights`."""
+    dim = norm.shape[1]
+    zero, one = norm.dtype.type(0), norm.dtype.type(1)
+    share = one / norm.dtype.type(dim)
+    total = zero
+    for i in range(dim):
+        total += x[row, i]
+    mean = total * share
+    total = zero
+    for i in range(dim):
+        total += (x[row, i] - mean) * (x[row, i] - mean)
+    scale = one / math.sqrt(total * share + norm[2, 0])
+    for i in range(dim):
+        y[to, i] = (x[row, i] - mean) * scale * norm[0, i] + norm[1, i]
+
+
+@kernel
+def rms_norm(x: Any, row: Any, norm: Any, y: Any, to: Any) -> None:
+    """y[to, :dim] = the RMSNorm of x[row, :dim], likewise."""
+    dim = norm.shape[1]
+    zero, one = norm.dtype.type(0), norm.dtype.type(1)
+    total = zero
+    for i in range(dim):
+        total += x[row, i] * x[row, i]
+    scale = one / math.sqrt(total / norm.dtype.type(dim) + norm[2, 0])
+    for i in range(dim):
+        y[to, i] = x[row, i] * scale * norm[0, i]

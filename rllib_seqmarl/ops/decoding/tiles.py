@@ -1,0 +1,162 @@
+"""Products of a few rows with a matrix, for kernels.
+
+Such a product is bound by loads unless sums stay in registers, which LLVM's vectoriser does not arrange for by itself:
+written as loops it takes three times as long. So the innermost part is written in LLVM's vector types: a tile of the
+result, ``HEIGHT`` rows by one vector, is summed up in registers along the whole depth of the product.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import Tensor, nn
+
+from rllib_seqmarl.ops.numba_math import aligned, kernel
+
+VECTOR_BYTES = 64
+# Sums of a tile: eight registers of 64 bytes, or as many of 32 where vectors are cut in two.
+HEIGHT = 8 if get_host_cpu_features().get("avx512f") else 4
+
+
+def _tile_of(height: int) -> Any:
+    """An intrinsic for tiles of that many rows."""
+
+    @intrinsic
+    def tile(typing_context: Any, x: Any, first: Any, w: Any, column: Any, y: Any, row: Any) -> Any:
+        """y[row + i, columns] = x[first + i] @ w[:-1, columns] + w[-1, columns], for one vector of columns."""
+        lanes = VECTOR_BYTES * 8 // x.dtype.bitwidth
+        alignment = x.dtype.bitwidth // 8
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            index = context.get_value_type(types.intp)
+            vector = ir.VectorType(context.get_value_type(x.dtype), lanes)
+
+            def array_and_width(position: int) -> tuple[Any, Any]:
+                array = context.make_array(signature.args[position])(context, builder, args[position])
+                return array, cgutils.unpack_tuple(builder, array.shape, 2)
+
+            def pointer(position: int, array: Any, at: tuple[Any, Any], as_vector: bool) -> Any:
+                item = cgutils.get_item_pointer(context, builder, signature.args[position], array, at)
+                return builder.bitcast(item, vector.as_pointer()) if as_vector else item
+
+            def number(position: int) -> Any:
+                return context.cast(builder, args[position], signature.args[position], types.intp)
+
+            (xs, (_, x_width)), (ws, (w_height, w_width)), (ys, _) = (array_and_width(i) for i in (0, 2, 4))
+            depth = builder.sub(w_height, index(1))
+            start = builder.load(pointer(2, ws, (depth, number(3)), True), align=alignment)
+            x_start, w_start = (
+                pointer(0, xs, (number(1), index(0)), False),
+                pointer(2, ws, (index(0), number(3)), False),
+            )
+
+            before, loop, after = builder.block, *map(builder.append_basic_block, ("depth", "stored"))
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            k = builder.phi(index)
+            sums = [builder.phi(vector) for _ in range(height)]
+            weights = builder.bitcast(builder.gep(w_start, [builder.mul(k, w_width)]), vector.as_pointer())
+            weights = builder.load(weights, align=alignment)
+            new_sums = []
+            for i, total in enumerate(sums):
+                item = builder.load(builder.gep(x_start, [builder.add(builder.mul(index(i), x_width), k)]))
+                term = builder.fmul(_spread(builder, item, vector), weights, flags=["contract"])
+                new_sums.append(builder.fadd(total, term, flags=["contract"]))
+            next_k = builder.add(k, index(1))
+            for phi, at_first, later in zip(
+                (k, *sums), (index(0), *[start] * height), (next_k, *new_sums), strict=True
+            ):
+                phi.add_incoming(at_first, before)
+                phi.add_incoming(later, loop)
+            builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
+            builder.position_at_end(after)
+            for i, total in enumerate(new_sums):
+                place = pointer(4, ys, (builder.add(number(5), index(i)), number(3)), True)
+                builder.store(total, place, align=alignment)
+            return context.get_dummy_value()
+
+        return types.void(x, first, w, column, y, row), build
+
+    return tile
+
+
+def _spread(builder: Any, item: Any, vector: Any) -> Any:
+    """A vector of copies of ``item``."""
+    nothing = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(nothing, item, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
+
+
+_tall_tile, _flat_tile = _tile_of(HEIGHT), _tile_of(1)
+
+
+@kernel
+def affine(x: Any, first: Any, rows: Any, w: Any, y: Any) -> None:
+    """y[r] = x[first + r] @ weight + bias for r < rows; ``w`` as :func:`packed` makes it, y at least as wide.
+
+    x is (..., at least depth) and y (at least rows, ...), of the type of w, with adjacent columns.
+    """
+    lanes = VECTOR_BYTES // w.itemsize
+    whole = rows - rows % HEIGHT
+    for column in range(0, w.shape[1], lanes):
+        for r in range(0, whole, HEIGHT):
+            _tall_tile(x, first + r, w, column, y, r)
+        for r in range(whole, rows):
+            _flat_tile(x, first + r, w, column, y, r)
+
+
+@kernel
+def _pack(weight: Any, bias: Any, is_turned: Any) -> Any:
+    """weight (width, depth), or (depth, width) if it ``is_turned``; bias (width,) or (0,)."""
+    width, depth = (weight.shape[1], weight.shape[0]) if is_turned else weight.shape
+    lanes = VECTOR_BYTES // weight.itemsize
+    w = aligned(depth + 1, (width + lanes - 1) // lanes * lanes, weight)
+    zero = weight.dtype.type(0)
+    for k in range(depth):
+        for j in range(width):
+            w[k, j] = weight[k, j] if is_turned else weight[j, k]
+        for j in range(width, w.shape[1]):
+            w[k, j] = zero
+    for j in range(w.shape[1]):
+        w[depth, j] = bias[j] if j < len(bias) else zero
+    return w
+
+
+@kernel
+def _compose(first: Any, second: Any, bias: Any) -> Any:
+    """What ``first``, then ``second`` (both packed) and ``bias`` (width,) or (0,) make, packed."""
+    w = aligned(len(first), second.shape[1], second)
+    # The last row of the first is its bias, which takes the same way.
+    affine(first, 0, len(first), second, w)
+    for j in range(len(bias)):
+        w[len(w) - 1, j] += bias[j]
+    return w
+
+
+def array(parameter: Tensor) -> Any:
+    """The parameter's numbers, which the array shares with it."""
+    return parameter.detach().numpy()
+
+
+def packed(weight: Any, bias: Any = None, is_turned: bool = False) -> Any:
+    """A linear layer's weight (width, depth), or (depth, width) if it ``is_turned``, and bias for :func:`affine`.
+
+    (depth + 1, width): row k holds what input k is multiplied with, the last one the bias; width is rounded up to whole
+    vectors. Arguments are arrays, the result is one.
+    """
+    return _pack(weight, weight[0, :0] if bias is None else bias, is_turned)
+
+
+def composed(first: Any, second: Any, bias: Any = None) -> Any:
+    """Two packed linear layers as one, the second without bias: ``bias`` is added at the end."""
+    return _compose(first, second, second[0, :0] if bias is None else bias)
+
+
+def packed_layer(layer: nn.Linear) -> Any:
+    """The layer, packed."""
+    return packed(array(layer.weight), None if layer.bias is None else array(layer.bias))
