@@ -21,7 +21,8 @@ from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerSha
 from rllib_seqmarl.mixers.layers import bound, linear
 from rllib_seqmarl.ops.backends import accumulation_dtype
 from rllib_seqmarl.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
-from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN_STEP, selective_scan, selective_scan_step
+from rllib_seqmarl.ops.decoding import is_compiled
+from rllib_seqmarl.ops.selective_scan import selective_scan, selective_scan_step
 
 DELTA_RANGE = 1e-3, 1e-1  # of the step sizes at initialisation
 
@@ -62,12 +63,11 @@ class MambaOptions(MixerOptions):
 
 @dataclass(slots=True)
 class MambaState:
-    """What the core carries from token to token. Channels are adjacent in memory, as kernels want them."""
+    """What the core carries from token to token."""
 
     inputs: Tensor  # (B, c, d_conv), the last inputs of the convolution; c = expand * d
     states: Tensor  # (B, c, d_state)
     A: Tensor  # (c, d_state)
-    fused: Any = None  # a MambaStep on the two above, where numba's kernels run
 
 
 class MambaCore(nn.Module):
@@ -119,60 +119,55 @@ class MambaCore(nn.Module):
     def initial_state(self, batch_size: int) -> MambaState:
         (inner, d_conv), d_state = self.conv_weight.shape, self.sizes[1]
         zeros = self.D.new_zeros
-        inputs = zeros(batch_size, d_conv, inner).mT
-        states = zeros(batch_size, d_state, inner, dtype=accumulation_dtype(self.D.dtype)).mT
-        state = MambaState(inputs, states, -self.A_log.exp())
-        if SELECTIVE_SCAN_STEP.name_of(self.backend, self.D) == "numba":
-            from rllib_seqmarl.ops.mamba_step import MambaStep  # here, because numba need not be installed
-
-            state.fused = MambaStep(
-                inputs,
-                states,
-                self.conv_weight,
-                self.conv_bias,
-                self.dt_proj.weight,
-                self.dt_proj.bias,
-                state.A,
-                self.D,
-            )
-        return state
+        states = zeros(batch_size, inner, d_state, dtype=accumulation_dtype(self.D.dtype))
+        return MambaState(zeros(batch_size, inner, d_conv), states, -self.A_log.exp())
 
     def step(self, x: Tensor, state: MambaState, C: Tensor | None = None) -> Tensor:
         """(B, d) to (B, d); C (B, d_state) where crossed. ``state`` is updated in place."""
-        xz = F.linear(x, self.in_proj.weight)  # (B, 2 c)
-        if state.fused is not None:
-            u = state.fused.convolve(xz)
-            y = state.fused.scan(xz, F.linear(u, self.x_proj.weight), C)
-        else:
-            u, z = xz.chunk(2, dim=-1)  # each (B, c)
-            u = causal_conv1d_step(state.inputs, u, self.conv_weight, self.conv_bias, "silu")
-            dt, B, own_C = F.linear(u, self.x_proj.weight).split(self.sizes, dim=-1)
-            dt = F.linear(dt, self.dt_proj.weight)
-            C = own_C if C is None else C
-            y = selective_scan_step(
-                state.states, u, dt, state.A, B, C, self.D, z, self.dt_proj.bias, True, backend=self.backend
-            )
+        u, z = F.linear(x, self.in_proj.weight).chunk(2, dim=-1)  # each (B, c)
+        u = causal_conv1d_step(state.inputs, u, self.conv_weight, self.conv_bias, "silu")
+        dt, B, own_C = F.linear(u, self.x_proj.weight).split(self.sizes, dim=-1)
+        dt = F.linear(dt, self.dt_proj.weight)
+        C = own_C if C is None else C
+        y = selective_scan_step(state.states, u, dt, state.A, B, C, self.D, z, self.dt_proj.bias, True)
         return F.linear(y, self.out_proj.weight)
 
 
-class Mamba(CausalMixer):
-    """Causal: an agent reads what it and its predecessors wrote into the state."""
+class CausalMamba(CausalMixer):
+    """A core with its norms and residual, and how it goes token by token."""
 
-    def __init__(self, shape: MixerShape) -> None:
+    def __init__(self, shape: MixerShape, crossed: bool = False) -> None:
         super().__init__()
-        self.core = MambaCore(shape)
+        self.backend, self.is_crossed = shape.backend, crossed
+        self.core = MambaCore(shape, crossed)
         self.norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
         self.outer_norm = nn.LayerNorm(shape.embed_dim)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.outer_norm(x + self.core(self.norm(x)))
-
     def initial_state(self, batch_size: int) -> Any:
-        return bound(self.norm), bound(self.outer_norm), self.core.initial_state(batch_size)
+        core = self.core
+        if is_compiled(self.backend, core.D):
+            from rllib_seqmarl.ops.decoding.mamba import MambaStep  # here, because numba need not be installed
+
+            conv, A = (core.conv_weight, core.conv_bias), -core.A_log.exp()
+            return MambaStep(
+                batch_size, self.norm, core.in_proj, conv, core.x_proj, core.dt_proj, A, core.D, core.out_proj,
+                self.outer_norm,
+            )  # fmt: skip
+        return bound(self.norm), bound(self.outer_norm), core.initial_state(batch_size)
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        C = context if self.is_crossed else None  # (B, d_state)
+        if not isinstance(state, tuple):  # compiled
+            return state(x, C), state
         norm, outer_norm, core_state = state
-        return outer_norm(x + self.core.step(norm(x), core_state)), state
+        return outer_norm(x + self.core.step(norm(x), core_state, C)), state
+
+
+class Mamba(CausalMamba):
+    """Causal: an agent reads what it and its predecessors wrote into the state."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.outer_norm(x + self.core(self.norm(x)))
 
 
 class BidirectionalMamba(Mixer):
@@ -192,15 +187,12 @@ class BidirectionalMamba(Mixer):
         return self.outer_norm(x + (forth * back if self.is_product else forth + back))
 
 
-class CrossMamba(CausalMixer):
+class CrossMamba(CausalMamba):
     """Actions are written into the state, and the encoder's output for an agent chooses what is read from it."""
 
     def __init__(self, shape: MixerShape) -> None:
-        super().__init__()
-        self.core = MambaCore(shape, crossed=True)
-        self.norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
+        super().__init__(shape, crossed=True)
         self.context_norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
-        self.outer_norm = nn.LayerNorm(shape.embed_dim)
         self.C_proj = linear(shape.embed_dim, self.core.sizes[1], gain=1.0, bias=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -209,12 +201,4 @@ class CrossMamba(CausalMixer):
         return self.outer_norm(x + self.core(self.norm(x), C))
 
     def split_context(self, context: Tensor) -> Sequence[Tensor]:
-        C = self.C_proj(self.context_norm(context))  # (B, n, d_state)
-        return C.transpose(0, 1).contiguous().unbind()  # n times (B, d_state)
-
-    def initial_state(self, batch_size: int) -> Any:
-        return bound(self.norm), bound(self.outer_norm), self.core.initial_state(batch_size)
-
-    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        norm, outer_norm, core_state = state
-        return outer_norm(x + self.core.step(norm(x), core_state, context)), state
+        return self.C_proj(self.context_norm(context.transpose(0, 1))).unbind()  # n times (B, d_state)

@@ -87,6 +87,7 @@ def selective_scan(
     return (y, last_state) if return_last_state else y
 
 
+@torch.no_grad()
 def selective_scan_step(
     state: Tensor,
     u: Tensor,
@@ -98,14 +99,11 @@ def selective_scan_step(
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
-    *,
-    backend: str = AUTO,
 ) -> Tensor:
-    """Scan one token, without gradients. Arguments as in :func:`selective_scan`, but without the length.
+    """Scan one token, without gradients, in plain torch. Arguments as in :func:`selective_scan`, without the length.
 
     Args:
-        state: (batch, dim, state), zeros before the first token, of float32 or wider; it is updated in place. A
-            transposed (batch, state, dim) tensor is used without copies.
+        state: (batch, dim, state), zeros before the first token, of float32 or wider; it is updated in place.
 
     Returns:
         y (batch, dim).
@@ -118,8 +116,12 @@ def selective_scan_step(
     )  # fmt: skip
     dtype = u.dtype
     state, u, delta, A, B, C, D, z, delta_bias = in_one_dtype(state, u, delta, A, B, C, D, z, delta_bias)
-    y: Tensor = SELECTIVE_SCAN_STEP.choose(backend, u)(state, u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    return y.to(dtype)
+    delta = activated(delta.unsqueeze(-1), delta_bias, delta_softplus).squeeze(-1)  # (batch, dim)
+    state.mul_(torch.exp(delta.unsqueeze(-1) * A)).addcmul_((delta * u).unsqueeze(-1), B.unsqueeze(1))
+    y = (state @ C.unsqueeze(-1)).squeeze(-1)  # (batch, dim)
+    if D is not None:
+        y = y + D * u
+    return (y if z is None else y * F.silu(z)).to(dtype)
 
 
 def activated(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:
@@ -157,20 +159,6 @@ def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) ->
     return torch.stack(outputs, dim=-1), h
 
 
-@torch.no_grad()
-def reference_step(
-    state: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool,
-) -> Tensor:  # fmt: skip
-    """One token of the recurrence."""
-    delta = activated(delta.unsqueeze(-1), delta_bias, delta_softplus).squeeze(-1)  # (batch, dim)
-    state.mul_(torch.exp(delta.unsqueeze(-1) * A)).addcmul_((delta * u).unsqueeze(-1), B.unsqueeze(1))
-    y = (state @ C.unsqueeze(-1)).squeeze(-1)  # (batch, dim)
-    if D is not None:
-        y = y + D * u
-    return y if z is None else y * F.silu(z)
-
-
 def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor]]:
     selective_scan_fn = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
 
@@ -206,13 +194,4 @@ SELECTIVE_SCAN = Operation(
             is_slow=True,
         ),
     ],
-)
-
-SELECTIVE_SCAN_STEP = Operation(
-    "selective_scan_step",
-    [
-        numba_backend("selective_scan_numba", "numba_step"),
-        Backend("reference", lambda: reference_step, nothing_in_the_way, "plain torch"),
-    ],
-    elsewhere=["mamba-ssm"],
 )

@@ -83,19 +83,3 @@ def numba_scan(
         delta, delta_proj = delta_proj @ delta, None
     y, last_state = _NumbaScan.apply(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, return_last_state)
     return y, last_state
-
-
-def numba_step(
-    state: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool,
-) -> Tensor:  # fmt: skip
-    """Backend "numba" of ``selective_scan_step``: a sequence of one token, on a state."""
-    u, delta, B, C = (x.unsqueeze(-1) for x in (u, delta, B, C))
-    z = None if z is None else z.unsqueeze(-1)
-    arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, None)
-    h = state.mT.contiguous()
-    y = u.new_empty(len(u), 1, u.shape[1])
-    over_batch(forward, len(u), h.numel(), *arrays, h.numpy(), y.numpy())
-    if h.data_ptr() != state.data_ptr():
-        state.copy_(h.mT)
-    return y.squeeze(1)
