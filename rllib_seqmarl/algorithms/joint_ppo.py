@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPO, PPOConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    ALL_MODULES,
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
 from ray.util.debug import log_once
 
-from rllib_seqmarl.algorithms.env_errors import EnvErrorBoard, JointEnvRunner, RecordingJointEnvRunner
 from rllib_seqmarl.algorithms.initial_policy import start_from
-from rllib_seqmarl.algorithms.team_metrics import TeamMetrics
+from rllib_seqmarl.algorithms.sampler import Sampler, training_data
 from rllib_seqmarl.algorithms.validation import check_options
+from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard
+from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner, RecordingJointEnvRunner
+from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
+from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
@@ -65,6 +81,7 @@ class JointPPOConfig(PPOConfig):
         self.huber_delta: float | None = 10.0
         self.adam_epsilon = 1e-5
         self.shared_reward = False
+        self.sample_while_learning = False
 
         # The network's settings.
         self.n_block = 1
@@ -93,6 +110,7 @@ class JointPPOConfig(PPOConfig):
         huber_delta: float | None = NotProvided,
         adam_epsilon: float = NotProvided,
         shared_reward: bool = NotProvided,
+        sample_while_learning: bool = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the training related configuration.
@@ -104,6 +122,9 @@ class JointPPOConfig(PPOConfig):
                 instead of quadratically; None for a quadratic loss everywhere.
             adam_epsilon: Adam's epsilon.
             shared_reward: Whether every agent learns from the team's reward, rather than from its own.
+            sample_while_learning: Whether env runners take the next sample while the learner works on this one. An
+                iteration then takes as long as the longer of the two, where there are cores or GPUs for both. Samples
+                are off-policy by one update, which the clipped ratio covers.
             **kwargs: RLlib's own settings of PPO. `clip_param` holds for each agent's ratio (for continuous actions
                 for each dimension's), and `vf_clip_param` for the change of the normalised value prediction; None
                 stands for `clip_param`. `minibatch_size=None` takes the whole batch in each epoch.
@@ -117,6 +138,7 @@ class JointPPOConfig(PPOConfig):
             huber_delta=huber_delta,
             adam_epsilon=adam_epsilon,
             shared_reward=shared_reward,
+            sample_while_learning=sample_while_learning,
         )
 
     def network(
@@ -299,8 +321,10 @@ class JointPPOConfig(PPOConfig):
         if self.minibatch_size is None and self.num_learners > 1:
             # RLlib shares a batch out among learners by a number; the learner takes this one as "all of it".
             self.minibatch_size = self.train_batch_size_per_learner
-        if self.env_runner_cls in (None, JointEnvRunner, RecordingJointEnvRunner):
-            self.env_runner_cls = RecordingJointEnvRunner if self.output else JointEnvRunner
+        if self.output and self.env_runner_cls in (None, RolloutEnvRunner, JointEnvRunner):
+            self.env_runner_cls = RecordingJointEnvRunner
+        elif self.env_runner_cls is None or (self.env_runner_cls is RecordingJointEnvRunner and not self.output):
+            self.env_runner_cls = RolloutEnvRunner
         callbacks = force_list(self.callbacks_class)
         if TeamMetrics not in callbacks:
             self.callbacks_class = [TeamMetrics, *callbacks]
@@ -342,6 +366,7 @@ class JointPPO(PPO):
         self._env_errors.clear()  # a trial that is taken up again has the log directory it had
         with self._env_errors.watched():
             super().setup(config)
+        self._sampler = Sampler(self.env_runner_group, self.config)
         if self.config.initial_policy is not None:
             # RLlib has given the learners' weights to the env runners that sample first, but not to all.
             for runners in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
@@ -355,8 +380,35 @@ class JointPPO(PPO):
 
     @override(PPO)
     def training_step(self) -> None:
+        """As PPO's, on rollouts, and with the next sample taken meanwhile if `sample_while_learning` is set."""
         with self._env_errors.watched():
-            super().training_step()
+            with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+                samples, reports = self._sampler.take()
+            if not samples:
+                return  # all env runners have failed, and RLlib restarts them
+            self.metrics.aggregate(reports, key=ENV_RUNNER_RESULTS)
+            with self._sampler.going_on() if self.config.sample_while_learning else nullcontext():
+                self._learn(samples)
+            with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+                self.env_runner_group.sync_weights(
+                    from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
+                )
+
+    def _learn(self, samples: list[Any]) -> None:
+        trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
+        timesteps = {
+            NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)),
+            NUM_MODULE_STEPS_TRAINED_LIFETIME: self.metrics.peek(trained, default=0),
+        }
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            results = self.learner_group.update(
+                training_data=training_data(samples, self.config),
+                timesteps=timesteps,
+                num_epochs=self.config.num_epochs,
+                minibatch_size=self.config.minibatch_size,
+                shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
+            )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     @override(PPO)
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
@@ -365,5 +417,6 @@ class JointPPO(PPO):
 
     @override(PPO)
     def cleanup(self) -> None:
+        self._sampler.close()
         super().cleanup()
         self._env_errors.clear()

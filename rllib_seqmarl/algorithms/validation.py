@@ -149,6 +149,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "use_value_norm": (_is_bool, "True or False"),
     "shared_reward": (_is_bool, "True or False"),
+    "sample_while_learning": (_is_bool, "True or False"),
     "agent_ids": (_is_bool, "True or False"),
     "global_state": (_is_bool, "True or False"),
     "agent_order": (lambda value: value in ("fixed", "shuffled"), "'fixed' or 'shuffled'"),

@@ -57,6 +57,12 @@ class JointVectorEnv(gym.vector.VectorEnv):
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps all environments; `actions` is (num_envs, n, ...)."""
         arrays = self.layout.blank(self.num_envs)
+        return arrays, *self.step_into(actions, arrays)
+
+    def step_into(
+        self, actions: np.ndarray, arrays: Arrays
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """As `step`, with the observations written into blank arrays of the caller's; returns all the rest."""
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
@@ -71,7 +77,7 @@ class JointVectorEnv(gym.vector.VectorEnv):
             if info:
                 infos = self._add_info(infos, info, i)
         self._is_over = terminated | truncated
-        return arrays, rewards, terminated, truncated, infos
+        return rewards, terminated, truncated, infos
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The attribute `name` of every environment, called where it is a method."""

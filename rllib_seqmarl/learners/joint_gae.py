@@ -16,8 +16,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from rllib_seqmarl.learners.distributed import sum_over_learners
-from rllib_seqmarl.learners.joint_ppo_loss import per_agent_gae
+from rllib_seqmarl.learners.advantages import normalized_advantages, per_agent_gae
 
 
 class JointGAE(ConnectorV2):
@@ -82,7 +81,7 @@ class JointGAE(ConnectorV2):
         columns[Postprocessing.VALUE_TARGETS] = advantages + values
         columns[Columns.VF_PREDS] = module.normalize_values(values)
         columns = tree.map_structure(lambda x: x[is_step], columns)
-        columns[Postprocessing.ADVANTAGES] = _normalized(
+        columns[Postprocessing.ADVANTAGES] = normalized_advantages(
             columns[Postprocessing.ADVANTAGES], columns[Columns.OBS]["alive"]
         )
         batch[DEFAULT_MODULE_ID] = columns
@@ -132,14 +131,3 @@ class JointGAE(ConnectorV2):
         steps = inside[:-1]
         result[rows[:-1][steps]] = advantages[steps]
         return torch.from_numpy(result).to(values.device)
-
-
-def _normalized(advantages: Tensor, alive: Tensor) -> Tensor:
-    """Advantages less their mean over their standard deviation, both over the living agent-steps of all learners."""
-    alive = alive.to(torch.float64)  # (B, n)
-    wide = advantages.to(torch.float64)
-    sums = torch.stack([(wide * alive).sum(), (wide.square() * alive).sum(), alive.sum()])
-    sum_over_learners(sums)
-    mean = sums[0] / sums[2].clamp_min(1.0)
-    std = (sums[1] / sums[2].clamp_min(1.0) - mean.square()).clamp_min(0.0).sqrt()
-    return ((wide - mean) / (std + 1e-5)).to(advantages.dtype)

@@ -1,4 +1,4 @@
-"""The mathematics of the joint PPO update, as pure functions on arrays and tensors.
+"""The mathematics of the joint PPO update, as pure functions on tensors.
 
 By the multi-agent advantage decomposition theorem (Kuba et al., arXiv 2109.11251) the advantage of a joint action is
 the sum of the advantages of its agents' actions, each given its predecessors'. The Multi-Agent Transformer
@@ -9,41 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def per_agent_gae(
-    rewards: np.ndarray, values: np.ndarray, continues: np.ndarray, *, gamma: float, lambda_: float
-) -> np.ndarray:
-    """Generalised advantage estimation (arXiv 1506.02438), for every agent of every episode at once.
-
-    Args:
-        rewards: (T, ..., n), the reward that followed step t.
-        values: (T + 1, ..., n), state values in reward units; the last row is the bootstrap value.
-        continues: (T, ..., n), 1 where the agent's life went on after step t, 0 where it ended there. A truncated
-            episode goes on as far as values are concerned: only a termination is a 0.
-        gamma: The discount factor.
-        lambda_: The exponential weight between bootstrapping (0) and Monte Carlo returns (1).
-
-    Returns:
-        The advantages, (T, ..., n). Advantages plus `values[:-1]` are the value targets.
-    """
-    advantages = np.zeros_like(values[:-1])
-    running = np.zeros_like(values[0])
-    deltas = rewards + gamma * values[1:] * continues - values[:-1]
-    decays = gamma * lambda_ * continues
-    for t in reversed(range(len(rewards))):
-        running = deltas[t] + decays[t] * running
-        advantages[t] = running
-    return advantages
-
-
 @dataclass(frozen=True)
 class JointPPOLoss:
-    """What one evaluation of the objective gives; all are scalar tensors, averaged over living agent-steps."""
+    """What one evaluation of the objective gives; all are scalar tensors, averaged over living agent-steps.
+
+    With weights that add up to 1 over several calls, the sums of what they give are what one call would give.
+    """
 
     total: Tensor
     policy: Tensor
@@ -51,7 +27,6 @@ class JointPPOLoss:
     entropy: Tensor
     clip_fraction: Tensor
     approx_kl: Tensor
-    explained_variance: Tensor
 
 
 def joint_ppo_loss(
@@ -119,7 +94,6 @@ def joint_ppo_loss(
             entropy=mean_entropy.detach(),
             clip_fraction=(weights * clipped).sum(),
             approx_kl=(weights * kl).sum(),
-            explained_variance=_explained_variance(values, value_targets, weights),
         )
 
 
@@ -130,7 +104,7 @@ def _value_error(values: Tensor, targets: Tensor, huber_delta: float | None) -> 
     return F.huber_loss(values, targets, reduction="none", delta=huber_delta)
 
 
-def _explained_variance(values: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def explained_variance(values: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """1 - Var[targets - values] / Var[targets] over living agent-steps; 1 is perfect, 0 as good as a constant."""
     total = weights.sum().clamp_min(1e-8)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
-from itertools import repeat
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,19 +12,29 @@ from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_learner import PPOLearner
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.learner import GeneralAdvantageEstimation
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.policy.sample_batch import MultiAgentBatch
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics import (
+    ALL_MODULES,
+    DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+)
 from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
 from rllib_seqmarl.learners.distributed import num_learners, sum_over_learners
 from rllib_seqmarl.learners.joint_gae import JointGAE
-from rllib_seqmarl.learners.joint_ppo_loss import joint_ppo_loss
+from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss, explained_variance, joint_ppo_loss
+from rllib_seqmarl.learners.minibatches import minibatches
+from rllib_seqmarl.learners.rollout_data import RolloutData, rollout_columns
+from rllib_seqmarl.learners.slices import add_gradients, map_slices, slices
+
+_WEIGHTS = "loss_weights"  # the column that says what each agent-step counts
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -36,6 +47,9 @@ class JointPPOTorchLearner(PPOTorchLearner):
     @override(PPOLearner)
     def build(self) -> None:
         super().build()
+        # With `debugging(seed=...)` RLlib makes torch deterministic, which then also fills all new memory with NaNs, a
+        # help in finding bugs that costs a tenth of an update.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if self._learner_connector is not None and self.config.add_default_connectors_to_learner_pipeline:
             self._learner_connector.remove(GeneralAdvantageEstimation)
             self._learner_connector.append(
@@ -72,15 +86,53 @@ class JointPPOTorchLearner(PPOTorchLearner):
 
     @override(TorchLearner)
     def _create_iterator_if_necessary(
-        self, *, training_data: TrainingData, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
+        self,
+        *,
+        training_data: TrainingData,
+        num_epochs: int = 1,
+        minibatch_size: int | None = None,
+        shuffle_batch_per_epoch: bool = False,
+        num_total_minibatches: int = 0,
+        **kwargs: Any,
     ) -> Iterable[MultiAgentBatch]:
-        if minibatch_size is not None or training_data.data_iterators:
+        if training_data.data_iterators:
             return super()._create_iterator_if_necessary(
                 training_data=training_data, num_epochs=num_epochs, minibatch_size=minibatch_size, **kwargs
             )
-        # The whole batch in each epoch: the same tensors again, where RLlib would copy them.
         (batch,) = super()._create_iterator_if_necessary(training_data=training_data)
-        return repeat(batch, num_epochs)
+        return minibatches(
+            batch,
+            size=minibatch_size,
+            num_epochs=num_epochs,
+            shuffle=shuffle_batch_per_epoch,
+            total=num_total_minibatches,
+        )
+
+    @override(TorchLearner)
+    def _make_batch_if_necessary(self, training_data: TrainingData) -> MultiAgentBatch:
+        start = time.perf_counter()
+        batch = self._make_batch(training_data)
+        self.metrics.log_value((ALL_MODULES, "seconds", "connector"), time.perf_counter() - start, reduce="sum")
+        return batch
+
+    def _make_batch(self, training_data: TrainingData) -> MultiAgentBatch:
+        if not isinstance(training_data, RolloutData):
+            return super()._make_batch_if_necessary(training_data)
+        if self.config._learner_connector is not None or not self.config.add_default_connectors_to_learner_pipeline:
+            # The user's connectors want episodes.
+            episodes = [episode for rollout in training_data.rollouts for episode in rollout]
+            return super()._make_batch_if_necessary(TrainingData(episodes=episodes))
+        columns = rollout_columns(
+            training_data.rollouts,
+            self.module[DEFAULT_MODULE_ID].unwrapped(),
+            gamma=self.config.gamma,
+            lambda_=self.config.lambda_,
+            shared_reward=self.config.shared_reward,
+            device=self.device,
+        )
+        age = self._weights_seq_no - min(rollout.weights_seq_no for rollout in training_data.rollouts)
+        self.metrics.log_value((DEFAULT_MODULE_ID, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY), age, window=1)
+        return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=training_data.env_steps)
 
     @override(TorchLearner)
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
@@ -92,49 +144,106 @@ class JointPPOTorchLearner(PPOTorchLearner):
                 timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
             )
 
+    @override(TorchLearner)
+    def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
+        """As RLlib's, with gradients taken slice by slice."""
+        if not self._may_slice():
+            return super()._uncompiled_update(batch, **kwargs)
+        self._compute_off_policyness(batch)
+        columns = dict(batch[DEFAULT_MODULE_ID])
+        self._weigh(columns)
+        rows, n_agents = columns[_WEIGHTS].shape
+        parameters = list(self._params.values())
+
+        def of_slice(part: dict[str, Any]) -> tuple[JointPPOLoss, Tensor, tuple[Tensor | None, ...]]:
+            loss, values = self._loss_of(part, self.module[DEFAULT_MODULE_ID].unwrapped().forward_train(part))
+            return loss, values, torch.autograd.grad(loss.total, parameters, allow_unused=True)
+
+        parts = slices(columns, rows, n_agents, self.device)
+        losses, values, gradients = zip(*map_slices(of_slice, parts), strict=True)
+        terms = {term.name: [getattr(loss, term.name).detach() for loss in losses] for term in fields(JointPPOLoss)}
+        loss = JointPPOLoss(**{name: torch.stack(of_slices).sum() for name, of_slices in terms.items()})
+        self._report(loss, torch.cat(values), columns)
+        summed = dict(zip(self._params, add_gradients(gradients), strict=True))
+        self.apply_gradients(self.postprocess_gradients(summed))
+        return {}, {DEFAULT_MODULE_ID: loss.total}, {}
+
+    def _may_slice(self) -> bool:
+        """Whether a batch's loss is the sum of its slices': not if somebody has changed it, or compiles it whole."""
+        own = JointPPOTorchLearner
+        is_own = all(
+            getattr(type(self), name) is getattr(own, name)
+            for name in ("compute_loss_for_module", "compute_losses", "compute_gradients")
+        )
+        return is_own and self._grad_scalers is None and not self._torch_compile_complete_update
+
     @override(PPOTorchLearner)
     def compute_loss_for_module(
         self, *, module_id: str, config: PPOConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
     ) -> Tensor:
-        module = self.module[module_id].unwrapped()
-        returns = batch[Postprocessing.VALUE_TARGETS]  # (b, n), in reward units
+        """The joint objective of a whole minibatch, for learners that add to it."""
+        columns = dict(batch)
+        self._weigh(columns)
+        loss, values = self._loss_of(columns, fwd_out)
+        self._report(loss, values, columns)
+        return loss.total
+
+    def _weigh(self, columns: dict[str, Any]) -> None:
+        """Adds what a minibatch needs as a whole before it is cut up, and takes its returns into the normaliser."""
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        returns = columns[Postprocessing.VALUE_TARGETS]  # (b, n), in reward units
         module.update_value_normalizer(returns, sync=sum_over_learners)
+        columns[Postprocessing.VALUE_TARGETS] = module.normalize_values(returns)
+        columns[_WEIGHTS] = _living_agent_weights(columns[Columns.OBS]["alive"], returns.dtype)
+
+    def _loss_of(self, columns: dict[str, Any], fwd_out: dict[str, Tensor]) -> tuple[JointPPOLoss, Tensor]:
+        """The objective, summed over the given rows by their weights, and the values predicted for them."""
+        config = self.config
+        values = fwd_out[Columns.VF_PREDS]
         loss = joint_ppo_loss(
             log_probs=fwd_out[Columns.ACTION_LOGP],
-            old_log_probs=batch[Columns.ACTION_LOGP],
-            advantages=batch[Postprocessing.ADVANTAGES],
+            old_log_probs=columns[Columns.ACTION_LOGP],
+            advantages=columns[Postprocessing.ADVANTAGES],
             entropy=fwd_out["entropy"],
-            values=fwd_out[Columns.VF_PREDS],
-            old_values=batch[Columns.VF_PREDS],
-            value_targets=module.normalize_values(returns),
-            weights=_living_agent_weights(batch[Columns.OBS]["alive"], returns.dtype),
+            values=values,
+            old_values=columns[Columns.VF_PREDS],
+            value_targets=columns[Postprocessing.VALUE_TARGETS],
+            weights=columns[_WEIGHTS],
             clip_param=config.clip_param,
             vf_clip_param=config.clip_param if config.vf_clip_param is None else config.vf_clip_param,
             huber_delta=config.huber_delta,
             vf_loss_coeff=config.vf_loss_coeff,
-            entropy_coeff=self.entropy_coeff_schedulers_per_module[module_id].get_current_value(),
+            entropy_coeff=self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value(),
         )
+        return loss, values.detach()
+
+    def _report(self, loss: JointPPOLoss, values: Tensor, columns: dict[str, Any]) -> None:
+        """Logs a minibatch's loss.
+
+        Raises:
+            NonFiniteLossError: It is no number.
+        """
         if not torch.isfinite(loss.total):
             raise NonFiniteLossError(
                 f"The loss became {loss.total.item()} (policy loss {loss.policy.item():.4g}, value loss "
                 f"{loss.value.item():.4g}, entropy {loss.entropy.item():.4g}), so training stopped before this update "
                 f"was made. Continue from the last checkpoint with a lower `lr` (now "
-                f"{config.lr}) or a lower `grad_clip` (now {config.grad_clip}), and check the scale of the "
+                f"{self.config.lr}) or a lower `grad_clip` (now {self.config.grad_clip}), and check the scale of the "
                 f"environment's rewards and observations."
             )
+        explained = explained_variance(values, columns[Postprocessing.VALUE_TARGETS], columns[_WEIGHTS])
         self.metrics.log_dict(
             {
                 "policy_loss": loss.policy,
                 "vf_loss": loss.value,
-                "vf_explained_var": loss.explained_variance,
+                "vf_explained_var": explained,
                 "entropy": loss.entropy,
                 "clip_fraction": loss.clip_fraction,
                 "approx_kl": loss.approx_kl,
             },
-            key=module_id,
+            key=DEFAULT_MODULE_ID,
             window=1,
         )
-        return loss.total
 
     @override(TorchLearner)
     def apply_gradients(self, gradients_dict: dict[Tensor, Tensor]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -54,8 +55,14 @@ class ModuleToTeam(ConnectorV2):
     def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         arrays = {key: value.cpu().numpy() for key, value in batch.items()}
         # The episodes keep what the module chose; the environment gets what it understands.
+        actions = arrays[Columns.ACTIONS]
+        for_env = self.fit(actions)
+        return arrays if for_env is actions else {**arrays, Columns.ACTIONS_FOR_ENV: for_env}
+
+    def fit(self, actions: np.ndarray) -> np.ndarray:
+        """Actions (B, n, ...) as the environment understands them."""
+        if not isinstance(self.input_action_space, gym.spaces.Box):
+            return actions
         if self.normalize_actions:
-            arrays[Columns.ACTIONS_FOR_ENV] = unsquash_action(arrays[Columns.ACTIONS], self.input_action_space)
-        elif self.clip_actions:
-            arrays[Columns.ACTIONS_FOR_ENV] = clip_action(arrays[Columns.ACTIONS], self.input_action_space)
-        return arrays
+            return unsquash_action(actions, self.input_action_space)
+        return clip_action(actions, self.input_action_space) if self.clip_actions else actions

@@ -10,8 +10,9 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_seqmarl import MATConfig
-from rllib_seqmarl.algorithms.env_errors import JointEnvRunner, RecordingJointEnvRunner
-from rllib_seqmarl.algorithms.team_metrics import TeamMetrics
+from rllib_seqmarl.env_runners.joint_env_runner import RecordingJointEnvRunner
+from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
+from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 
 ENV = "coordination/distinct_choice"
@@ -116,12 +117,12 @@ def test_env_runners_that_tell_their_environments_errors_are_chosen_unless_the_u
     silent = recording.copy(copy_frozen=False)
     silent.output = None
     chosen = config().env_runners(env_runner_cls=Mine)
-    for one, expected in ((config(), JointEnvRunner), (recording, RecordingJointEnvRunner), (chosen, Mine)):
+    for one, expected in ((config(), RolloutEnvRunner), (recording, RecordingJointEnvRunner), (chosen, Mine)):
         one.validate()
         assert one.env_runner_cls is expected
     silent.env_runner_cls = recording.env_runner_cls  # what an evaluation config that does not record starts from
     silent.validate()
-    assert silent.env_runner_cls is JointEnvRunner
+    assert silent.env_runner_cls is RolloutEnvRunner
 
 
 def test_the_users_callbacks_stay_beside_the_team_metrics() -> None:

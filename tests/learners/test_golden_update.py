@@ -14,7 +14,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_seqmarl import MATConfig, load_published_mat
-from rllib_seqmarl.learners.joint_ppo_loss import per_agent_gae
+from rllib_seqmarl.learners.advantages import per_agent_gae
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "mat_ppo_update.npz"

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss, joint_ppo_loss, per_agent_gae
+from rllib_seqmarl.learners.advantages import per_agent_gae
+from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss, joint_ppo_loss
 
 
 def inputs() -> dict[str, Any]:

@@ -38,16 +38,20 @@ class TeamMetrics(RLlibCallback):
     ) -> None:
         if self._agents is None:
             self._agents = [str(agent) for agent in env.get_attr("layout")[0].agents]
-        info = episode.get_infos(-1)
         window = env_runner.config.metrics_num_episodes_for_smoothing
-        for agent, agent_return in zip(self._agents, info["episode_agent_returns"], strict=True):
-            metrics_logger.log_value(("agent_episode_returns_mean", agent), float(agent_return), window=window)
-        if "win" in info:
-            metrics_logger.log_value("win_rate", float(info["win"]), window=window)
-        if "task" in info:
-            metrics_logger.log_value(("task_returns_mean", info["task"]), info["episode_return"], window=window)
-            if "win" in info:
-                metrics_logger.log_value(("task_win_rates", info["task"]), float(info["win"]), window=window)
+        log_team_episode(metrics_logger, self._agents, episode.get_infos(-1), window)
 
     def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
         result.setdefault(ENV_RUNNER_RESULTS, {}).setdefault(EPISODE_RETURN_MEAN, math.nan)
+
+
+def log_team_episode(metrics_logger: MetricsLogger, agents: list[str], info: dict[str, Any], window: int) -> None:
+    """Logs an episode by the info of its last step; means are over the last `window` episodes."""
+    for agent, agent_return in zip(agents, info["episode_agent_returns"], strict=True):
+        metrics_logger.log_value(("agent_episode_returns_mean", agent), float(agent_return), window=window)
+    if "win" in info:
+        metrics_logger.log_value("win_rate", float(info["win"]), window=window)
+    if "task" in info:
+        metrics_logger.log_value(("task_returns_mean", info["task"]), info["episode_return"], window=window)
+        if "win" in info:
+            metrics_logger.log_value(("task_win_rates", info["task"]), float(info["win"]), window=window)

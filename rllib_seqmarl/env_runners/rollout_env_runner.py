@@ -1,0 +1,282 @@
+"""The env runner that samples at the speed of simulator and network: arrays in place, no objects per step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.env_runner import NUM_ENV_STEP_FAILURES_LIFETIME
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import ENV_STEP_TIMER, RLMODULE_INFERENCE_TIMER
+
+from rllib_seqmarl.env_runners.finished_episodes import FinishedEpisodes
+from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner
+from rllib_seqmarl.env_runners.rollout_buffer import RolloutBuffer
+from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
+from rllib_seqmarl.envs.joint_env_creator import JointVector
+from rllib_seqmarl.envs.layout import Arrays
+from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
+from rllib_seqmarl.rollouts import Rollout
+from rllib_seqmarl.rollouts.episodes import make_episode
+
+logger = logging.getLogger(__name__)
+
+# Callbacks that are called with an episode in the making: only RLlib's loop has one.
+_DURING_EPISODES = ("on_episode_created", "on_episode_start", "on_episode_step")
+_TOKENS_FOR_THREADS = 1 << 13  # agents in all environments
+_FIRST_CAPACITY = 128  # rows for whole episodes, whose number of steps nobody knows; doubled as needed
+
+
+class RolloutEnvRunner(JointEnvRunner):
+    """Samples rollouts: each step's observations, actions, log-probabilities and values written where they stay.
+
+    A sample is a `Rollout`. It is also the sequence of episodes that RLlib's samples are, made when somebody asks:
+    `on_episode_end` and `on_sample_end` callbacks, a user's learner connectors. Its pieces of episodes have no
+    lookback, and in an episode's infos there is what `JointEnv` puts there.
+
+    Steps, resets, seeds, random numbers and metrics are those of RLlib's own loop, which takes over where something
+    has to happen at every step: connectors between environment and module that the user adds, callbacks
+    `on_episode_created`, `on_episode_start` and `on_episode_step`, random actions, and environments that are
+    vectorised by gymnasium (those whose creators look at RLlib's `EnvContext`).
+    """
+
+    _needs_initial_reset: bool
+
+    @override(SingleAgentEnvRunner)
+    def make_env(self) -> None:
+        super().make_env()
+        # What is seen now, and whose episode is over; None before the first reset.
+        self._seen: Arrays | None = None
+        self._is_over = np.zeros(self.num_envs, np.bool_)
+        self._lengths = np.zeros(self.num_envs, np.int64)  # of the running episodes
+        self._returns = np.zeros(self.num_envs)
+        self._started = np.zeros(self.num_envs)  # when, by the performance counter
+        self._ids: list[str | None] = [None] * self.num_envs
+        self._earlier: dict[int, list[SingleAgentEpisode]] = defaultdict(list)  # pieces of running episodes
+        self._finished = FinishedEpisodes()
+
+    def _writes_rollouts(self) -> bool:
+        """Whether nothing has to happen at every step but acting and stepping."""
+        own = {"_env_to_module": TeamToModule, "_module_to_env": ModuleToTeam}
+        return (
+            self.module is not None
+            and isinstance(self.env.unwrapped, JointVector)
+            and all([type(c) for c in getattr(self, name).connectors] == [kind] for name, kind in own.items())
+            and not any(self._has_callback(name) for name in _DURING_EPISODES)
+        )
+
+    def _has_callback(self, name: str) -> bool:
+        """Whether the user has given such a callback, as a method or as a function."""
+        own = getattr(RLlibCallback, name)
+        methods = [getattr(type(c), name) for c in self._callbacks if not isinstance(c, TeamMetrics)]
+        return bool(getattr(self.config, f"callbacks_{name}")) or any(method is not own for method in methods)
+
+    @override(SingleAgentEnvRunner)
+    def _sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> Any:
+        if random_actions or not self._writes_rollouts():
+            # What the other loop left running cannot be gone on with.
+            force_reset = force_reset or (num_timesteps is not None and self._seen is not None)
+            self._seen = None
+            return super()._sample(
+                num_timesteps=num_timesteps,
+                num_episodes=num_episodes,
+                explore=explore,
+                random_actions=random_actions,
+                force_reset=force_reset,
+            )
+        if force_reset or num_episodes is not None or self._needs_initial_reset or self._seen is None:
+            self._reset_all()
+        with _threads_for(self.num_envs * self.env.unwrapped.layout.n_agents):
+            rollout, steps = self._roll_out(num_timesteps, num_episodes, explore)
+        if num_episodes is not None:
+            self._needs_initial_reset = True
+        # As RLlib counts, steps of episodes that were begun beyond `num_episodes` are steps as well.
+        self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
+        self._increase_sampled_metrics(steps, sum(chunk.is_done for chunk in rollout.chunks))
+        return rollout
+
+    def _reset_all(self) -> None:
+        """Starts an episode in every environment; seeded only the first time, as in RLlib's loop."""
+        self._seen, _ = self._try_env_reset(seed=self._seed if self._needs_initial_reset else None, options=None)
+        self._needs_initial_reset = False
+        self._is_over[:] = False
+        self._begin(np.ones(self.num_envs, np.bool_))
+
+    def _begin(self, envs: np.ndarray) -> None:
+        """Notes that episodes begin in `envs` (B,)."""
+        self._lengths[envs] = 0
+        self._returns[envs] = 0.0
+        self._started[envs] = time.perf_counter()
+        for env in np.flatnonzero(envs):
+            self._ids[env] = None
+            self._earlier.pop(int(env), None)
+
+    def _roll_out(self, num_timesteps: int | None, num_episodes: int | None, explore: bool) -> tuple[Rollout, int]:
+        """Steps all environments until there are so many steps, or ends of episodes; returns how many steps it took."""
+        # Every other row at least is a step: an episode that is over begins anew in the next row.
+        capacity = _FIRST_CAPACITY if num_timesteps is None else 2 * -(-num_timesteps // self.num_envs) + 1
+        assert self._seen is not None
+        buffer = RolloutBuffer(self.env.unwrapped.layout, self.num_envs, capacity, self._seen)
+        before = {"lengths_before": self._lengths.copy(), "ids": list(self._ids)}
+        tells_ends = self._has_callback("on_episode_end")
+        steps = episodes = t = 0
+        seconds = {"network": 0.0, "environment": 0.0}
+        while steps < num_timesteps if num_timesteps is not None else episodes < (num_episodes or 0):
+            if t == buffer.capacity:
+                buffer.grow()
+            clock = time.perf_counter()
+            outputs = self._act(buffer, t, steps, explore)
+            seconds["network"] -= clock - (clock := time.perf_counter())
+            stepped = self._step_into(outputs[Columns.ACTIONS], buffer.blank_obs(t + 1))
+            seconds["environment"] -= clock - time.perf_counter()
+            steps += self._take_in(buffer, t, stepped)
+            if self._is_over.any():
+                over = np.flatnonzero(self._is_over).tolist()
+                over = over if num_episodes is None else over[: num_episodes - episodes]
+                episodes += len(over)
+                self._finish(buffer, t, over)
+                if tells_ends:
+                    self._call_on_episode_end(self._cut(buffer, t + 1, before), over)
+            t += 1
+        self._seen = {key: array[t].copy() for key, array in buffer.obs.items()}
+        rollout = self._cut(buffer, t, before, num_episodes)
+        if tells_ends:
+            for index, (env, *_, is_done) in enumerate(rollout.chunks):
+                if not is_done:
+                    self._earlier[env].append(rollout[index])
+        self._log_seconds(seconds, t)
+        return rollout, steps
+
+    def _act(self, buffer: RolloutBuffer, t: int, steps: int, explore: bool) -> Arrays:
+        """What the module returns for row `t`."""
+        batch = {Columns.OBS: buffer.obs_tensors(t)}
+        if self._device is not None and torch.device(self._device).type != "cpu":
+            batch = {Columns.OBS: {key: x.to(self._device, non_blocking=True) for key, x in batch[Columns.OBS].items()}}
+        assert self.module is not None
+        if not explore:
+            return buffer.write_outputs(t, self.module.forward_inference(batch))
+        runners = self.config.num_env_runners or 1  # RLlib's estimate of the steps of all of them
+        lifetime = (self.num_env_steps_sampled_lifetime // runners + steps) * runners
+        return buffer.write_outputs(t, self.module.forward_exploration(batch, t=lifetime))
+
+    def _step_into(self, actions: np.ndarray, seen: Arrays) -> tuple[Any, ...] | None:
+        """As `JointVector.step_into`; None where the environments failed, and were made anew."""
+        (fit,) = self._module_to_env.connectors
+        try:
+            return self.env.unwrapped.step_into(fit.fit(actions), seen)
+        except Exception as error:
+            self.metrics.log_value(NUM_ENV_STEP_FAILURES_LIFETIME, 1, reduce="lifetime_sum")
+            if not self.config.restart_failed_sub_environments:
+                raise RuntimeError(f"stepping the environments failed: {error}") from error
+            logger.warning("Stepping the environments failed, and they are made anew: %r", error)
+            finished = self._finished
+            self.make_env()
+            self._finished = finished
+            return None
+
+    def _take_in(self, buffer: RolloutBuffer, t: int, stepped: tuple[Any, ...] | None) -> int:
+        """Writes what came of row `t`; returns how many steps it was."""
+        if stepped is None:
+            # All begin anew, as after the end of an episode; what was sampled before is still good.
+            for part in (buffer.is_step, buffer.terminated, buffer.truncated):
+                part[t] = False
+            buffer.rewards[t], buffer.agent_rewards[t] = 0.0, 0.0
+            self._reset_all()
+            assert self._seen is not None
+            buffer.see(t + 1, self._seen)
+            return 0
+        rewards, terminated, truncated, infos = stepped
+        begins, over = self._is_over, terminated | truncated  # (B,)
+        if begins.any():
+            self._begin(begins)
+        np.logical_not(begins, out=buffer.is_step[t])
+        buffer.rewards[t], buffer.terminated[t], buffer.truncated[t] = rewards, terminated, truncated
+        buffer.agent_rewards[t] = infos["agent_rewards"]
+        if "agent_terminateds" in infos:
+            some = infos["_agent_terminateds"]  # (B,)
+            buffer.agent_terminated[t, some] = np.stack(list(infos["agent_terminateds"][some])).astype(bool)
+        self._lengths += buffer.is_step[t]
+        self._returns += rewards
+        self._is_over = over
+        if over.any():
+            for env in np.flatnonzero(over).tolist():
+                info = {key: infos[key][env] for key in infos if key[0] != "_" and infos[f"_{key}"][env]}
+                buffer.last_infos[t, env] = info
+        return int(np.count_nonzero(buffer.is_step[t]))
+
+    def _finish(self, buffer: RolloutBuffer, t: int, envs: list[int]) -> None:
+        """Notes the episodes that ended in row `t`, for metrics."""
+        now = time.perf_counter()
+        for env in envs:
+            length, team_return = int(self._lengths[env]), float(self._returns[env])
+            self._finished.add(length, team_return, now - self._started[env], buffer.last_infos[t, env])
+
+    def _cut(
+        self, buffer: RolloutBuffer, rows: int, before: dict[str, Any], num_episodes: int | None = None
+    ) -> Rollout:
+        spaces = self.env.single_observation_space, self.env.single_action_space
+        return buffer.rollout(
+            rows, **before, weights_seq_no=self._weights_seq_no, spaces=spaces, num_episodes=num_episodes
+        )
+
+    def _call_on_episode_end(self, rollout: Rollout, envs: list[int]) -> None:
+        """The user's callbacks for the episodes of `envs`, which ended in the rollout's last row."""
+        for chunk in rollout.chunks:
+            if chunk.is_done and chunk.last == rollout.num_rows and chunk.env in envs:
+                make_callback(
+                    "on_episode_end",
+                    callbacks_objects=[c for c in self._callbacks if not isinstance(c, TeamMetrics)],
+                    callbacks_functions=self.config.callbacks_on_episode_end,
+                    kwargs={
+                        "episode": make_episode(rollout, chunk),
+                        "prev_episode_chunks": self._earlier.pop(chunk.env, []),
+                        "env_runner": self,
+                        "metrics_logger": self.metrics,
+                        "env": self.env.unwrapped,
+                        "rl_module": self.module,
+                        "env_index": chunk.env,
+                    },
+                )
+
+    def _log_seconds(self, seconds: dict[str, float], rows: int) -> None:
+        """Where the time of the steps went: the means that RLlib logs, and sums for `rllib profile`."""
+        for key, part in ((RLMODULE_INFERENCE_TIMER, "network"), (ENV_STEP_TIMER, "environment")):
+            self.metrics.log_value(key, seconds[part] / max(1, rows))
+            self.metrics.log_value(("seconds", part), seconds[part], reduce="sum")
+
+    @override(SingleAgentEnvRunner)
+    def get_metrics(self) -> dict[str, Any]:
+        self._finished.log(self)
+        result: dict[str, Any] = super().get_metrics()
+        return result
+
+
+@contextmanager
+def _threads_for(tokens: int) -> Iterator[None]:
+    """One torch thread, for batches on which several would mostly wait for one another, at the simulator's expense."""
+    before = torch.get_num_threads()
+    if tokens < _TOKENS_FOR_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,72 @@
+"""RLlib's episodes out of a rollout's arrays, for callbacks, connectors and whoever else reads episodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.rollouts.rollout import Rollout
+
+
+class Chunk(NamedTuple):
+    """The rows `first` to before `last` of environment `env`: an episode, or the piece of it that a rollout holds."""
+
+    env: int
+    first: int
+    last: int
+    is_done: bool
+
+
+def find_chunks(is_step: np.ndarray, is_over: np.ndarray) -> list[Chunk]:
+    """All pieces of episodes in `is_step` and `is_over` (T, B): those that ended, by their ends; then the others."""
+    num_rows, num_envs = is_step.shape
+    padded = np.zeros((num_envs, num_rows + 2), np.int8)  # (B, T + 2), with no step before and after
+    padded[:, 1:-1] = is_step.T
+    changes = np.diff(padded, axis=1)  # (B, T + 1): 1 where steps begin, -1 where they have ended
+    envs, firsts = np.nonzero(changes == 1)
+    _, lasts = np.nonzero(changes == -1)
+    done = is_over[lasts - 1, envs]
+    places = zip(envs.tolist(), firsts.tolist(), lasts.tolist(), done.tolist(), strict=True)
+    chunks = [Chunk(*place) for place in places]
+    return sorted(chunks, key=lambda chunk: (not chunk.is_done, chunk.last if chunk.is_done else 0, chunk.env))
+
+
+def make_episode(rollout: Rollout, chunk: Chunk) -> SingleAgentEpisode:
+    """The episode at `chunk`, in views of the rollout's arrays."""
+    env, first, last, is_done = chunk
+    rows = slice(first, last)
+    observation_space, action_space = rollout.spaces
+    is_first_rows = bool(rollout.is_step[:first, env].all())  # of the episode that the rollout began with
+    outputs = {key: InfiniteLookbackBuffer(array[rows, env]) for key, array in rollout.outputs.items()}
+    actions = outputs.pop("actions")
+    outputs["weights_seq_no"] = InfiniteLookbackBuffer(np.full(last - first, rollout.weights_seq_no))
+    return SingleAgentEpisode(
+        id_=rollout.ids[env] if is_first_rows else None,
+        observations=InfiniteLookbackBuffer({key: array[first : last + 1, env] for key, array in rollout.obs.items()}),
+        observation_space=observation_space,
+        infos=_infos(rollout, chunk),
+        actions=actions,
+        action_space=action_space,
+        rewards=InfiniteLookbackBuffer(rollout.rewards[rows, env]),
+        terminated=is_done and bool(rollout.terminated[last - 1, env]),
+        truncated=is_done and bool(rollout.truncated[last - 1, env]),
+        extra_model_outputs=outputs,
+        t_started=int(rollout.lengths_before[env]) + first if is_first_rows else 0,
+        len_lookback_buffer=0,
+    )
+
+
+def _infos(rollout: Rollout, chunk: Chunk) -> list[dict[str, Any]]:
+    """One per observation; that of the first one is empty."""
+    env, first, last, _ = chunk
+    infos: list[dict[str, Any]] = [{}]
+    for t in range(first, last):
+        info: dict[str, Any] = {"agent_rewards": rollout.agent_rewards[t, env]}
+        if rollout.agent_terminated[t, env].any():
+            info["agent_terminateds"] = rollout.agent_terminated[t, env]
+        infos.append(info | rollout.last_infos.get((t, env), {}))
+    return infos

@@ -1,0 +1,165 @@
+"""A stretch of time of many joint environments, as arrays that are written once and read where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, overload
+
+import gymnasium as gym
+import numpy as np
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+from rllib_seqmarl.rollouts.episodes import Chunk, find_chunks, make_episode
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout(Sequence[SingleAgentEpisode]):
+    """T steps of B joint environments with n agents each.
+
+    Row t holds what was seen, what the policy made of it, and what came of it; what was seen next is in row t + 1. An
+    environment whose episode is over begins the next one in the following row, which is then no step: its observation
+    is the last one of the old episode, and the value that was predicted for it is the one to bootstrap from.
+
+    It is also the list of episodes, or pieces of episodes, that RLlib's samples are, those that ended first. These
+    are made when somebody asks for them, and share the arrays' memory. The pieces have no lookback.
+
+    Attributes:
+        obs: What the teams saw, each array (T + 1, B, ...).
+        outputs: What the module returned, each array (T, B, ...): "actions", "action_logp", "vf_preds" and whatever
+            else it gives.
+        rewards: The teams', float32 (T, B).
+        agent_rewards: Each agent's own, float32 (T, B, n).
+        terminated: Whether the episode came to its own end with this step, (T, B).
+        truncated: Whether it was cut off, (T, B).
+        is_step: Whether the row is a step of this environment, (T, B).
+        agent_terminated: Whose life ended with this step, (T, B, n).
+        last_infos: The info of each step that ended an episode, by (t, b).
+        lengths_before: How many steps the first row's episodes had already had, (B,).
+        ids: Of the first row's episodes, B of them; None where nobody has needed one.
+        weights_seq_no: Which weights acted, as RLlib counts them.
+        spaces: Of one environment: observation and action.
+    """
+
+    obs: Arrays
+    outputs: Arrays
+    rewards: np.ndarray
+    agent_rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    is_step: np.ndarray
+    agent_terminated: np.ndarray
+    last_infos: dict[tuple[int, int], dict[str, Any]]
+    lengths_before: np.ndarray
+    ids: list[str | None]
+    weights_seq_no: int
+    spaces: tuple[gym.Space, gym.Space]
+
+    @property
+    def num_rows(self) -> int:
+        """T."""
+        return len(self.is_step)
+
+    @property
+    def num_envs(self) -> int:
+        """B."""
+        return int(self.is_step.shape[1])
+
+    @cached_property
+    def env_steps(self) -> int:
+        """How many of the T x B rows are steps."""
+        return int(np.count_nonzero(self.is_step))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        tables = [*self.obs.values(), *self.outputs.values()]
+        flat = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
+        return sum(array.nbytes for array in [*tables, *flat])
+
+    # -- as episodes -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def chunks(self) -> list[Chunk]:
+        """Where the episodes lie: those that ended, in the order of their ends, and then those that go on."""
+        return find_chunks(self.is_step, self.terminated | self.truncated)
+
+    @cached_property
+    def _episodes(self) -> dict[int, SingleAgentEpisode]:
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    @overload
+    def __getitem__(self, index: int) -> SingleAgentEpisode: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[SingleAgentEpisode]: ...
+    def __getitem__(self, index: int | slice) -> SingleAgentEpisode | list[SingleAgentEpisode]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if index not in self._episodes:
+            self._episodes[index] = make_episode(self, self.chunks[index])
+        return self._episodes[index]
+
+    # -- as shares -------------------------------------------------------------------------------------------
+
+    def split(self, num_shares: int) -> list[Rollout]:
+        """Shares of about equal size: of the environments, or of the time where there are too few of them."""
+        if self.num_envs >= num_shares:
+            cuts = [self.num_envs * i // num_shares for i in range(num_shares + 1)]
+            return [self._of_envs(slice(*cut)) for cut in zip(cuts, cuts[1:], strict=False)]
+        cuts = [self.num_rows * i // num_shares for i in range(num_shares + 1)]
+        return [self._of_rows(*cut) for cut in zip(cuts, cuts[1:], strict=False)]
+
+    def _of_envs(self, envs: slice) -> Rollout:
+        first, last = envs.start, envs.stop
+        infos = {(t, b - first): info for (t, b), info in self.last_infos.items() if first <= b < last}
+        parts = {key: _map(value, lambda array: array[:, envs]) for key, value in self._tables.items()}
+        return Rollout(
+            **parts,
+            last_infos=infos,
+            lengths_before=self.lengths_before[envs],
+            ids=self.ids[envs],
+            weights_seq_no=self.weights_seq_no,
+            spaces=self.spaces,
+        )
+
+    def _of_rows(self, first: int, last: int) -> Rollout:
+        parts = {key: _map(value, lambda array: array[first:last]) for key, value in self._tables.items()}
+        parts["obs"] = {key: array[first : last + 1] for key, array in self.obs.items()}
+        infos = {(t - first, b): info for (t, b), info in self.last_infos.items() if first <= t < last}
+        begun = [next((t for t in range(first - 1, -1, -1) if not column[t]), None) for column in self.is_step.T]
+        before = [
+            length + first if start is None else first - start - 1
+            for start, length in zip(begun, self.lengths_before, strict=True)
+        ]
+        return Rollout(
+            **parts,
+            last_infos=infos,
+            lengths_before=np.array(before),
+            ids=[i if start is None else None for i, start in zip(self.ids, begun, strict=True)],
+            weights_seq_no=self.weights_seq_no,
+            spaces=self.spaces,
+        )
+
+    @property
+    def _tables(self) -> dict[str, Any]:
+        """What has a row for every step."""
+        names = "obs outputs rewards agent_rewards terminated truncated is_step agent_terminated"
+        return {name: getattr(self, name) for name in names.split()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Episodes that were made share memory with the arrays, and stay behind.
+        return Rollout, tuple(getattr(self, field.name) for field in fields(self))
+
+
+def _map(table: Any, function: Any) -> Any:
+    """`function` of an array, or of all arrays of a dict."""
+    if isinstance(table, dict):
+        return {key: function(array) for key, array in table.items()}
+    return function(table)
