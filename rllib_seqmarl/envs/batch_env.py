@@ -1,6 +1,6 @@
 """A simulator that steps many teams at once, as one vector environment of joint ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -8,10 +8,12 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from rllib_seqmarl.envs.batch_promises import A_BATCH, of_attributes, of_moved, of_seen
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_env import check_joint_options
 from rllib_seqmarl.envs.layout import ACTION_MASK, ALIVE, OBSERVATIONS, STATE, Arrays, TeamLayout
-from rllib_seqmarl.envs.team_batch import Seen, TeamBatch
+from rllib_seqmarl.envs.promises import refuse
+from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 
 class JointBatchEnv(gym.vector.VectorEnv):
@@ -26,8 +28,10 @@ class JointBatchEnv(gym.vector.VectorEnv):
 
     Raises:
         ValueError: an option has a wrong value.
-        JointEnvError: the batch has no global state but one is asked for; or later, at reset or step, an observation,
-            reward or mask is not finite, of the wrong shape, or forbids every action.
+        JointEnvError: an attribute of the batch is missing or wrong, or it has no global state but one is asked for; at
+            a reset, or at a step until copies have begun anew for the first time, an array is missing, or of the wrong
+            type or shape, or a copy does not begin when told; or, at any time, an observation or reward is not finite
+            or a mask forbids every action.
     """
 
     def __init__(
@@ -42,12 +46,13 @@ class JointBatchEnv(gym.vector.VectorEnv):
     ):
         self.batch = batch
         self.name = name or type(batch).__name__
+        refuse(self.name, A_BATCH, "", of_attributes(batch))
         if global_state and not batch.state_dim:
             raise JointEnvError(f"{self.name}: it has no global state. Set global_state=False.")
         self.layout = layout = TeamLayout(
-            agents=batch.agents,
-            observation_spaces=batch.observation_spaces,
-            action_spaces=batch.action_spaces,
+            agents=tuple(batch.agents),
+            observation_spaces=tuple(batch.observation_spaces),
+            action_spaces=tuple(batch.action_spaces),
             agent_ids=agent_ids,
             info_masks=batch.has_action_mask,
             state_dim=batch.state_dim if global_state else 0,
@@ -68,6 +73,8 @@ class JointBatchEnv(gym.vector.VectorEnv):
         self._returns = np.zeros(shape)  # of the running episodes, in the layout's order
         self._begins = np.zeros(self.num_envs, np.bool_)
         self._step = 0
+        # What a batch gives has one form throughout: once copies have begun anew, every kind of step has been seen.
+        self._step_batch: Callable[[np.ndarray, np.ndarray], Moved] = self._step_watched
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -80,6 +87,7 @@ class JointBatchEnv(gym.vector.VectorEnv):
             self.np_random = np.random.default_rng(seeds)
         self._step = 0
         seen = self.batch.reset(seeds)
+        refuse(self.name, A_BATCH, "At reset: ", of_seen(self.batch, seen))
         self._returns[:] = 0.0
         self._begins[:] = False
         self._shuffle(np.ones(self.num_envs, np.bool_))
@@ -92,7 +100,7 @@ class JointBatchEnv(gym.vector.VectorEnv):
         if self._shuffles:
             actions = _in_order(actions, np.argsort(self._order, axis=1))
             self._shuffle(begins)
-        seen, agent_rewards, terminated, truncated, wins = self.batch.step(actions, begins)
+        seen, agent_rewards, terminated, truncated, wins = self._step_batch(actions, begins)
         over = terminated | truncated
         self._returns[begins] = 0.0
         self._returns += agent_rewards
@@ -113,6 +121,14 @@ class JointBatchEnv(gym.vector.VectorEnv):
                 infos["win"], infos["_win"] = wins, over
         self._begins = over
         return arrays, team_rewards, terminated, truncated, infos
+
+    def _step_watched(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+        """The batch's own step, and a look at the form of what it gives; takes itself out of the way in the end."""
+        moved = self.batch.step(actions, begins)
+        refuse(self.name, A_BATCH, f"At step {self._step}: ", of_moved(self.batch, moved, begins))
+        if begins.any():
+            self._step_batch = self.batch.step
+        return moved
 
     def _arrays(self, seen: Seen, over: np.ndarray) -> Arrays:
         """The joint observations (B, n, ...) of what the teams see; `over` tells whose episode has ended."""

@@ -4,7 +4,7 @@ As gymnasium's `check_env` and PettingZoo's `parallel_api_test` do for theirs, b
 multi-agent environment, and in words that name the promise, the step and the agent.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from rllib_seqmarl.envs.agent_spaces import (
 from rllib_seqmarl.envs.catalog import EnvConfig, make_env
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.joint_env import JointEnv
+from rllib_seqmarl.envs.promises import Breaches, of_pictures, refuse
 
 Dict = Mapping[Any, Any]
-Breaches = Iterator[tuple[str, str]]  # a promise, and how it was broken
 
 
 def check_joint_env(
@@ -57,7 +57,7 @@ def check_joint_env(
             "",
             [("play the same episode for the same seed and actions", f"reset(seed={seed}) gave two.")],
         )
-    _refuse(env, "", team.of_pictures())
+    _refuse(env, "", of_pictures(env))
 
 
 def _play(team: "_Promises", seed: int, max_steps: int) -> list[Any]:
@@ -81,12 +81,7 @@ def _play(team: "_Promises", seed: int, max_steps: int) -> list[Any]:
 
 def _refuse(env: Any, where: str, breaches: Iterable[tuple[str, str]]) -> None:
     """Raises if there are breaches."""
-    first: dict[str, str] = {}
-    for promise, breach in breaches:
-        first.setdefault(promise, breach)
-    if first:
-        lines = [f"\n- It must {promise}. {where}{breach}" for promise, breach in first.items()]
-        raise JointEnvError(f"{type(env).__name__} cannot be relied on as a team's environment:{''.join(lines)}")
+    refuse(type(env).__name__, "a team's environment", where, breaches)
 
 
 class _Promises:
@@ -231,13 +226,6 @@ class _Promises:
                     "take from `agents` exactly those who terminated or were truncated",
                     f"Agent {agent!r} did not obey.",
                 )
-
-    def of_pictures(self) -> Breaches:
-        if getattr(self.env, "render_mode", None) == "rgb_array":
-            picture = self.env.render()
-            if np.ndim(picture) != 3 or np.shape(picture)[2] != 3:
-                promise = "give a picture (height, width, 3) from render() with render_mode='rgb_array'"
-                yield promise, f"It gave {type(picture).__name__} of shape {np.shape(picture)}."
 
     # -- how it is played ------------------------------------------------------------------------------------
 
