@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from rllib_seqmarl.mixers.base import CausalMixer, MixerShape
 from rllib_seqmarl.mixers.layers import linear
 from rllib_seqmarl.mixers.rwkv_common import ChannelMix, ShiftedProjections, Start, log_decay
+from rllib_seqmarl.ops.decoding import is_compiled
 from rllib_seqmarl.ops.token_shift import token_shift
 from rllib_seqmarl.ops.wkv import wkv4, wkv4_state, wkv4_step
 
@@ -39,15 +40,20 @@ class RWKV4TimeMix(CausalMixer):
         return self.output(torch.sigmoid(r) * found)
 
     def initial_state(self, batch_size: int) -> Any:
-        weights = list(self.projections.weight.chunk(3))
-        projections = ShiftedProjections(weights, self.mix, batch_size)
-        bound = log_decay(self.decay), self.bonus, self.output.weight
-        return projections, wkv4_state(batch_size, self.decay.detach()), bound
+        decay, sums = log_decay(self.decay), wkv4_state(batch_size, self.decay.detach())
+        if is_compiled(self.backend, self.decay):
+            from rllib_seqmarl.ops.decoding.rwkv4 import WKV4Step  # here, because numba need not be installed
+
+            return WKV4Step(self.mix, self.projections.weight, decay, self.bonus, sums, self.output)
+        projections = ShiftedProjections(list(self.projections.weight.chunk(3)), self.mix, batch_size)
+        return projections, sums, (decay, self.bonus, self.output.weight)
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        if not isinstance(state, tuple):  # compiled
+            return state(x), state
         projections, sums, (decay, bonus, output_weight) = state
         k, v, r = projections.step(x)  # (B, d)
-        found = wkv4_step(decay, bonus, k, v, sums, backend=self.backend)
+        found = wkv4_step(decay, bonus, k, v, sums)
         return F.linear(torch.sigmoid(r) * found, output_weight), state
 
 

@@ -6,6 +6,8 @@ each channel of the key is learnt and constant in time.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +30,11 @@ class RWKV5TimeMix(MatrixTimeMix):
         shifted = token_shift(x, self.mix, backend=self.backend)
         made = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
         return Projected(log_decay(self.decay), *made)
+
+    def compiled_step(self, *common: Any) -> Any:
+        from rllib_seqmarl.ops.decoding.rwkv_matrix import WKV5Step  # here, because numba need not be installed
+
+        return WKV5Step(self.mix, self.projections.weight, log_decay(self.decay), *common)
 
     def initial_projections(self, batch_size: int) -> tuple[ShiftedProjections, Tensor]:
         weights = list(self.projections.weight.chunk(4))

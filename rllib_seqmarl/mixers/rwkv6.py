@@ -6,14 +6,14 @@ Beside RWKV-5 a token itself says how far it is shifted and how much of the stat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import MixerOptions, MixerShape
-from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, Start, log_decay
+from rllib_seqmarl.mixers.rwkv_common import MAX_RATE, MatrixTimeMix, Projected, Start, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 
 
@@ -75,6 +75,14 @@ class RWKV6TimeMix(MatrixTimeMix):
         for_decay, *others = token_shift(x, self.mix, own_mix, backend=self.backend)
         made = (F.linear(y, w) for y, w in zip(others, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
         return Projected(self._decay_of(for_decay), *made)
+
+    def compiled_step(self, *common: Any) -> Any:
+        from rllib_seqmarl.ops.decoding.rwkv_matrix import WKV6Step  # here, because numba need not be installed
+
+        return WKV6Step(
+            self.first_mix, self.mix_down, self.mix_up, self.mix, self.projections.weight, self.decay_down,
+            self.decay_up, self.decay, MAX_RATE, *common,
+        )  # fmt: skip
 
     def initial_projections(self, batch_size: int) -> ProjectionState:
         d = len(self.decay)

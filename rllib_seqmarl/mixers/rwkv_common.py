@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from rllib_seqmarl.mixers.base import CausalMixer, MixerShape
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.ops.backends import accumulation_dtype
+from rllib_seqmarl.ops.decoding import is_compiled
 from rllib_seqmarl.ops.token_shift import token_shift
 from rllib_seqmarl.ops.wkv import wkv6, wkv6_step
 
@@ -111,10 +112,16 @@ class ChannelMix(CausalMixer):
         return torch.sigmoid(self.receptance(for_receptance)) * value
 
     def initial_state(self, batch_size: int) -> Any:
+        if is_compiled(self.backend, self.mix):
+            from rllib_seqmarl.ops.decoding.rwkv import ChannelMixStep  # here, because numba need not be installed
+
+            return ChannelMixStep(batch_size, self.mix, self.key, self.receptance, self.value)
         weights = [self.key.weight, self.receptance.weight]
         return ShiftedProjections(weights, self.mix, batch_size), self.value.weight
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        if not isinstance(state, tuple):  # compiled
+            return state(x), state
         projections, value_weight = state
         key, receptance = projections.step(x)
         return torch.sigmoid(receptance) * F.linear(F.relu(key).square(), value_weight), state
@@ -178,6 +185,10 @@ class MatrixTimeMix(CausalMixer):
         """From tokens (B, n, d)."""
 
     @abstractmethod
+    def compiled_step(self, *common: Any) -> Any:
+        """A compiled step of this mixer; ``common`` is what those of ``ops.decoding.rwkv_matrix`` share."""
+
+    @abstractmethod
     def initial_projections(self, batch_size: int) -> Any:
         """What :meth:`project_step` carries from token to token, and its weights."""
 
@@ -191,15 +202,20 @@ class MatrixTimeMix(CausalMixer):
         return self._output(found, made.gate)
 
     def initial_state(self, batch_size: int) -> Any:
+        if is_compiled(self.backend, self.bonus):
+            norm = self.norm
+            return self.compiled_step(batch_size, self.bonus, norm.weight, norm.bias, NORM_EPSILON, self.output)
         size = self.heads[1]
         dtype = accumulation_dtype(self.bonus.dtype)
         states = self.bonus.new_zeros(batch_size, *self.heads, size, dtype=dtype)
         return self.initial_projections(batch_size), states, self.bonus.detach()
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
+        if not isinstance(state, tuple):  # compiled
+            return state(x), state
         projections, states, bonus = state
         made = self.project_step(x, projections)
-        found = wkv6_step(*made.by_head(self.heads), bonus, states, backend=self.backend)  # (B, h, d/h)
+        found = wkv6_step(*made.by_head(self.heads), bonus, states)  # (B, h, d/h)
         return self._output(found, made.gate), state
 
     def _output(self, found: Tensor, gate: Tensor) -> Tensor:

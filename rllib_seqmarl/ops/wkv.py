@@ -63,12 +63,17 @@ def wkv4_state(batch_size: int, like: Tensor) -> Tensor:
     return state
 
 
-def wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor, *, backend: str = AUTO) -> Tensor:
-    """One token of :func:`wkv4`, without gradients: k, v and y are (batch, dim). ``state`` is updated in place."""
+@torch.no_grad()
+def wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+    """One token of :func:`wkv4`, without gradients, in plain torch: k, v and y are (batch, dim).
+
+    ``state`` is updated in place.
+    """
     check_shapes("k", k, w=(w, k.shape[1:]), u=(u, k.shape[1:]), v=(v, k.shape), state=(state, (len(k), 3, k.shape[1])))
     dtype = k.dtype
     w, u, k, v, state = in_one_dtype(w, u, k, v, state)
-    y: Tensor = WKV4_STEP.choose(backend, k)(w, u, k, v, state)
+    y, new_state = _token4(w, u, k, v, state.unbind(1))
+    state.copy_(torch.stack(new_state, dim=1))
     return y.to(dtype)
 
 
@@ -99,10 +104,9 @@ def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, backend: str 
     return y
 
 
-def wkv6_step(
-    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor, *, backend: str = AUTO
-) -> Tensor:  # fmt: skip
-    """One token of :func:`wkv6`, without gradients.
+@torch.no_grad()
+def wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> Tensor:
+    """One token of :func:`wkv6`, without gradients, in plain torch.
 
     r, k, v and the result are (batch, heads, size), w too or (heads, size). ``state`` (batch, heads, size, size), zeros
     before the first token, is updated in place; an index of the key comes before one of the value.
@@ -113,7 +117,8 @@ def wkv6_step(
     )  # fmt: skip
     dtype = r.dtype
     r, k, v, w, u, state = in_one_dtype(r, k, v, w, u, state)
-    y: Tensor = WKV6_STEP.choose(backend, r)(r, k, v, w, u, state)
+    y = (r.unsqueeze(-2) @ state).squeeze(-2) + (r * u * k).sum(-1, keepdim=True) * v  # (batch, heads, size)
+    state.mul_(w.exp().unsqueeze(-1)).addcmul_(k.unsqueeze(-1), v.unsqueeze(-2))
     return y.to(dtype)
 
 
@@ -142,14 +147,6 @@ def _token4(
     return y, (old * total + new * v, old * weight + new, unit)
 
 
-@torch.no_grad()
-def reference_wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
-    """One token of the recurrence."""
-    y, new_state = _token4(w, u, k, v, state.unbind(1))
-    state.copy_(torch.stack(new_state, dim=1))
-    return y
-
-
 def reference_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     """The recurrence token by token, as it is written; autograd differentiates it."""
     dtype = r.dtype
@@ -162,14 +159,6 @@ def reference_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Ten
         outputs.append((r_t.unsqueeze(-2) @ (state + u.unsqueeze(-1) * written)).squeeze(-2))
         state = decay_t.unsqueeze(-1) * state + written
     return torch.stack(outputs, dim=1).to(dtype)
-
-
-@torch.no_grad()
-def reference_wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> Tensor:
-    """One token of the recurrence."""
-    y = (r.unsqueeze(-2) @ state).squeeze(-2) + (r * u * k).sum(-1, keepdim=True) * v  # (batch, heads, size)
-    state.mul_(w.exp().unsqueeze(-1)).addcmul_(k.unsqueeze(-1), v.unsqueeze(-2))
-    return y
 
 
 def _fla() -> Callable[..., Tensor]:
@@ -187,15 +176,12 @@ def _fla() -> Callable[..., Tensor]:
     return run
 
 
-def _reference(function: Callable[..., Tensor], is_slow: bool) -> Backend:
+def _reference(function: Callable[..., Tensor]) -> Backend:
     remark = "plain torch, token by token; on a CPU `pip install numba` makes it several times faster"
-    return Backend("reference", lambda: function, nothing_in_the_way, remark if is_slow else "plain torch", is_slow)
+    return Backend("reference", lambda: function, nothing_in_the_way, remark, is_slow=True)
 
 
-WKV4 = Operation("wkv4", [numba_backend("wkv4_numba", "numba_wkv4"), _reference(reference_wkv4, is_slow=True)])
-WKV4_STEP = Operation(
-    "wkv4_step", [numba_backend("wkv4_numba", "numba_wkv4_step"), _reference(reference_wkv4_step, is_slow=False)]
-)
+WKV4 = Operation("wkv4", [numba_backend("wkv4_numba", "numba_wkv4"), _reference(reference_wkv4)])
 WKV6 = Operation(
     "wkv6",
     [
@@ -206,11 +192,6 @@ WKV6 = Operation(
             "flash-linear-attention's fused CUDA kernels",
         ),
         numba_backend("wkv6_numba", "numba_wkv6"),
-        _reference(reference_wkv6, is_slow=True),
+        _reference(reference_wkv6),
     ],
-)
-WKV6_STEP = Operation(
-    "wkv6_step",
-    [numba_backend("wkv6_numba", "numba_wkv6_step"), _reference(reference_wkv6_step, is_slow=False)],
-    elsewhere=("fla",),
 )

@@ -19,17 +19,17 @@ from rllib_seqmarl.ops.numba_support import over_batch
 
 
 @kernel
-def _forward(begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, states: Any, keeps: Any, y: Any) -> None:
-    """k, v, y (batch, length, dim); states (batch, 3, dim) are gone on from and updated if it ``keeps`` them."""
+def _forward(begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, y: Any) -> None:
+    """k, v, y (batch, length, dim)."""
     _, length, dim = k.shape
     zero, one, lowest = k.dtype.type(0), k.dtype.type(1), k.dtype.type(-1e38)
     rows = scratch(4, dim, w)
     total, weight, highest, of_old = rows[0], rows[1], rows[2], rows[3]
     for b in range(begin, end):
         for d in range(dim):
-            total[d] = states[b, 0, d] if keeps else zero
-            weight[d] = states[b, 1, d] if keeps else zero
-            highest[d] = states[b, 2, d] if keeps else lowest
+            total[d] = zero
+            weight[d] = zero
+            highest[d] = lowest
         for t in range(length):
             for d in range(dim):
                 ahead = highest[d] - u[d] - k[b, t, d]
@@ -47,11 +47,6 @@ def _forward(begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, states: Any, 
                 of_old[d] = old
                 weight[d] = old * weight[d] + new
                 total[d] = old * total[d] + new * v[b, t, d]
-        if keeps:
-            for d in range(dim):
-                states[b, 0, d] = total[d]
-                states[b, 1, d] = weight[d]
-                states[b, 2, d] = highest[d]
 
 
 @kernel
@@ -121,8 +116,7 @@ class _NumbaWKV4(torch.autograd.Function):
     def forward(ctx: Any, w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
         ctx.save_for_backward(w, u, k, v)
         y = torch.empty_like(k, memory_format=torch.contiguous_format)
-        states = k.new_empty(0, 3, k.shape[-1])
-        over_batch(_forward, len(k), k.numel(), *_arrays(w, u, k, v), states.numpy(), False, y.numpy())
+        over_batch(_forward, len(k), k.numel(), *_arrays(w, u, k, v), y.numpy())
         return y
 
     @staticmethod
@@ -145,11 +139,3 @@ def numba_wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Backend "numba" of ``wkv4``."""
     y: Tensor = _NumbaWKV4.apply(w, u, k, v)
     return y
-
-
-def numba_wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
-    """Backend "numba" of ``wkv4_step``: a sequence of one token, on a state."""
-    y = torch.empty_like(k, memory_format=torch.contiguous_format).unsqueeze(1)
-    arrays = _arrays(w, u, k.unsqueeze(1), v.unsqueeze(1))
-    over_batch(_forward, len(k), k.numel(), *arrays, state.detach().numpy(), True, y.numpy())
-    return y.squeeze(1)

@@ -186,26 +186,6 @@ def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, y: Any
 
 
 @kernel
-def step(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, states: Any, y: Any) -> None:
-    """One token, on states (batch, heads, size, size): r, k, v, y (batch, heads, size), w too or with batch = 1."""
-    _, heads, size = r.shape
-    zero = r.dtype.type(0)
-    for b in range(begin, end):
-        w_b = b if w.shape[0] > 1 else 0
-        for h in range(heads):
-            score = zero
-            for i in range(size):
-                score += r[b, h, i] * u[h, i] * k[b, h, i]
-            for j in range(size):
-                y[b, h, j] = score * v[b, h, j]
-            for i in range(size):
-                asked, left, key = r[b, h, i], exp(w[w_b, h, i]), k[b, h, i]
-                for j in range(size):
-                    y[b, h, j] += asked * states[b, h, i, j]
-                    states[b, h, i, j] = left * states[b, h, i, j] + key * v[b, h, j]
-
-
-@kernel
 def _past_keys(b: Any, first: Any, last: Any, k: Any, decay: Any, past: Any) -> None:
     """past[t (t - 1) / 2 + s]: the key of token s as token t finds it, for all s < t of the chunk."""
     for t in range(1, last - first):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_support import over_batch
-from rllib_seqmarl.ops.wkv6_kernels import backward, forward, step
+from rllib_seqmarl.ops.wkv6_kernels import backward, forward
 
 
 class _NumbaWKV6(torch.autograd.Function):
@@ -55,12 +55,4 @@ def _work(r: Tensor) -> int:
 def numba_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     """Backend "numba" of ``wkv6``."""
     y: Tensor = _NumbaWKV6.apply(r, k, v, w, u)
-    return y
-
-
-def numba_wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> Tensor:
-    """Backend "numba" of ``wkv6_step``."""
-    y = torch.empty_like(r, memory_format=torch.contiguous_format)
-    arrays = [x.detach().contiguous().numpy() for x in (r, k, v, w.unsqueeze(0) if w.dim() == 2 else w, u)]
-    over_batch(step, len(r), state.numel(), *arrays, state.detach().numpy(), y.numpy())
     return y

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from rllib_seqmarl.ops.wkv import (
     WKV4,
-    WKV4_STEP,
     WKV6,
-    WKV6_STEP,
     wkv4,
     wkv4_state,
     wkv4_step,
@@ -183,27 +181,23 @@ def test_a_decay_to_nothing_forgets_and_no_decay_keeps_everything(backend):
     torch.testing.assert_close(keeps, (r.unsqueeze(-2) @ written).squeeze(-2), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("backend", WKV4_STEP.available())
-def test_wkv4_steps_equal_the_scan(backend):
+def test_wkv4_steps_equal_the_scan():
     torch.manual_seed(0)
     w, u, k, v = (x.detach() for x in arguments4(3, 20, 5, torch.float64))
     state = wkv4_state(3, w)
-    steps = [
-        wkv4_step(w, u, k_t, v_t, state, backend=backend) for k_t, v_t in zip(k.unbind(1), v.unbind(1), strict=True)
-    ]
+    steps = [wkv4_step(w, u, k_t, v_t, state) for k_t, v_t in zip(k.unbind(1), v.unbind(1), strict=True)]
     torch.testing.assert_close(torch.stack(steps, dim=1), wkv4(w, u, k, v, backend="reference"), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", WKV6_STEP.available())
 @pytest.mark.parametrize("is_constant", [False, True])
-def test_wkv6_steps_equal_the_scan(backend, is_constant):
+def test_wkv6_steps_equal_the_scan(is_constant):
     torch.manual_seed(0)
     r, k, v, w, u = (x.detach() for x in arguments6(3, 40, 2, 5, torch.float64, is_constant))
     state = r.new_zeros(3, 2, 5, 5)
     steps = []
     for t in range(40):
         w_t = w if is_constant else w[:, t]
-        steps.append(wkv6_step(r[:, t], k[:, t], v[:, t], w_t, u, state, backend=backend))
+        steps.append(wkv6_step(r[:, t], k[:, t], v[:, t], w_t, u, state))
     torch.testing.assert_close(torch.stack(steps, dim=1), wkv6(r, k, v, w, u, backend="reference"), rtol=0, atol=1e-12)
 
 

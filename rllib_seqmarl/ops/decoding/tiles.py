@@ -111,19 +111,23 @@ def affine(x: Any, first: Any, rows: Any, w: Any, y: Any) -> None:
 
 
 @kernel
-def _pack(weight: Any, bias: Any, is_turned: Any) -> Any:
-    """weight (width, depth), or (depth, width) if it ``is_turned``; bias (width,) or (0,)."""
-    width, depth = (weight.shape[1], weight.shape[0]) if is_turned else weight.shape
-    lanes = VECTOR_BYTES // weight.itemsize
-    w = aligned(depth + 1, (width + lanes - 1) // lanes * lanes, weight)
-    zero = weight.dtype.type(0)
-    for k in range(depth):
+def _pack_each(weights: Any, biases: Any, is_turned: Any) -> Any:
+    """weights (layers, width, depth), or (layers, depth, width) if they are turned; biases (layers or 0, width)."""
+    layers, width, depth = weights.shape
+    if is_turned:
+        width, depth = depth, width
+    lanes = VECTOR_BYTES // weights.itemsize
+    zero = weights.dtype.type(0)
+    w = aligned(layers * (depth + 1), (width + lanes - 1) // lanes * lanes, weights).reshape(layers, depth + 1, -1)
+    for m in range(layers):
+        for k in range(depth):
+            for j in range(width):
+                w[m, k, j] = weights[m, k, j] if is_turned else weights[m, j, k]
         for j in range(width):
-            w[k, j] = weight[k, j] if is_turned else weight[j, k]
-        for j in range(width, w.shape[1]):
-            w[k, j] = zero
-    for j in range(w.shape[1]):
-        w[depth, j] = bias[j] if j < len(bias) else zero
+            w[m, depth, j] = biases[m, j] if len(biases) > 0 else zero
+        for k in range(depth + 1):
+            for j in range(width, w.shape[2]):
+                w[m, k, j] = zero
     return w
 
 
@@ -144,12 +148,17 @@ def array(parameter: Tensor) -> Any:
 
 
 def packed(weight: Any, bias: Any = None, is_turned: bool = False) -> Any:
-    """A linear layer's weight (width, depth), or (depth, width) if it ``is_turned``, and bias for :func:`affine`.
+    """A linear layer's weight (width, depth), or (depth, width) if it ``is_turned``, and bias, for :func:`affine`.
 
     (depth + 1, width): row k holds what input k is multiplied with, the last one the bias; width is rounded up to whole
     vectors. Arguments are arrays, the result is one.
     """
-    return _pack(weight, weight[0, :0] if bias is None else bias, is_turned)
+    return packed_each(weight[None], None if bias is None else bias[None], is_turned)[0]
+
+
+def packed_each(weights: Any, biases: Any = None, is_turned: bool = False) -> Any:
+    """Several layers of one size, each as by :func:`packed`; all arrays have an index of the layer first."""
+    return _pack_each(weights, weights[:0, 0] if biases is None else biases, is_turned)
 
 
 def composed(first: Any, second: Any, bias: Any = None) -> Any:

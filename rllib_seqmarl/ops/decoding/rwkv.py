@@ -1,0 +1,66 @@
+"""What RWKV's mixers share for one token after another: the token shift, and channel mixing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from rllib_seqmarl.ops.decoding.step import CompiledStep
+from rllib_seqmarl.ops.decoding.tiles import affine, array, packed_layer
+from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
+
+
+@kernel
+def shift(x: Any, begin: Any, rows: Any, previous: Any, mix: Any, m: Any, y: Any) -> None:
+    """y[r] = x[begin + r], moved towards its predecessor by mix[m]; x, previous (batch, d)."""
+    for r in range(rows):
+        for i in range(x.shape[1]):
+            y[r, i] = x[begin + r, i] + (previous[begin + r, i] - x[begin + r, i]) * mix[m, i]
+
+
+@kernel
+def remember(x: Any, begin: Any, end: Any, previous: Any) -> None:
+    """The tokens x are the predecessors of the next ones."""
+    for b in range(begin, end):
+        for i in range(x.shape[1]):
+            previous[b, i] = x[b, i]
+
+
+@kernel
+def _mix_channels(
+    begin: Any, end: Any, x: Any, previous: Any, mix: Any, key: Any, receptance: Any, value: Any, y: Any
+) -> None:  # fmt: skip
+    """x, y (batch, d); mix (2, d), of key and receptance; projections as `packed`."""
+    rows, d, hidden = end - begin, x.shape[1], len(value) - 1
+    zero, one = mix.dtype.type(0), mix.dtype.type(1)
+    shifted, made = scratch(rows, d, mix), scratch(rows, d, mix)
+    keys = scratch(rows, hidden, mix)
+    shift(x, begin, rows, previous, mix, 0, shifted)
+    affine(shifted, 0, rows, key, keys)
+    for r in range(rows):
+        for i in range(hidden):
+            positive = max(keys[r, i], zero)
+            keys[r, i] = positive * positive
+    shift(x, begin, rows, previous, mix, 1, shifted)
+    remember(x, begin, end, previous)
+    affine(shifted, 0, rows, receptance, made)
+    affine(keys, 0, rows, value, shifted)
+    for r in range(rows):
+        for i in range(d):
+            y[begin + r, i] = shifted[r, i] / (one + exp(-made[r, i]))
+
+
+class ChannelMixStep(CompiledStep):
+    """Channel mixing and the last token; ``mix`` (2, d) is of key and receptance."""
+
+    def __init__(self, batch_size: int, mix: Tensor, key: nn.Linear, receptance: nn.Linear, value: nn.Linear) -> None:
+        like = array(mix)
+        self.previous = np.zeros((batch_size, like.shape[1]), like.dtype)
+        self.weights = self.previous, like, packed_layer(key), packed_layer(receptance), packed_layer(value)
+        super().__init__(batch_size, like, like.shape[1], sum(w.size for w in self.weights[2:]))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The output (batch, d) for the next token ``x`` (batch, d)."""
+        return self.run(_mix_channels, self.tokens(x), *self.weights)

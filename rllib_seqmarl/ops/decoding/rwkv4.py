@@ -1,0 +1,92 @@
+"""RWKV-4's time mixing for one token after another. Sums are kept as by ``ops.wkv.wkv4_step``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from rllib_seqmarl.ops.decoding.rwkv import remember, shift
+from rllib_seqmarl.ops.decoding.step import CompiledStep
+from rllib_seqmarl.ops.decoding.tiles import affine, array, packed_each, packed_layer
+from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
+
+
+@kernel
+def _average(b: Any, r: Any, decay: Any, bonus: Any, k: Any, v: Any, sums: Any, y: Any) -> None:
+    """y[r] = the average of values so far that favours large keys and recent tokens; then sums[b] (3, d) take k[r] and
+    v[r] in. They are total, weight and the exponent that is the unit of both."""
+    one = decay.dtype.type(1)
+    for i in range(len(decay)):
+        ahead = sums[b, 2, i] - bonus[i] - k[r, i]
+        small = exp(-abs(ahead))
+        old = one if ahead >= 0 else small
+        new = small if ahead >= 0 else one
+        y[r, i] = (old * sums[b, 0, i] + new * v[r, i]) / (old * sums[b, 1, i] + new)
+    for i in range(len(decay)):
+        decayed = sums[b, 2, i] + decay[i]
+        ahead = decayed - k[r, i]
+        small = exp(-abs(ahead))
+        old = one if ahead >= 0 else small
+        new = small if ahead >= 0 else one
+        sums[b, 0, i] = old * sums[b, 0, i] + new * v[r, i]
+        sums[b, 1, i] = old * sums[b, 1, i] + new
+        sums[b, 2, i] = max(decayed, k[r, i])
+
+
+@kernel
+def _step(
+    begin: Any, end: Any, x: Any, previous: Any, mix: Any, projections: Any, decay: Any, bonus: Any, sums: Any,
+    output: Any, y: Any,
+) -> None:  # fmt: skip
+    """x, y (batch, d); mix (3, d) and projections (3, ...), as `packed_each`, of key, value, receptance."""
+    rows, d = end - begin, x.shape[1]
+    one = decay.dtype.type(1)
+    shifted, found = scratch(rows, d, decay), scratch(rows, d, decay)
+    k, v, receptance = scratch(rows, d, decay), scratch(rows, d, decay), scratch(rows, d, decay)
+    shift(x, begin, rows, previous, mix, 0, shifted)
+    affine(shifted, 0, rows, projections[0], k)
+    shift(x, begin, rows, previous, mix, 1, shifted)
+    affine(shifted, 0, rows, projections[1], v)
+    shift(x, begin, rows, previous, mix, 2, shifted)
+    affine(shifted, 0, rows, projections[2], receptance)
+    remember(x, begin, end, previous)
+    for r in range(rows):
+        _average(begin + r, r, decay, bonus, k, v, sums, found)
+        for i in range(d):
+            found[r, i] /= one + exp(-receptance[r, i])
+    affine(found, 0, rows, output, shifted)
+    for r in range(rows):
+        for i in range(d):
+            y[begin + r, i] = shifted[r, i]
+
+
+class WKV4Step(CompiledStep):
+    """The last token, the sums so far, and the weights of RWKV-4's time mixing.
+
+    Args:
+        mix: Of key, value and receptance (3, d).
+        projections: The same's weights, one after another (3 d, d).
+        decay: Its logarithm (d,).
+        bonus: Of a token's own key (d,).
+        sums: Before the first token (batch, 3, d), as by ``ops.wkv.wkv4_state``.
+        output: From d to d.
+    """
+
+    def __init__(
+        self, mix: Tensor, projections: Tensor, decay: Tensor, bonus: Tensor, sums: Tensor, output: nn.Linear
+    ) -> None:
+        like = array(mix)
+        d = like.shape[1]
+        self.sums = array(sums)
+        self.previous = np.zeros((len(self.sums), d), like.dtype)
+        self.weights = (
+            self.previous, like, packed_each(array(projections).reshape(3, d, d)), array(decay), array(bonus),
+            self.sums, packed_layer(output),
+        )  # fmt: skip
+        super().__init__(len(self.sums), like, d, 4 * d * d)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The output (batch, d) for the next token ``x`` (batch, d)."""
+        return self.run(_step, self.tokens(x), *self.weights)
