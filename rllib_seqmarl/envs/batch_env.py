@@ -91,10 +91,19 @@ class JointBatchEnv(gym.vector.VectorEnv):
         self._returns[:] = 0.0
         self._begins[:] = False
         self._shuffle(np.ones(self.num_envs, np.bool_))
-        return self._arrays(seen, over=self._begins), {}
+        arrays = self.layout.blank(self.num_envs)
+        self._write(arrays, seen, over=self._begins)
+        return arrays, {}
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps all copies; `actions` is (B, n) or (B, n, dim)."""
+        arrays = self.layout.blank(self.num_envs)
+        return arrays, *self.step_into(actions, arrays)
+
+    def step_into(
+        self, actions: np.ndarray, arrays: Arrays
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """As `step`, with the observations written into blank arrays of the caller's; returns all the rest."""
         self._step += 1
         begins = self._begins
         if self._shuffles:
@@ -108,7 +117,7 @@ class JointBatchEnv(gym.vector.VectorEnv):
         if not np.isfinite(team_rewards).all():
             copy, row = np.argwhere(~np.isfinite(agent_rewards))[0]
             raise self._error(copy, row, f"its reward is {agent_rewards[copy, row]}")
-        arrays = self._arrays(seen, over)
+        self._write(arrays, seen, over)
         ordered = _in_order(agent_rewards, self._order) if self._shuffles else agent_rewards
         infos: dict[str, Any] = {"agent_rewards": ordered, "_agent_rewards": ~begins}
         if over.any():
@@ -120,7 +129,7 @@ class JointBatchEnv(gym.vector.VectorEnv):
             if wins is not None:
                 infos["win"], infos["_win"] = wins, over
         self._begins = over
-        return arrays, team_rewards, terminated, truncated, infos
+        return team_rewards, terminated, truncated, infos
 
     def _step_watched(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
         """The batch's own step, and a look at the form of what it gives; takes itself out of the way in the end."""
@@ -130,10 +139,9 @@ class JointBatchEnv(gym.vector.VectorEnv):
             self._step_batch = self.batch.step
         return moved
 
-    def _arrays(self, seen: Seen, over: np.ndarray) -> Arrays:
-        """The joint observations (B, n, ...) of what the teams see; `over` tells whose episode has ended."""
+    def _write(self, arrays: Arrays, seen: Seen, over: np.ndarray) -> None:
+        """Writes what the teams see into blank arrays (B, n, ...); `over` tells whose episode has ended."""
         layout = self.layout
-        arrays = layout.blank(self.num_envs)
         # A sum is the quickest test of all numbers; what it finds is looked for only if it fails.
         if not np.isfinite(seen.observations.sum(dtype=np.float64)):
             self._check_finite(seen)
@@ -155,8 +163,7 @@ class JointBatchEnv(gym.vector.VectorEnv):
         if self._shuffles:
             for key in arrays:
                 if key != STATE:
-                    arrays[key] = _in_order(arrays[key], self._order)
-        return arrays
+                    arrays[key][:] = _in_order(arrays[key], self._order)
 
     def _shuffle(self, begins: np.ndarray) -> None:
         """Draws new orders for the copies that begin."""
