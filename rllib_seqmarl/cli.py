@@ -151,15 +151,9 @@ def train_file(files: tuple[str, ...], **options: Any) -> None:
     """
 
     def experiments() -> list[Experiment]:
-        from rllib_seqmarl.experiments.experiment_file import load_experiments
-        from rllib_seqmarl.experiments.tuned import tuned_configs
+        from rllib_seqmarl.experiments.tuned import find_experiments
 
-        tuned = tuned_configs()
-        return [
-            experiment
-            for file in files
-            for experiment in ([tuned[file].load()] if file in tuned else load_experiments(file))
-        ]
+        return [experiment for file in files for experiment in find_experiments(file)]
 
     _train(experiments, **options)
 
@@ -257,6 +251,42 @@ def evaluate(
         if render is not None:
             write_gif(evaluation.frames, render)
             click.echo(f"Animation of the first episode: {render}")
+
+    _shown_to_people(trace)(body)
+
+
+@main.command(context_settings=CONTEXT)
+@click.argument("file")
+@click.option("--iterations", type=click.IntRange(min=1), default=5, show_default=True, help="How many to measure.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the picture goes. [EXPERIMENT-profile.png]")
+@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
+def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
+    """Show where a training iteration's time goes.
+
+    FILE is an experiment file, or a tuned experiment's name such as mam/smax-2s3z. Of several experiments, and of a
+    search or a grid, the first config is run. Nothing is kept but the picture.
+    """
+
+    def body() -> None:
+        from rllib_seqmarl.experiments.profile import plot_profile, profile_experiment
+        from rllib_seqmarl.experiments.ray_session import RaySession
+        from rllib_seqmarl.experiments.runner import check_runnable
+        from rllib_seqmarl.experiments.tuned import find_experiments
+
+        session = RaySession()
+        session.quieten()
+        experiment = find_experiments(file)[0]
+        check_runnable([experiment], session)
+        with session.open():
+            measured = profile_experiment(experiment, iterations, click.echo)
+        speed = measured.env_steps / measured.total
+        title = f"{experiment.name}: {speed:,.0f} env steps/s"
+        click.echo(f"\n{title}\n\n{measured.table()}")
+        if measured.note:
+            click.echo(f"\n{measured.note}")
+        picture = out or Path(f"{experiment.name.replace('/', '-')}-profile.png")
+        plot_profile(measured, picture, title)
+        click.echo(f"\nPicture: {picture}")
 
     _shown_to_people(trace)(body)
 

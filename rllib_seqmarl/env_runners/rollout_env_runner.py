@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 # Callbacks that are called with an episode in the making: only RLlib's loop has one.
 _DURING_EPISODES = ("on_episode_created", "on_episode_start", "on_episode_step")
+_UNKNOWN = "not looked for yet"
 _TOKENS_FOR_THREADS = 1 << 13  # agents in all environments
 _FIRST_CAPACITY = 128  # rows for whole episodes, whose number of steps nobody knows; doubled as needed
 
@@ -65,16 +66,29 @@ class RolloutEnvRunner(JointEnvRunner):
         self._ids: list[str | None] = [None] * self.num_envs
         self._earlier: dict[int, list[SingleAgentEpisode]] = defaultdict(list)  # pieces of running episodes
         self._finished = FinishedEpisodes()
+        self._obstacle: str | None = _UNKNOWN
 
+    def obstacle(self) -> str | None:
+        """Why something has to happen at every step beside acting and stepping, so that RLlib's own loop runs."""
+        if self.module is None:
+            return "there is no module to act with"
+        if not isinstance(self.env.unwrapped, JointVector):
+            return "gymnasium vectorises the environment (gym_env_vectorize_mode), or its creator takes an EnvContext"
+        for name, own in (("_env_to_module", TeamToModule), ("_module_to_env", ModuleToTeam)):
+            if [type(connector) for connector in getattr(self, name).connectors] != [own]:
+                return f"the config adds connectors ({name[1:]}_connector)"
+        for name in _DURING_EPISODES:
+            if self._has_callback(name):
+                return f"the config has a callback {name}"
+        return None
+
+    @property
     def _writes_rollouts(self) -> bool:
-        """Whether nothing has to happen at every step but acting and stepping."""
-        own = {"_env_to_module": TeamToModule, "_module_to_env": ModuleToTeam}
-        return (
-            self.module is not None
-            and isinstance(self.env.unwrapped, JointVector)
-            and all([type(c) for c in getattr(self, name).connectors] == [kind] for name, kind in own.items())
-            and not any(self._has_callback(name) for name in _DURING_EPISODES)
-        )
+        if self._obstacle is _UNKNOWN:
+            self._obstacle = self.obstacle()
+            if self._obstacle is not None:
+                logger.info("Sampling goes by RLlib's own loop, which is slower: %s.", self._obstacle)
+        return self._obstacle is None
 
     def _has_callback(self, name: str) -> bool:
         """Whether the user has given such a callback, as a method or as a function."""
@@ -92,7 +106,7 @@ class RolloutEnvRunner(JointEnvRunner):
         random_actions: bool = False,
         force_reset: bool = False,
     ) -> Any:
-        if random_actions or not self._writes_rollouts():
+        if random_actions or not self._writes_rollouts:
             # What the other loop left running cannot be gone on with.
             force_reset = force_reset or (num_timesteps is not None and self._seen is not None)
             self._seen = None
@@ -139,15 +153,16 @@ class RolloutEnvRunner(JointEnvRunner):
         before = {"lengths_before": self._lengths.copy(), "ids": list(self._ids)}
         tells_ends = self._has_callback("on_episode_end")
         steps = episodes = t = 0
-        seconds = {"network": 0.0, "environment": 0.0}
+        seconds = {"network": 0.0, "environment": 0.0, "rollout": -time.perf_counter()}
         while steps < num_timesteps if num_timesteps is not None else episodes < (num_episodes or 0):
             if t == buffer.capacity:
                 buffer.grow()
             clock = time.perf_counter()
             outputs = self._act(buffer, t, steps, explore)
-            seconds["network"] -= clock - (clock := time.perf_counter())
+            seconds["network"] += time.perf_counter() - clock
+            clock = time.perf_counter()
             stepped = self._step_into(outputs[Columns.ACTIONS], buffer.blank_obs(t + 1))
-            seconds["environment"] -= clock - time.perf_counter()
+            seconds["environment"] += time.perf_counter() - clock
             steps += self._take_in(buffer, t, stepped)
             if self._is_over.any():
                 over = np.flatnonzero(self._is_over).tolist()
@@ -163,6 +178,7 @@ class RolloutEnvRunner(JointEnvRunner):
             for index, (env, *_, is_done) in enumerate(rollout.chunks):
                 if not is_done:
                     self._earlier[env].append(rollout[index])
+        seconds["rollout"] += time.perf_counter() - seconds["network"] - seconds["environment"]
         self._log_seconds(seconds, t)
         return rollout, steps
 
@@ -259,9 +275,10 @@ class RolloutEnvRunner(JointEnvRunner):
 
     def _log_seconds(self, seconds: dict[str, float], rows: int) -> None:
         """Where the time of the steps went: the means that RLlib logs, and sums for `rllib profile`."""
-        for key, part in ((RLMODULE_INFERENCE_TIMER, "network"), (ENV_STEP_TIMER, "environment")):
-            self.metrics.log_value(key, seconds[part] / max(1, rows))
-            self.metrics.log_value(("seconds", part), seconds[part], reduce="sum")
+        self.metrics.log_value(RLMODULE_INFERENCE_TIMER, seconds["network"] / max(1, rows))
+        self.metrics.log_value(ENV_STEP_TIMER, seconds["environment"] / max(1, rows))
+        for part, spent in seconds.items():
+            self.metrics.log_value(("seconds", part), spent, reduce="sum")
 
     @override(SingleAgentEnvRunner)
     def get_metrics(self) -> dict[str, Any]:

@@ -47,3 +47,13 @@ def tuned_configs() -> dict[str, TunedConfig]:
             task = file.stem if len(experiments) == 1 else name.removeprefix(f"{algorithm}-")
             configs[f"{algorithm}/{task}"] = TunedConfig(file, name)
     return configs
+
+
+def find_experiments(name: str) -> list[Experiment]:
+    """The experiments of a file, or the tuned one of that name.
+
+    Raises:
+        ExperimentError: as `load_experiments`.
+    """
+    tuned = tuned_configs().get(name)
+    return load_experiments(name) if tuned is None else [tuned.load()]
