@@ -2,16 +2,14 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from inspect import signature
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from rllib_seqmarl.envs.options import check_choice, check_number
-from rllib_seqmarl.envs.single_team import SingleTeam
 from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 NEVER = 2**30  # A simulator's own time limit, put off: the adapter counts the steps, and so knows why an episode ended.
@@ -141,16 +139,3 @@ class JaxTeamBatch(TeamBatch):
     def render(self) -> np.ndarray:
         assert self._carry is not None
         return self.simulator.draw(import_jax().tree.map(lambda leaf: leaf[0], self._carry[1]))
-
-
-def single(make_batch: Callable[..., JaxTeamBatch]) -> Callable[..., SingleTeam]:
-    """`make(task, **options)`: one environment, which is a batch of one, with the options of `make_batch`."""
-
-    def make(task: str, **options: Any) -> SingleTeam:
-        return SingleTeam(make_batch(task, 1, **options))
-
-    batched = signature(make_batch)
-    parameters = [parameter for name, parameter in batched.parameters.items() if name != "num_envs"]
-    make.__signature__ = batched.replace(parameters=parameters)  # type: ignore[attr-defined]
-    make.__doc__ = make_batch.__doc__
-    return make

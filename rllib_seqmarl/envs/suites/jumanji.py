@@ -10,8 +10,9 @@ from functools import lru_cache
 from typing import Any
 
 from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites.jax_batch import JaxTeamBatch, single
+from rllib_seqmarl.envs.suites.jax_batch import JaxTeamBatch
 from rllib_seqmarl.envs.suites.jumanji_simulators import Cleaning, Connecting, Foraging, JumanjiSimulator, Warehouse
 
 Sizes = dict[str, Any]

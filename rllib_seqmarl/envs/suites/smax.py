@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.battle_picture import Unit, draw_battle
-from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxSimulator, JaxTeamBatch, State, import_jax, single
+from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxSimulator, JaxTeamBatch, State, import_jax
 from rllib_seqmarl.envs.team_batch import Seen
 
 STOP = 4  # the choice of standing still, after the four directions; each enemy's number follows

@@ -1,0 +1,109 @@
+"""How the check plays a batch of teams: with random legal actions, so that a play can be repeated and departed from."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rllib_seqmarl.envs.agent_spaces import AgentAction
+from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
+
+Looked = dict[str, np.ndarray]  # the arrays of a reset or step by name, blank where nobody looks
+SEEN = ("observations", "alive", "action_mask", "state")
+ENDS = ("terminated", "truncated")
+
+
+@dataclass(frozen=True)
+class Play:
+    """What was done to a batch and what came of it. Step t, from 1, is `actions[t - 1]` and gave `looked[t]`.
+
+    Attributes:
+        actions: of each step.
+        begins: of each step.
+        looked: of the reset, and of each step.
+    """
+
+    actions: list[np.ndarray]
+    begins: list[np.ndarray]
+    looked: list[Looked]
+
+    def over(self, step: int) -> np.ndarray:
+        """Bool (B,), whose episode ended with this step."""
+        return ended(self.looked[step])
+
+    def end_of(self, copy: int, step: int) -> int:
+        """The last step of the episode that a copy plays at `step`; of the play, where it is broken off before."""
+        begun = (later for later in range(step + 1, len(self.looked)) if self.begins[later - 1][copy])
+        return next(begun, len(self.looked)) - 1
+
+    def start_of(self, copy: int, step: int) -> int:
+        """The step, 0 for the reset, at which the episode began that a copy plays at `step`."""
+        return next((earlier for earlier in range(step, 0, -1) if self.begins[earlier - 1][copy]), 0)
+
+
+class Player:
+    """Who may do what, and what of the answers is looked at.
+
+    Args:
+        batch: whose attributes are in order.
+    """
+
+    def __init__(self, batch: TeamBatch):
+        self.own = [
+            AgentAction.of(agent, space) for agent, space in zip(batch.agents, batch.action_spaces, strict=True)
+        ]
+        self.is_discrete = self.own[0].is_discrete
+        self.shape = (batch.num_envs, len(self.own), max(action.width for action in self.own))
+        # Bool (n, width): an agent's own choices or dimensions among the padded ones.
+        self.is_own = np.arange(self.shape[2]) < np.array([[action.width] for action in self.own])
+        if not self.is_discrete:
+            low, high = (np.zeros(self.shape[1:], np.float32) for _ in range(2))
+            for row, action in enumerate(self.own):
+                low[row, : action.dim], high[row, : action.dim] = action.bounds()
+            self.bounds = np.clip(low, -1e3, 1e3), np.clip(high, -1e3, 1e3)
+
+    def legal(self, looked: Looked) -> np.ndarray:
+        """Bool (B, n, width)."""
+        return np.broadcast_to(looked.get("action_mask", self.is_own), self.shape)
+
+    def draw(self, looked: Looked, rng: np.random.Generator) -> np.ndarray:
+        """Random legal actions, int64 (B, n) or float32 (B, n, dim)."""
+        if self.is_discrete:
+            return np.where(self.legal(looked), rng.random(self.shape), -1.0).argmax(axis=2)
+        return rng.uniform(*self.bounds, self.shape).astype(np.float32)
+
+    def look(self, result: Seen | Moved) -> Looked:
+        """Copies of the arrays; zero is what nobody looks at: of the dead, of padding, and wins before the end."""
+        seen = result if isinstance(result, Seen) else result.seen
+        alive = seen.alive[:, :, None]
+        looked = {"observations": np.where(alive, seen.observations, 0.0), "alive": seen.alive.copy()}
+        if seen.action_mask is not None:
+            looked["action_mask"] = (seen.action_mask != 0) & alive & self.is_own
+        if seen.state is not None:
+            looked["state"] = seen.state.copy()
+        if isinstance(result, Moved):
+            looked |= {name: getattr(result, name).copy() for name in ("rewards", *ENDS)}
+            if result.wins is not None:
+                looked["wins"] = np.where(ended(looked), result.wins, 0.0)
+        return looked
+
+
+def ended(looked: Looked) -> np.ndarray:
+    """Bool (B,), whose episode ended with this step."""
+    return looked["terminated"] | looked["truncated"]
+
+
+def difference(
+    a: Looked, b: Looked, copies: Sequence[int] | np.ndarray, names: Iterable[str] | None = None
+) -> tuple[str, int] | None:
+    """The first array (of `names`, if given) in which one of these copies differs, and the copy; None if all agree."""
+    for name in dict.fromkeys((*a, *b)) if names is None else names:
+        for copy in copies:
+            if (name in a) != (name in b) or not (name not in a or np.array_equal(a[name][copy], b[name][copy])):
+                return name, int(copy)
+    return None
+
+
+def sees_same(a: Looked, b: Looked, copy: int) -> bool:
+    """Whether a team sees the same in both."""
+    return difference(a, b, [copy], [name for name in SEEN if name in a]) is None
