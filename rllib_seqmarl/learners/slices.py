@@ -59,10 +59,15 @@ def add_gradients(gradients: Sequence[tuple[Tensor | None, ...]]) -> list[Tensor
 
 @lru_cache
 def _pool(num_threads: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(num_threads, "rllib_seqmarl_learner", initializer=torch.set_num_threads, initargs=(1,))
-    # Each of them tells torch to use one thread, which holds for threads that are started later as well: so all are
-    # started now, and then the number is what it was.
+    pool = ThreadPoolExecutor(num_threads, "rllib_seqmarl_learner", initializer=_use_one_thread)
+    # What a thread tells torch holds for threads that are started later as well: so all are started now, and then the
+    # number is what it was.
     everybody = Barrier(num_threads)
     list(pool.map(lambda _: everybody.wait(), range(num_threads)))
     torch.set_num_threads(num_threads)
     return pool
+
+
+def _use_one_thread() -> None:
+    torch.get_num_threads()  # a thread's number is laid down when it is first asked for, over what was set before
+    torch.set_num_threads(1)

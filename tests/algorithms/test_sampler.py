@@ -1,0 +1,234 @@
+"""Batches from several env runners, and the next one taken while the learner works on this one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY
+
+from rllib_seqmarl import MATConfig
+from rllib_seqmarl.algorithms.sampler import training_data
+from rllib_seqmarl.learners.rollout_data import RolloutData
+from rllib_seqmarl.rollouts import Rollout
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+CHOICE = "coordination/distinct_choice"
+
+
+def config(env: Any = CHOICE, **runners: Any) -> MATConfig:
+    return (
+        MATConfig()
+        .environment(env, env_config={"n_agents": 3, "max_cycles": 5})
+        .env_runners(num_envs_per_env_runner=4, **runners)
+        .training(train_batch_size_per_learner=80, num_epochs=2, lr=1e-3)
+        .network(embed_dim=16)
+        .debugging(seed=1)
+        .fault_tolerance(delay_between_env_runner_restarts_s=0.1)
+    )
+
+
+def dies_once(sign: Path, at_step: int) -> Callable[..., Any]:
+    """An environment whose whole process dies, in the first env runner and only once, leaving a sign."""
+    file = str(sign)
+
+    def create(env_context: Any) -> Any:
+        import os
+
+        from rllib_seqmarl.envs.suites.coordination import DistinctChoice
+
+        class Deadly(DistinctChoice):
+            steps = 0
+
+            def step(self, actions: dict[str, int]) -> Any:
+                self.steps += 1
+                if self.steps == at_step and env_context.worker_index == 1 and not os.path.exists(file):
+                    open(file, "w").close()
+                    os._exit(1)
+                return super().step(actions)
+
+        return Deadly(**env_context)
+
+    return create
+
+
+def test_an_iteration_is_completed_by_the_runners_that_are_left(tmp_path: Path) -> None:
+    """Killed in mid-sample: the others make up for it in the same iteration, and each step is counted once."""
+    died = tmp_path / "died"
+    algo = config(dies_once(died, at_step=13), num_env_runners=2).build_algo()
+    steps = []
+    for iteration in range(1, 4):
+        result = algo.train()
+        steps.append(result["num_env_steps_sampled_lifetime"])
+        learned = result["learners"][DEFAULT_MODULE_ID]["num_module_steps_trained_lifetime"]
+        assert learned == 2 * steps[-1], "both epochs of every iteration learn from what was sampled, once"
+        assert steps[-1] >= 80 * iteration
+    assert died.exists()
+    assert steps[-1] <= 3 * 80 + 16  # no more than the rounding to whole vector steps of a round that makes up
+    algo.stop()
+
+
+def test_runners_that_are_started_again_have_the_present_weights_and_fresh_environments(tmp_path: Path) -> None:
+    died = tmp_path / "died"
+    algo = config(dies_once(died, at_step=13), num_env_runners=2).build_algo()
+    for _ in range(100):
+        algo.train()
+        if died.exists() and algo.env_runner_group.num_healthy_remote_workers() == 2:
+            break
+        time.sleep(0.1)
+    algo.train()
+    expected = algo.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    states = algo.env_runner_group.foreach_env_runner(lambda runner: runner.module.get_state(), local_env_runner=False)
+    assert len(states) == 2
+    for state in states:
+        found = state.get(DEFAULT_MODULE_ID, state)
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, expected[key], err_msg=key)
+    algo.stop()
+
+
+@pytest.mark.parametrize("num_env_runners", [0, 2])
+def test_a_batch_has_the_asked_for_steps_of_all_runners(num_env_runners: int) -> None:
+    algo = config(num_env_runners=num_env_runners).build_algo()
+    samples, reports = algo._sampler.take()
+    assert len(samples) == len(reports) == max(1, num_env_runners)
+    assert all(isinstance(sample, Rollout) for sample in samples)
+    assert sum(sample.env_steps for sample in samples) == 80
+    streams = {sample.obs["observations"].tobytes() + sample.outputs["actions"].tobytes() for sample in samples}
+    assert len(streams) == len(samples), "each runner draws from a random stream of its own"
+    algo.stop()
+
+
+def test_the_same_seed_gives_the_same_curve_with_remote_runners() -> None:
+    def curve() -> list[float]:
+        algo = config(num_env_runners=2).build_algo()
+        returns = [algo.train()["env_runners"]["episode_return_mean"] for _ in range(3)]
+        algo.stop()
+        return returns
+
+    assert curve() == curve()
+
+
+@pytest.mark.parametrize("num_env_runners", [0, 1])
+def test_samples_taken_meanwhile_are_one_update_old(num_env_runners: int) -> None:
+    algo = config(num_env_runners=num_env_runners).training(sample_while_learning=True).build_algo()
+    ages, steps = [], []
+    for _ in range(3):
+        result = algo.train()
+        ages.append(result["learners"][DEFAULT_MODULE_ID][DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY])
+        steps.append(result["num_env_steps_sampled_lifetime"])
+    assert ages == [1, 2, 2]  # RLlib counts the update that is being made
+    assert steps == [80, 160, 240]
+    algo.stop()
+
+
+def test_sampling_meanwhile_is_repeatable() -> None:
+    """With remote runners: a local one draws from torch's generator while the learner does."""
+
+    def learned() -> list[float]:
+        algo = config(num_env_runners=1).training(sample_while_learning=True).build_algo()
+        losses = [algo.train()["learners"][DEFAULT_MODULE_ID]["policy_loss"] for _ in range(3)]
+        algo.stop()
+        return losses
+
+    assert learned() == learned()
+
+
+def test_an_error_while_sampling_meanwhile_is_raised() -> None:
+    def create(**options: Any) -> Any:
+        from rllib_seqmarl.envs.suites.coordination import DistinctChoice
+
+        class Failing(DistinctChoice):
+            steps = 0
+
+            def step(self, actions: dict[str, int]) -> Any:
+                self.steps += 1
+                if self.steps > 30:
+                    raise RuntimeError("the simulator crashed")
+                return super().step(actions)
+
+        return Failing(**options)
+
+    algo = config(create).training(sample_while_learning=True).build_algo()
+    with pytest.raises(RuntimeError, match="the simulator crashed"):
+        for _ in range(3):
+            algo.train()
+    algo.stop()
+
+
+def test_a_checkpoint_is_gone_on_with_while_sampling_meanwhile(tmp_path: Path) -> None:
+    algo = config().training(sample_while_learning=True).build_algo()
+    algo.train()
+    path = algo.save_to_path(str(tmp_path))
+    algo.stop()
+    restored = type(algo).from_checkpoint(path)
+    assert restored.config.sample_while_learning
+    assert restored.train()["num_env_steps_sampled_lifetime"] >= 160
+    restored.stop()
+
+
+def test_rollouts_and_episodes_become_training_data() -> None:
+    algo = config().build_algo()
+    rollout = algo.env_runner.sample()
+    made = algo.config
+    data = training_data([rollout, rollout], made)
+    assert isinstance(data, RolloutData)
+    assert data.env_steps == 160
+    shares = data.shard(2)
+    assert [share.env_steps for share, _ in shares] == [80, 80]
+    mixed = training_data([rollout, list(rollout)], made)
+    assert mixed.episodes is not None and len(mixed.episodes) == 2 * len(rollout)
+    with pytest.raises(ValueError, match="no rollout"):
+        RolloutData().validate()
+    algo.stop()
+
+
+def test_two_learners_learn_from_rollouts_as_one_does() -> None:
+    one = config().training(num_epochs=1).build_algo()
+    two = config().training(num_epochs=1, train_batch_size_per_learner=40)
+    two_learners = two.learners(num_learners=2, num_cpus_per_learner=1).build_algo()
+    two_learners.learner_group.set_weights(one.learner_group.get_weights())
+    rollout = one.env_runner.sample()
+    for algo in (one, two_learners):
+        algo.learner_group.update(training_data=RolloutData(rollouts=[rollout]))
+    expected = one.learner_group.get_weights()[DEFAULT_MODULE_ID]
+    for key, value in two_learners.learner_group.get_weights()[DEFAULT_MODULE_ID].items():
+        np.testing.assert_allclose(value, expected[key], atol=2e-5, err_msg=key)
+    one.stop()
+    two_learners.stop()
+
+
+def doubling_connector() -> Callable[..., Any]:
+    """A user's learner connector, which works on episodes; made in a function, so that it travels to workers."""
+    from ray.rllib.connectors.connector_v2 import ConnectorV2
+
+    class Double(ConnectorV2):
+        def __call__(self, *, batch: Any, episodes: Any, **kwargs: Any) -> Any:
+            for episode in self.single_agent_episode_iterator(episodes, agents_that_stepped_only=False):
+                rewards = np.asarray(episode.get_rewards())
+                episode.set_rewards(new_data=2.0 * rewards)
+            return batch
+
+    return lambda *args, **kwargs: Double()
+
+
+def test_a_users_learner_connector_is_given_episodes() -> None:
+    plain = config().training(num_epochs=1, shared_reward=True).build_algo()
+    doubled = config().training(num_epochs=1, shared_reward=True)
+    doubled_algo = doubled.training(learner_connector=doubling_connector()).build_algo()
+    results = []
+    for algo in (plain, doubled_algo):
+        torch.manual_seed(0)
+        rollout = algo.env_runner.sample()
+        learner = algo.learner_group._learner
+        batch = learner._make_batch(RolloutData(rollouts=[rollout])).policy_batches[DEFAULT_MODULE_ID]
+        results.append((float(rollout.rewards.sum()), float(batch["value_targets"].abs().mean())))
+        algo.stop()
+    assert results[1][1] > 1.5 * results[0][1]

@@ -1,0 +1,138 @@
+"""Where episodes lie in a rollout, and what becomes of them when it is split or sent."""
+
+from __future__ import annotations
+
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rllib_seqmarl.rollouts import Rollout
+from rllib_seqmarl.rollouts.episodes import Chunk, find_chunks
+
+SPACES = gym.spaces.Dict({"observations": gym.spaces.Box(-np.inf, np.inf, (2, 1))}), gym.spaces.MultiDiscrete([9, 9])
+
+
+def make_rollout(seed: int, num_rows: int, num_envs: int) -> Rollout:
+    """Episodes of random lengths; each number tells where it was written, so that none can be taken for another."""
+    rng = np.random.default_rng(seed)
+    shape = num_rows, num_envs
+    is_step, terminated, truncated = np.ones(shape, bool), np.zeros(shape, bool), np.zeros(shape, bool)
+    begins = rng.random(num_envs) < 0.3
+    for t in range(num_rows):
+        is_step[t] = ~begins
+        ends = is_step[t] & (rng.random(num_envs) < 0.3)
+        terminated[t], truncated[t] = ends & (rng.random(num_envs) < 0.5), False
+        truncated[t] = ends & ~terminated[t]
+        begins = ends
+    number = np.arange(num_rows * num_envs).reshape(shape)
+    seen = np.arange((num_rows + 1) * num_envs, dtype=np.float32).reshape(num_rows + 1, num_envs)
+    return Rollout(
+        obs={"observations": np.stack([seen, -seen], axis=-1)[..., None]},
+        outputs={"actions": np.stack([number, number], axis=-1), "vf_preds": np.stack([number, number], -1) / 7.0},
+        rewards=number.astype(np.float32),
+        agent_rewards=np.stack([number, number], axis=-1) / 2.0,
+        terminated=terminated,
+        truncated=truncated,
+        is_step=is_step,
+        agent_terminated=np.zeros((*shape, 2), bool),
+        last_infos={(int(t), int(b)): {"win": float(t)} for t, b in np.argwhere(terminated | truncated)},
+        lengths_before=rng.integers(0, 5, num_envs),
+        ids=[f"env {b}" for b in range(num_envs)],
+        weights_seq_no=3,
+        spaces=SPACES,
+    )
+
+
+ROLLOUTS = st.builds(make_rollout, st.integers(0, 2**16), st.integers(1, 12), st.integers(1, 5))
+
+
+def one_by_one(rollout: Rollout) -> list[Chunk]:
+    """The pieces of episodes, found by going through the rows of each environment."""
+    found = []
+    for env in range(rollout.num_envs):
+        first = None
+        for t in range(rollout.num_rows):
+            if rollout.is_step[t, env] and first is None:
+                first = t
+            if first is None:
+                continue
+            is_done = bool(rollout.terminated[t, env] or rollout.truncated[t, env])
+            goes_on = t + 1 < rollout.num_rows and rollout.is_step[t + 1, env]
+            if is_done or not goes_on:
+                found.append(Chunk(env, first, t + 1, is_done))
+                first = None
+    return found
+
+
+@settings(deadline=None)
+@given(ROLLOUTS)
+def test_episodes_are_found_wherever_they_lie(rollout: Rollout) -> None:
+    chunks = find_chunks(rollout.is_step, rollout.terminated | rollout.truncated)
+    assert sorted(chunks) == sorted(one_by_one(rollout))
+    ends = [chunk.last for chunk in chunks if chunk.is_done]
+    assert ends == sorted(ends)
+    assert [chunk.is_done for chunk in chunks] == sorted((chunk.is_done for chunk in chunks), reverse=True)
+    assert rollout.env_steps == sum(chunk.last - chunk.first for chunk in chunks)
+
+
+@settings(deadline=None)
+@given(ROLLOUTS)
+def test_an_episode_has_the_rows_of_its_chunk(rollout: Rollout) -> None:
+    assert len(rollout) == len(rollout.chunks)
+    for chunk, episode in zip(rollout.chunks, rollout, strict=True):
+        rows = slice(chunk.first, chunk.last)
+        np.testing.assert_array_equal(episode.get_rewards(), rollout.rewards[rows, chunk.env])
+        np.testing.assert_array_equal(episode.get_actions(), rollout.outputs["actions"][rows, chunk.env])
+        seen = rollout.obs["observations"][chunk.first : chunk.last + 1, chunk.env]
+        np.testing.assert_array_equal(episode.get_observations()["observations"], seen)
+        assert episode.is_done == chunk.is_done
+        if chunk.is_done:
+            assert episode.get_infos(-1)["win"] == chunk.last - 1
+        goes_on = chunk.first == 0
+        assert episode.t_started == (rollout.lengths_before[chunk.env] if goes_on else 0)
+        assert (episode.id_ == f"env {chunk.env}") == goes_on
+
+
+@settings(deadline=None)
+@given(ROLLOUTS, st.integers(1, 4))
+def test_shares_hold_every_step_once_and_know_where_their_episodes_began(rollout: Rollout, num_shares: int) -> None:
+    shares = rollout.split(num_shares)
+    assert len(shares) == num_shares
+    assert sum(share.env_steps for share in shares) == rollout.env_steps
+    rewards = np.concatenate([share.rewards[share.is_step] for share in shares])
+    assert sorted(rewards) == sorted(rollout.rewards[rollout.is_step])
+    step_in_episode = {
+        float(reward): episode.t_started + t
+        for episode in rollout
+        for t, reward in enumerate(episode.get_rewards().tolist())
+    }
+    for share in shares:
+        assert np.shares_memory(share.rewards, rollout.rewards) or not share.rewards.size
+        assert len(share.obs["observations"]) == share.num_rows + 1
+        for episode in share:
+            for t, reward in enumerate(episode.get_rewards().tolist()):
+                assert step_in_episode[reward] == episode.t_started + t
+            if episode.is_done:
+                assert "win" in episode.get_infos(-1)
+
+
+def test_a_sent_rollout_is_the_same_and_leaves_its_episodes_behind() -> None:
+    rollout = make_rollout(1, 10, 3)
+    size = len(pickle.dumps(rollout))
+    episodes = list(rollout)
+    sent = pickle.loads(pickle.dumps(rollout))
+    assert len(pickle.dumps(rollout)) == size
+    assert [len(episode) for episode in sent] == [len(episode) for episode in episodes]
+    np.testing.assert_array_equal(sent.rewards, rollout.rewards)
+    assert rollout.nbytes == sent.nbytes > rollout.rewards.nbytes
+
+
+def test_an_index_beyond_the_last_episode_is_none() -> None:
+    rollout = make_rollout(1, 10, 3)
+    with pytest.raises(IndexError):
+        rollout[len(rollout)]
+    assert rollout[-1] is rollout[len(rollout) - 1]
