@@ -1,124 +1,206 @@
-"""Env steps per second on simple_spread: the bare simulator, RLlib's multi-agent PPO, and this package's MAT.
+"""Env steps per second: sampling and whole training, beside RLlib's own runners in the same run.
 
-All three run in this process, taking turns, so that the ratios hold on a noisy machine. Sampling is one call of the
-env runner's `sample()`; a whole iteration is `algo.train()`: sampling, learning and weight sync.
+Four tables. The contestants of a line take turns in one process, so that the ratios hold on a noisy machine.
 
-    python benchmarks/throughput.py [--rounds 5] [--threads 1] [--ppo-hiddens 64 64]
+sampling: MAT's env runner; RLlib's `SingleAgentEnvRunner` with its default connectors on the same joint environments
+    and module ("joint path"); RLlib's multi-agent PPO, one network that all agents share, on the same environments one
+    by one. And which part of our time is spent in the simulator and in the network.
+training: MAT, 64 environments x 128 steps, 5 epochs of the whole batch; with the parts of an iteration. The reference
+    is Mava's MAT (JAX, compiled as a whole) with the same settings, measured on two cores before; it is not run here.
+cold: from the start of a process to a mean return of 0.95 on level-based foraging.
+memory: what a rollout of 128 steps x 256 environments x 10 agents takes beyond its arrays.
+
+    python benchmarks/throughput.py [sampling] [training] [cold] [memory] [--rounds 3] [--threads 2]
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
+import os
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
-from mpe2 import simple_spread_v3
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.tune.registry import register_env
 
 from rllib_seqmarl import MATConfig
+from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
+from rllib_seqmarl.envs import make_env
 
-ENV_CONFIG = {"N": 3, "max_cycles": 25, "local_ratio": 0.5}
-BATCH_SIZE = 800
-TRAINING = {"train_batch_size_per_learner": BATCH_SIZE, "num_epochs": 10, "lr": 7e-4, "minibatch_size": None}
-
-
-def bare_env_steps(steps: int = 4 * BATCH_SIZE) -> int:
-    """Random actions in one bare environment."""
-    env = simple_spread_v3.parallel_env(**ENV_CONFIG)
-    env.reset()
-    for _ in range(steps):
-        if not env.agents:
-            env.reset()
-        env.step({agent: env.action_space(agent).sample() for agent in env.agents})
-    return steps
+SAMPLED = ("vmas/balance", "smax/2s3z", "jumanji-rware/tiny-2ag", "mpe/simple_spread")
+NUM_ENVS = (16, 64, 256)
+# Mava's MAT on two cores: env steps/s, and seconds from process start to 0.95.
+MAVA = {"jumanji-lbf/2s-8x8-2p-2f-coop": 4820, "jumanji-rware/tiny-2ag": 4050, "smax/2s3z": 1340}
+MAVA_SECONDS_TO_095 = 156
+TRAINING = {"train_batch_size_per_learner": 64 * 128, "lr": 5e-4, "num_epochs": 5, "minibatch_size": None}
 
 
-register_env("mpe2_simple_spread", lambda config: ParallelPettingZooEnv(simple_spread_v3.parallel_env(**config)))
+def mat(env: str, num_envs: int = 64) -> MATConfig:
+    config = MATConfig().environment(env).training(**TRAINING).network(embed_dim=64)
+    return config.env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs).debugging(seed=0)
 
 
-def stock_ppo(num_envs: int, hiddens: list[int] | None) -> PPOConfig:
-    """RLlib's own multi-agent PPO as it comes, on mpe2's own environment: one network that all agents share."""
-    model = DefaultModelConfig(fcnet_hiddens=hiddens) if hiddens else DefaultModelConfig()
+def joint_path(env: str, num_envs: int) -> MATConfig:
+    """RLlib's own runner, and the connectors that it gives to any module; a user's empty list keeps ours out."""
+    config = mat(env, num_envs)
+    config.env_runners(
+        env_runner_cls=SingleAgentEnvRunner,
+        env_to_module_connector=lambda *args, **kwargs: [],
+        module_to_env_connector=lambda *args, **kwargs: [],
+    )
+    return config
+
+
+def multi_agent_ppo(env: str, num_envs: int) -> PPOConfig:
+    """As it comes: RLlib knows nothing of batched simulators, nor of masks."""
+    register_env(f"single {env}", lambda _: ParallelPettingZooEnv(make_env(env)))
     return (
         PPOConfig()
-        .environment("mpe2_simple_spread", env_config=ENV_CONFIG)
+        .environment(f"single {env}")
         .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
         .multi_agent(policies={"shared"}, policy_mapping_fn=lambda *args, **kwargs: "shared")
-        .rl_module(model_config=model)
-        .training(**{**TRAINING, "minibatch_size": BATCH_SIZE})
     )
 
 
-def mat(num_envs: int) -> MATConfig:
-    return (
-        MATConfig()
-        .environment("mpe/simple_spread", env_config=ENV_CONFIG)
-        .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
-        .training(**TRAINING)
-    )
+def build(cls: type, config: AlgorithmConfig) -> Any:
+    config.validate()
+    return cls(config=config, worker_index=0, num_workers=0)
 
 
-def steps_per_second(run: Callable[[], int]) -> float:
+def speed_of(runner: Any, steps: int) -> float:
     start = time.perf_counter()
-    return run() / (time.perf_counter() - start)
+    runner.sample(num_timesteps=steps)
+    return steps / (time.perf_counter() - start)
+
+
+def sampling(rounds: int) -> None:
+    """The first table."""
+    header = "| environment | envs | env steps/s | joint path | multi-agent PPO | simulator + network |"
+    print(f"\n{header}\n|---|---|---|---|---|---|")
+    for env in SAMPLED:
+        for num_envs in NUM_ENVS:
+            ours = build(RolloutEnvRunner, mat(env, num_envs))
+            contestants = [
+                (ours, max(8 * num_envs, 4096)),
+                (build(SingleAgentEnvRunner, joint_path(env, num_envs)), max(4 * num_envs, 1024)),
+                (build(MultiAgentEnvRunner, multi_agent_ppo(env, num_envs)), 2 * num_envs),
+            ]
+            for runner, steps in contestants:
+                runner.sample(num_timesteps=steps)  # warms up
+            ours.get_metrics()
+            speeds = [[speed_of(runner, steps) for runner, steps in contestants] for _ in range(rounds)]
+            fast, stock, multi = (statistics.median(column) for column in zip(*speeds, strict=True))
+            parts = {part: value.peek() for part, value in ours.get_metrics()["seconds"].items()}
+            share = 1.0 - parts["rollout"] / sum(parts.values())
+            print(
+                f"| `{env}` | {num_envs} | {fast:,.0f} | {stock:,.0f} ({fast / stock:.1f}x) "
+                f"| {multi:,.0f} ({fast / multi:.1f}x) | {share:.1%} |",
+                flush=True,
+            )
+            for runner, _ in contestants:
+                runner.stop()
+            del ours, contestants
+            gc.collect()
+
+
+def training(rounds: int) -> None:
+    """The second table."""
+    header = "| environment | env steps/s | of Mava's MAT | sampling: simulator, network, rest | update |"
+    print(f"\n{header}\n|---|---|---|---|---|")
+    for env, reference in MAVA.items():
+        algo = mat(env).build_algo()
+        algo.train()  # warms up
+        runs = []
+        for _ in range(2 * rounds):
+            start = time.perf_counter()
+            result = algo.train()
+            runs.append((time.perf_counter() - start, result))
+        seconds, result = sorted(runs, key=lambda run: run[0])[len(runs) // 2]
+        speed = result["env_runners"]["num_env_steps_sampled"] / seconds
+        parts = ", ".join(
+            f"{result['env_runners']['seconds'][part]:.2f} s" for part in ("environment", "network", "rollout")
+        )
+        print(
+            f"| `{env}` | {speed:,.0f} | {reference:,} ({speed / reference:.2f}x) | {parts} "
+            f"| {result['seconds']['learning']:.2f} s |",
+            flush=True,
+        )
+        algo.stop()
+
+
+def cold() -> None:
+    """From process start, with nothing compiled before, to a mean return of 0.95."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = "{num_envs_per_env_runner: 64, train_batch_size_per_learner: 8192, lr: 5.0e-4, num_epochs: 5, seed: 0}"
+        command = [
+            str(Path(sys.executable).parent / "rllib"),
+            *("train", "--run", "MAT", "--env", "jumanji-lbf/2s-8x8-2p-2f-coop", "--config", config),
+            *("--stop", "{episode_return_mean: 0.95, env_steps: 2000000}", "--local-dir", folder),
+        ]
+        start = time.perf_counter()
+        done = subprocess.run(
+            command, env=os.environ | {"NUMBA_CACHE_DIR": folder}, capture_output=True, text=True, check=False
+        )
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise RuntimeError(f"{command} failed:\n{done.stdout}\n{done.stderr}")
+    print(f"\nCold start to a mean return of 0.95 on level-based foraging: {seconds:.0f} s", end="")
+    print(f" (Mava's MAT: {MAVA_SECONDS_TO_095} s, {MAVA_SECONDS_TO_095 / seconds:.1f}x)")
+
+
+def memory() -> None:
+    """In this process, which has to be a fresh one: what its peak grows by while a rollout is taken."""
+    runner = build(RolloutEnvRunner, mat("jumanji-rware/small-10ag", 256))
+    runner.sample(num_timesteps=2 * 256)
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    rollout = runner.sample(num_timesteps=128 * 256)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    rows, envs, agents = rollout.agent_rewards.shape
+    size = rollout.nbytes / 2**20
+    print(f"\nA rollout of {rows} rows x {envs} environments x {agents} agents: {size:.0f} MiB of arrays, and")
+    print(f"{grown / 2**20:.0f} MiB that the process grew by at its peak ({grown / rollout.nbytes:.2f}x)")
+
+
+TABLES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "sampling": lambda args: sampling(args.rounds),
+    "training": lambda args: training(args.rounds),
+    "cold": lambda args: cold(),
+    "memory": lambda args: memory(),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each takes its turn (the median counts)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--num-envs", type=int, default=32, help="environments per env runner")
-    parser.add_argument("--ppo-hiddens", type=int, nargs="+", help="PPO's hidden layers (RLlib's default: 256 256)")
+    parser.add_argument("tables", nargs="*", help=f"which of {', '.join(TABLES)} [all]")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn (the median counts)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
     args = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
-
-    ppo_algo, mat_algo = stock_ppo(args.num_envs, args.ppo_hiddens).build_algo(), mat(args.num_envs).build_algo()
-
-    def sample(algo: object) -> Callable[[], int]:
-        def run() -> int:
-            algo.env_runner.sample(num_timesteps=2 * BATCH_SIZE)  # type: ignore[attr-defined]
-            return 2 * BATCH_SIZE
-
-        return run
-
-    def train(algo: object) -> Callable[[], int]:
-        def run() -> int:
-            for _ in range(3):
-                algo.train()  # type: ignore[attr-defined]
-            return 3 * BATCH_SIZE
-
-        return run
-
-    contestants = {
-        "bare environment": bare_env_steps,
-        "sampling, RLlib multi-agent PPO": sample(ppo_algo),
-        "sampling, MAT": sample(mat_algo),
-        "training, RLlib multi-agent PPO": train(ppo_algo),
-        "training, MAT": train(mat_algo),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(args.rounds + 1):
-        for name, run in contestants.items():
-            speed = steps_per_second(run)
-            if turn:  # the first turn warms up
-                speeds[name].append(speed)
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    print(f"simple_spread, {args.num_envs} environments, batch {BATCH_SIZE}, {args.threads} torch thread(s)\n")
-    print(f"{'':34}{'env steps/s':>12}{'of bare':>10}{'of PPO':>10}")
-    for name, median in medians.items():
-        of_ppo = ""
-        if "MAT" in name:
-            of_ppo = f"{median / medians[name.replace('MAT', 'RLlib multi-agent PPO')]:.2f}x"
-        print(f"{name:34}{median:12,.0f}{median / medians['bare environment']:10.0%}{of_ppo:>10}")
-    for algo in (ppo_algo, mat_algo):
-        algo.stop()
+    if unknown := set(args.tables) - TABLES.keys():
+        parser.error(f"there is no table {', '.join(unknown)}: choose from {', '.join(TABLES)}")
+    if len(args.tables) == 1:
+        TABLES[args.tables[0]](args)
+        return
+    for table in args.tables or TABLES:
+        options = ["--rounds", str(args.rounds), "--threads", str(args.threads)]
+        subprocess.run([sys.executable, __file__, table, *options], check=True)
 
 
 if __name__ == "__main__":
