@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def profile_experiment(experiment: Experiment, iterations: int, say: Callable[[s
         return _profile(results[1:], algo)
     finally:
         algo.stop()
+        with suppress(OSError):  # not empty, if callbacks have written there
+            Path(algo.logdir).rmdir()
 
 
 def _profile(results: list[tuple[float, dict[str, Any]]], algo: Any) -> Profile:
