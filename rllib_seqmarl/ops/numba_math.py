@@ -11,17 +11,20 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+from rllib_seqmarl.ops.numba_cache import SharedCache
+
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compiles a kernel on first use. Sums may be reordered and products fused; NaNs keep their meaning.
 
     Where numba finds no folder that it can write its cache to, every process compiles anew.
     """
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}}
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
     try:
-        return njit(cache=True, **options)(function)
+        dispatcher._cache = SharedCache(function)  # what `cache=True` does with numba's own
     except RuntimeError:
-        return njit(**options)(function)
+        return dispatcher
+    return dispatcher
 
 
 @kernel

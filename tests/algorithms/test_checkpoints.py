@@ -79,9 +79,14 @@ def test_a_policy_acts_where_ray_is_not_installed(checkpoint: Path) -> None:
         real = importlib.util.find_spec
         importlib.util.find_spec = lambda name, *a: None if name == "ray" else real(name, *a)
         import pickle
-        def forbidden(*args, **kwargs):
-            raise AssertionError("something was unpickled")
-        pickle.load = pickle.loads = pickle.Unpickler = forbidden
+        def unless_numba(function):
+            # numba keeps the code that it compiled from this package's own sources as pickles.
+            def guarded(*args, **kwargs):
+                if not sys._getframe(1).f_globals["__name__"].startswith("numba."):
+                    raise AssertionError("something was unpickled")
+                return function(*args, **kwargs)
+            return guarded
+        pickle.load, pickle.loads, pickle.Unpickler = map(unless_numba, (pickle.load, pickle.loads, pickle.Unpickler))
 
         from rllib_seqmarl import JointPolicy, make_joint_env
         policy = JointPolicy.from_checkpoint({str(checkpoint)!r})
