@@ -12,6 +12,7 @@ import gymnasium as gym
 
 from rllib_seqmarl.envs.agent_spaces import AgentID, Space
 from rllib_seqmarl.envs.errors import JointEnvError
+from rllib_seqmarl.envs.team_batch import TeamBatch
 
 ALL = "__all__"  # RLlib's key for the whole team
 
@@ -101,6 +102,11 @@ def refuse(env: Any) -> TypeError:
         return TypeError(
             f"{kind} is a turn-based PettingZoo AECEnv. Convert it where its agents can act at once: "
             "pettingzoo.utils.aec_to_parallel(env)."
+        )
+    if issubclass(cls, TeamBatch):
+        return TypeError(
+            f"{kind} is a TeamBatch, of which nobody knows how many copies to make. Give its class, or a creator with "
+            "a parameter `num_envs`, in place of what made it."
         )
     if issubclass(cls, gym.Env) or isinstance(env, str):
         return TypeError(

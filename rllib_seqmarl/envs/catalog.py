@@ -13,8 +13,10 @@ from typing import Any
 import gymnasium as gym
 
 from rllib_seqmarl.envs.adapters import adapt, is_multi_agent, is_parallel, refuse
+from rllib_seqmarl.envs.batch_creators import makes_batches, of_size
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.options import check_names
+from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites import SUITES
 from rllib_seqmarl.envs.team_batch import TeamBatch
@@ -55,7 +57,7 @@ class EnvEntry:
         if self.suite.make_batch is None:
             return None
         self.require()
-        return call_with_keywords(partial(self.suite.make_batch, self.task, num_envs), options, self.name)
+        return call_with_keywords(of_size(partial(self.suite.make_batch, self.task), num_envs), options, self.name)
 
     def require(self) -> None:
         """Raises ImportError, with the remedy, unless all that it needs is installed."""
@@ -111,7 +113,7 @@ def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
         source: a name of the table above, a name registered with `ray.tune.register_env`, an environment
             class, or a creator. A class of RLlib's is called with `env_config`, a class of PettingZoo's with
             its keys as keywords; a creator with one positional parameter is called with `env_config`, others
-            with keywords.
+            with keywords. Of a TeamBatch class, or a creator with a parameter `num_envs`, a batch of one is made.
         env_config: options of the environment.
 
     Returns:
@@ -121,11 +123,26 @@ def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
         ValueError: an unknown name (the nearest known ones are named) or option.
         ImportError: the environment's packages are missing; says what to install.
         TypeError: `source` makes no multi-agent environment.
+        JointEnvError: a TeamBatch's attributes are not in order, or it has not the number of copies asked for.
     """
     env = find_creator(source)({} if env_config is None else env_config)
     if not isinstance(env, JointEnv):
         adapt(env)  # raises for what is no team
     return env
+
+
+def make_batch(source: EnvSource, num_envs: int, env_config: EnvConfig | None = None) -> TeamBatch | None:
+    """A batch of environments, where `source` names a simulator that steps many at once; otherwise None.
+
+    Raises:
+        ValueError, ImportError, TypeError, JointEnvError: as :func:`make_env`.
+    """
+    options = {} if env_config is None else env_config
+    entry = find_entry(source)
+    if entry is not None:
+        return entry.make_batch(num_envs, **options)
+    maker = _resolve(source)
+    return call_with_keywords(of_size(maker, num_envs), options) if makes_batches(maker) else None
 
 
 def find_creator(source: EnvSource) -> Callable[[EnvConfig], Any]:
@@ -134,13 +151,18 @@ def find_creator(source: EnvSource) -> Callable[[EnvConfig], Any]:
     Raises:
         ValueError, ImportError, TypeError: as :func:`make_env`.
     """
+    entry = find_entry(source)
+    if entry is not None:
+        entry.require()
+        return partial(call_with_keywords, entry.make)
+    maker = _resolve(source)
+    if makes_batches(maker):
+        return partial(call_with_keywords, single(maker))
     if isinstance(source, str):
-        return _named_creator(source)
-    if isinstance(source, type) and not (is_multi_agent(source) or is_parallel(source)):
-        raise refuse(source)
-    if not callable(source):
-        raise TypeError(f"An environment is given by its name, its class or a creator, not by {source!r}.")
-    return source if _takes_config(source) else partial(call_with_keywords, source)
+        return maker  # what is registered with Ray takes the config
+    if isinstance(maker, type) and not (is_multi_agent(maker) or is_parallel(maker)):
+        raise refuse(maker)
+    return maker if _takes_config(maker) else partial(call_with_keywords, maker)
 
 
 def make_joint_env(source: EnvSource, env_config: EnvConfig | None = None, **joint_options: Any) -> JointEnv:
@@ -152,20 +174,21 @@ def make_joint_env(source: EnvSource, env_config: EnvConfig | None = None, **joi
     return JointEnv(env, **joint_options)
 
 
-def _named_creator(name: str) -> Callable[[EnvConfig], Any]:
-    entry = find_entry(name)
-    if entry is not None:
-        entry.require()
-        return partial(call_with_keywords, entry.make)
+def _resolve(source: EnvSource) -> Callable[..., Any]:
+    """The class or creator itself, or that which is registered with Ray by this name."""
+    if not isinstance(source, str):
+        if not callable(source):
+            raise TypeError(f"An environment is given by its name, its class or a creator, not by {source!r}.")
+        return source
     if find_spec("ray"):
         from ray.tune.registry import ENV_CREATOR, _global_registry
 
-        if _global_registry.contains(ENV_CREATOR, name):
-            return _global_registry.get(ENV_CREATOR, name)
-    if name in gym.registry:
-        raise refuse(name)
+        if _global_registry.contains(ENV_CREATOR, source):
+            return _global_registry.get(ENV_CREATOR, source)
+    if source in gym.registry:
+        raise refuse(source)
     raise ValueError(
-        f"{unknown_name(name)} Register your own with ray.tune.register_env(name, creator), or give its class."
+        f"{unknown_name(source)} Register your own with ray.tune.register_env(name, creator), or give its class."
     )
 
 

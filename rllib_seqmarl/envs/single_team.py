@@ -1,16 +1,15 @@
 """One team of a batched simulator, as a ParallelEnv: the same semantics as in a batch, because it is a batch of one."""
 
 from collections.abc import Callable, Mapping
-from inspect import signature
+from functools import wraps
 from typing import Any
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, AgentAction, AgentID, AgentObservation, Space
+from rllib_seqmarl.envs.batch_creators import of_size
 from rllib_seqmarl.envs.team_batch import Seen, TeamBatch
-
-NUM_ENVS = "num_envs"  # the argument by which a batch is told how many copies it has
 
 
 class SingleTeam(ParallelEnv):
@@ -107,13 +106,10 @@ class SingleTeam(ParallelEnv):
 
 def single(make_batch: Callable[..., TeamBatch]) -> Callable[..., SingleTeam]:
     """What makes one environment, which is a batch of one, with all the arguments of `make_batch` but `num_envs`."""
+    make_one = of_size(make_batch, 1)
 
+    @wraps(make_one)
     def make(*arguments: Any, **options: Any) -> SingleTeam:
-        return SingleTeam(make_batch(*arguments, num_envs=1, **options))
+        return SingleTeam(make_one(*arguments, **options))
 
-    batched = signature(make_batch)
-    parameters = [parameter for name, parameter in batched.parameters.items() if name != NUM_ENVS]
-    make.__signature__ = batched.replace(parameters=parameters)  # type: ignore[attr-defined]
-    make.__name__ = getattr(make_batch, "__name__", make.__name__)
-    make.__doc__ = make_batch.__doc__
     return make
