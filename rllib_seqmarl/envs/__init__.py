@@ -5,6 +5,7 @@ from rllib_seqmarl.envs.check import check_joint_env
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.layout import TeamLayout
+from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 __all__ = [
     "CATALOG",
@@ -12,6 +13,9 @@ __all__ = [
     "JointEnv",
     "JointEnvError",
     "LayoutError",
+    "Moved",
+    "Seen",
+    "TeamBatch",
     "TeamLayout",
     "check_joint_env",
     "make_env",

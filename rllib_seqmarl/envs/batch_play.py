@@ -1,4 +1,4 @@
-"""How the check plays a batch of teams: with random legal actions, so that a play can be repeated and departed from."""
+"""How checks play a batch of teams: with random legal actions, so that a play can be repeated and departed from."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rllib_seqmarl.envs.agent_spaces import AgentAction
+from rllib_seqmarl.envs.batch_promises import A_BATCH, of_moved, of_seen
+from rllib_seqmarl.envs.promises import Breaches, refuse
 from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 Looked = dict[str, np.ndarray]  # the arrays of a reset or step by name, blank where nobody looks
@@ -35,10 +37,6 @@ class Play:
         """The last step of the episode that a copy plays at `step`; of the play, where it is broken off before."""
         begun = (later for later in range(step + 1, len(self.looked)) if self.begins[later - 1][copy])
         return next(begun, len(self.looked)) - 1
-
-    def start_of(self, copy: int, step: int) -> int:
-        """The step, 0 for the reset, at which the episode began that a copy plays at `step`."""
-        return next((earlier for earlier in range(step, 0, -1) if self.begins[earlier - 1][copy]), 0)
 
 
 class Player:
@@ -86,6 +84,43 @@ class Player:
             if result.wins is not None:
                 looked["wins"] = np.where(ended(looked), result.wins, 0.0)
         return looked
+
+
+class Stage:
+    """A batch that is reset and stepped for a check; what it gives is looked at for its form.
+
+    Args:
+        batch: whose attributes are in order.
+        seed: of the first copy, counted up from copy to copy.
+    """
+
+    def __init__(self, batch: TeamBatch, seed: int):
+        self.batch = batch
+        self.seed = seed
+        self.player = Player(batch)
+
+    def refuse(self, where: str, breaches: Breaches) -> None:
+        """Raises JointEnvError if there are breaches."""
+        refuse(type(self.batch).__name__, A_BATCH, where, breaches)
+
+    def reset(self, seed: int | None = None) -> Looked:
+        """What is seen after a reset with the stage's seed, or another one."""
+        first = self.seed if seed is None else seed
+        seen = self.batch.reset([first + copy for copy in range(self.batch.num_envs)])
+        self.refuse("At reset: ", of_seen(self.batch, seen))
+        return self.take("At reset: ", seen)
+
+    def step(self, number: int, actions: np.ndarray, begins: np.ndarray) -> Looked:
+        """What step `number`, from 1, brings."""
+        told = begins.copy()
+        moved = self.batch.step(actions, begins)
+        where = f"At step {number}: "
+        self.refuse(where, of_moved(self.batch, moved, told))
+        return self.take(where, moved)
+
+    def take(self, where: str, result: Seen | Moved) -> Looked:
+        """What is looked at of a result whose form is right; some checks look for more here."""
+        return self.player.look(result)
 
 
 def ended(looked: Looked) -> np.ndarray:

@@ -1,7 +1,8 @@
 """A test that anyone can run on their environment: does it keep what a joint environment relies on?
 
 As gymnasium's `check_env` and PettingZoo's `parallel_api_test` do for theirs, but for both kinds of
-multi-agent environment, and in words that name the promise, the step and the agent.
+multi-agent environment, for batches of teams (`check_batch.py`), and in words that name the promise, the step and
+the agent.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,10 +20,14 @@ from rllib_seqmarl.envs.agent_spaces import (
     check_joinable,
     mask_in,
 )
-from rllib_seqmarl.envs.catalog import EnvConfig, make_env
+from rllib_seqmarl.envs.catalog import EnvConfig, make_batch, make_env
+from rllib_seqmarl.envs.check_batch import check_batch
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.promises import Breaches, of_pictures, refuse
+from rllib_seqmarl.envs.team_batch import TeamBatch
+
+COPIES = 3  # in a batch that is made to be checked: enough for them to disturb each other
 
 Dict = Mapping[Any, Any]
 
@@ -33,11 +38,12 @@ def check_joint_env(
     """Plays an environment with random legal actions and says which promises it breaks; returns if none.
 
     Args:
-        env: a JointEnv, MultiAgentEnv or ParallelEnv, or anything that `make_env` takes (a name, class or
-            creator).
+        env: a JointEnv, MultiAgentEnv, ParallelEnv or TeamBatch, or anything that `make_env` takes (a name, class or
+            creator); what makes batches of teams is looked at as a batch, of three copies.
         env_config: options, where `env` has still to be made.
-        episodes: how many are played, at least 2.
-        max_steps: after how many an episode is left.
+        episodes: how many are played (in a batch by every copy), at least 2.
+        max_steps: after how many an episode is left. Whether a batch shows final observations is seen only where
+            episodes end before.
         seed: of the resets and of the random actions.
 
     Raises:
@@ -45,7 +51,11 @@ def check_joint_env(
         ValueError, ImportError, TypeError: the environment cannot be made; see `make_env`.
     """
     if isinstance(env, str | type) or not hasattr(env, "step"):
-        env = make_env(env, env_config)
+        batch = make_batch(env, COPIES, env_config)
+        env = make_env(env, env_config) if batch is None else batch
+    if isinstance(env, TeamBatch):
+        check_batch(env, episodes=episodes, max_steps=max_steps, seed=seed)
+        return
     if isinstance(env, JointEnv):
         env = env.env
     team = _Promises(env)

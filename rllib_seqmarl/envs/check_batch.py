@@ -2,21 +2,22 @@
 
 import numpy as np
 
-from rllib_seqmarl.envs.batch_play import Looked, Play, Player, difference, ended, sees_same
-from rllib_seqmarl.envs.batch_promises import A_BATCH, of_attributes, of_moved, of_seen
+from rllib_seqmarl.envs.batch_play import ENDS, SEEN, Looked, Play, Stage, difference, ended, sees_same
+from rllib_seqmarl.envs.batch_promises import A_BATCH, of_attributes
+from rllib_seqmarl.envs.final_observations import of_final_observations
 from rllib_seqmarl.envs.promises import Breaches, of_pictures, refuse
 from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 BEGIN = "start a new episode in a copy that `begins`, also in mid-episode"
-FINAL = "show the final observation with the last step of an episode"
 ALONE = "keep copies independent of each other"
 
 
 def check_batch(batch: TeamBatch, *, episodes: int, max_steps: int, seed: int) -> None:
     """Plays a batch with random legal actions and says which promises it breaks; returns if none.
 
-    It is played once, then again with the same seeds and actions: to see that all comes out the same, what changes if
-    one copy begins in mid-episode, and whether it begins by itself where an episode ends.
+    It is played once, then again with the same seeds and actions: to see that all comes out the same, and what changes
+    if one copy begins in mid-episode; and with other actions, to see whether copies begin by themselves where episodes
+    end.
 
     Args:
         batch: of any size; that copies are independent shows from two on.
@@ -27,97 +28,84 @@ def check_batch(batch: TeamBatch, *, episodes: int, max_steps: int, seed: int) -
     Raises:
         JointEnvError: a promise is broken.
     """
+    refuse(type(batch).__name__, A_BATCH, "", of_attributes(batch))
     check = _Check(batch, seed)
-    check.refuse("", of_attributes(batch))
-    check.start()
     play = check.play(episodes, max_steps)
     check.refuse("", check.of_repetition(play))
     check.refuse("", check.of_beginning(play))
-    check.refuse("", check.of_final_observations(play, episodes))
+    check.refuse("", of_final_observations(check, max_steps=max_steps))
     check.refuse("", of_pictures(batch))
 
 
-class _Check:
+class _Check(Stage):
     """A batch in play; each method `of_...` yields the promises that are broken."""
 
     def __init__(self, batch: TeamBatch, seed: int):
-        self.batch = batch
-        self.seed = seed
+        super().__init__(batch, seed)
         self.has_wins: bool | None = None
-
-    def start(self) -> None:
-        """To be called once the batch's attributes are known to be in order."""
-        self.player = Player(self.batch)
-        sizes = np.array([[space.shape[0]] for space in self.batch.observation_spaces if space.shape])
+        self.given: list[tuple[Seen | Moved, Looked]] = []  # since the last reset
+        sizes = np.array([[space.shape[0]] for space in batch.observation_spaces if space.shape])
         self.is_own = np.arange(sizes.max()) < sizes  # (n, size), entries that are not padding
         low, high = (np.zeros(self.is_own.shape) for _ in range(2))
-        for row, space in enumerate(self.batch.observation_spaces):
+        for row, space in enumerate(batch.observation_spaces):
             low[row, self.is_own[row]], high[row, self.is_own[row]] = space.low, space.high  # type: ignore[attr-defined]
         self.bounds = low, high
 
-    def refuse(self, where: str, breaches: Breaches) -> None:
-        """Raises if there are breaches."""
-        refuse(type(self.batch).__name__, A_BATCH, where, breaches)
-
     # -- how it is played ------------------------------------------------------------------------------------
 
-    def reset(self) -> tuple[Seen, Looked]:
-        """As the batch gives it, and what is looked at."""
-        seen = self.batch.reset([self.seed + copy for copy in range(self.batch.num_envs)])
-        self.refuse("At reset: ", of_seen(self.batch, seen))
-        looked = self.player.look(seen)
-        self.refuse("At reset: ", self.of_values(seen, looked))
-        return seen, looked
+    def reset(self, seed: int | None = None) -> Looked:
+        self.given = []
+        return super().reset(seed)
 
-    def step(self, number: int, actions: np.ndarray, begins: np.ndarray) -> tuple[Moved, Looked]:
-        """As the batch gives it, and what is looked at."""
-        where = f"At step {number}: "
+    def step(self, number: int, actions: np.ndarray, begins: np.ndarray) -> Looked:
         given = actions.copy(), begins.copy()
-        moved = self.batch.step(*given)
-        self.refuse(where, of_moved(self.batch, moved, begins))
-        looked = self.player.look(moved)
-        self.refuse(where, self.of_values(moved.seen, looked))
-        self.refuse(where, self.of_wins(moved))
-        self.refuse(where, _of_arguments(given, (actions, begins)))
-        return moved, looked
+        looked = super().step(number, *given)
+        self.refuse(f"At step {number}: ", _of_arguments(given, (actions, begins)))
+        return looked
+
+    def take(self, where: str, result: Seen | Moved) -> Looked:
+        looked = super().take(where, result)
+        self.given.append((result, looked))
+        self.refuse(where, self.of_values(result, looked))
+        return looked
 
     def play(self, episodes: int, max_steps: int) -> Play:
         """Plays until every copy has finished, or left after `max_steps`, this many episodes."""
         rng = np.random.default_rng(self.seed)
-        result, looked = self.reset()
-        results: list[Seen | Moved] = [result]
+        looked = self.reset()
         play = Play([], [], [looked])
         begins = np.zeros(self.batch.num_envs, np.bool_)
         lasted, finished = np.zeros((2, self.batch.num_envs), np.int64)
         while finished.min() < episodes:
             play.actions.append(self.player.draw(looked, rng))
             play.begins.append(begins)
-            moved, looked = self.step(len(play.actions), play.actions[-1], begins)
-            results.append(moved)
+            looked = self.step(len(play.actions), play.actions[-1], begins)
             play.looked.append(looked)
             lasted = np.where(begins, 0, lasted + 1)
             begins = ended(looked) | (lasted >= max_steps)
             finished += begins
-        self.refuse("", self.of_earlier_arrays(play, results))
+        self.refuse("", self.of_earlier_arrays())
         return play
 
     def replay(self, play: Play, steps: int) -> list[Looked]:
         """The same actions again from the reset on."""
-        _, looked = self.reset()
-        again = [looked]
+        again = [self.reset()]
         for step in range(1, steps + 1):
-            again.append(self.step(step, play.actions[step - 1], play.begins[step - 1])[1])
+            again.append(self.step(step, play.actions[step - 1], play.begins[step - 1]))
         return again
 
     # -- what shows at once ----------------------------------------------------------------------------------
 
-    def of_values(self, seen: Seen, looked: Looked) -> Breaches:
+    def of_values(self, result: Seen | Moved, looked: Looked) -> Breaches:
+        seen = result if isinstance(result, Seen) else result.seen
         agents, observed = self.batch.agents, looked["observations"]
         for copy, row, entry in np.argwhere(~np.isfinite(observed))[:1]:
             value = observed[copy, row, entry]
             yield "give finite observations", f"In copy {copy} agent {agents[row]!r} observes {value} at entry {entry}."
         if "state" in looked and not np.isfinite(looked["state"]).all():
-            yield "give finite global states", f"Copy {np.argwhere(~np.isfinite(looked['state']))[0][0]} has none."
+            copy, entry = np.argwhere(~np.isfinite(looked["state"]))[0]
+            value = looked["state"][copy, entry]
+            yield "give finite global states", f"That of copy {copy} is {value} at entry {entry}."
         if "rewards" in looked and not np.isfinite(looked["rewards"]).all():
             copy, row = np.argwhere(~np.isfinite(looked["rewards"]))[0]
             value = looked["rewards"][copy, row]
@@ -126,12 +114,14 @@ class _Check:
         for copy, row, entry in np.argwhere(outside)[:1]:
             yield (
                 "give observations within the bounds of their space",
-                f"In copy {copy} agent {agents[row]!r} observes {observed[copy, row, entry]} at entry {entry}.",
+                f"In copy {copy} agent {agents[row]!r} observes {observed[copy, row, entry]} at entry {entry}. "
+                "Clip it, or widen the space.",
             )
         for copy, row, entry in np.argwhere((observed != 0) & ~self.is_own)[:1]:
             yield (
                 "pad observations with zeros",
-                f"In copy {copy} agent {agents[row]!r} has {observed[copy, row, entry]} at entry {entry}.",
+                f"In copy {copy} agent {agents[row]!r} has {observed[copy, row, entry]} at entry {entry}; "
+                "its own are fewer. Write zeros there.",
             )
         over = ended(looked) if "terminated" in looked else np.zeros(len(observed), np.bool_)
         stuck = seen.alive & ~self.player.legal(looked).any(axis=2) & ~over[:, None]
@@ -140,21 +130,20 @@ class _Check:
                 "leave every living agent a legal action",
                 f"In copy {copy} agent {agents[row]!r} has none; give it a no-op.",
             )
+        if isinstance(result, Moved):
+            has_wins = result.wins is not None
+            if self.has_wins not in (None, has_wins):
+                yield "give `wins` at every step or never", f"It gave {'some' if has_wins else 'none'} only now."
+            self.has_wins = has_wins
 
-    def of_wins(self, moved: Moved) -> Breaches:
-        has_wins = moved.wins is not None
-        if self.has_wins not in (None, has_wins):
-            yield "give `wins` at every step or never", f"It gave {'some' if has_wins else 'none'} only now."
-        self.has_wins = has_wins
-
-    def of_earlier_arrays(self, play: Play, results: list[Seen | Moved]) -> Breaches:
+    def of_earlier_arrays(self) -> Breaches:
         copies = range(self.batch.num_envs)
-        for step, (result, looked) in enumerate(zip(results, play.looked, strict=True)):
+        for step, (result, looked) in enumerate(self.given):
             found = difference(self.player.look(result), looked, copies)
             if found:
                 yield (
                     "leave the arrays of earlier steps as they were",
-                    f"`{found[0]}` of step {step} changed later. Give new arrays at every step.",
+                    f"`{found[0]}` of copy {found[1]} at step {step} changed later. Give new arrays at every step.",
                 )
 
     # -- what shows when it is played again ------------------------------------------------------------------
@@ -183,10 +172,11 @@ class _Check:
         told = f"Copy {copy} was told to begin at step {at} and"
         first, before = play.looked[0], play.looked[at - 1]
         if not sees_same(first, departed[at], copy):
-            if sees_same(before, departed[at], copy):
-                yield BEGIN, f"{told} stayed where it was. Obey `begins`."
-            elif all(sees_same(play.looked[step], departed[step], copy) for step in range(at, length + 1)):
+            episode = range(at, length + 1)
+            if not any(difference(play.looked[step], departed[step], [copy], (*SEEN, *ENDS)) for step in episode):
                 yield BEGIN, f"{told} went on as if it had moved. Obey `begins`."
+            elif sees_same(before, departed[at], copy):
+                yield BEGIN, f"{told} stayed where it was. Obey `begins`."
         for step in range(at, len(departed)):
             found = difference(play.looked[step], departed[step], [b for b in others if step <= until[b]])
             if found:
@@ -204,35 +194,8 @@ class _Check:
                 legal = np.take_along_axis(self.player.legal(again[-1])[copy], actions[copy][:, None], axis=1)[:, 0]
                 actions[copy] = np.where(legal, actions[copy], self.player.draw(again[-1], rng)[copy])
             begins[copy] = step == at or bool(ended(again[-1])[copy])
-            again.append(self.step(step, actions, begins)[1])
+            again.append(self.step(step, actions, begins))
         return again
-
-    def of_final_observations(self, play: Play, episodes: int) -> Breaches:
-        """Whether final observations are those that the copies would start with, if they began instead of moving.
-
-        Looked at where episodes end: at so many different steps as each copy has played episodes. Only if that is so
-        of all these ends, for a team may come to end where it started.
-        """
-        ends = [step for step in range(1, len(play.looked)) if play.over(step).any()]
-        guilty: list[tuple[int, int]] = []
-        for step in ends[:episodes]:
-            again = self.replay(play, step - 1)
-            begins = play.begins[step - 1] | play.over(step)
-            _, begun = self.step(step, play.actions[step - 1], begins)
-            for copy in np.flatnonzero(play.over(step)).tolist():
-                if sees_same(play.looked[step], again[-1], copy):
-                    continue  # nothing moved, which tells nothing
-                if not sees_same(play.looked[step], begun, copy):
-                    return
-                guilty.append((copy, step))
-        if guilty:
-            copy, step = guilty[0]
-            yield (
-                FINAL,
-                f"What copy {copy} shows at the end of its episode, step {step}, is the beginning of its next one: it "
-                "has reset itself. Step it without its automatic reset, return the last observation, and start anew "
-                "when `begins` says so.",
-            )
 
 
 def _of_arguments(given: tuple[np.ndarray, ...], meant: tuple[np.ndarray, ...]) -> Breaches:

@@ -54,6 +54,8 @@ class TeamBatch(ABC):
         has_action_mask: whether `Seen.action_mask` is given.
         state_dim: size of the global state; 0 without one.
         metadata, render_mode: as a gymnasium environment's.
+        check_at_start: whether a few episodes are played before training, to see that final observations are shown.
+            False where a reset takes too long for that.
     """
 
     num_envs: int
@@ -64,6 +66,7 @@ class TeamBatch(ABC):
     state_dim: int = 0
     metadata: dict[str, Any] = {"render_modes": []}
     render_mode: str | None = None
+    check_at_start: bool = True
 
     @abstractmethod
     def reset(self, seeds: Sequence[int] | None = None) -> Seen:

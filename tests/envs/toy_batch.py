@@ -80,3 +80,76 @@ class ToyBatch(TeamBatch):
             mask[-1, 0] = False
         state = np.stack([self.count, self.length], axis=1).astype(np.float32)
         return Seen(observations, alive, None if self.continuous else mask, state)
+
+
+class Walkers(TeamBatch):
+    """Two agents walk on a line, away from where they start, until the time is up.
+
+    Args:
+        num_envs: copies.
+        length: steps of an episode.
+        spread: how far apart starts may be; 0 for starts that are all alike.
+        noise: how unsteady steps are.
+        resets_itself: whether a copy begins anew where its episode ends, and shows that.
+    """
+
+    agents = ("a", "b")
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        length: int = 5,
+        spread: float = 1.0,
+        noise: float = 0.0,
+        resets_itself: bool = False,
+        render_mode: str | None = None,
+    ):
+        self.num_envs = num_envs
+        self.length, self.spread, self.noise, self.resets_itself = length, spread, noise, resets_itself
+        self.render_mode = render_mode
+        self.metadata = {"render_modes": ["rgb_array"]}
+        self.observation_spaces = (spaces.Box(-np.inf, np.inf, (1,), np.float32),) * 2
+        self.action_spaces = (spaces.Discrete(3),) * 2
+        self.rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self.places = np.zeros((num_envs, 2))
+        self.count = np.zeros(num_envs, int)
+
+    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+        if seeds is not None:
+            self.rngs = [np.random.default_rng(seed) for seed in seeds]
+        self.begin(np.ones(self.num_envs, bool))
+        return self.see()
+
+    def begin(self, begins: np.ndarray) -> None:
+        self.count[begins] = 0
+        for copy in np.flatnonzero(begins):
+            self.places[copy] = self.spread * self.rngs[copy].random(2)
+
+    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+        self.move(actions)
+        self.begin(begins)
+        rewards = np.where(begins[:, None], 0.0, self.reward())
+        terminated, truncated = self.ends()
+        if self.resets_itself:
+            self.begin(terminated | truncated)
+        return Moved(self.see(), rewards, terminated, truncated)
+
+    def move(self, actions: np.ndarray) -> None:
+        self.count += 1
+        self.places += actions - 1
+        for copy, rng in enumerate(self.rngs):
+            self.places[copy] += self.noise * rng.normal(size=2)
+
+    def reward(self) -> np.ndarray:
+        return self.places.copy()
+
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Terminated, truncated."""
+        return np.zeros(self.num_envs, bool), self.count == self.length
+
+    def see(self) -> Seen:
+        return Seen(self.places[:, :, None].astype(np.float32), np.ones((self.num_envs, 2), bool))
+
+    def render(self) -> np.ndarray:
+        return np.zeros((8, 8, 3), np.uint8)

@@ -1,0 +1,195 @@
+"""A batch that resets itself is found out in play, however it does so; a sound one never is, however odd it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+from toy_batch import ToyBatch, Walkers
+
+from rllib_seqmarl.envs import JointEnvError, Moved, Seen, TeamBatch
+from rllib_seqmarl.envs.final_observations import check_start
+
+RESET_ITSELF = (
+    r"It must show the final observation with the last step of an episode. What copy \d shows at the end of its "
+    r"episode, step \d+, is the beginning of its next one, .* return the last observation.* set its attribute "
+    r"`check_at_start` to False\."
+)
+
+
+class Oblivious(Walkers):
+    """Moves copies that begin, and only hides it: they have reset themselves before."""
+
+    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+        moved = super().step(actions, np.zeros_like(begins))
+        return moved._replace(
+            rewards=np.where(begins[:, None], 0.0, moved.rewards), truncated=moved.truncated & ~begins
+        )
+
+
+class Resting(Walkers):
+    """Lets copies that begin rest where they are: they have reset themselves before."""
+
+    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+        self.rests = begins
+        return super().step(actions, np.zeros_like(begins))
+
+    def move(self, actions: np.ndarray) -> None:
+        places, count = self.places[self.rests].copy(), self.count[self.rests].copy()
+        super().move(actions)
+        self.places[self.rests], self.count[self.rests] = places, count
+
+    def reward(self) -> np.ndarray:
+        return np.where(self.rests[:, None], 0.0, super().reward())
+
+
+class Meeting(Walkers):
+    """Terminates when the two are in one place, or have walked apart."""
+
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        apart = np.abs(self.places[:, 0] - self.places[:, 1]).round()
+        return ((apart == 0) | (apart > 2)) & (self.count > 0), np.zeros(self.num_envs, bool)
+
+
+SELF_RESETTING: dict[str, Callable[..., TeamBatch]] = {
+    "random starts": Walkers,
+    "starts alike": lambda n, **options: Walkers(n, spread=0.0, **options),
+    "noise in every step": lambda n, **options: Walkers(n, noise=0.1, **options),
+    "noise, starts alike": lambda n, **options: Walkers(n, noise=0.1, spread=0.0, **options),
+    "long episodes": lambda n, **options: Walkers(n, length=300, **options),
+    "begins is ignored": Oblivious,
+    "copies that begin rest": Resting,
+    "terminations only": Meeting,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_envs"),
+    # Of one copy too few episodes terminate with the same step whatever is done.
+    [pair for pair in product(SELF_RESETTING, [1, 2, 32]) if pair != ("terminations only", 1)],
+)
+def test_who_resets_itself_is_named(kind: str, num_envs: int) -> None:
+    with pytest.raises(JointEnvError, match=RESET_ITSELF):
+        check_start(SELF_RESETTING[kind](num_envs, resets_itself=True))
+
+
+class Contexts(Walkers):
+    """Shows contexts that are drawn anew in every step, whatever is done."""
+
+    def see(self) -> Seen:
+        drawn = np.array([rng.random((2, 1)) for rng in self.rngs], np.float32)
+        return super().see()._replace(observations=drawn)
+
+
+class Blank(Walkers):
+    """Shows nothing at the end of an episode."""
+
+    def see(self) -> Seen:
+        seen = super().see()
+        seen.observations[self.count == self.length] = 0.0
+        return seen
+
+
+class Dying(Walkers):
+    """All are dead at the end of an episode."""
+
+    def see(self) -> Seen:
+        seen = super().see()
+        seen.alive[self.count == self.length] = False
+        return seen
+
+
+class Falling(Walkers):
+    """Falls back to the start, where all episodes start, and terminates."""
+
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        fallen = (np.abs(self.places) > 1).any(axis=1)
+        self.places[fallen] = 0.0
+        return fallen, np.zeros(self.num_envs, bool)
+
+
+class Ring(Walkers):
+    """Walks on a ring of a few places."""
+
+    def __init__(self, num_envs: int, size: int):
+        super().__init__(num_envs, spread=0.0, length=6)
+        self.size = size
+
+    def see(self) -> Seen:
+        seen = super().see()
+        return seen._replace(observations=np.mod(seen.observations, self.size))
+
+
+class Unseeded(Walkers):
+    """Takes no seeds."""
+
+    def reset(self, seeds: object = None) -> Seen:
+        return super().reset()
+
+
+class GoingOn(Walkers):
+    """Episodes are cut out of one walk that never starts anew."""
+
+    def begin(self, begins: np.ndarray) -> None:
+        self.count[begins] = 0
+
+    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+        return super().step(np.where(begins[:, None], 1, actions), begins)
+
+
+SOUND: dict[str, Callable[[int], TeamBatch]] = {
+    "discrete toys": ToyBatch,
+    "continuous toys": lambda n: ToyBatch(n, continuous=True),
+    "random starts": Walkers,
+    "starts alike": lambda n: Walkers(n, spread=0.0),
+    "noise": lambda n: Walkers(n, noise=0.1),
+    "episodes of one step": lambda n: Walkers(n, length=1),
+    "episodes of two steps": lambda n: Walkers(n, length=2, spread=0.0),
+    "terminations only": Meeting,
+    "contexts": Contexts,
+    "blank ends": Blank,
+    "dead ends": Dying,
+    "ends like starts": Falling,
+    "one place": lambda n: Ring(n, 1),
+    "two places": lambda n: Ring(n, 2),
+    "three places": lambda n: Ring(n, 3),
+    "without seeds": Unseeded,
+    "without starts": GoingOn,
+    "without ends": lambda n: Walkers(n, length=10**9),
+}
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 32])
+@pytest.mark.parametrize("kind", SOUND)
+def test_the_sound_pass(kind: str, num_envs: int) -> None:
+    check_start(SOUND[kind](num_envs))
+
+
+def test_who_says_so_is_not_played() -> None:
+    batch = ToyBatch(2)
+    batch.check_at_start = False
+    check_start(batch)
+    assert batch.steps == 0
+
+
+def test_training_without_a_seed_does_not_begin_with_the_episodes_of_the_check() -> None:
+    starts = set()
+    for _ in range(2):
+        batch = Walkers(2)
+        check_start(batch)
+        starts.add(batch.reset().observations.tobytes())
+    assert len(starts) == 2
+
+
+def test_a_slow_batch_is_left_alone_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rllib_seqmarl.envs import final_observations
+
+    clock = iter(range(10**9))  # a second for every look at it
+    monkeypatch.setattr(final_observations.time, "monotonic", lambda: float(next(clock)))
+    batch = ToyBatch(2)
+    batch.length = np.full(2, 10**6)
+    batch._begin = lambda begins: None  # type: ignore[method-assign]
+    check_start(batch)
+    assert batch.steps <= 2 * (final_observations.START_SECONDS + 1)
