@@ -8,7 +8,8 @@ from typing import Any
 import gymnasium as gym
 
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
-from rllib_seqmarl.envs.catalog import call_with_keywords, find_creator, find_entry, make_joint_env
+from rllib_seqmarl.envs.catalog import call_with_keywords, find_creator, find_entry, make_batch, make_joint_env
+from rllib_seqmarl.envs.final_observations import check_start
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
 
 JointVector = JointVectorEnv | JointBatchEnv
@@ -42,18 +43,25 @@ class JointEnvCreator:
         return isinstance(creator, partial) and creator.func is call_with_keywords
 
     def __call__(self, env_config: dict[str, Any]) -> gym.Env | JointVector:
-        """Makes one environment, or a batch where RLlib's vector entry point puts `num_envs` into the config."""
+        """Makes one environment, or a batch where RLlib's vector entry point puts `num_envs` into the config.
+
+        Raises:
+            JointEnvError: a user's own batch breaks a promise that shows at the start; see `check_start`.
+        """
         if not (self.takes_keywords and "num_envs" in env_config):
             return make_joint_env(self.env, env_config, **self.joint_options)
         options = dict(env_config)
-        return self.make_vector(options.pop("num_envs"), options)
+        joint = self.make_vector(options.pop("num_envs"), options)
+        if isinstance(joint, JointBatchEnv) and find_entry(self.env) is None:  # suites of this package are tested
+            check_start(joint.batch)
+        return joint
 
     def make_vector(self, num_envs: int, env_config: dict[str, Any]) -> JointVector:
         """Makes a batch: of one simulator that steps them all where the environment has one, else of single ones."""
-        entry = find_entry(self.env)
-        batch = entry.make_batch(num_envs, **env_config) if entry else None
+        batch = make_batch(self.env, num_envs, env_config)
         if batch is not None:
-            return JointBatchEnv(batch, name=self.env, **self.joint_options)
+            name = self.env if isinstance(self.env, str) else None
+            return JointBatchEnv(batch, name=name, **self.joint_options)
         return JointVectorEnv([make_joint_env(self.env, env_config, **self.joint_options) for _ in range(num_envs)])
 
     def __repr__(self) -> str:
