@@ -33,9 +33,9 @@ START_SECONDS = 2.0
 def check_start(batch: TeamBatch) -> None:
     """A look, before training, at whether a batch resets itself, unless its `check_at_start` is False.
 
-    Each copy plays an episode twice, of `START_STEPS` steps and `START_SECONDS` at most; after that time it goes on
-    only if too few copies came to an end with the same step. The time is counted from the first step's end, since that
-    may compile. All randomness is drawn anew afterwards.
+    Each copy plays an episode of at most `START_STEPS` steps twice; several, if too few end with the same step. After
+    `START_SECONDS` it only ends what it plays for the second time, so that twice this time is the most it takes, beside
+    the first step, which may compile. All randomness is drawn anew afterwards.
 
     Raises:
         JointEnvError: it does, or what it gives is wrong in form.
@@ -56,17 +56,17 @@ def of_final_observations(stage: Stage, *, max_steps: int, seconds: float = inf)
     Args:
         stage: where the batch plays.
         max_steps: after how many an episode is broken off.
-        seconds: after how many, counted from the first step's end, a play is broken off, and no other one begins.
+        seconds: after how many no further episodes are begun, and those played for the first time are broken off.
     """
-    until = inf
+    # The first step may compile, and takes no part in the time.
+    stage.step(1, stage.player.draw(stage.reset(), np.random.default_rng(0)), np.zeros(stage.batch.num_envs, np.bool_))
+    until = time.monotonic() + seconds
     moments: Counter[int] = Counter()  # what was seen in the midst of episodes
     ends: list[_End] = []  # that look the same both times
     for number in range(ROUNDS):
         seed = stage.seed + number * stage.batch.num_envs
-        first = _play(stage, seed, max_steps, seconds, actions=0)
-        if number == 0:
-            until = time.monotonic() + seconds
-        second = _play(stage, seed, int(first.ends.max()), seconds, actions=1)
+        first = _play(stage, seed, max_steps, until, actions=0)
+        second = _play(stage, seed, int(first.ends.max()), inf, actions=1)
         if np.array_equal(first.views[: len(second.views)], second.views):
             return  # whatever is done, so that ends tell nothing
         moments.update(first.moments())
@@ -118,17 +118,15 @@ class _Played(NamedTuple):
         return self.views[(steps > 0) & (steps < self.ends)].tolist()
 
 
-def _play(stage: Stage, seed: int, max_steps: int, seconds: float, actions: int) -> _Played:
-    """Until all watched copies have come to an end; `actions` seeds what they do."""
+def _play(stage: Stage, seed: int, max_steps: int, until: float, actions: int) -> _Played:
+    """Until all watched copies have come to an end, or the time is up; `actions` seeds what they do."""
     rng = np.random.default_rng(actions)
     looked = stage.reset(seed)
     views = [_views(looked)]
     begins = np.zeros(stage.batch.num_envs, np.bool_)
-    ends, truncated, until = np.zeros(len(views[0]), np.int64), np.zeros(len(views[0]), np.bool_), inf
+    ends, truncated = np.zeros(len(views[0]), np.int64), np.zeros(len(views[0]), np.bool_)
     while len(views) <= max_steps and not ends.all() and time.monotonic() < until:
         looked = stage.step(len(views), stage.player.draw(looked, rng), begins)
-        if len(views) == 1:
-            until = time.monotonic() + seconds
         begins = ended(looked)
         over = begins[: len(ends)] & (ends == 0)
         ends[over] = len(views)
