@@ -2,6 +2,8 @@
 
     python benchmarks/learning_curve.py tuned_configs/*/mpe-simple_spread*.yaml --seeds 0 1 2
     python benchmarks/learning_curve.py mat/smax-2s3z mam/smax-2s3z
+    python benchmarks/learning_curve.py mat/jumanji-lbf-2s-8x8-2p-2f-coop --as mat_overlapped \
+        --config '{"sample_while_learning": true}'
 
 Evaluations are the same episodes every time. Results go to benchmarks/results/<name>.json (seeds already there are not
 run again). Table and picture, benchmarks/results/<task>.png, are of all results of the task that are there.
@@ -14,7 +16,7 @@ import json
 import logging
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from rllib_seqmarl.experiments.experiment_file import load_experiments
 from rllib_seqmarl.experiments.tuned import tuned_configs
 
 RESULTS = Path(__file__).parent / "results"
-ORDER = "mat mam marwkv4 marwkv5 marwkv6 mat_rwkv4"  # of curves
+ORDER = "mat mat_overlapped mam marwkv4 marwkv5 marwkv6 mat_rwkv4"  # of curves
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
@@ -177,6 +179,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="+", help="names of tuned experiments, or files with one each")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: draw what is there")
+    parser.add_argument("--config", type=json.loads, default={}, help="JSON that changes the experiments' configs")
+    parser.add_argument("--as", dest="label", help=f"what the changed algorithm is called, one of {ORDER}")
     parser.add_argument("--checkpoints", type=Path, help="folder that keeps the trained teams, as <name>-<seed>")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     args = parser.parse_args()
@@ -188,7 +192,11 @@ def main() -> None:
     tuned = tuned_configs()
     for name in args.experiments:
         (experiment,) = [tuned[name].load()] if name in tuned else load_experiments(name)
-        tasks.add(task := experiment.name.split("-", 1)[1])
+        label, task = experiment.name.split("-", 1)
+        tasks.add(task)
+        experiment = replace(
+            experiment, name=f"{args.label or label}-{task}", config={**experiment.config, **args.config}
+        )
         results = RESULTS / f"{experiment.name}.json"
         for seed in args.seeds:
             # Seeds may run side by side in several processes, so the file is read again each time.

@@ -125,7 +125,8 @@ class JointPPOConfig(PPOConfig):
             shared_reward: Whether every agent learns from the team's reward, rather than from its own.
             sample_while_learning: Whether env runners take the next sample while the learner works on this one. An
                 iteration then takes as long as the longer of the two, where there are cores or GPUs for both. Samples
-                are off-policy by one update, which the clipped ratio covers.
+                are off-policy by one update; the ratio is clipped around the policy that the update starts from, and
+                importance weights correct for the one that acted (decoupled PPO, arXiv 2110.00641).
             **kwargs: RLlib's own settings of PPO. `clip_param` holds for each agent's ratio (for continuous actions
                 for each dimension's), and `vf_clip_param` for the change of the normalised value prediction; None
                 stands for `clip_param`. `minibatch_size=None` takes the whole batch in each epoch.

@@ -27,6 +27,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
+from rllib_seqmarl.learners.decoupled import decouple
 from rllib_seqmarl.learners.distributed import num_learners, sum_over_learners
 from rllib_seqmarl.learners.joint_gae import JointGAE
 from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss, explained_variance, joint_ppo_loss
@@ -112,6 +113,8 @@ class JointPPOTorchLearner(PPOTorchLearner):
     def _make_batch_if_necessary(self, training_data: TrainingData) -> MultiAgentBatch:
         start = time.perf_counter()
         batch = self._make_batch(training_data)
+        if self.config.sample_while_learning:
+            self._decouple(batch.policy_batches[DEFAULT_MODULE_ID])
         self.metrics.log_value((ALL_MODULES, "seconds", "connector"), time.perf_counter() - start, reduce="sum")
         return batch
 
@@ -133,6 +136,21 @@ class JointPPOTorchLearner(PPOTorchLearner):
         age = self._weights_seq_no - min(rollout.weights_seq_no for rollout in training_data.rollouts)
         self.metrics.log_value((DEFAULT_MODULE_ID, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY), age, window=1)
         return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=training_data.env_steps)
+
+    def _decouple(self, batch: SampleBatch) -> None:
+        """Clips around the present policy, rather than around the one that acted, which is one update old."""
+        columns = dict(batch)
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+
+        @torch.no_grad()
+        def of_slice(part: dict[str, Any]) -> tuple[Tensor, Tensor]:
+            outputs = module.forward_train(part)
+            return outputs[Columns.ACTION_LOGP], outputs[Columns.VF_PREDS]
+
+        rows, n_agents = columns[Postprocessing.ADVANTAGES].shape
+        parts = slices(columns, rows, n_agents, self.device)
+        log_probs, values = map(torch.cat, zip(*map_slices(of_slice, parts), strict=True))
+        decouple(batch, log_probs, values)
 
     @override(TorchLearner)
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
