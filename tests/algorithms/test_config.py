@@ -49,6 +49,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], MATConfig], str]] = {
     ),
     "count": (lambda: config(num_epochs=0), "num_epochs=0 is not a whole number >= 1"),
     "boolean": (lambda: config(agent_ids="yes"), "agent_ids='yes' is not True or False"),
+    "overlap": (lambda: config(sample_while_learning=2), "sample_while_learning=2 is not True or False"),
     "choice": (lambda: config(team_reward="max"), "team_reward='max' is not 'mean' or 'sum'"),
     "minibatch": (
         lambda: config(minibatch_size=900, train_batch_size_per_learner=800),
