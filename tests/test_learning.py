@@ -26,6 +26,10 @@ PRESETS: dict[str, JointPPOConfig] = {
 }
 
 
+# With the usual rate this one swings: 0.97 in one iteration and less in the next.
+LEARNING_RATES = {"attention encoder, RWKV decoder": 1e-3}
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_task_that_independent_policies_cannot_solve(preset: str) -> None:
     """Five agents must choose differently around a secret of the first: decentralised policies reach 1/5 at most."""
@@ -39,7 +43,7 @@ def test_a_task_that_independent_policies_cannot_solve(preset: str) -> None:
             train_batch_size_per_learner=800,
             minibatch_size=None,
             num_epochs=5,
-            lr=2e-3,
+            lr=LEARNING_RATES.get(preset, 2e-3),
             clip_param=0.2,
             gamma=0.0,  # a step's success depends on that step alone
         )

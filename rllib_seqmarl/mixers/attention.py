@@ -15,6 +15,7 @@ parameters, and what they compute, stay the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerShape
 from rllib_seqmarl.mixers.layers import linear
-from rllib_seqmarl.ops.decoding import is_compiled
+from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 
 # Folding costs products of (d, d) matrices per call, which pays while a batch has more tokens than d.
 MAX_FOLDED_DIM = 128
@@ -140,9 +141,9 @@ class CrossAttention(CausalAttention):
         assert context is not None, "cross attention needs the encoder's output as context"
         return self.attend(context, x, causal=True)
 
-    def split_context(self, context: Tensor) -> tuple[Tensor, ...]:
+    def split_context(self, context: Tensor) -> Sequence[Any]:
         if is_compiled(self.backend, self.proj.weight):  # compiled steps make queries themselves
-            return context.unbind(1)
+            return per_agent(context, self.backend)
         return affine(context.transpose(0, 1), *self.query_weights()).unbind()  # n times a query (B, d)
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:

@@ -65,8 +65,8 @@ class CausalMixer(Mixer):
         """Mix the next agent's ``x`` (B, d) into ``state``: its output (B, d) and the state after it.
 
         ``context`` is this agent's entry of :meth:`split_context`. The given state is consumed: it may be
-        updated in place, so only the returned one is valid afterwards. Steps are for deciding: gradients need not flow
-        through them, and through those of recurrences they do not.
+        updated in place, so only the returned one is valid afterwards. Steps are for deciding: where no gradients flow
+        through one and ``x`` is part of a graph for gradients, it raises a RuntimeError.
         """
 
     def split_context(self, context: Tensor) -> Sequence[Any]:

@@ -21,7 +21,7 @@ from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerSha
 from rllib_seqmarl.mixers.layers import bound, linear
 from rllib_seqmarl.ops.backends import accumulation_dtype
 from rllib_seqmarl.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
-from rllib_seqmarl.ops.decoding import is_compiled
+from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 from rllib_seqmarl.ops.selective_scan import selective_scan, selective_scan_step
 
 DELTA_RANGE = 1e-3, 1e-1  # of the step sizes at initialisation
@@ -200,5 +200,6 @@ class CrossMamba(CausalMamba):
         C = self.C_proj(self.context_norm(context))  # (B, n, d_state)
         return self.outer_norm(x + self.core(self.norm(x), C))
 
-    def split_context(self, context: Tensor) -> Sequence[Tensor]:
-        return self.C_proj(self.context_norm(context.transpose(0, 1))).unbind()  # n times (B, d_state)
+    def split_context(self, context: Tensor) -> Sequence[Any]:
+        C = self.C_proj(self.context_norm(context.transpose(0, 1)))  # (n, B, d_state)
+        return per_agent(C.transpose(0, 1), self.backend)

@@ -93,11 +93,11 @@ class ActionHead(nn.Module, ABC):
     def decisions(self, shape: tuple[int, int, int], legal: Tensor | None, noise: Tensor | None) -> Decisions:
         """What decides for one agent after another; shape is (B, n, width), of ``legal`` and ``noise`` as well."""
         if is_compiled(self.backend, cast(nn.Linear, self.policy[0]).weight):
-            return self._compiled_decisions(self.policy, shape, legal, noise)
-        return TorchDecisions(self, shape[1], legal, noise)
+            return self._compiled_decisions(self.start(shape[0]), self.policy, shape, legal, noise)
+        return TorchDecisions(self, shape, legal, noise)
 
     @abstractmethod
-    def _compiled_decisions(self, *policy: Any) -> Decisions:
+    def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
         """The same on kernels; ``policy`` is what those of ``ops.decoding.heads`` are told of it."""
 
     def shifted(self, actions: Tensor) -> Tensor:
@@ -153,10 +153,10 @@ class CategoricalHead(ActionHead):
             return lambda actions: embedding(actions, activated_rows)
         return lambda actions: gelu(embedding(actions + self.offsets, self.choice_rows).sum(-2))
 
-    def _compiled_decisions(self, *policy: Any) -> Decisions:
+    def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
         from rllib_seqmarl.ops.decoding.heads import ChoiceStep  # here, because numba need not be installed
 
-        return ChoiceStep(self.spec.nvec, self.choice_rows, ILLEGAL_LOGIT, *policy)
+        return ChoiceStep(self.spec.nvec, self.choice_rows, start, ILLEGAL_LOGIT, *policy)
 
     def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
         return outputs if legal is None else torch.where(legal, outputs, ILLEGAL_LOGIT)
@@ -218,10 +218,10 @@ class GaussianHead(ActionHead):
     def embedder(self) -> Callable[[Tensor], Tensor]:
         return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
 
-    def _compiled_decisions(self, *policy: Any) -> Decisions:
+    def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
         from rllib_seqmarl.ops.decoding.heads import MoveStep  # here, because numba need not be installed
 
-        return MoveStep(self.action_embedding, *policy)
+        return MoveStep(self.action_embedding, start, *policy)
 
     def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
         return self._masked(outputs, legal)

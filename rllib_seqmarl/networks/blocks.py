@@ -8,7 +8,7 @@ before the first block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from rllib_seqmarl.mixers import Added, CausalMixer, Crossed, Mixer, MixerShape
 from rllib_seqmarl.mixers.base import BothWays
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, bound, linear
-from rllib_seqmarl.ops.decoding import is_compiled
-
-Joined = Callable[[Tensor, Tensor], Tensor]
+from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 
 
 def mlp(d: int) -> nn.Sequential:
@@ -56,33 +54,27 @@ class CrossedDecoderBlock(CausalMixer):
         return self.norm3(x + self.mlp(x))
 
     def split_context(self, context: Tensor) -> Sequence[Any]:
-        return list(zip(context.unbind(1), self.cross.split_context(context), strict=True))
+        return list(zip(per_agent(context, self.backend), self.cross.split_context(context), strict=True))
 
     def initial_state(self, batch_size: int) -> Any:
-        mixers = self.mixer, self.cross
-        return mixers, self._between(batch_size), [mixer.initial_state(batch_size) for mixer in mixers]
-
-    def _between(self, batch_size: int) -> tuple[Joined, Joined]:
-        """What joins the self mixer's output to its input, and the cross mixer's to rep up to the end of the block."""
+        mixers, norms = (self.mixer, self.cross), (self.norm1, self.norm2, self.norm3)
         if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import MLPStep, NormStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import CrossedStep  # here, because numba need not be installed
 
-            return NormStep(batch_size, self.norm1), MLPStep(batch_size, self.norm2, self.mlp, self.norm3)
-        norm1, norm2, mlp, norm3 = (bound(layer) for layer in (self.norm1, self.norm2, self.mlp, self.norm3))
+            return CrossedStep(batch_size, mixers, norms, self.mlp)
+        layers = [bound(layer) for layer in (*norms, self.mlp)]
+        return mixers, [mixer.initial_state(batch_size) for mixer in mixers], layers
 
-        def finish(rep: Tensor, y: Tensor) -> Tensor:
-            x = norm2(rep + y)  # (B, d)
-            return norm3(x + mlp(x))
-
-        return lambda x, y: norm1(x + y), finish
-
-    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        (mixer, cross), (join, finish), mixer_states = state
+    def step(self, x: Any, state: Any, context: Any = None) -> tuple[Any, Any]:
+        if not isinstance(state, tuple):  # compiled
+            return state(x, context), state
+        (mixer, cross), mixer_states, (norm1, norm2, norm3, mlp) = state
         rep, cross_context = context
         y, mixer_states[0] = mixer.step(x, mixer_states[0])
-        x = join(x, y)  # (B, d)
+        x = norm1(x + y)  # (B, d)
         y, mixer_states[1] = cross.step(x, mixer_states[1], cross_context)
-        return finish(rep, y), state
+        x = norm2(rep + y)
+        return norm3(x + mlp(x)), state
 
 
 class AddedBlock(CausalMixer):
@@ -105,26 +97,18 @@ class AddedBlock(CausalMixer):
         return x + self.channel(self.norm2(x))
 
     def initial_state(self, batch_size: int) -> Any:
-        mixers = self.time, self.channel
-        return mixers, self._between(batch_size), [mixer.initial_state(batch_size) for mixer in mixers]
-
-    def _between(self, batch_size: int) -> tuple[Callable[[Tensor], Tensor], Callable[..., tuple[Tensor, Tensor]]]:
-        """The first norm, and what makes of time mixing's input and output their sum and that after the second norm."""
+        mixers, norms = (self.time, self.channel), (self.norm1, self.norm2)
         if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import NormStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import AddedStep  # here, because numba need not be installed
 
-            return NormStep(batch_size, self.norm1), NormStep(batch_size, self.norm2).sum_and_norm
-        norm1, norm2 = bound(self.norm1), bound(self.norm2)
+            return AddedStep(batch_size, mixers, norms)
+        return mixers, [mixer.initial_state(batch_size) for mixer in mixers], [bound(norm) for norm in norms]
 
-        def join(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            x = x + y  # (B, d)
-            return x, norm2(x)
-
-        return norm1, join
-
-    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        (time, channel), (norm1, join), mixer_states = state
+    def step(self, x: Any, state: Any, context: Any = None) -> tuple[Any, Any]:
+        if not isinstance(state, tuple):  # compiled
+            return state(x), state
+        (time, channel), mixer_states, (norm1, norm2) = state
         y, mixer_states[0] = time.step(norm1(x), mixer_states[0])
-        x, normed = join(x, y)  # each (B, d)
-        y, mixer_states[1] = channel.step(normed, mixer_states[1])
+        x = x + y  # (B, d)
+        y, mixer_states[1] = channel.step(norm2(x), mixer_states[1])
         return x + y, state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,9 +14,16 @@ if TYPE_CHECKING:
 
 
 class Decisions(Protocol):
-    """Called with features (B, d) of one agent after another, it decides, and returns the decision's token (B, d)."""
+    """Called with features (B, d) of one agent after another, it decides, and returns the decision's token (B, d).
 
-    def __call__(self, features: Tensor, /) -> Tensor: ...
+    Tokens and features are arrays where they go from kernel to kernel, and tensors elsewhere.
+    """
+
+    @property
+    def start(self) -> Any:
+        """The token (B, d) before the first agent."""
+
+    def __call__(self, features: Any, /) -> Any: ...
 
     @property
     def scores(self) -> Tensor:
@@ -30,7 +37,11 @@ class Decisions(Protocol):
 class TorchDecisions:
     """In plain torch, by the methods of an :class:`~rllib_seqmarl.networks.action_heads.ActionHead`."""
 
-    def __init__(self, head: ActionHead, n: int, legal: Tensor | None, noise: Tensor | None) -> None:
+    def __init__(
+        self, head: ActionHead, shape: tuple[int, int, int], legal: Tensor | None, noise: Tensor | None
+    ) -> None:
+        batch_size, n, _ = shape
+        self.start = head.start(batch_size)
         self._head, self._policy, self._embed = head, bound(head.policy), head.embedder()
         self._legal = [None] * n if legal is None else legal.unbind(1)  # n times (B, width)
         self._noise = [None] * n if noise is None else noise.unbind(1)  # n times (B, width)

@@ -13,7 +13,7 @@ from rllib_seqmarl.mixers.base import Addition
 from rllib_seqmarl.mixers.layers import bound
 from rllib_seqmarl.networks.blocks import AddedBlock, CrossedDecoderBlock
 from rllib_seqmarl.networks.config import NetworkConfig
-from rllib_seqmarl.ops.decoding import is_compiled
+from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 
 
 class Decoder(nn.Module):
@@ -47,19 +47,23 @@ class Decoder(nn.Module):
         """One entry per agent for :meth:`step`: its rep (B, d) and what every block made of it."""
         rep = rep.transpose(0, 1).contiguous().transpose(0, 1)  # (B, n, d), an agent's tokens side by side in memory
         per_block = (block.split_context(rep) for block in self.blocks)
-        return list(zip(rep.unbind(1), zip(*per_block, strict=True), strict=True))
+        return list(zip(per_agent(rep, self.backend), zip(*per_block, strict=True), strict=True))
 
     def initial_state(self, batch_size: int) -> Any:
         """The state before the first agent: the decoder's own layers, and every block with its state."""
-        norm: Any = bound(self.norm)
         if is_compiled(self.backend, self.norm.weight):
-            from rllib_seqmarl.ops.decoding.blocks import NormStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import StackStep  # here, because numba need not be installed
 
-            norm = NormStep(batch_size, self.norm)
-        return norm, list(self.blocks), [block.initial_state(batch_size) for block in self.blocks]
+            return StackStep(batch_size, self.norm, self.is_added, self.blocks)
+        return bound(self.norm), list(self.blocks), [block.initial_state(batch_size) for block in self.blocks]
 
-    def step(self, x: Tensor, state: Any, context: Any) -> tuple[Tensor, Any]:
-        """Features (B, d) of the next agent, from its ``x`` (B, d) and its entry of :meth:`split_context`."""
+    def step(self, x: Any, state: Any, context: Any) -> tuple[Any, Any]:
+        """Features (B, d) of the next agent, from its ``x`` (B, d) and its entry of :meth:`split_context`.
+
+        Both are tensors, or both arrays where steps are compiled.
+        """
+        if not isinstance(state, tuple):  # compiled
+            return state(x, context), state
         norm, blocks, block_states = state
         rep, block_contexts = context
         x = x + rep if self.is_added else norm(x)

@@ -65,7 +65,7 @@ class JointPolicyNetwork(nn.Module):
 
         decide = head.decisions(shape, legal, noise)
         state = decoder.initial_state(batch_size)
-        token = head.start(batch_size)  # (B, d)
+        token = decide.start  # (B, d)
         for context in decoder.split_context(rep):
             features, state = decoder.step(token, state, context)  # (B, d)
             token = decide(features)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import reduce, wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -152,6 +152,37 @@ def in_one_dtype(*tensors: Tensor | None, at_least: torch.dtype | None = None) -
         return tensors
     widest = reduce(torch.promote_types, dtypes)
     return tuple(None if x is None else x.to(widest) for x in tensors)
+
+
+def without_gradients(x: Tensor) -> Tensor:
+    """``x``, which goes where no gradients come from.
+
+    Raises:
+        RuntimeError: It is part of a graph for gradients, which would be lost without a word.
+    """
+    if x.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            "a single step is for deciding, and no gradients flow through it. For gradients evaluate whole sequences "
+            "(a mixer's forward, a network's `evaluate`); to decide, step under `torch.no_grad()`."
+        )
+    return x.detach() if x.requires_grad else x
+
+
+def single_step(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorates a step of a recurrence that updates its state in place: no gradients, but not without a word.
+
+    It raises a RuntimeError as :func:`without_gradients` does.
+    """
+
+    @wraps(function)
+    def step(*args: Any, **kwargs: Any) -> Tensor:
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, Tensor):
+                without_gradients(x)
+        with torch.no_grad():
+            return function(*args, **kwargs)
+
+    return step
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from rllib_seqmarl.ops.backends import (
     cuda_library_obstacle,
     in_one_dtype,
     nothing_in_the_way,
+    single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
 
@@ -52,6 +52,7 @@ def causal_conv1d(
     return y
 
 
+@single_step
 def causal_conv1d_step(
     state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:
@@ -59,13 +60,12 @@ def causal_conv1d_step(
 
     ``state`` (batch, dim, width) holds the last inputs, zeros before the first token; it is updated in place.
     """
-    with torch.no_grad():
-        if state.shape[-1] > 1:
-            state[..., :-1] = state[..., 1:].clone()
-        state[..., -1] = x
-        y = (state * weight).sum(-1)  # (batch, dim)
-        y = y if bias is None else y + bias
-        return y if activation is None else F.silu(y)
+    if state.shape[-1] > 1:
+        state[..., :-1] = state[..., 1:].clone()
+    state[..., -1] = x
+    y = (state * weight).sum(-1)  # (batch, dim)
+    y = y if bias is None else y + bias
+    return y if activation is None else F.silu(y)
 
 
 def reference_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:

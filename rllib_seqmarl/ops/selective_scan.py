@@ -26,6 +26,7 @@ from rllib_seqmarl.ops.backends import (
     cuda_library_obstacle,
     in_one_dtype,
     nothing_in_the_way,
+    single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
 
@@ -87,7 +88,7 @@ def selective_scan(
     return (y, last_state) if return_last_state else y
 
 
-@torch.no_grad()
+@single_step
 def selective_scan_step(
     state: Tensor,
     u: Tensor,

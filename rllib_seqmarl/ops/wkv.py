@@ -23,6 +23,7 @@ from rllib_seqmarl.ops.backends import (
     cuda_library_obstacle,
     in_one_dtype,
     nothing_in_the_way,
+    single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
 
@@ -63,7 +64,7 @@ def wkv4_state(batch_size: int, like: Tensor) -> Tensor:
     return state
 
 
-@torch.no_grad()
+@single_step
 def wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
     """One token of :func:`wkv4`, without gradients, in plain torch: k, v and y are (batch, dim).
 
@@ -104,7 +105,7 @@ def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, backend: str 
     return y
 
 
-@torch.no_grad()
+@single_step
 def wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> Tensor:
     """One token of :func:`wkv6`, without gradients, in plain torch.
 

@@ -3,6 +3,7 @@
 import pickle
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from test_contract import CAUSAL, OPTIONS, build
@@ -99,6 +100,7 @@ def test_a_state_survives_pickling(name):
 
 
 @pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
 def test_an_output_stays_as_it_is(name):
     """What a step returned is not overwritten by the next one."""
     torch.manual_seed(0)
@@ -109,3 +111,34 @@ def test_an_output_stays_as_it_is(name):
     kept = first.clone()
     mixer.step(piece + 1, state, pieces[1])
     assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
+def test_arrays_give_arrays(name):
+    torch.manual_seed(0)
+    mixer = build(CAUSAL[name], 8, 2)
+    x, context = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    expected, _ = walk(mixer, x, context)
+    state, pieces = mixer.initial_state(3), mixer.split_context(context)
+    for t in range(5):
+        y, state = mixer.step(x[:, t].contiguous().numpy(), state, pieces[t])
+        assert isinstance(y, np.ndarray)
+        torch.testing.assert_close(torch.from_numpy(y), expected[:, t], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_gradients_are_not_lost_without_a_word(name, backend):
+    """A step lets them through or refuses."""
+    torch.manual_seed(0)
+    mixer = on(backend, build(CAUSAL[name], 8, 2))
+    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        pieces = mixer.split_context(torch.randn(3, 1, 8, dtype=torch.float64))
+    try:
+        y, _ = mixer.step(x, mixer.initial_state(3), pieces[0])
+    except RuntimeError as error:
+        assert "`torch.no_grad()`" in str(error)
+    else:
+        assert backend == "reference" and y.requires_grad

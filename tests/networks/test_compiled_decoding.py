@@ -1,6 +1,7 @@
 """Networks decide the same on kernels and in plain torch, and what they keep is not touched by it."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 
@@ -9,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import ACTIONS, cases, random_mask, randomized
+from torch.nn import functional as F
 
-from rllib_seqmarl.mixers import MIXERS
+from rllib_seqmarl.mixers import MIXERS, Added, CausalMixer, Crossed
+from rllib_seqmarl.mixers.layers import linear
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 from rllib_seqmarl.networks.decisions import TorchDecisions
 
@@ -79,7 +82,7 @@ def test_a_compiled_head_decides_as_the_head(action, batch_size, n, seed):
     shape = batch_size, n, action.width
     legal = random_mask(action, batch_size, n)
     noise = head.noise(shape, legal)
-    compiled, plain = head.decisions(shape, legal, noise), TorchDecisions(head, n, legal, noise)
+    compiled, plain = head.decisions(shape, legal, noise), TorchDecisions(head, shape, legal, noise)
     assert not isinstance(compiled, TorchDecisions)
     for _ in range(n):
         features = torch.randn(batch_size, 10, dtype=torch.float64)
@@ -101,12 +104,69 @@ def test_networks_are_copied_and_pickled_as_ever(mixer):
             assert torch.equal(found, before)
 
 
-def test_weights_that_change_between_decisions_are_seen():
-    """Also when they change behind autograd's back."""
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_weights_that_change_between_decisions_are_seen(mixer):
+    """Also when they change behind autograd's back, are loaded, or are of another type than before."""
     torch.manual_seed(0)
-    network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[0], embed_dim=8)).double())
+    config = NetworkConfig(7, HEADS[0], embed_dim=8, decoder_mixer=mixer)
+    network = randomized(JointPolicyNetwork(config).double())
+    obs, other = torch.randn(3, 4, 7, dtype=torch.float64), randomized(JointPolicyNetwork(config).double())
+    changes = (
+        lambda: randomized(network),
+        lambda: network.load_state_dict(other.state_dict()),
+        lambda: network.load_state_dict(randomized(other).state_dict(), assign=True),
+        lambda: network.float().double(),
+    )
+    for change in changes:
+        network.act(obs)
+        change()
+        actions, log_probs, _ = network.act(obs)
+        torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)
+
+
+def test_act_may_be_called_with_gradients_enabled_and_gives_none():
+    torch.manual_seed(0)
+    network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[2], embed_dim=8)))
+    obs = torch.randn(3, 4, 7, requires_grad=True)
+    assert torch.is_grad_enabled()
+    for found in network.act(obs):
+        assert not found.requires_grad and not found.is_inference()
+
+
+def test_several_threads_may_decide_with_one_network():
+    """As a sampler beside an evaluation does; states belong to a decision and nothing is shared but weights."""
+    torch.manual_seed(0)
+    network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[0], embed_dim=20, n_block=2)))
+    batches = [torch.randn(9, 5, 7) for _ in range(16)]
+    expected = [network.act(obs) for obs in batches]
+    with ThreadPoolExecutor(4) as threads:
+        for found, alone in zip(threads.map(network.act, batches), expected, strict=True):
+            assert all(map(torch.equal, found, alone))
+
+
+class LastToken(CausalMixer):
+    """A mixer with steps in plain torch only, as a user may write one."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.proj = linear(shape.embed_dim, shape.embed_dim, gain=1.0)
+
+    def forward(self, x, context=None):
+        return self.proj(F.pad(x, (0, 0, 1, 0))[:, :-1] if context is None else x + context)
+
+    def initial_state(self, batch_size):
+        return self.proj.weight.new_zeros(batch_size, len(self.proj.weight))
+
+    def step(self, x, state, context=None):
+        return self.proj(state if context is None else x + context), x
+
+
+@pytest.mark.parametrize("mixers", [Crossed(LastToken, LastToken, LastToken), Added(LastToken, LastToken)])
+def test_mixers_without_kernels_stand_among_those_with_them(mixers, monkeypatch):
+    monkeypatch.setitem(MIXERS, "last-token", mixers)
+    torch.manual_seed(0)
+    config = NetworkConfig(7, HEADS[0], embed_dim=8, n_block=2, decoder_mixer="last-token")
+    network = randomized(JointPolicyNetwork(config).double())
     obs = torch.randn(3, 4, 7, dtype=torch.float64)
-    network.act(obs)
-    randomized(network)
     actions, log_probs, _ = network.act(obs)
     torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from rllib_seqmarl.ops.decoding.step import CompiledStep
 from rllib_seqmarl.ops.decoding.tiles import affine, array, composed, packed, packed_layer
@@ -150,13 +150,12 @@ class AttentionStep(CompiledStep):
         n_entries, capacity = 1 if is_folded else 2, 8
         self.entries = np.empty((n_entries, batch_size, heads[0], capacity, heads[1]), self.output.dtype)
 
-    def __call__(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        """The output (batch, d) for the next token ``x`` (batch, d); ``source``, or x itself, is what asks."""
+    def advance(self, x: Any, context: Any = None) -> Any:
+        """The output (batch, d) for the next token ``x`` (batch, d); the context (batch, d), or x itself, asks."""
         if self.length == self.entries.shape[3]:  # capacity doubles when full, so adding costs O(1) on average
             self.entries = np.concatenate([self.entries, np.empty_like(self.entries)], axis=3)
-        tokens = self.tokens(x)
-        asking = tokens if source is None else self.tokens(source)
+        source = x if context is None else context
         keys, values = self.entries[0], self.entries[-1]
-        y = self.run(_step, tokens, asking, self.query, self.key_value, keys, values, self.length, self.output)
+        y = self.run(_step, x, source, self.query, self.key_value, keys, values, self.length, self.output)
         self.length += 1
         return y

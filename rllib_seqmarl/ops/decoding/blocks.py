@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rllib_seqmarl.ops.decoding.rows import layer_norm, norm_weights
-from rllib_seqmarl.ops.decoding.step import CompiledStep
+from rllib_seqmarl.ops.decoding.step import CompiledStep, TorchStep
 from rllib_seqmarl.ops.decoding.tiles import affine, packed_layer
 from rllib_seqmarl.ops.numba_math import gelu, kernel, scratch
 
@@ -63,27 +62,24 @@ def _mlp(begin: Any, end: Any, x: Any, y: Any, norm: Any, up: Any, down: Any, la
 
 
 class NormStep(CompiledStep):
-    """A LayerNorm, of one tensor or of the sum of two."""
+    """A LayerNorm, of one token or of the sum of two."""
 
     def __init__(self, batch_size: int, norm: nn.LayerNorm) -> None:
         self.norm = norm_weights(norm)
         super().__init__(batch_size, self.norm, self.norm.shape[1], self.norm.shape[1])
 
-    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """LayerNorm of x, or of x + y; all (batch, d)."""
-        if y is None:
-            return self.run(_norm, self.tokens(x), self.norm)
-        return self.sum_and_norm(x, y)[1]
+    def advance(self, x: Any, context: Any = None) -> Any:
+        """LayerNorm of x, or of x + context."""
+        return self.run(_norm, x, self.norm) if context is None else self.sum_and_norm(x, context)[1]
 
-    def sum_and_norm(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x + y and its LayerNorm."""
+    def sum_and_norm(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """x + y and its LayerNorm; all are arrays (batch, d)."""
         total = np.empty(self.shape, self.like.dtype)
-        normed = self.run(_add_and_norm, self.tokens(x), self.tokens(y), self.norm, total)
-        return torch.from_numpy(total), normed
+        return total, self.run(_add_and_norm, x, y, self.norm, total)
 
 
 class MLPStep(CompiledStep):
-    """The end of a crossed block: x = LN(x + y), then LN(x + MLP(x))."""
+    """The end of a crossed block: x = LN(x + context), then LN(x + MLP(x))."""
 
     def __init__(self, batch_size: int, norm: nn.LayerNorm, mlp: Iterable[Any], last_norm: nn.LayerNorm) -> None:
         up, _, down = mlp
@@ -91,6 +87,69 @@ class MLPStep(CompiledStep):
         self.last_norm = norm_weights(last_norm)
         super().__init__(batch_size, self.last_norm, self.last_norm.shape[1], 2 * self.weights[1].size)
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """From x and y, each (batch, d), to (batch, d)."""
-        return self.run(_mlp, self.tokens(x), self.tokens(y), *self.weights, self.last_norm)
+    def advance(self, x: Any, context: Any = None) -> Any:
+        return self.run(_mlp, x, context, *self.weights, self.last_norm)
+
+
+class BlockStep:
+    """A block with its two mixers, either of which may know steps in plain torch only; ``between`` stands between."""
+
+    def __init__(self, batch_size: int, mixers: Iterable[Any], between: NormStep) -> None:
+        self.between = between
+        self.mixers = [self._step_of(mixer, batch_size) for mixer in mixers]
+
+    def _step_of(self, mixer: Any, batch_size: int) -> CompiledStep:
+        state = mixer.initial_state(batch_size)
+        if isinstance(state, CompiledStep):
+            return state
+        return TorchStep(mixer, batch_size, self.between.like, self.between.shape[1], state)
+
+
+class CrossedStep(BlockStep):
+    """x = LN(x + self mixing), then rep + cross mixing up to the end of the block; all in arrays."""
+
+    def __init__(
+        self, batch_size: int, mixers: Iterable[Any], norms: tuple[Any, Any, Any], mlp: Iterable[Any]
+    ) -> None:
+        super().__init__(batch_size, mixers, NormStep(batch_size, norms[0]))
+        self.end = MLPStep(batch_size, norms[1], mlp, norms[2])
+
+    def __call__(self, x: Any, context: Any) -> Any:
+        """From the next token x (batch, d); its context is rep (batch, d) and what the cross mixer is given."""
+        (rep, of_cross), (mixer, cross) = context, self.mixers
+        x = self.between(x, mixer(x))
+        return self.end(rep, cross(x, of_cross))
+
+
+class AddedStep(BlockStep):
+    """x = x + time mixing(LN(x)), then x + channel mixing(LN(x)); all in arrays."""
+
+    def __init__(self, batch_size: int, mixers: Iterable[Any], norms: tuple[Any, Any]) -> None:
+        super().__init__(batch_size, mixers, NormStep(batch_size, norms[1]))
+        self.first = NormStep(batch_size, norms[0])
+
+    def __call__(self, x: Any, context: Any = None) -> Any:
+        """From the next token x (batch, d); this block reads nothing else."""
+        time, channel = self.mixers
+        x, normed = self.between.sum_and_norm(x, time(self.first(x)))
+        return x + channel(normed)
+
+
+class StackStep(CompiledStep):
+    """Blocks one above another. Tokens are normed before them, or ``is_added``: rep is, and they are normed after."""
+
+    def __init__(self, batch_size: int, norm: nn.LayerNorm, is_added: bool, blocks: Iterable[Any]) -> None:
+        self.norm, self.is_added = NormStep(batch_size, norm), is_added
+        self.blocks = [block.initial_state(batch_size) for block in blocks]
+        super().__init__(batch_size, self.norm.like, self.norm.shape[1], 0)
+
+    def advance(self, x: Any, context: Any = None) -> Any:
+        """``context``: what the encoder made of this token (batch, d), and one entry for every block."""
+        rep, of_blocks = context
+        x = x + rep if self.is_added else self.norm(x)
+        for block, of_block in zip(self.blocks, of_blocks, strict=True):
+            x = block(x, of_block)
+        return self.norm(x) if self.is_added else x
+
+    def context(self, context: Any) -> Any:
+        return context

@@ -92,6 +92,7 @@ class HeadStep(CompiledStep):
     """A policy for a batch of teams, and what its agents have decided so far.
 
     Args:
+        start: The token (teams, d) before the first agent.
         illegal: The score of what is not legal.
         policy: Linear, GELU, LayerNorm and Linear.
         shape: Teams, agents of a team and numbers that the policy puts out.
@@ -99,6 +100,7 @@ class HeadStep(CompiledStep):
         noise: Of that shape, added to scores before choosing; None to take the best.
 
     Attributes:
+        start: An array.
         scores: Of that shape, as far as agents have decided.
         actions: (teams, agents, ...), likewise.
     """
@@ -106,12 +108,13 @@ class HeadStep(CompiledStep):
     actions: Tensor
 
     def __init__(
-        self, illegal: float, policy: Iterable[Any], shape: tuple[int, int, int], legal: Tensor | None,
+        self, start: Tensor, illegal: float, policy: Iterable[Any], shape: tuple[int, int, int], legal: Tensor | None,
         noise: Tensor | None,
     ) -> None:  # fmt: skip
         up, _, norm, down = policy
         weights = packed_layer(up), norm_weights(norm), packed_layer(down)
         super().__init__(shape[0], weights[1], weights[1].shape[1], weights[0].size + weights[2].size)
+        self.start = self.tokens(start)
         number = self.like.dtype.type
         self.policy = (
             *weights,
@@ -119,43 +122,44 @@ class HeadStep(CompiledStep):
             number(illegal),
             _given(noise, shape, self.like.dtype),
         )
-        self.scores = torch.from_numpy(np.empty(shape, self.like.dtype))
+        self.numbers = np.empty(shape, self.like.dtype)
+        self.scores = torch.from_numpy(self.numbers)
         self.agent = 0
 
-    def decide(self, kernel: Any, features: Tensor, embedding: tuple[Any, ...], chosen: Any) -> Tensor:
+    def decide(self, kernel: Any, features: Any, embedding: tuple[Any, ...], chosen: Any) -> Any:
         """Runs ``kernel`` for the next agent, whose choice goes into the array ``chosen``; returns its token."""
         t, self.agent = self.agent, self.agent + 1
-        return self.run(kernel, self.tokens(features), *self.policy, *embedding, t, self.scores.numpy(), chosen)
+        return self.run(kernel, features, *self.policy, *embedding, t, self.numbers, chosen)
 
 
 class ChoiceStep(HeadStep):
     """One or several choices per agent; ``sizes`` are the numbers of options, ``rows`` (their sum, d) embed them."""
 
-    def __init__(self, sizes: tuple[int, ...], rows: Tensor, *policy: Any) -> None:
-        super().__init__(*policy)
+    def __init__(self, sizes: tuple[int, ...], rows: Tensor, start: Tensor, *policy: Any) -> None:
+        super().__init__(start, *policy)
         self.embedding = np.array([0, *accumulate(sizes)]), array(rows)
         self.chosen = np.empty((*self.scores.shape[:2], len(sizes)), np.int64)
         self.actions = torch.from_numpy(self.chosen)
         if len(sizes) == 1:
             self.actions = self.actions.squeeze(-1)
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """The token (batch, d) of what the next agent decides with these ``features`` (batch, d)."""
-        return self.decide(_choose, features, self.embedding, self.chosen)
+    def advance(self, x: Any, context: Any = None) -> Any:
+        """The token (batch, d) of what the next agent decides with these features ``x`` (batch, d)."""
+        return self.decide(_choose, x, self.embedding, self.chosen)
 
 
 class MoveStep(HeadStep):
     """Real actions; ``embedding`` is the linear layer that makes tokens of them."""
 
-    def __init__(self, embedding: nn.Linear, *policy: Any) -> None:
-        super().__init__(0.0, *policy)
+    def __init__(self, embedding: nn.Linear, start: Tensor, *policy: Any) -> None:
+        super().__init__(start, 0.0, *policy)
         self.embedding = (packed_layer(embedding),)
         self.chosen = np.empty(self.scores.shape, self.like.dtype)
         self.actions = torch.from_numpy(self.chosen)
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def advance(self, x: Any, context: Any = None) -> Any:
         """As that of :class:`ChoiceStep`."""
-        return self.decide(_move, features, self.embedding, self.chosen)
+        return self.decide(_move, x, self.embedding, self.chosen)
 
 
 def _given(x: Tensor | None, shape: tuple[int, int, int], dtype: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from rllib_seqmarl.ops.decoding.rows import layer_norm, norm_weights, rms_norm
-from rllib_seqmarl.ops.decoding.step import CompiledStep, tokens_of
+from rllib_seqmarl.ops.decoding.step import CompiledStep
 from rllib_seqmarl.ops.decoding.tiles import affine, array, packed, packed_layer
 from rllib_seqmarl.ops.numba_math import LOG2_E, exp, exp2, kernel, log1p, scratch
 from rllib_seqmarl.ops.selective_scan import MAX_DELTA
@@ -128,11 +128,9 @@ class MambaStep(CompiledStep):
         )  # fmt: skip
         d = len(self.weights[0][0])
         # An element of the scan is as much work as many products.
-        super().__init__(batch_size, like, d, 3 * d * channels + 32 * n_state * channels)
-        self.C_shape = batch_size, n_state
+        super().__init__(batch_size, like, d, 3 * d * channels + 32 * n_state * channels, context_width=n_state)
 
-    def __call__(self, x: Tensor, C: Tensor | None = None) -> Tensor:
-        """The output (batch, d) for the next token ``x`` (batch, d); C (batch, state) where it is not made of x."""
-        tokens = self.tokens(x)
-        read = tokens if C is None else tokens_of(C, self.like, self.C_shape)
-        return self.run(_step, tokens, read, C is not None, *self.weights)
+    def advance(self, x: Any, context: Any = None) -> Any:
+        """The output (batch, d) for the next token ``x`` (batch, d); C (batch, state) is the context where crossed."""
+        C = x if context is None else context
+        return self.run(_step, x, C, context is not None, *self.weights)

@@ -61,6 +61,5 @@ class ChannelMixStep(CompiledStep):
         self.weights = self.previous, like, packed_layer(key), packed_layer(receptance), packed_layer(value)
         super().__init__(batch_size, like, like.shape[1], sum(w.size for w in self.weights[2:]))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The output (batch, d) for the next token ``x`` (batch, d)."""
-        return self.run(_mix_channels, self.tokens(x), *self.weights)
+    def advance(self, x: Any, context: Any = None) -> Any:
+        return self.run(_mix_channels, x, *self.weights)

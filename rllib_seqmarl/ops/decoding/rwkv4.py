@@ -87,6 +87,5 @@ class WKV4Step(CompiledStep):
         )  # fmt: skip
         super().__init__(len(self.sums), like, d, 4 * d * d)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The output (batch, d) for the next token ``x`` (batch, d)."""
-        return self.run(_step, self.tokens(x), *self.weights)
+    def advance(self, x: Any, context: Any = None) -> Any:
+        return self.run(_step, x, *self.weights)

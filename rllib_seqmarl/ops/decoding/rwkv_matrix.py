@@ -164,9 +164,8 @@ class WKV5Step(MatrixStep):
         d = self.shape[1]
         self.weights = array(mix), packed_each(array(projections).reshape(4, d, d)), array(decay.exp())[None]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The output (batch, d) for the next token ``x`` (batch, d)."""
-        return self.run(_step5, self.tokens(x), self.previous, *self.weights, *self.common)
+    def advance(self, x: Any, context: Any = None) -> Any:
+        return self.run(_step5, x, self.previous, *self.weights, *self.common)
 
 
 class WKV6Step(MatrixStep):
@@ -197,6 +196,5 @@ class WKV6Step(MatrixStep):
             packed(array(decay_up), array(decay)), self.like.dtype.type(highest),
         )  # fmt: skip
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The output (batch, d) for the next token ``x`` (batch, d)."""
-        return self.run(_step6, self.tokens(x), self.previous, *self.weights, *self.common)
+    def advance(self, x: Any, context: Any = None) -> Any:
+        return self.run(_step6, x, self.previous, *self.weights, *self.common)
