@@ -2,9 +2,10 @@
 
 Four tables. The contestants of a line take turns in one process, so that the ratios hold on a noisy machine.
 
-sampling: MAT's env runner; RLlib's `SingleAgentEnvRunner` with its default connectors on the same joint environments
-    and module ("joint path"); RLlib's multi-agent PPO, one network that all agents share, on the same environments one
-    by one. And which part of our time is spent in the simulator and in the network.
+sampling: MAT's env runner; RLlib's `SingleAgentEnvRunner` with its default connectors, for the same module on the same
+    vector of joint environments ("joint path") and on joint environments that gymnasium steps one by one, as RLlib does
+    by default; RLlib's multi-agent PPO, with one network that all agents share, on the environments one by one. And
+    which part of our time is spent in the simulator and in the network.
 training: MAT, 64 environments x 128 steps, 5 epochs of the whole batch; with the parts of an iteration. The reference
     is Mava's MAT (JAX, compiled as a whole) with the same settings, measured on two cores before; it is not run here.
 cold: from the start of a process to a mean return of 0.95 on level-based foraging.
@@ -55,9 +56,11 @@ def mat(env: str, num_envs: int = 64) -> MATConfig:
     return config.env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs).debugging(seed=0)
 
 
-def joint_path(env: str, num_envs: int) -> MATConfig:
+def joint_path(env: str, num_envs: int, *, one_by_one: bool) -> MATConfig:
     """RLlib's own runner, and the connectors that it gives to any module; a user's empty list keeps ours out."""
     config = mat(env, num_envs)
+    if one_by_one:
+        config.env_runners(gym_env_vectorize_mode="sync")
     config.env_runners(
         env_runner_cls=SingleAgentEnvRunner,
         env_to_module_connector=lambda *args, **kwargs: [],
@@ -90,28 +93,26 @@ def speed_of(runner: Any, steps: int) -> float:
 
 def sampling(rounds: int) -> None:
     """The first table."""
-    header = "| environment | envs | env steps/s | joint path | multi-agent PPO | simulator + network |"
-    print(f"\n{header}\n|---|---|---|---|---|---|")
+    header = "| environment | envs | env steps/s | joint path | one by one | multi-agent PPO | simulator + network |"
+    print(f"\n{header}\n|---|---|---|---|---|---|---|")
     for env in SAMPLED:
         for num_envs in NUM_ENVS:
             ours = build(RolloutEnvRunner, mat(env, num_envs))
             contestants = [
                 (ours, max(8 * num_envs, 4096)),
-                (build(SingleAgentEnvRunner, joint_path(env, num_envs)), max(4 * num_envs, 1024)),
+                (build(SingleAgentEnvRunner, joint_path(env, num_envs, one_by_one=False)), max(4 * num_envs, 1024)),
+                (build(SingleAgentEnvRunner, joint_path(env, num_envs, one_by_one=True)), 2 * num_envs),
                 (build(MultiAgentEnvRunner, multi_agent_ppo(env, num_envs)), 2 * num_envs),
             ]
             for runner, steps in contestants:
                 runner.sample(num_timesteps=steps)  # warms up
             ours.get_metrics()
             speeds = [[speed_of(runner, steps) for runner, steps in contestants] for _ in range(rounds)]
-            fast, stock, multi = (statistics.median(column) for column in zip(*speeds, strict=True))
+            fast, *others = (statistics.median(column) for column in zip(*speeds, strict=True))
             parts = {part: value.peek() for part, value in ours.get_metrics()["seconds"].items()}
             share = 1.0 - parts["rollout"] / sum(parts.values())
-            print(
-                f"| `{env}` | {num_envs} | {fast:,.0f} | {stock:,.0f} ({fast / stock:.1f}x) "
-                f"| {multi:,.0f} ({fast / multi:.1f}x) | {share:.1%} |",
-                flush=True,
-            )
+            cells = " | ".join(f"{speed:,.0f} ({fast / speed:.1f}x)" for speed in others)
+            print(f"| `{env}` | {num_envs} | {fast:,.0f} | {cells} | {share:.1%} |", flush=True)
             for runner, _ in contestants:
                 runner.stop()
             del ours, contestants
