@@ -9,6 +9,7 @@ from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_seqmarl.algorithms.initial_policy import check_initial_policy
@@ -69,9 +70,25 @@ def _check_stack(config: JointPPOConfig) -> None:
             "use_kl_loss=True is not part of the joint objective, which clips each agent's ratio; remove it (the "
             "approximate KL divergence is reported as `approx_kl` all the same)."
         )
+    _check_compiling(config)
     for key in ("use_critic", "use_gae"):
         if not getattr(config, key):
             raise ValueError(f"{key}=False is not supported: the joint update needs each agent's value; remove it.")
+
+
+def _check_compiling(config: JointPPOConfig) -> None:
+    if config.torch_compile_learner and config.torch_compile_learner_what_to_compile != "forward_train":
+        raise ValueError(
+            "torch_compile_learner_what_to_compile='complete_update' is not supported: an update logs numbers, which "
+            "no graph can hold; remove it, and the network's forward and backward pass are compiled."
+        )
+    for key in ("torch_compile_learner", "torch_compile_worker"):
+        backend = getattr(config, f"{key}_dynamo_backend")
+        if getattr(config, key) and backend not in torch.compiler.list_backends(exclude_tags=()):
+            raise ValueError(
+                f"{key}_dynamo_backend={backend!r} is no backend of torch.compile here. It has "
+                f"{', '.join(torch.compiler.list_backends())}; write `framework({key}_dynamo_backend='inductor')`."
+            )
 
 
 def _is_number(value: Any) -> bool:

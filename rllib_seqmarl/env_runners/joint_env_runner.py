@@ -67,6 +67,13 @@ class JointEnvRunner(SingleAgentEnvRunner):
             raise error
         super().make_env()
 
+    @override(SingleAgentEnvRunner)
+    def make_module(self) -> None:
+        """As RLlib's, which knows of `torch_compile_worker` and does nothing about it."""
+        super().make_module()
+        if self.module is not None and self.config.torch_compile_worker:
+            self.module.compile(self.config.get_torch_compile_worker_config())
+
 
 class RecordingJointEnvRunner(JointEnvRunner, OfflineSingleAgentEnvRunner):
     """The same for `config.offline_data(output=...)`, which records what it samples."""

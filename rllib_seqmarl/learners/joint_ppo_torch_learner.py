@@ -51,6 +51,9 @@ class JointPPOTorchLearner(PPOTorchLearner):
         # With `debugging(seed=...)` RLlib makes torch deterministic, which then also fills all new memory with NaNs, a
         # help in finding bugs that costs a tenth of an update.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        if self._torch_compile_forward_train and "_forward_train" not in vars(module):
+            module.compile(self._torch_compile_cfg)  # RLlib's own asks the wrong object whether it can, and does not
         if self._learner_connector is not None and self.config.add_default_connectors_to_learner_pipeline:
             self._learner_connector.remove(GeneralAdvantageEstimation)
             self._learner_connector.append(
@@ -187,13 +190,14 @@ class JointPPOTorchLearner(PPOTorchLearner):
         return {}, {DEFAULT_MODULE_ID: loss.total}, {}
 
     def _may_slice(self) -> bool:
-        """Whether a batch's loss is the sum of its slices': not if somebody has changed it, or compiles it whole."""
+        """Whether a batch's loss is the sum of its slices': not if somebody has changed it. Compiled, it is taken
+        whole: slices have more shapes than one, and several threads, which a compiler does not like."""
         own = JointPPOTorchLearner
         is_own = all(
             getattr(type(self), name) is getattr(own, name)
             for name in ("compute_loss_for_module", "compute_losses", "compute_gradients")
         )
-        return is_own and self._grad_scalers is None and not self._torch_compile_complete_update
+        return is_own and self._grad_scalers is None and not self._torch_compile_forward_train
 
     @override(PPOTorchLearner)
     def compute_loss_for_module(

@@ -14,11 +14,13 @@ from pyarrow.fs import LocalFileSystem
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.core.rl_module.torch.torch_compile_config import TorchCompileConfig
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig, ValueNormalizer
+from rllib_seqmarl.ops.backends import leave_kernels_out_of_graphs
 from rllib_seqmarl.policy import POLICY_NAME, JointPolicy, network_input
 
 
@@ -47,6 +49,16 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         # RLlib sets the mode around every forward pass. Nothing here depends on it, and telling it to some fifty
         # submodules twice a step would be time lost.
         return self if self.training == mode else super().train(mode)
+
+    @override(TorchRLModule)
+    def compile(self, compile_config: TorchCompileConfig) -> Any:
+        """As RLlib's; graphs go around the kernels of this package, or take plain torch in their place."""
+        leave_kernels_out_of_graphs()
+        # Backends are chosen when they are first needed and logged, which no graph can hold: here, therefore.
+        obs = next(self.parameters()).new_zeros(1, 1, self.network.config.obs_dim)
+        with torch.no_grad():
+            self.network.evaluate(obs, self.network.act(obs)[0])
+        return super().compile(compile_config)
 
     @override(TorchRLModule)
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:

@@ -50,9 +50,10 @@ class JointPolicyNetwork(nn.Module):
         Returns:
             Actions, their log-probabilities and values, without gradients: :meth:`evaluate` is for those.
         """
-        with torch.inference_mode():  # a tenth faster than no_grad ...
+        # Inference mode is a tenth faster, and torch.compile's own backend does not know it.
+        with torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode():
             actions, log_probs, values = self._decode(obs, action_mask, alive, deterministic)
-        return actions.clone(), log_probs.clone(), values.clone()  # ... and copies may be used anywhere
+        return actions.clone(), log_probs.clone(), values.clone()  # copies may be used anywhere
 
     def _decode(
         self, obs: Tensor, action_mask: Tensor | None, alive: Tensor | None, deterministic: bool

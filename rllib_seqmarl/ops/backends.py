@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce, wraps
+from functools import partial, reduce, wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -55,6 +55,7 @@ class Operation:
         self.name = name
         self.backends = {backend.name: backend for backend in backends}
         self.elsewhere = frozenset(elsewhere)
+        _OPERATIONS.append(self)
         self._chosen: dict[tuple[str, str, torch.dtype], tuple[Backend, Callable[..., Any]]] = {}
 
     def choose(self, backend: str, like: Tensor) -> Callable[..., Any]:
@@ -75,6 +76,12 @@ class Operation:
         if key not in self._chosen:
             self._chosen[key] = self._load(backend, like.device, like.dtype)
         return self._chosen[key]
+
+    def leave_out_of_graphs(self) -> None:
+        """As :func:`leave_kernels_out_of_graphs`, for this operation."""
+        if not hasattr(self._load, "_torchdynamo_disable"):
+            self._chosen.clear()
+            self._load = torch.compiler.disable(partial(_loaded_apart, self._load))  # type: ignore[method-assign]
 
     def available(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
         """Names of the backends that run here, fastest first."""
@@ -108,6 +115,18 @@ class Operation:
         raise ValueError(f"no backend of {self.name} can run here: {'; '.join(passed_over)}.")
 
 
+_OPERATIONS: list[Operation] = []
+
+
+def leave_kernels_out_of_graphs() -> None:
+    """Lets torch.compile go around all kernels that it cannot look into; call it before it traces.
+
+    It is not done for everyone because it imports the compiler, which takes seconds.
+    """
+    for operation in _OPERATIONS:
+        operation.leave_out_of_graphs()
+
+
 def check_backend(name: str, operations: Sequence[Operation]) -> None:
     """Raises a ValueError unless ``name`` is "auto" or a backend of each of the operations."""
     for operation in operations:
@@ -134,6 +153,13 @@ def cuda_library_obstacle(library: str, packages: str) -> Obstacle:
         return None if find_spec(library) else f"{library} is not installed; `pip install {packages}`"
 
     return obstacle
+
+
+def _loaded_apart(
+    load: Callable[..., tuple[Backend, Callable[..., Any]]], *args: Any
+) -> tuple[Backend, Callable[..., Any]]:
+    backend, function = load(*args)
+    return backend, function if backend.name == "reference" else torch.compiler.disable(function)
 
 
 def check_shapes(given: str, like: Tensor, **expected: tuple[Tensor | None, Sequence[int]]) -> None:

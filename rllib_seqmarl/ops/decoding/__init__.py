@@ -6,7 +6,8 @@ matrix products, norms and recurrence. What a loop needs of the parameters is pa
 are numpy arrays that loops update in place, so they can be copied and pickled. From loop to loop a token goes as an
 array: to make a tensor of it and an array again takes as long as a small loop.
 
-Where the kernels cannot run (CUDA, half precision, autocast, no numba), mixers and heads step in plain torch.
+Where the kernels cannot run (CUDA, half precision, autocast, no numba, torch.compile), mixers and heads step in plain
+torch.
 """
 
 from __future__ import annotations
@@ -33,9 +34,13 @@ DECODING = Operation(
 def is_compiled(backend: str, like: Tensor) -> bool:
     """Whether steps with parameters like ``like`` run on the kernels of this package.
 
+    Not while torch.compile traces, which cannot look into them and would break its graph at every token.
+
     Raises:
         ValueError: ``backend`` asks for kernels that cannot run there.
     """
+    if torch.compiler.is_compiling():
+        return False
     return DECODING.name_of(backend, like) == "numba" and not torch.is_autocast_enabled("cpu")
 
 

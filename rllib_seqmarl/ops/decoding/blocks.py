@@ -108,9 +108,7 @@ class BlockStep:
 class CrossedStep(BlockStep):
     """x = LN(x + self mixing), then rep + cross mixing up to the end of the block; all in arrays."""
 
-    def __init__(
-        self, batch_size: int, mixers: Iterable[Any], norms: tuple[Any, Any, Any], mlp: Iterable[Any]
-    ) -> None:
+    def __init__(self, batch_size: int, mixers: Iterable[Any], norms: tuple[Any, Any, Any], mlp: Iterable[Any]) -> None:
         super().__init__(batch_size, mixers, NormStep(batch_size, norms[0]))
         self.end = MLPStep(batch_size, norms[1], mlp, norms[2])
 

@@ -42,9 +42,7 @@ class CompiledStep:
         context_width: Of the second input, where it is not that of a token.
     """
 
-    def __init__(
-        self, batch_size: int, like: Any, width: int, products: int, context_width: int | None = None
-    ) -> None:
+    def __init__(self, batch_size: int, like: Any, width: int, products: int, context_width: int | None = None) -> None:
         self.like, self.shape = like, (batch_size, width)
         self.context_shape = batch_size, width if context_width is None else context_width
         self.work = batch_size * products // PRODUCTS_PER_ELEMENT
