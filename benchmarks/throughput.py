@@ -171,7 +171,7 @@ def cold() -> None:
         (file,) = Path(folder).glob("cold/*/result.json")
         last = json.loads(file.read_text().splitlines()[-1])
     mean, steps = last["env_runners"]["episode_return_mean"], last["num_env_steps_sampled_lifetime"]
-    print(f"\nCold start: {seconds:.0f} s to a mean return of {mean:.3f} on level-based foraging, {steps:,.0f} env steps")
+    print(f"\nLevel-based foraging, cold start: {seconds:.0f} s to a mean return of {mean:.3f}, {steps:,.0f} env steps")
     print(f"(Mava's MAT to 0.95: {MAVA_SECONDS_TO_095} s, {MAVA_SECONDS_TO_095 / seconds:.1f}x)")
 
 

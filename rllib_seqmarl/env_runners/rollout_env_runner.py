@@ -27,6 +27,7 @@ from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointVector
 from rllib_seqmarl.envs.layout import Arrays
 from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
+from rllib_seqmarl.ops.decoding.held import weights_held
 from rllib_seqmarl.rollouts import Rollout
 from rllib_seqmarl.rollouts.episodes import make_episode
 
@@ -119,7 +120,7 @@ class RolloutEnvRunner(JointEnvRunner):
             )
         if force_reset or num_episodes is not None or self._needs_initial_reset or self._seen is None:
             self._reset_all()
-        with _threads_for(self.num_envs * self.env.unwrapped.layout.n_agents):
+        with _threads_for(self.num_envs * self.env.unwrapped.layout.n_agents), weights_held() as self._held_weights:
             rollout, steps = self._roll_out(num_timesteps, num_episodes, explore)
         if num_episodes is not None:
             self._needs_initial_reset = True
@@ -272,6 +273,7 @@ class RolloutEnvRunner(JointEnvRunner):
                         "env_index": chunk.env,
                     },
                 )
+        self._held_weights.clear()  # callbacks may have changed them
 
     def _log_seconds(self, seconds: dict[str, float], rows: int) -> None:
         """Where the time of the steps went: the means that RLlib logs, and sums for `rllib profile`."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from rllib_seqmarl.ops.decoding.held import held
 from rllib_seqmarl.ops.decoding.step import CompiledStep
 from rllib_seqmarl.ops.decoding.tiles import affine, array, composed, packed, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
@@ -119,6 +120,19 @@ def _step(
             y[begin + r, i] = q[r, i]
 
 
+@held
+def _projections(query: nn.Linear, key_value: nn.Linear, output: nn.Linear, is_folded: bool) -> tuple[Any, Any, Any]:
+    """The three of them packed; where they are folded, the second one is empty, and part of the two others."""
+    asking, answering = packed_layer(query), packed_layer(output)
+    if not is_folded:
+        return asking, packed_layer(key_value), answering
+    d = query.in_features
+    weight, bias = array(key_value.weight), array(key_value.bias)
+    asking = composed(asking, packed(weight[:d], is_turned=True))
+    answering = composed(packed(weight[d:], bias[d:]), packed(array(output.weight)), array(output.bias))
+    return asking, answering[:0], answering
+
+
 class AttentionStep(CompiledStep):
     """Keys and values of the tokens so far, and packed projections.
 
@@ -136,15 +150,8 @@ class AttentionStep(CompiledStep):
         self, batch_size: int, heads: tuple[int, int], query: nn.Linear, key_value: nn.Linear, output: nn.Linear,
         is_folded: bool,
     ) -> None:  # fmt: skip
-        self.query, self.output = packed_layer(query), packed_layer(output)
+        self.query, self.key_value, self.output = _projections(query, key_value, output, is_folded)
         d = heads[0] * heads[1]
-        if is_folded:
-            weight, bias = array(key_value.weight), array(key_value.bias)
-            self.query = composed(self.query, packed(weight[:d], is_turned=True))
-            self.output = composed(packed(weight[d:], bias[d:]), packed(array(output.weight)), array(output.bias))
-            self.key_value = self.output[:0]
-        else:
-            self.key_value = packed_layer(key_value)
         super().__init__(batch_size, self.output, d, self.output.size + self.query.size + self.key_value.size)
         self.length = 0
         n_entries, capacity = 1 if is_folded else 2, 8

@@ -1,0 +1,41 @@
+"""Packed weights that are kept while somebody vouches that weights do not change, as while a rollout is sampled.
+
+Otherwise they are packed anew for every joint decision, because nobody tells when parameters have changed in place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+_thread = threading.local()
+
+
+@contextmanager
+def weights_held() -> Iterator[dict[Any, Any]]:
+    """In the block this thread packs each layer once. If weights change after all, what is yielded is to be cleared."""
+    before = getattr(_thread, "packed", None)
+    _thread.packed = {}
+    try:
+        yield _thread.packed
+    finally:
+        _thread.packed = before
+
+
+def held(pack: Callable[..., Any]) -> Callable[..., Any]:
+    """``pack(*layers)``, whose result nobody may write to, is called once for the same layers in `weights_held`."""
+
+    @wraps(pack)
+    def pack_or_find(*layers: Any) -> Any:
+        packed = getattr(_thread, "packed", None)
+        if packed is None:
+            return pack(*layers)
+        key = pack, *map(id, layers)
+        if key not in packed:
+            packed[key] = pack(*layers), layers  # the layers as well, so that nothing else gets their ids
+        return packed[key][0]
+
+    return pack_or_find

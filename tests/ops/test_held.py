@@ -1,0 +1,64 @@
+"""Packed weights are kept where somebody vouches for them, and nowhere else."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from rllib_seqmarl.mixers import MIXERS
+from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+from rllib_seqmarl.ops.decoding.held import held, weights_held
+
+
+def test_layers_are_packed_once_in_the_block_and_anew_outside() -> None:
+    calls: list[object] = []
+
+    @held
+    def pack(*layers: object) -> int:
+        calls.append(layers)
+        return len(calls)
+
+    one, two = object(), object()
+    assert [pack(one), pack(one)] == [1, 2]
+    with weights_held() as packed:
+        assert [pack(one), pack(two), pack(one), pack(one, two), pack(two)] == [3, 4, 3, 5, 4]
+        found: list[int] = []
+        other = threading.Thread(target=lambda: found.append(pack(one)))
+        other.start()
+        other.join()
+        assert found == [6], "another thread has not been vouched for"
+        with weights_held():
+            assert pack(one) == 7
+        assert pack(one) == 3
+        packed.clear()
+        assert pack(one) == 8
+    assert pack(one) == 9
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_decisions_are_the_same_with_held_weights(mixer: str, kind: str) -> None:
+    torch.manual_seed(0)
+    action = ActionSpec("discrete", (4, 3)) if kind == "discrete" else ActionSpec("continuous", dim=2)
+    network = JointPolicyNetwork(
+        NetworkConfig(5, action, embed_dim=12, n_block=2, n_head=2, encoder_mixer=mixer, decoder_mixer=mixer)
+    )
+    obs = torch.randn(6, 3, 5)
+
+    def decided() -> tuple[torch.Tensor, ...]:
+        torch.manual_seed(1)
+        return network.act(obs, deterministic=False)
+
+    before = decided()
+    with weights_held() as packed:
+        for _ in range(3):
+            assert all(map(torch.equal, decided(), before))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.3 * torch.randn_like(parameter)
+        packed.clear()
+        changed = decided()
+    assert all(map(torch.equal, decided(), changed))
+    assert not torch.equal(changed[1], before[1])
