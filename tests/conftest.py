@@ -15,6 +15,16 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # fifty tasks in J
 torch.set_num_threads(1)
 
 
+# Modules that take minutes begin first, so that in the end no process waits for the other.
+LONGEST = ("test_readme", "test_tuned_configs", "test_all_tasks", "test_sampler")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest modules in front; all others stay in their order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Ray with four logical CPUs, so that small remote workers find a place on any machine."""
