@@ -91,20 +91,14 @@ def test_an_iteration_is_completed_by_the_runners_that_are_left(tmp_path: Path) 
     algo.stop()
 
 
-def test_runners_share_a_batch_and_the_same_seed_gives_the_same_curve() -> None:
-    def curve() -> list[float]:
-        algo = config(num_env_runners=2).build_algo()
-        returns = [algo.train()["env_runners"]["episode_return_mean"] for _ in range(3)]
-        samples, reports = algo._sampler.take()
-        assert len(samples) == len(reports) == 2
-        assert all(isinstance(sample, Rollout) for sample in samples)
-        assert sum(sample.env_steps for sample in samples) == 80
-        streams = {sample.outputs["actions"].tobytes() for sample in samples}
-        assert len(streams) == 2, "each runner draws from a random stream of its own"
-        algo.stop()
-        return returns
-
-    assert curve() == curve()
+def test_runners_share_a_batch_and_draw_each_by_itself() -> None:
+    algo = config(num_env_runners=2).build_algo()
+    samples, reports = algo._sampler.take()
+    assert len(samples) == len(reports) == 2
+    assert all(isinstance(sample, Rollout) for sample in samples)
+    assert sum(sample.env_steps for sample in samples) == 80
+    assert samples[0].outputs["actions"].tobytes() != samples[1].outputs["actions"].tobytes()
+    algo.stop()
 
 
 @pytest.mark.parametrize("num_env_runners", [0, 1])
@@ -124,8 +118,7 @@ def test_samples_taken_meanwhile_are_one_update_old(num_env_runners: int) -> Non
     ages, steps, _ = zip(*first, strict=True)
     assert ages == (1, 2, 2)  # RLlib counts the update that is being made
     assert steps == (80, 160, 240)
-    if num_env_runners == 0:
-        assert trained() == first
+    assert trained() == first
 
 
 def test_an_error_while_sampling_meanwhile_is_raised() -> None:

@@ -15,11 +15,6 @@ from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 
-PRESETS: dict[str, JointPPOConfig] = {
-    "MAT": MATConfig(),
-    "MAM": MAMConfig().network(d_state=4),
-}
-
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 ACTIONS = {"discrete": ActionSpec("discrete", (3, 2)), "continuous": ActionSpec("continuous", dim=2)}
@@ -71,10 +66,9 @@ def test_deciding_is_one_graph(mixer: str, kind: str) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_compiled_module_computes_the_same(preset: str) -> None:
+def test_a_compiled_module_computes_the_same() -> None:
     """Also where kernels would run: graphs go around them, or take plain torch in their place."""
-    config = small(PRESETS[preset])
+    config = small(MAMConfig().network(d_state=4))
     algo = config.build_algo()
     module = algo.learner_group._learner.module[DEFAULT_MODULE_ID]
     assert isinstance(module, JointSequenceModule)
@@ -101,7 +95,7 @@ def test_a_compiled_module_computes_the_same(preset: str) -> None:
 def test_training_with_both_switches_is_the_same_training() -> None:
     """RLlib by itself would compile neither the learner's nor the env runner's module."""
     weights = []
-    for config in (small(PRESETS["MAT"]), compiled(small(PRESETS["MAT"]))):
+    for config in (small(MATConfig()), compiled(small(MATConfig()))):
         algo = config.build_algo()
         for _ in range(2):
             result = algo.train()
