@@ -1,8 +1,8 @@
 """Samples of an older policy: clipping is around the policy that the update starts from, and the older one only weighs.
 
 PPO clips around the policy that acted. If that is one update old, the present policy is already at the edge of what
-clipping allows, and half of the sample moves nothing. The decoupled objective (arXiv 2110.00641, eq. 5) clips around
-the present one, and corrects for who acted by an importance weight.
+clipping allows, and much of the sample moves nothing. The decoupled objective (Hilton et al. 2021, arXiv 2110.00641)
+clips around the present one, and corrects for who acted by an importance weight.
 """
 
 from __future__ import annotations
