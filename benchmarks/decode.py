@@ -65,11 +65,11 @@ def unfolded(network: JointPolicyNetwork) -> JointPolicyNetwork:
 def act_by_recomputing(network: JointPolicyNetwork, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What ``network.act`` returns, decoded as by the published code: for each agent over the whole team."""
     head = network.head
-    rep, values = network.encoder(obs)
+    encoder_output, values = network.encoder(obs)
     actions = torch.zeros(obs.shape[:2], dtype=torch.int64)
     log_probs = torch.zeros(obs.shape[:2])
     for t in range(obs.shape[1]):
-        logits = head.policy(network.decoder(head.shifted(actions), rep))[:, t]  # (B, width)
+        logits = head.policy(network.decoder(head.shifted(actions), encoder_output))[:, t]  # (B, width)
         policy = torch.distributions.Categorical(logits=logits)
         actions[:, t] = policy.probs.argmax(-1)
         log_probs[:, t] = policy.log_prob(actions[:, t])

@@ -120,7 +120,7 @@ def legal(choices: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def team_batch(batch: Any) -> Step:
-    """A TeamBatch without the joint environment around it."""
+    """A BatchedSimulator without the joint environment around it."""
     rng = np.random.default_rng(0)
     shape = (64, batch.num_envs, len(batch.agents))
     first = batch.action_spaces[0]
@@ -129,16 +129,16 @@ def team_batch(batch: Any) -> Step:
     else:
         drawn = rng.uniform(-1, 1, (*shape, first.shape[0])).astype(np.float32)
     seen = batch.reset(list(range(batch.num_envs)))
-    begins, count = np.zeros(batch.num_envs, np.bool_), 0
+    reset_mask, count = np.zeros(batch.num_envs, np.bool_), 0
 
     def step() -> tuple[int, float]:
-        nonlocal seen, begins, count
+        nonlocal seen, reset_mask, count
         count += 1
         actions = drawn[count % 64]
         if seen.action_mask is not None:
             actions = legal(actions, seen.action_mask)
-        (seen, _, terminated, truncated, _), time_taken = timed(batch.num_envs, batch.step, actions, begins)
-        begins = terminated | truncated
+        (seen, _, terminated, truncated, _), time_taken = timed(batch.num_envs, batch.step, actions, reset_mask)
+        reset_mask = terminated | truncated
         return time_taken
 
     return step

@@ -54,13 +54,15 @@ class TorchTransformer(nn.Module):
     def evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch_size, n = actions.shape
         causal = nn.Transformer.generate_square_subsequent_mask(n)
-        rep = self.encoder(self.obs(obs))  # (B, n, d)
+        encoder_output = self.encoder(self.obs(obs))  # (B, n, d)
         tokens = torch.zeros(batch_size, n, ACTIONS + 1)
         tokens[:, 0, 0] = 1.0
         tokens[:, 1:, 1:] = nn.functional.one_hot(actions[:, :-1], ACTIONS).float()
-        features = self.decoder(self.action(tokens), rep, tgt_mask=causal, memory_mask=causal, tgt_is_causal=True)
+        features = self.decoder(
+            self.action(tokens), encoder_output, tgt_mask=causal, memory_mask=causal, tgt_is_causal=True
+        )
         policy = torch.distributions.Categorical(logits=self.policy(features))
-        return policy.log_prob(actions), policy.entropy(), self.value(rep).squeeze(-1)
+        return policy.log_prob(actions), policy.entropy(), self.value(encoder_output).squeeze(-1)
 
 
 def make_update(network: nn.Module, evaluate: Evaluate, n: int, batch: int = BATCH) -> Callable[[], None]:

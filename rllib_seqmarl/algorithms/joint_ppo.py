@@ -47,8 +47,8 @@ class JointPPOConfig(PPOConfig):
 
     Everything else (env runners, learners, evaluation, callbacks, connectors, checkpoints, offline recording, ...) is
     RLlib's own and set as for PPO. The environment may be an RLlib `MultiAgentEnv`, a PettingZoo `ParallelEnv`, a
-    `TeamBatch` that steps many teams at once (the class, a creator function or a registered name) or one that this
-    package registers; it becomes one joint environment by itself. A step is one step of the whole team, in
+    `BatchedSimulator` that steps many teams at once (the class, a creator function or a registered name) or one that
+    this package registers; it becomes one joint environment by itself. A step is one step of the whole team, in
     `train_batch_size_per_learner`, `minibatch_size` and all counters.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rllib_seqmarl.envs.layout import Arrays, TeamLayout
 from rllib_seqmarl.rollouts import Rollout
-from rllib_seqmarl.rollouts.episodes import find_chunks
+from rllib_seqmarl.rollouts.episodes import find_segments
 
 
 class RolloutBuffer:
@@ -100,10 +100,10 @@ class RolloutBuffer:
         """The first `rows` rows; with `num_episodes` nothing but that many episodes, those that ended first."""
         is_step = self.is_step[:rows]
         if num_episodes is not None:
-            done = [chunk for chunk in find_chunks(is_step, self.terminated[:rows] | self.truncated[:rows])]
+            done = [segment for segment in find_segments(is_step, self.terminated[:rows] | self.truncated[:rows])]
             is_step = np.zeros_like(is_step)
-            for chunk in done[:num_episodes]:
-                is_step[chunk.first : chunk.last, chunk.env] = chunk.is_done
+            for segment in done[:num_episodes]:
+                is_step[segment.first : segment.last, segment.env] = segment.is_done
         return Rollout(
             obs={key: array[: rows + 1] for key, array in self.obs.items()},
             outputs={key: array[:rows] for key, array in self.outputs.items()},

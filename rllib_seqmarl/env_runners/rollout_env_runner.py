@@ -27,7 +27,7 @@ from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointVector
 from rllib_seqmarl.envs.layout import Arrays
 from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
-from rllib_seqmarl.ops.decoding.held import weights_held
+from rllib_seqmarl.ops.decoding.cached_pack import cached_packs
 from rllib_seqmarl.rollouts import Rollout
 from rllib_seqmarl.rollouts.episodes import make_episode
 
@@ -60,7 +60,7 @@ class RolloutEnvRunner(JointEnvRunner):
         super().make_env()
         # What is seen now, and whose episode is over; None before the first reset.
         self._seen: Arrays | None = None
-        self._is_over = np.zeros(self.num_envs, np.bool_)
+        self._done = np.zeros(self.num_envs, np.bool_)
         self._lengths = np.zeros(self.num_envs, np.int64)  # of the running episodes
         self._returns = np.zeros(self.num_envs)
         self._started = np.zeros(self.num_envs)  # when, by the performance counter
@@ -120,20 +120,20 @@ class RolloutEnvRunner(JointEnvRunner):
             )
         if force_reset or num_episodes is not None or self._needs_initial_reset or self._seen is None:
             self._reset_all()
-        with _threads_for(self.num_envs * self.env.unwrapped.layout.n_agents), weights_held() as self._held_weights:
+        with _threads_for(self.num_envs * self.env.unwrapped.layout.n_agents), cached_packs() as self._packs:
             rollout, steps = self._roll_out(num_timesteps, num_episodes, explore)
         if num_episodes is not None:
             self._needs_initial_reset = True
         # As RLlib counts, steps of episodes that were begun beyond `num_episodes` are steps as well.
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
-        self._increase_sampled_metrics(steps, sum(chunk.is_done for chunk in rollout.chunks))
+        self._increase_sampled_metrics(steps, sum(segment.is_done for segment in rollout.segments))
         return rollout
 
     def _reset_all(self) -> None:
         """Starts an episode in every environment; seeded only the first time, as in RLlib's loop."""
         self._seen, _ = self._try_env_reset(seed=self._seed if self._needs_initial_reset else None, options=None)
         self._needs_initial_reset = False
-        self._is_over[:] = False
+        self._done[:] = False
         self._begin(np.ones(self.num_envs, np.bool_))
 
     def _begin(self, envs: np.ndarray) -> None:
@@ -165,8 +165,8 @@ class RolloutEnvRunner(JointEnvRunner):
             stepped = self._step_into(outputs[Columns.ACTIONS], buffer.blank_obs(t + 1))
             seconds["environment"] += time.perf_counter() - clock
             steps += self._take_in(buffer, t, stepped)
-            if self._is_over.any():
-                over = np.flatnonzero(self._is_over).tolist()
+            if self._done.any():
+                over = np.flatnonzero(self._done).tolist()
                 over = over if num_episodes is None else over[: num_episodes - episodes]
                 episodes += len(over)
                 self._finish(buffer, t, over)
@@ -176,7 +176,7 @@ class RolloutEnvRunner(JointEnvRunner):
         self._seen = {key: array[t].copy() for key, array in buffer.obs.items()}
         rollout = self._cut(buffer, t, before, num_episodes)
         if tells_ends:
-            for index, (env, *_, is_done) in enumerate(rollout.chunks):
+            for index, (env, *_, is_done) in enumerate(rollout.segments):
                 if not is_done:
                     self._earlier[env].append(rollout[index])
         seconds["rollout"] += time.perf_counter() - seconds["network"] - seconds["environment"]
@@ -222,10 +222,10 @@ class RolloutEnvRunner(JointEnvRunner):
             buffer.see(t + 1, self._seen)
             return 0
         rewards, terminated, truncated, infos = stepped
-        begins, over = self._is_over, terminated | truncated  # (B,)
-        if begins.any():
-            self._begin(begins)
-        np.logical_not(begins, out=buffer.is_step[t])
+        reset_mask, over = self._done, terminated | truncated  # (B,)
+        if reset_mask.any():
+            self._begin(reset_mask)
+        np.logical_not(reset_mask, out=buffer.is_step[t])
         buffer.rewards[t], buffer.terminated[t], buffer.truncated[t] = rewards, terminated, truncated
         buffer.agent_rewards[t] = infos["agent_rewards"]
         if "agent_terminateds" in infos:
@@ -233,7 +233,7 @@ class RolloutEnvRunner(JointEnvRunner):
             buffer.agent_terminated[t, some] = np.stack(list(infos["agent_terminateds"][some])).astype(bool)
         self._lengths += buffer.is_step[t]
         self._returns += rewards
-        self._is_over = over
+        self._done = over
         if over.any():
             for env in np.flatnonzero(over).tolist():
                 info = {key: infos[key][env] for key in infos if key[0] != "_" and infos[f"_{key}"][env]}
@@ -257,23 +257,23 @@ class RolloutEnvRunner(JointEnvRunner):
 
     def _call_on_episode_end(self, rollout: Rollout, envs: list[int]) -> None:
         """The user's callbacks for the episodes of `envs`, which ended in the rollout's last row."""
-        for chunk in rollout.chunks:
-            if chunk.is_done and chunk.last == rollout.num_rows and chunk.env in envs:
+        for segment in rollout.segments:
+            if segment.is_done and segment.last == rollout.num_rows and segment.env in envs:
                 make_callback(
                     "on_episode_end",
                     callbacks_objects=[c for c in self._callbacks if not isinstance(c, TeamMetrics)],
                     callbacks_functions=self.config.callbacks_on_episode_end,
                     kwargs={
-                        "episode": make_episode(rollout, chunk),
-                        "prev_episode_chunks": self._earlier.pop(chunk.env, []),
+                        "episode": make_episode(rollout, segment),
+                        "prev_episode_chunks": self._earlier.pop(segment.env, []),
                         "env_runner": self,
                         "metrics_logger": self.metrics,
                         "env": self.env.unwrapped,
                         "rl_module": self.module,
-                        "env_index": chunk.env,
+                        "env_index": segment.env,
                     },
                 )
-        self._held_weights.clear()  # callbacks may have changed them
+        self._packs.clear()  # callbacks may have changed them
 
     def _log_seconds(self, seconds: dict[str, float], rows: int) -> None:
         """Where the time of the steps went: the means that RLlib logs, and sums for `rllib profile`."""

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import gymnasium as gym
 
 from rllib_seqmarl.envs.agent_spaces import AgentID, Space
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.errors import JointEnvError
-from rllib_seqmarl.envs.team_batch import TeamBatch
 
 ALL = "__all__"  # RLlib's key for the whole team
 
@@ -103,10 +103,10 @@ def refuse(env: Any) -> TypeError:
             f"{kind} is a turn-based PettingZoo AECEnv. Convert it where its agents can act at once: "
             "pettingzoo.utils.aec_to_parallel(env)."
         )
-    if issubclass(cls, TeamBatch):
+    if issubclass(cls, BatchedSimulator):
         return TypeError(
-            f"{kind} is a TeamBatch, of which nobody knows how many copies to make. Give its class, or a creator with "
-            "a parameter `num_envs`, in place of what made it."
+            f"{kind} is an instance of BatchedSimulator, whose number of copies is fixed. Give its class instead, or a "
+            "creator with a parameter `num_envs`."
         )
     if issubclass(cls, gym.Env) or isinstance(env, str):
         return TypeError(

@@ -5,8 +5,8 @@ from inspect import Parameter, signature
 from typing import Any
 
 from rllib_seqmarl.envs.batch_promises import A_BATCH, of_attributes
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.promises import Breaches, refuse
-from rllib_seqmarl.envs.team_batch import TeamBatch
 
 NUM_ENVS = "num_envs"  # the argument by which a batch is told how many copies it has
 
@@ -14,14 +14,14 @@ NUM_ENVS = "num_envs"  # the argument by which a batch is told how many copies i
 def makes_batches(source: Any) -> bool:
     """Whether `source` is a class of batches, or a creator with a parameter `num_envs`."""
     if isinstance(source, type):
-        return issubclass(source, TeamBatch)
+        return issubclass(source, BatchedSimulator)
     try:
         return NUM_ENVS in signature(source).parameters
     except (TypeError, ValueError):  # not callable, or written in C
         return False
 
 
-def of_size(make_batch: Callable[..., Any], num_envs: int) -> Callable[..., TeamBatch]:
+def of_size(make_batch: Callable[..., Any], num_envs: int) -> Callable[..., BatchedSimulator]:
     """What makes batches of `num_envs` copies, with all the other arguments of `make_batch`.
 
     Raises:
@@ -33,13 +33,13 @@ def of_size(make_batch: Callable[..., Any], num_envs: int) -> Callable[..., Team
     if not any(key == NUM_ENVS or one.kind is Parameter.VAR_KEYWORD for key, one in known.parameters.items()):
         raise TypeError(f"{name} has no parameter `{NUM_ENVS}`. Add it: a batch is told there how many copies it has.")
 
-    def make(*arguments: Any, **options: Any) -> TeamBatch:
+    def make(*arguments: Any, **options: Any) -> BatchedSimulator:
         batch = make_batch(*arguments, num_envs=num_envs, **options)
         kind = type(batch).__name__
-        if not isinstance(batch, TeamBatch):
+        if not isinstance(batch, BatchedSimulator):
             raise TypeError(
-                f"{name} has a parameter `{NUM_ENVS}`, as what makes a TeamBatch, but it made a {kind}. Derive that "
-                "from TeamBatch; or, if it is a single environment, give the parameter another name."
+                f"{name} has a parameter `{NUM_ENVS}`, as creators of a BatchedSimulator do, but it made a {kind}. "
+                "Derive that from BatchedSimulator; or, if it is a single environment, give the parameter another name."
             )
         refuse(kind, A_BATCH, "", _of_new(batch, num_envs))
         return batch
@@ -51,7 +51,7 @@ def of_size(make_batch: Callable[..., Any], num_envs: int) -> Callable[..., Team
     return make
 
 
-def _of_new(batch: TeamBatch, asked: int) -> Breaches:
+def _of_new(batch: BatchedSimulator, asked: int) -> Breaches:
     yield from of_attributes(batch)
     has = getattr(batch, NUM_ENVS, asked)
     if has != asked:

@@ -9,15 +9,15 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from rllib_seqmarl.envs.batch_promises import A_BATCH, of_attributes, of_moved, of_seen
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_env import check_joint_options
 from rllib_seqmarl.envs.layout import ACTION_MASK, ALIVE, OBSERVATIONS, STATE, Arrays, TeamLayout
 from rllib_seqmarl.envs.promises import refuse
-from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 
 class JointBatchEnv(gym.vector.VectorEnv):
-    """A TeamBatch with JointEnv's observations, actions, rewards and infos, without a Python loop over its copies.
+    """A BatchedSimulator with JointEnv's observations, actions, rewards and infos, without a loop over its copies.
 
     A copy whose episode is over starts the next one in the step after the last one (AutoresetMode.NEXT_STEP), so
     final observations are seen. Returned arrays are new at every step and may be kept.
@@ -36,7 +36,7 @@ class JointBatchEnv(gym.vector.VectorEnv):
 
     def __init__(
         self,
-        batch: TeamBatch,
+        batch: BatchedSimulator,
         *,
         agent_ids: bool = True,
         team_reward: str = "mean",
@@ -71,10 +71,10 @@ class JointBatchEnv(gym.vector.VectorEnv):
         shape = (self.num_envs, layout.n_agents)
         self._order = np.tile(np.arange(layout.n_agents), (self.num_envs, 1))  # (B, n): row i is agent order[b, i]
         self._returns = np.zeros(shape)  # of the running episodes, in the layout's order
-        self._begins = np.zeros(self.num_envs, np.bool_)
+        self._reset_mask = np.zeros(self.num_envs, np.bool_)
         self._step = 0
         # What a batch gives has one form throughout: once copies have begun anew, every kind of step has been seen.
-        self._step_batch: Callable[[np.ndarray, np.ndarray], Moved] = self._step_watched
+        self._step_batch: Callable[[np.ndarray, np.ndarray], StepResult] = self._step_watched
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -89,10 +89,10 @@ class JointBatchEnv(gym.vector.VectorEnv):
         seen = self.batch.reset(seeds)
         refuse(self.name, A_BATCH, "At reset: ", of_seen(self.batch, seen))
         self._returns[:] = 0.0
-        self._begins[:] = False
+        self._reset_mask[:] = False
         self._shuffle(np.ones(self.num_envs, np.bool_))
         arrays = self.layout.blank(self.num_envs)
-        self._write(arrays, seen, over=self._begins)
+        self._write(arrays, seen, over=self._reset_mask)
         return arrays, {}
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -105,13 +105,13 @@ class JointBatchEnv(gym.vector.VectorEnv):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """As `step`, with the observations written into blank arrays of the caller's; returns all the rest."""
         self._step += 1
-        begins = self._begins
+        reset_mask = self._reset_mask
         if self._shuffles:
             actions = _in_order(actions, np.argsort(self._order, axis=1))
-            self._shuffle(begins)
-        seen, agent_rewards, terminated, truncated, wins = self._step_batch(actions, begins)
+            self._shuffle(reset_mask)
+        seen, agent_rewards, terminated, truncated, wins = self._step_batch(actions, reset_mask)
         over = terminated | truncated
-        self._returns[begins] = 0.0
+        self._returns[reset_mask] = 0.0
         self._returns += agent_rewards
         team_rewards = agent_rewards.sum(axis=1, dtype=np.float64) * self._reward_share
         if not np.isfinite(team_rewards).all():
@@ -119,7 +119,7 @@ class JointBatchEnv(gym.vector.VectorEnv):
             raise self._error(copy, row, f"its reward is {agent_rewards[copy, row]}")
         self._write(arrays, seen, over)
         ordered = _in_order(agent_rewards, self._order) if self._shuffles else agent_rewards
-        infos: dict[str, Any] = {"agent_rewards": ordered, "_agent_rewards": ~begins}
+        infos: dict[str, Any] = {"agent_rewards": ordered, "_agent_rewards": ~reset_mask}
         if over.any():
             infos["episode_agent_returns"] = self._returns.astype(np.float32)
             infos["_episode_agent_returns"] = over
@@ -128,18 +128,18 @@ class JointBatchEnv(gym.vector.VectorEnv):
                 infos["_agent_terminateds"] = terminated
             if wins is not None:
                 infos["win"], infos["_win"] = wins, over
-        self._begins = over
+        self._reset_mask = over
         return team_rewards, terminated, truncated, infos
 
-    def _step_watched(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+    def _step_watched(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
         """The batch's own step, and a look at the form of what it gives; takes itself out of the way in the end."""
-        moved = self.batch.step(actions, begins)
-        refuse(self.name, A_BATCH, f"At step {self._step}: ", of_moved(self.batch, moved, begins))
-        if begins.any():
+        moved = self.batch.step(actions, reset_mask)
+        refuse(self.name, A_BATCH, f"At step {self._step}: ", of_moved(self.batch, moved, reset_mask))
+        if reset_mask.any():
             self._step_batch = self.batch.step
         return moved
 
-    def _write(self, arrays: Arrays, seen: Seen, over: np.ndarray) -> None:
+    def _write(self, arrays: Arrays, seen: BatchObservation, over: np.ndarray) -> None:
         """Writes what the teams see into blank arrays (B, n, ...); `over` tells whose episode has ended."""
         layout = self.layout
         # A sum is the quickest test of all numbers; what it finds is looked for only if it fails.
@@ -165,12 +165,12 @@ class JointBatchEnv(gym.vector.VectorEnv):
                 if key != STATE:
                     arrays[key][:] = _in_order(arrays[key], self._order)
 
-    def _shuffle(self, begins: np.ndarray) -> None:
+    def _shuffle(self, reset_mask: np.ndarray) -> None:
         """Draws new orders for the copies that begin."""
-        if self._shuffles and begins.any():
-            self._order[begins] = self.np_random.permuted(self._order[begins], axis=1)
+        if self._shuffles and reset_mask.any():
+            self._order[reset_mask] = self.np_random.permuted(self._order[reset_mask], axis=1)
 
-    def _check_finite(self, seen: Seen) -> None:
+    def _check_finite(self, seen: BatchObservation) -> None:
         bad = ~np.isfinite(seen.observations) & seen.alive[:, :, None]
         for copy, row, entry in np.argwhere(bad):
             value = seen.observations[copy, row, entry]

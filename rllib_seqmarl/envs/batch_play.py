@@ -7,8 +7,8 @@ import numpy as np
 
 from rllib_seqmarl.envs.agent_spaces import AgentAction
 from rllib_seqmarl.envs.batch_promises import A_BATCH, of_moved, of_seen
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.promises import Breaches, refuse
-from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 Looked = dict[str, np.ndarray]  # the arrays of a reset or step by name, blank where nobody looks
 SEEN = ("observations", "alive", "action_mask", "state")
@@ -26,7 +26,7 @@ class Play:
     """
 
     actions: list[np.ndarray]
-    begins: list[np.ndarray]
+    reset_mask: list[np.ndarray]
     looked: list[Looked]
 
     def over(self, step: int) -> np.ndarray:
@@ -35,7 +35,7 @@ class Play:
 
     def end_of(self, copy: int, step: int) -> int:
         """The last step of the episode that a copy plays at `step`; of the play, where it is broken off before."""
-        begun = (later for later in range(step + 1, len(self.looked)) if self.begins[later - 1][copy])
+        begun = (later for later in range(step + 1, len(self.looked)) if self.reset_mask[later - 1][copy])
         return next(begun, len(self.looked)) - 1
 
 
@@ -46,7 +46,7 @@ class Player:
         batch: whose attributes are in order.
     """
 
-    def __init__(self, batch: TeamBatch):
+    def __init__(self, batch: BatchedSimulator):
         self.own = [
             AgentAction.of(agent, space) for agent, space in zip(batch.agents, batch.action_spaces, strict=True)
         ]
@@ -60,26 +60,26 @@ class Player:
                 low[row, : action.dim], high[row, : action.dim] = action.bounds()
             self.bounds = np.clip(low, -1e3, 1e3), np.clip(high, -1e3, 1e3)
 
-    def legal(self, looked: Looked) -> np.ndarray:
+    def action_mask(self, looked: Looked) -> np.ndarray:
         """Bool (B, n, width)."""
         return np.broadcast_to(looked.get("action_mask", self.is_own), self.shape)
 
     def draw(self, looked: Looked, rng: np.random.Generator) -> np.ndarray:
         """Random legal actions, int64 (B, n) or float32 (B, n, dim)."""
         if self.is_discrete:
-            return np.where(self.legal(looked), rng.random(self.shape), -1.0).argmax(axis=2)
+            return np.where(self.action_mask(looked), rng.random(self.shape), -1.0).argmax(axis=2)
         return rng.uniform(*self.bounds, self.shape).astype(np.float32)
 
-    def look(self, result: Seen | Moved) -> Looked:
+    def look(self, result: BatchObservation | StepResult) -> Looked:
         """Copies of the arrays; zero is what nobody looks at: of the dead, of padding, and wins before the end."""
-        seen = result if isinstance(result, Seen) else result.seen
+        seen = result if isinstance(result, BatchObservation) else result.observation
         alive = seen.alive[:, :, None]
         looked = {"observations": np.where(alive, seen.observations, 0.0), "alive": seen.alive.copy()}
         if seen.action_mask is not None:
             looked["action_mask"] = (seen.action_mask != 0) & alive & self.is_own
         if seen.state is not None:
             looked["state"] = seen.state.copy()
-        if isinstance(result, Moved):
+        if isinstance(result, StepResult):
             looked |= {name: getattr(result, name).copy() for name in ("rewards", *ENDS)}
             if result.wins is not None:
                 looked["wins"] = np.where(ended(looked), result.wins, 0.0)
@@ -94,7 +94,7 @@ class Stage:
         seed: of the first copy, counted up from copy to copy.
     """
 
-    def __init__(self, batch: TeamBatch, seed: int):
+    def __init__(self, batch: BatchedSimulator, seed: int):
         self.batch = batch
         self.seed = seed
         self.player = Player(batch)
@@ -110,15 +110,15 @@ class Stage:
         self.refuse("At reset: ", of_seen(self.batch, seen))
         return self.take("At reset: ", seen)
 
-    def step(self, number: int, actions: np.ndarray, begins: np.ndarray) -> Looked:
+    def step(self, number: int, actions: np.ndarray, reset_mask: np.ndarray) -> Looked:
         """What step `number`, from 1, brings."""
-        told = begins.copy()
-        moved = self.batch.step(actions, begins)
+        told = reset_mask.copy()
+        moved = self.batch.step(actions, reset_mask)
         where = f"At step {number}: "
         self.refuse(where, of_moved(self.batch, moved, told))
         return self.take(where, moved)
 
-    def take(self, where: str, result: Seen | Moved) -> Looked:
+    def take(self, where: str, result: BatchObservation | StepResult) -> Looked:
         """What is looked at of a result whose form is right; some checks look for more here."""
         return self.player.look(result)
 

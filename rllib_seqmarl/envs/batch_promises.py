@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.promises import Breaches
-from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 A_BATCH = "a batch of teams"
 FLOATS = ("float32", "float64")
 
 
-def of_attributes(batch: TeamBatch) -> Breaches:
-    """Whether all attributes are there, and of the kind that `TeamBatch` describes."""
+def of_attributes(batch: BatchedSimulator) -> Breaches:
+    """Whether all attributes are there, and of the kind that `BatchedSimulator` describes."""
     needed = ("num_envs", "agents", "observation_spaces", "action_spaces")
     missing = [name for name in needed if not hasattr(batch, name)]
     if missing:
@@ -40,7 +40,7 @@ def of_attributes(batch: TeamBatch) -> Breaches:
         yield "have `metadata` as a gymnasium environment has", f"It is {batch.metadata!r}, not a dict."
 
 
-def _of_agents(batch: TeamBatch) -> Breaches:
+def _of_agents(batch: BatchedSimulator) -> Breaches:
     agents, seen, acted = batch.agents, batch.observation_spaces, batch.action_spaces
     if not agents:
         yield "name at least one agent", "`agents` is empty."
@@ -73,16 +73,16 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
-def of_seen(batch: TeamBatch, seen: Any, method: str = "reset") -> Breaches:
-    """Whether what the teams see has the form that `Seen` describes. The batch's attributes are in order.
+def of_seen(batch: BatchedSimulator, seen: Any, method: str = "reset") -> Breaches:
+    """Whether what the teams see has the form that `BatchObservation` describes. The batch's attributes are in order.
 
     Args:
         batch: whose it is.
         seen: what `reset` returned, or a part of what `step` did.
         method: which of the two.
     """
-    if not isinstance(seen, Seen):
-        yield f"give a Seen from {method}()", f"It gave {_kind(seen)}."
+    if not isinstance(seen, BatchObservation):
+        yield f"give a BatchObservation from {method}()", f"It gave {_kind(seen)}."
         return
     num_envs, n = batch.num_envs, len(batch.agents)
     size = max(space.shape[0] for space in batch.observation_spaces if space.shape)
@@ -110,18 +110,18 @@ def of_seen(batch: TeamBatch, seen: Any, method: str = "reset") -> Breaches:
         yield from _of_array("state", seen.state, ("float32",), (num_envs, batch.state_dim), "B, state_dim")
 
 
-def of_moved(batch: TeamBatch, moved: Any, begins: np.ndarray) -> Breaches:
-    """Whether what a step brought has the form that `Moved` describes, and copies began that had to.
+def of_moved(batch: BatchedSimulator, moved: Any, reset_mask: np.ndarray) -> Breaches:
+    """Whether what a step brought has the form that `StepResult` describes, and copies began that had to.
 
     Args:
         batch: whose it is; its attributes are in order.
         moved: what `step` returned.
         begins: bool (B,), as `step` was given it.
     """
-    if not isinstance(moved, Moved):
-        yield "give a Moved from step()", f"It gave {_kind(moved)}."
+    if not isinstance(moved, StepResult):
+        yield "give a StepResult from step()", f"It gave {_kind(moved)}."
         return
-    yield from of_seen(batch, moved.seen, "step")
+    yield from of_seen(batch, moved.observation, "step")
     num_envs, n = batch.num_envs, len(batch.agents)
     broken = [
         *_of_array("rewards", moved.rewards, FLOATS, (num_envs, n), "B, n", "with each agent's own reward"),
@@ -132,17 +132,17 @@ def of_moved(batch: TeamBatch, moved: Any, begins: np.ndarray) -> Breaches:
         broken += _of_array("wins", moved.wins, (*FLOATS, "bool"), (num_envs,), "B,", "or None where nothing is won")
     yield from broken
     if not broken:
-        yield from _of_beginners(moved, begins)
+        yield from _of_beginners(moved, reset_mask)
 
 
-def _of_beginners(moved: Moved, begins: np.ndarray) -> Breaches:
+def _of_beginners(moved: StepResult, reset_mask: np.ndarray) -> Breaches:
     promise = "let copies that begin start an episode instead of moving: with rewards of 0 and no end"
-    for copy in np.flatnonzero(begins):
+    for copy in np.flatnonzero(reset_mask):
         if moved.rewards[copy].any():
-            yield promise, f"Copy {copy} began with rewards of {moved.rewards[copy].tolist()}. Obey `begins`."
+            yield promise, f"Copy {copy} began with rewards of {moved.rewards[copy].tolist()}. Obey `reset_mask`."
         for name in ("terminated", "truncated"):
             if getattr(moved, name)[copy]:
-                yield promise, f"Copy {copy} is {name} as it begins. Obey `begins`."
+                yield promise, f"Copy {copy} is {name} as it begins. Obey `reset_mask`."
 
 
 def _of_array(

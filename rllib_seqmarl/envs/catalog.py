@@ -14,12 +14,12 @@ import gymnasium as gym
 
 from rllib_seqmarl.envs.adapters import adapt, is_multi_agent, is_parallel, refuse
 from rllib_seqmarl.envs.batch_creators import makes_batches, of_size
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.options import check_names
 from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites import SUITES
-from rllib_seqmarl.envs.team_batch import TeamBatch
 from rllib_seqmarl.suggestions import did_you_mean
 
 EnvConfig = Mapping[str, Any]
@@ -52,7 +52,7 @@ class EnvEntry:
         """One environment: a ParallelEnv or MultiAgentEnv."""
         return call_with_keywords(partial(self.suite.make, self.task), options, self.name)
 
-    def make_batch(self, num_envs: int, **options: Any) -> TeamBatch | None:
+    def make_batch(self, num_envs: int, **options: Any) -> BatchedSimulator | None:
         """A batch of environments, where the suite steps many at once; otherwise None."""
         if self.suite.make_batch is None:
             return None
@@ -113,7 +113,7 @@ def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
         source: a name of the table above, a name registered with `ray.tune.register_env`, an environment
             class, or a creator. A class of RLlib's is called with `env_config`, a class of PettingZoo's with
             its keys as keywords; a creator with one positional parameter is called with `env_config`, others
-            with keywords. Of a TeamBatch class, or a creator with a parameter `num_envs`, a batch of one is made.
+            with keywords. A BatchedSimulator class, or a creator with a parameter `num_envs`, makes a batch of one.
         env_config: options of the environment.
 
     Returns:
@@ -123,7 +123,7 @@ def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
         ValueError: an unknown name (the nearest known ones are named) or option.
         ImportError: the environment's packages are missing; says what to install.
         TypeError: `source` makes no multi-agent environment.
-        JointEnvError: a TeamBatch's attributes are not in order, or it has not the number of copies asked for.
+        JointEnvError: a BatchedSimulator's attributes are not in order, or it has not the number of copies asked for.
     """
     env = find_creator(source)({} if env_config is None else env_config)
     if not isinstance(env, JointEnv):
@@ -131,7 +131,7 @@ def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
     return env
 
 
-def make_batch(source: EnvSource, num_envs: int, env_config: EnvConfig | None = None) -> TeamBatch | None:
+def make_batch(source: EnvSource, num_envs: int, env_config: EnvConfig | None = None) -> BatchedSimulator | None:
     """A batch of environments, where `source` names a simulator that steps many at once; otherwise None.
 
     Raises:

@@ -20,12 +20,12 @@ from rllib_seqmarl.envs.agent_spaces import (
     check_joinable,
     mask_in,
 )
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.catalog import EnvConfig, make_batch, make_env
 from rllib_seqmarl.envs.check_batch import check_batch
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.promises import Breaches, of_pictures, refuse
-from rllib_seqmarl.envs.team_batch import TeamBatch
 
 COPIES = 3  # in a batch that is made to be checked: enough for them to disturb each other
 
@@ -38,8 +38,8 @@ def check_joint_env(
     """Plays an environment with random legal actions and says which promises it breaks; returns if none.
 
     Args:
-        env: a JointEnv, MultiAgentEnv, ParallelEnv or TeamBatch, or anything that `make_env` takes (a name, class or
-            creator); what makes batches of teams is looked at as a batch, of three copies.
+        env: a JointEnv, MultiAgentEnv, ParallelEnv or BatchedSimulator, or anything that `make_env` takes (a name,
+            class or creator); what makes batches of teams is looked at as a batch, of three copies.
         env_config: options, where `env` has still to be made.
         episodes: how many are played (in a batch by every copy), at least 2.
         max_steps: after how many an episode is left. Whether a batch shows final observations is seen only where
@@ -53,7 +53,7 @@ def check_joint_env(
     if isinstance(env, str | type) or not hasattr(env, "step"):
         batch = make_batch(env, COPIES, env_config)
         env = make_env(env, env_config) if batch is None else batch
-    if isinstance(env, TeamBatch):
+    if isinstance(env, BatchedSimulator):
         check_batch(env, episodes=episodes, max_steps=max_steps, seed=seed)
         return
     if isinstance(env, JointEnv):
@@ -83,7 +83,7 @@ def _play(team: "_Promises", seed: int, max_steps: int) -> list[Any]:
         _refuse(env, f"At step {step} after reset(seed={seed}): ", team.of_step(result, living))
         observations, rewards, terminated, truncated, infos = result
         record.append((_copy(observations), _copy(rewards), dict(terminated), dict(truncated)))
-        if team.is_over(terminated, truncated):
+        if team.done(terminated, truncated):
             break
         living = team.acting(observations)
     return record
@@ -148,7 +148,7 @@ class _Promises:
         yield from self.of_rewards(rewards, living)
         yield from self.of_ends(terminated, truncated, living)
         self.gone |= {agent for agent in living if terminated.get(agent) or truncated.get(agent)}
-        yield from self.of_observations(observations, infos, over=self.is_over(terminated, truncated))
+        yield from self.of_observations(observations, infos, over=self.done(terminated, truncated))
 
     def of_observations(self, observations: Dict, infos: Dict, over: bool = False) -> Breaches:
         awaited = self.env.agents if self.is_parallel else list(observations)
@@ -244,7 +244,7 @@ class _Promises:
         awaited = self.env.agents if self.is_parallel else observations
         return [agent for agent in self.agents if agent in awaited and agent not in self.gone]
 
-    def is_over(self, terminated: Dict, truncated: Dict) -> bool:
+    def done(self, terminated: Dict, truncated: Dict) -> bool:
         """Whether the episode is."""
         return not self.env.agents if self.is_parallel else bool(terminated.get(ALL) or truncated.get(ALL))
 
@@ -259,8 +259,8 @@ class _Promises:
             low, high = (np.clip(bound, -1e3, 1e3) for bound in (action.space.low, action.space.high))
             return rng.uniform(low, high).astype(action.space.dtype)
         mask = self.mask_of(agent, observations, infos)
-        legal = np.ones(action.width) if mask is None else np.hstack(mask)
-        choices = [int(rng.choice(np.flatnonzero(part))) for part in _components(legal, action)]
+        action_mask = np.ones(action.width) if mask is None else np.hstack(mask)
+        choices = [int(rng.choice(np.flatnonzero(part))) for part in _components(action_mask, action)]
         return action.decoder(0, several=True)([choices])
 
 

@@ -4,15 +4,15 @@ import numpy as np
 
 from rllib_seqmarl.envs.batch_play import ENDS, SEEN, Looked, Play, Stage, difference, ended, sees_same
 from rllib_seqmarl.envs.batch_promises import A_BATCH, of_attributes
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.final_observations import of_final_observations
 from rllib_seqmarl.envs.promises import Breaches, of_pictures, refuse
-from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
-BEGIN = "start a new episode in a copy that `begins`, also in mid-episode"
+BEGIN = "start a new episode in a copy that `reset_mask` names, also in mid-episode"
 ALONE = "keep copies independent of each other"
 
 
-def check_batch(batch: TeamBatch, *, episodes: int, max_steps: int, seed: int) -> None:
+def check_batch(batch: BatchedSimulator, *, episodes: int, max_steps: int, seed: int) -> None:
     """Plays a batch with random legal actions and says which promises it breaks; returns if none.
 
     It is played once, then again with the same seeds and actions: to see that all comes out the same, and what changes
@@ -40,10 +40,10 @@ def check_batch(batch: TeamBatch, *, episodes: int, max_steps: int, seed: int) -
 class _Check(Stage):
     """A batch in play; each method `of_...` yields the promises that are broken."""
 
-    def __init__(self, batch: TeamBatch, seed: int):
+    def __init__(self, batch: BatchedSimulator, seed: int):
         super().__init__(batch, seed)
         self.has_wins: bool | None = None
-        self.given: list[tuple[Seen | Moved, Looked]] = []  # since the last reset
+        self.given: list[tuple[BatchObservation | StepResult, Looked]] = []  # since the last reset
         sizes = np.array([[space.shape[0]] for space in batch.observation_spaces if space.shape])
         self.is_own = np.arange(sizes.max()) < sizes  # (n, size), entries that are not padding
         low, high = (np.zeros(self.is_own.shape) for _ in range(2))
@@ -57,13 +57,13 @@ class _Check(Stage):
         self.given = []
         return super().reset(seed)
 
-    def step(self, number: int, actions: np.ndarray, begins: np.ndarray) -> Looked:
-        given = actions.copy(), begins.copy()
+    def step(self, number: int, actions: np.ndarray, reset_mask: np.ndarray) -> Looked:
+        given = actions.copy(), reset_mask.copy()
         looked = super().step(number, *given)
-        self.refuse(f"At step {number}: ", _of_arguments(given, (actions, begins)))
+        self.refuse(f"At step {number}: ", _of_arguments(given, (actions, reset_mask)))
         return looked
 
-    def take(self, where: str, result: Seen | Moved) -> Looked:
+    def take(self, where: str, result: BatchObservation | StepResult) -> Looked:
         looked = super().take(where, result)
         self.given.append((result, looked))
         self.refuse(where, self.of_values(result, looked))
@@ -74,16 +74,16 @@ class _Check(Stage):
         rng = np.random.default_rng(self.seed)
         looked = self.reset()
         play = Play([], [], [looked])
-        begins = np.zeros(self.batch.num_envs, np.bool_)
+        reset_mask = np.zeros(self.batch.num_envs, np.bool_)
         lasted, finished = np.zeros((2, self.batch.num_envs), np.int64)
         while finished.min() < episodes:
             play.actions.append(self.player.draw(looked, rng))
-            play.begins.append(begins)
-            looked = self.step(len(play.actions), play.actions[-1], begins)
+            play.reset_mask.append(reset_mask)
+            looked = self.step(len(play.actions), play.actions[-1], reset_mask)
             play.looked.append(looked)
-            lasted = np.where(begins, 0, lasted + 1)
-            begins = ended(looked) | (lasted >= max_steps)
-            finished += begins
+            lasted = np.where(reset_mask, 0, lasted + 1)
+            reset_mask = ended(looked) | (lasted >= max_steps)
+            finished += reset_mask
         self.refuse("", self.of_earlier_arrays())
         return play
 
@@ -91,13 +91,13 @@ class _Check(Stage):
         """The same actions again from the reset on."""
         again = [self.reset()]
         for step in range(1, steps + 1):
-            again.append(self.step(step, play.actions[step - 1], play.begins[step - 1]))
+            again.append(self.step(step, play.actions[step - 1], play.reset_mask[step - 1]))
         return again
 
     # -- what shows at once ----------------------------------------------------------------------------------
 
-    def of_values(self, result: Seen | Moved, looked: Looked) -> Breaches:
-        seen = result if isinstance(result, Seen) else result.seen
+    def of_values(self, result: BatchObservation | StepResult, looked: Looked) -> Breaches:
+        seen = result if isinstance(result, BatchObservation) else result.observation
         agents, observed = self.batch.agents, looked["observations"]
         for copy, row, entry in np.argwhere(~np.isfinite(observed))[:1]:
             value = observed[copy, row, entry]
@@ -124,13 +124,13 @@ class _Check(Stage):
                 "its own are fewer. Write zeros there.",
             )
         over = ended(looked) if "terminated" in looked else np.zeros(len(observed), np.bool_)
-        stuck = seen.alive & ~self.player.legal(looked).any(axis=2) & ~over[:, None]
+        stuck = seen.alive & ~self.player.action_mask(looked).any(axis=2) & ~over[:, None]
         for copy, row in np.argwhere(stuck)[:1]:
             yield (
                 "leave every living agent a legal action",
                 f"In copy {copy} agent {agents[row]!r} has none; give it a no-op.",
             )
-        if isinstance(result, Moved):
+        if isinstance(result, StepResult):
             has_wins = result.wins is not None
             if self.has_wins not in (None, has_wins):
                 yield "give `wins` at every step or never", f"It gave {'some' if has_wins else 'none'} only now."
@@ -174,9 +174,9 @@ class _Check(Stage):
         if not sees_same(first, departed[at], copy):
             episode = range(at, length + 1)
             if not any(difference(play.looked[step], departed[step], [copy], (*SEEN, *ENDS)) for step in episode):
-                yield BEGIN, f"{told} went on as if it had moved. Obey `begins`."
+                yield BEGIN, f"{told} went on as if it had moved. Obey `reset_mask`."
             elif sees_same(before, departed[at], copy):
-                yield BEGIN, f"{told} stayed where it was. Obey `begins`."
+                yield BEGIN, f"{told} stayed where it was. Obey `reset_mask`."
         for step in range(at, len(departed)):
             found = difference(play.looked[step], departed[step], [b for b in others if step <= until[b]])
             if found:
@@ -189,12 +189,14 @@ class _Check(Stage):
         """The same play, up to step `until`, except that a copy begins at step `at`, and then does what is legal."""
         again, rng = self.replay(play, at - 1), np.random.default_rng(self.seed)
         for step in range(at, until + 1):
-            actions, begins = play.actions[step - 1].copy(), play.begins[step - 1].copy()
+            actions, reset_mask = play.actions[step - 1].copy(), play.reset_mask[step - 1].copy()
             if self.player.is_discrete:
-                legal = np.take_along_axis(self.player.legal(again[-1])[copy], actions[copy][:, None], axis=1)[:, 0]
-                actions[copy] = np.where(legal, actions[copy], self.player.draw(again[-1], rng)[copy])
-            begins[copy] = step == at or bool(ended(again[-1])[copy])
-            again.append(self.step(step, actions, begins))
+                action_mask = np.take_along_axis(
+                    self.player.action_mask(again[-1])[copy], actions[copy][:, None], axis=1
+                )[:, 0]
+                actions[copy] = np.where(action_mask, actions[copy], self.player.draw(again[-1], rng)[copy])
+            reset_mask[copy] = step == at or bool(ended(again[-1])[copy])
+            again.append(self.step(step, actions, reset_mask))
         return again
 
 

@@ -3,7 +3,7 @@
 What a copy shows at its episode's end is the outcome of what the team has done; where an episode begins, it is not. So
 episodes are played twice, with the same seeds and other actions. Of those that end with the same step both times, the
 ends are compared: if all look the same, although what was seen before did not, they are beginnings. How the simulator
-draws its randomness, and what it makes of `begins`, does not matter.
+draws its randomness, and what it makes of `reset_mask`, does not matter.
 
 A sound batch must never be blamed, so nothing is said where its ends could look the same: if too little was seen, or if
 teams come to an end where they always start, or see nothing at an end.
@@ -18,8 +18,8 @@ import numpy as np
 
 from rllib_seqmarl.envs.batch_play import Looked, Stage, ended
 from rllib_seqmarl.envs.batch_promises import A_BATCH, of_attributes
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.promises import Breaches, refuse
-from rllib_seqmarl.envs.team_batch import TeamBatch
 
 FINAL = "show the final observation with the last step of an episode"
 WATCHED = 64  # copies at most
@@ -30,7 +30,7 @@ START_STEPS = 2000
 START_SECONDS = 2.0
 
 
-def check_start(batch: TeamBatch) -> None:
+def check_start(batch: BatchedSimulator) -> None:
     """A look, before training, at whether a batch resets itself, unless its `check_at_start` is False.
 
     Each copy plays an episode of at most `START_STEPS` steps twice; several, if too few end with the same step. After
@@ -82,7 +82,7 @@ def of_final_observations(stage: Stage, *, max_steps: int, seconds: float = inf)
                 FINAL,
                 f"What copy {found.copy} shows at the end of its episode, step {found.step}, is the beginning of its "
                 "next one, whatever the team did: it has reset itself. Step it without its automatic reset, return the "
-                "last observation, and start anew when `begins` says so.",
+                "last observation, and start anew when `reset_mask` says so.",
             )
             return
         if time.monotonic() > until or len(ends) >= MANY_ENDS:
@@ -123,12 +123,12 @@ def _play(stage: Stage, seed: int, max_steps: int, until: float, actions: int) -
     rng = np.random.default_rng(actions)
     looked = stage.reset(seed)
     views = [_views(looked)]
-    begins = np.zeros(stage.batch.num_envs, np.bool_)
+    reset_mask = np.zeros(stage.batch.num_envs, np.bool_)
     ends, truncated = np.zeros(len(views[0]), np.int64), np.zeros(len(views[0]), np.bool_)
     while len(views) <= max_steps and not ends.all() and time.monotonic() < until:
-        looked = stage.step(len(views), stage.player.draw(looked, rng), begins)
-        begins = ended(looked)
-        over = begins[: len(ends)] & (ends == 0)
+        looked = stage.step(len(views), stage.player.draw(looked, rng), reset_mask)
+        reset_mask = ended(looked)
+        over = reset_mask[: len(ends)] & (ends == 0)
         ends[over] = len(views)
         truncated[over] = looked["truncated"][: len(ends)][over]
         views.append(_views(looked))

@@ -259,9 +259,9 @@ class TeamLayout(JointActions):
                 raise LayoutError(f"agent {agent!r}: its action mask has {len(mask)} entries, not {action.width}.")
             row[places] = mask
         if self.is_discrete and not last:
-            legal = np.logical_or.reduceat(table, self._component_starts, axis=1)  # (n, components)
-            if not legal.all():
-                agent = self.agents[int(np.argmin(legal.all(axis=1)))]
+            action_mask = np.logical_or.reduceat(table, self._component_starts, axis=1)  # (n, components)
+            if not action_mask.all():
+                agent = self.agents[int(np.argmin(action_mask.all(axis=1)))]
                 raise LayoutError(
                     f"agent {agent!r}: its action mask forbids every action. "
                     "Leave a living agent at least one legal choice, such as a no-op."

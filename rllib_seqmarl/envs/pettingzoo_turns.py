@@ -47,7 +47,7 @@ class PettingZooTurns(ParallelEnv):
         env, agents = self.env, self.agents
         rewards = dict.fromkeys(agents, 0.0)
         for agent in agents:
-            env.step(self._legal(agent, actions[agent]))
+            env.step(self._legal_action(agent, actions[agent]))
             for other in agents:
                 rewards[other] += env.rewards[other]
         terminated = {agent: self._has_terminated(agent) for agent in agents}
@@ -69,7 +69,7 @@ class PettingZooTurns(ParallelEnv):
     def close(self) -> None:
         """Nothing is open. PettingZoo's own `close` would end pygame for all other environments of this process."""
 
-    def _legal(self, agent: str, action: Any) -> Any:
+    def _legal_action(self, agent: str, action: Any) -> Any:
         space = self.env.action_space(agent)
         if isinstance(space, spaces.Box):
             return np.clip(action, space.low, space.high)

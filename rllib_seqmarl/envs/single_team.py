@@ -9,7 +9,7 @@ from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, AgentAction, AgentID, AgentObservation, Space
 from rllib_seqmarl.envs.batch_creators import of_size
-from rllib_seqmarl.envs.team_batch import Seen, TeamBatch
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation
 
 
 class SingleTeam(ParallelEnv):
@@ -21,7 +21,7 @@ class SingleTeam(ParallelEnv):
         batch: what is stepped; its `num_envs` is 1.
     """
 
-    def __init__(self, batch: TeamBatch):
+    def __init__(self, batch: BatchedSimulator):
         assert batch.num_envs == 1
         self.batch = batch
         self.metadata = batch.metadata
@@ -89,7 +89,7 @@ class SingleTeam(ParallelEnv):
             joint[0, row, : self._actions[row].dim] = actions[agent]
         return joint
 
-    def _tell(self, seen: Seen, info: dict[str, Any]) -> tuple[dict, dict]:
+    def _tell(self, seen: BatchObservation, info: dict[str, Any]) -> tuple[dict, dict]:
         """Observations and infos of all agents."""
         if seen.state is not None:
             self._state = seen.state[0]
@@ -104,7 +104,7 @@ class SingleTeam(ParallelEnv):
         return observations, infos
 
 
-def single(make_batch: Callable[..., TeamBatch]) -> Callable[..., SingleTeam]:
+def single(make_batch: Callable[..., BatchedSimulator]) -> Callable[..., SingleTeam]:
     """What makes one environment, which is a batch of one, with all the arguments of `make_batch` but `num_envs`."""
     make_one = of_size(make_batch, 1)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rllib_seqmarl.envs.team_batch import TeamBatch
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 
 
 def _no_other(task: str) -> bool:
@@ -33,7 +33,7 @@ class Suite:
     name: str
     tasks: Mapping[str, str]
     make: Callable[..., Any]
-    make_batch: Callable[..., TeamBatch] | None = None
+    make_batch: Callable[..., BatchedSimulator] | None = None
     requires: tuple[str, ...] = ()
     extra: str = ""
     external: str = ""

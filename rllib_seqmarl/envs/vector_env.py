@@ -36,7 +36,7 @@ class JointVectorEnv(gym.vector.VectorEnv):
         self.action_space = batch_space(first.action_space, self.num_envs)
         self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = first.render_mode
-        self._is_over = np.zeros(self.num_envs, dtype=np.bool_)
+        self._done = np.zeros(self.num_envs, dtype=np.bool_)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -51,7 +51,7 @@ class JointVectorEnv(gym.vector.VectorEnv):
         for i, (env, env_seed) in enumerate(zip(self.envs, seeds, strict=True)):
             info = env.reset_into(_row(arrays, i), seed=env_seed, options=options)
             infos = self._add_info(infos, info, i)
-        self._is_over[:] = False
+        self._done[:] = False
         return arrays, infos
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -67,16 +67,16 @@ class JointVectorEnv(gym.vector.VectorEnv):
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         agent_rewards = np.zeros((self.num_envs, self.layout.n_agents), np.float32)
-        infos: dict[str, Any] = {"agent_rewards": agent_rewards, "_agent_rewards": ~self._is_over}
+        infos: dict[str, Any] = {"agent_rewards": agent_rewards, "_agent_rewards": ~self._done}
         for i, env in enumerate(self.envs):
-            if self._is_over[i]:
+            if self._done[i]:
                 info = env.reset_into(_row(arrays, i))
             else:
                 rewards[i], terminated[i], truncated[i], info = env.step_into(actions[i], _row(arrays, i))
                 agent_rewards[i] = info.pop("agent_rewards")
             if info:
                 infos = self._add_info(infos, info, i)
-        self._is_over = terminated | truncated
+        self._done = terminated | truncated
         return rewards, terminated, truncated, infos
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:

@@ -79,7 +79,7 @@ class CausalMixer(Mixer):
 
 
 @dataclass(frozen=True)
-class Crossed:
+class PostNormMixers:
     """Mixers for MAT's arrangement: self mixing, cross mixing onto the encoder's output, MLP; post-norm.
 
     ``options`` is what the user may choose, and ``operations`` are those of ``rllib_seqmarl.ops`` that it runs on.
@@ -93,11 +93,11 @@ class Crossed:
 
 
 @dataclass(frozen=True)
-class Added:
+class PreNormMixers:
     """Mixers for RWKV's arrangement: the encoder's output is added to the action embedding, then time
     mixing and channel mixing follow; pre-norm. One causal pair serves encoder and decoder.
 
-    ``options`` and ``operations`` as in :class:`Crossed`.
+    ``options`` and ``operations`` as in :class:`PostNormMixers`.
     """
 
     time: Callable[[MixerShape], CausalMixer]
@@ -122,7 +122,7 @@ class Addition(CausalMixer):
         return x, None
 
 
-class BothWays(Mixer):
+class Bidirectional(Mixer):
     """A causal mixer run along the team and back, its two outputs added: every agent sees every other."""
 
     def __init__(self, mixer: Mixer) -> None:

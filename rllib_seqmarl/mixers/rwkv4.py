@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import CausalMixer, MixerShape
 from rllib_seqmarl.mixers.layers import linear
-from rllib_seqmarl.mixers.rwkv_common import ChannelMix, ShiftedProjections, Start, log_decay
+from rllib_seqmarl.mixers.rwkv_common import ChannelMix, RWKVInit, ShiftedProjections, log_decay
 from rllib_seqmarl.ops.decoding import is_compiled
 from rllib_seqmarl.ops.token_shift import token_shift
 from rllib_seqmarl.ops.wkv import wkv4, wkv4_state, wkv4_step
@@ -25,12 +25,12 @@ class RWKV4TimeMix(CausalMixer):
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
-        d, start = shape.embed_dim, Start(shape)
+        d, start = shape.embed_dim, RWKVInit(shape)
         self.backend = shape.backend
         self.mix = nn.Parameter(torch.stack([start.mix(), start.mix(bonus=0.3), start.mix(0.5)]))
         self.projections = linear(d, d, d, d, gain=1.0, bias=False)  # key, value, receptance
         self.decay = nn.Parameter(start.decay(slowest=-5, span=8))
-        self.bonus = nn.Parameter(math.log(0.3) + start.zigzag(0.5))
+        self.bonus = nn.Parameter(math.log(0.3) + start.alternating(0.5))
         self.output = linear(d, d, bias=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import MixerShape
-from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, ShiftedProjections, Start, log_decay
+from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, RWKVInit, ShiftedProjections, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 
 
@@ -22,7 +22,7 @@ class RWKV5TimeMix(MatrixTimeMix):
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__(shape)
-        start = Start(shape)
+        start = RWKVInit(shape)
         mixes = [start.mix(0.5), start.mix(), start.mix(bonus=0.3), start.mix(0.5)]  # as the projections
         self.mix = nn.Parameter(torch.stack(mixes))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import MixerOptions, MixerShape
-from rllib_seqmarl.mixers.rwkv_common import MAX_RATE, MatrixTimeMix, Projected, Start, log_decay
+from rllib_seqmarl.mixers.rwkv_common import MAX_RATE, MatrixTimeMix, Projected, RWKVInit, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 
 
@@ -58,7 +58,7 @@ class RWKV6TimeMix(MatrixTimeMix):
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__(shape)
-        d, start = shape.embed_dim, Start(shape)
+        d, start = shape.embed_dim, RWKVInit(shape)
         mix_rank, decay_rank = (shape.options or RWKV6Options()).ranks(d)
         self.first_mix = nn.Parameter(start.mix()[None])
         # For the decay, then as the projections.

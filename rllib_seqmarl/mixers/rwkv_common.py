@@ -35,27 +35,27 @@ def log_decay(rate: Tensor) -> Tensor:
     return -rate.clamp(max=MAX_RATE).exp()
 
 
-class Start:
+class RWKVInit:
     """RWKV's initial values (dim,) for a layer: deeper layers look back less and forget differently."""
 
     def __init__(self, shape: MixerShape) -> None:
         self.dim = shape.embed_dim
         self.depth = shape.layer / max(1, shape.n_layer - 1)  # from 0 to 1
-        self.height = 1 - shape.layer / shape.n_layer  # from 1 to almost 0
+        self.depth_ratio = 1 - shape.layer / shape.n_layer  # from 1 to almost 0
         self.channels = torch.arange(self.dim) / max(1, self.dim - 1)  # from 0 to 1
 
     def mix(self, exponent: float = 1.0, bonus: float = 0.0) -> Tensor:
         """How far each channel of a token is moved towards its predecessor, for :func:`token_shift`."""
-        kept = (torch.arange(self.dim) / self.dim) ** (exponent * self.height) + bonus * self.depth
+        kept = (torch.arange(self.dim) / self.dim) ** (exponent * self.depth_ratio) + bonus * self.depth
         return 1 - kept
 
     def decay(self, slowest: float, span: float) -> Tensor:
         """Logarithms of the rates of decay."""
         return slowest + span * self.channels ** (0.7 + 1.3 * self.depth)
 
-    def zigzag(self, height: float) -> Tensor:
+    def alternating(self, depth_ratio: float) -> Tensor:
         """-height, 0, height, repeating: what keeps neighbouring channels apart."""
-        return ((torch.arange(self.dim) + 1) % 3 - 1) * height
+        return ((torch.arange(self.dim) + 1) % 3 - 1) * depth_ratio
 
 
 class ShiftedProjections:
@@ -99,7 +99,7 @@ class ChannelMix(CausalMixer):
 
     def __init__(self, shape: MixerShape, hidden: int) -> None:
         super().__init__()
-        d, start = shape.embed_dim, Start(shape)
+        d, start = shape.embed_dim, RWKVInit(shape)
         self.backend = shape.backend
         self.mix = nn.Parameter(torch.stack([start.mix(), start.mix()]))  # of key and receptance
         self.key = linear(d, hidden, gain=ACTIVATED_GAIN, bias=False)
@@ -171,11 +171,11 @@ class MatrixTimeMix(CausalMixer):
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
-        d, start = shape.embed_dim, Start(shape)
+        d, start = shape.embed_dim, RWKVInit(shape)
         self.backend, self.heads = shape.backend, (shape.n_head, d // shape.n_head)
         self.projections = linear(d, d, d, d, d, gain=1.0, bias=False)  # receptance, key, value, gate
         self.decay = nn.Parameter(start.decay(slowest=-6, span=5))
-        bonus = start.depth * (1 - start.channels) + start.zigzag(0.1)
+        bonus = start.depth * (1 - start.channels) + start.alternating(0.1)
         self.bonus = nn.Parameter(bonus.view(self.heads))
         self.norm = HeadNorm(self.heads)
         self.output = linear(d, d, bias=False)

@@ -39,7 +39,7 @@ def output_head(embed_dim: int, width: int) -> nn.Sequential:
 class ActionHead(nn.Module, ABC):
     """Tokens in, scores out. A score is what the policy says of one agent: logits, or the mean of a Gaussian.
 
-    ``legal`` is always (..., width) bool or None (everything is legal), as made by :meth:`legal`.
+    ``action_mask`` is always (..., width) bool or None (everything is legal), as made by :meth:`effective_mask`.
     """
 
     def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
@@ -48,7 +48,7 @@ class ActionHead(nn.Module, ABC):
         self.policy = output_head(embed_dim, spec.width)
 
     @abstractmethod
-    def legal(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
+    def effective_mask(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
         """Join ``action_mask`` (B, n, width) and ``alive`` (B, n), each bool, 0/1 or None, into one mask.
 
         A dead agent is an agent with a single legal action, choice 0 or zeros; so its log-probability and
@@ -56,7 +56,7 @@ class ActionHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def clean(self, actions: Tensor, alive: Tensor | None, legal: Tensor | None) -> Tensor:
+    def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
         """``actions`` with what does not count (those of the dead, padding) set to the only legal value."""
 
     @abstractmethod
@@ -71,11 +71,11 @@ class ActionHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
+    def scores(self, outputs: Tensor, action_mask: Tensor | None) -> Tensor:
         """Scores (..., width) from the outputs (..., width) of ``policy``."""
 
     @abstractmethod
-    def noise(self, scores_shape: tuple[int, ...], legal: Tensor | None) -> Tensor:
+    def noise(self, scores_shape: tuple[int, ...], action_mask: Tensor | None) -> Tensor:
         """Noise of that shape, such that :meth:`choose` samples exactly from the policy."""
 
     @abstractmethod
@@ -83,18 +83,18 @@ class ActionHead(nn.Module, ABC):
         """Actions (..., *action_shape) for ``scores`` (..., width); without ``noise`` the most probable."""
 
     @abstractmethod
-    def log_probs(self, scores: Tensor, actions: Tensor, legal: Tensor | None) -> Tensor:
+    def log_probs(self, scores: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
         """Log-probabilities of ``actions``: (...) summed over choices, or (..., dim) when continuous."""
 
     @abstractmethod
-    def entropy(self, scores: Tensor, legal: Tensor | None) -> Tensor:
+    def entropy(self, scores: Tensor, action_mask: Tensor | None) -> Tensor:
         """Entropies in nats, in the shape of :meth:`log_probs`."""
 
-    def decisions(self, shape: tuple[int, int, int], legal: Tensor | None, noise: Tensor | None) -> Decisions:
-        """What decides for one agent after another; shape is (B, n, width), of ``legal`` and ``noise`` as well."""
+    def decisions(self, shape: tuple[int, int, int], action_mask: Tensor | None, noise: Tensor | None) -> Decisions:
+        """Decides for one agent after another; ``action_mask`` and ``noise`` have ``shape``, (B, n, width)."""
         if is_compiled(self.backend, cast(nn.Linear, self.policy[0]).weight):
-            return self._compiled_decisions(self.start(shape[0]), self.policy, shape, legal, noise)
-        return TorchDecisions(self, shape, legal, noise)
+            return self._compiled_decisions(self.start(shape[0]), self.policy, shape, action_mask, noise)
+        return TorchDecisions(self, shape, action_mask, noise)
 
     @abstractmethod
     def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
@@ -129,7 +129,7 @@ class CategoricalHead(ActionHead):
         """Whether an agent makes one choice, so that actions have no component axis."""
         return len(self.spec.nvec) == 1
 
-    def legal(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
+    def effective_mask(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
         mask = None if action_mask is None else action_mask.bool()
         if alive is None:
             return mask
@@ -138,7 +138,7 @@ class CategoricalHead(ActionHead):
             return living | self.first_choices
         return torch.where(living, mask, self.first_choices)
 
-    def clean(self, actions: Tensor, alive: Tensor | None, legal: Tensor | None) -> Tensor:
+    def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
         if alive is None:
             return actions
         dead = ~alive.bool()
@@ -158,10 +158,10 @@ class CategoricalHead(ActionHead):
 
         return ChoiceStep(self.spec.nvec, self.choice_rows, start, ILLEGAL_LOGIT, *policy)
 
-    def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
-        return outputs if legal is None else torch.where(legal, outputs, ILLEGAL_LOGIT)
+    def scores(self, outputs: Tensor, action_mask: Tensor | None) -> Tensor:
+        return outputs if action_mask is None else torch.where(action_mask, outputs, ILLEGAL_LOGIT)
 
-    def noise(self, scores_shape: tuple[int, ...], legal: Tensor | None) -> Tensor:
+    def noise(self, scores_shape: tuple[int, ...], action_mask: Tensor | None) -> Tensor:
         # Gumbel noise (arg max of logits + noise is an exact sample). The bound keeps log(0) out.
         uniform = torch.rand(scores_shape, dtype=self.start_row.dtype, device=self.start_row.device)
         tiny = torch.finfo(uniform.dtype).tiny
@@ -174,12 +174,12 @@ class CategoricalHead(ActionHead):
             return scores.argmax(-1)
         return torch.stack([part.argmax(-1) for part in scores.split(self.spec.nvec, -1)], dim=-1)
 
-    def log_probs(self, scores: Tensor, actions: Tensor, legal: Tensor | None) -> Tensor:
+    def log_probs(self, scores: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
         choices = actions.unsqueeze(-1) if self.is_single else actions  # (..., k)
         choices = choices + self.offsets
         return self._log_softmax(scores).gather(-1, choices).sum(-1)
 
-    def entropy(self, scores: Tensor, legal: Tensor | None) -> Tensor:
+    def entropy(self, scores: Tensor, action_mask: Tensor | None) -> Tensor:
         log_probs = self._log_softmax(scores)
         return -(log_probs.exp() * log_probs).sum(-1)
 
@@ -202,15 +202,15 @@ class GaussianHead(ActionHead):
         """Standard deviation per action dimension (dim,)."""
         return 0.5 * torch.sigmoid(self.log_std)
 
-    def legal(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
+    def effective_mask(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
         mask = None if action_mask is None else action_mask.bool()
         if alive is None:
             return mask
         living = alive.bool().unsqueeze(-1)  # (B, n, 1)
         return living.expand(-1, -1, self.spec.dim) if mask is None else mask & living
 
-    def clean(self, actions: Tensor, alive: Tensor | None, legal: Tensor | None) -> Tensor:
-        return self._masked(actions.to(self.log_std.dtype), legal)
+    def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
+        return self._masked(actions.to(self.log_std.dtype), action_mask)
 
     def start(self, batch_size: int) -> Tensor:
         return self.embedder()(self.log_std.new_zeros(batch_size, self.spec.dim))  # (B, d)
@@ -223,25 +223,25 @@ class GaussianHead(ActionHead):
 
         return MoveStep(self.action_embedding, start, *policy)
 
-    def scores(self, outputs: Tensor, legal: Tensor | None) -> Tensor:
-        return self._masked(outputs, legal)
+    def scores(self, outputs: Tensor, action_mask: Tensor | None) -> Tensor:
+        return self._masked(outputs, action_mask)
 
-    def noise(self, scores_shape: tuple[int, ...], legal: Tensor | None) -> Tensor:
+    def noise(self, scores_shape: tuple[int, ...], action_mask: Tensor | None) -> Tensor:
         normal = torch.randn(scores_shape, dtype=self.log_std.dtype, device=self.log_std.device)
-        return self._masked(normal * self.std, legal)
+        return self._masked(normal * self.std, action_mask)
 
     def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
         return scores if noise is None else scores + noise
 
-    def log_probs(self, scores: Tensor, actions: Tensor, legal: Tensor | None) -> Tensor:
+    def log_probs(self, scores: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
         std = self.std
         log_probs = -0.5 * ((actions - scores) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
-        return self._masked(log_probs, legal)
+        return self._masked(log_probs, action_mask)
 
-    def entropy(self, scores: Tensor, legal: Tensor | None) -> Tensor:
+    def entropy(self, scores: Tensor, action_mask: Tensor | None) -> Tensor:
         entropy = (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).expand_as(scores)
-        return self._masked(entropy, legal)
+        return self._masked(entropy, action_mask)
 
     @staticmethod
-    def _masked(values: Tensor, legal: Tensor | None) -> Tensor:
-        return values if legal is None else values.where(legal, 0.0)
+    def _masked(values: Tensor, action_mask: Tensor | None) -> Tensor:
+        return values if action_mask is None else values.where(action_mask, 0.0)

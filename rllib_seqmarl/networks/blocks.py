@@ -1,7 +1,7 @@
 """The blocks that encoder and decoder stack. Which one is used follows from what the mixers declare.
 
-*Crossed* (MAT; Wen et al. 2022, arXiv 2205.14953, figure 2) is post-norm, x = LN(x + sublayer(x)), and its
-decoder looks at the encoder's output through a cross mixer. *Added* (RWKV; Peng et al. 2023, arXiv
+*PostNormMixers* (MAT; Wen et al. 2022, arXiv 2205.14953, figure 2) is post-norm, x = LN(x + sublayer(x)), and its
+decoder looks at the encoder's output through a cross mixer. *PreNormMixers* (RWKV; Peng et al. 2023, arXiv
 2305.13048, figure 2) is pre-norm, x = x + sublayer(LN(x)); the encoder's output is added to its tokens
 before the first block.
 """
@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rllib_seqmarl.mixers import Added, CausalMixer, Crossed, Mixer, MixerShape
-from rllib_seqmarl.mixers.base import BothWays
+from rllib_seqmarl.mixers import CausalMixer, Mixer, MixerShape, PostNormMixers, PreNormMixers
+from rllib_seqmarl.mixers.base import Bidirectional
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, bound, linear
 from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 
@@ -24,10 +24,10 @@ def mlp(d: int) -> nn.Sequential:
     return nn.Sequential(linear(d, d, gain=ACTIVATED_GAIN), nn.GELU(), linear(d, d))
 
 
-class CrossedEncoderBlock(Mixer):
+class PostNormEncoderBlock(Mixer):
     """Self mixing over the whole team, then MLP."""
 
-    def __init__(self, mixers: Crossed, shape: MixerShape) -> None:
+    def __init__(self, mixers: PostNormMixers, shape: MixerShape) -> None:
         super().__init__()
         d = shape.embed_dim
         self.mixer, self.mlp = mixers.encoder(shape), mlp(d)
@@ -38,10 +38,10 @@ class CrossedEncoderBlock(Mixer):
         return self.norm2(x + self.mlp(x))
 
 
-class CrossedDecoderBlock(CausalMixer):
+class PostNormDecoderBlock(CausalMixer):
     """Causal self mixing, cross mixing onto the encoder's output, MLP."""
 
-    def __init__(self, mixers: Crossed, shape: MixerShape) -> None:
+    def __init__(self, mixers: PostNormMixers, shape: MixerShape) -> None:
         super().__init__()
         d = shape.embed_dim
         self.backend = shape.backend
@@ -59,9 +59,9 @@ class CrossedDecoderBlock(CausalMixer):
     def initial_state(self, batch_size: int) -> Any:
         mixers, norms = (self.mixer, self.cross), (self.norm1, self.norm2, self.norm3)
         if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import CrossedStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import PostNormStep  # here, because numba need not be installed
 
-            return CrossedStep(batch_size, mixers, norms, self.mlp)
+            return PostNormStep(batch_size, mixers, norms, self.mlp)
         layers = [bound(layer) for layer in (*norms, self.mlp)]
         return mixers, [mixer.initial_state(batch_size) for mixer in mixers], layers
 
@@ -69,26 +69,26 @@ class CrossedDecoderBlock(CausalMixer):
         if not isinstance(state, tuple):  # compiled
             return state(x, context), state
         (mixer, cross), mixer_states, (norm1, norm2, norm3, mlp) = state
-        rep, cross_context = context
+        encoder_output, cross_context = context
         y, mixer_states[0] = mixer.step(x, mixer_states[0])
         x = norm1(x + y)  # (B, d)
         y, mixer_states[1] = cross.step(x, mixer_states[1], cross_context)
-        x = norm2(rep + y)
+        x = norm2(encoder_output + y)
         return norm3(x + mlp(x)), state
 
 
-class AddedBlock(CausalMixer):
+class PreNormBlock(CausalMixer):
     """Time mixing, then channel mixing, which may look back in time as well. For encoder and decoder.
 
-    With ``both_ways`` time mixing runs along the team and back; such a block has no steps.
+    With ``bidirectional`` time mixing runs along the team and back; such a block has no steps.
     """
 
-    def __init__(self, mixers: Added, shape: MixerShape, both_ways: bool = False) -> None:
+    def __init__(self, mixers: PreNormMixers, shape: MixerShape, bidirectional: bool = False) -> None:
         super().__init__()
         d = shape.embed_dim
         self.backend = shape.backend
         time = mixers.time(shape)
-        self.time: Any = BothWays(time) if both_ways else time
+        self.time: Any = Bidirectional(time) if bidirectional else time
         self.channel = mixers.channel(shape)
         self.norm1, self.norm2 = nn.LayerNorm(d, bias=False), nn.LayerNorm(d, bias=False)
 
@@ -99,9 +99,9 @@ class AddedBlock(CausalMixer):
     def initial_state(self, batch_size: int) -> Any:
         mixers, norms = (self.time, self.channel), (self.norm1, self.norm2)
         if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import AddedStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import PreNormStep  # here, because numba need not be installed
 
-            return AddedStep(batch_size, mixers, norms)
+            return PreNormStep(batch_size, mixers, norms)
         return mixers, [mixer.initial_state(batch_size) for mixer in mixers], [bound(norm) for norm in norms]
 
     def step(self, x: Any, state: Any, context: Any = None) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from rllib_seqmarl.mixers import MIXERS, Added, Crossed, MixerShape
+from rllib_seqmarl.mixers import MIXERS, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.networks.image_embedding import ConvFilters, ImageShape, default_filters, feature_shape
 from rllib_seqmarl.ops.backends import AUTO, check_backend
 from rllib_seqmarl.suggestions import did_you_mean
@@ -133,14 +133,14 @@ class NetworkConfig:
     def _check_arrangement(self) -> None:
         if self.encoder_directions not in (1, 2):
             raise ValueError(f"encoder_directions must be 1 or 2, not {self.encoder_directions!r}")
-        if self.encoder_directions == 2 and isinstance(self.encoder_mixers, Crossed):
+        if self.encoder_directions == 2 and isinstance(self.encoder_mixers, PostNormMixers):
             raise ValueError(
                 f"encoder_directions=2 has no effect on encoder_mixer={self.encoder_mixer!r}, whose encoder sees the "
                 f"whole team already; remove it, or choose an rwkv encoder"
             )
         if self.decoder_cross not in ("mixer", "addition"):
             raise ValueError(f"decoder_cross must be 'mixer' or 'addition', not {self.decoder_cross!r}")
-        if self.decoder_cross == "addition" and isinstance(self.decoder_mixers, Added):
+        if self.decoder_cross == "addition" and isinstance(self.decoder_mixers, PreNormMixers):
             raise ValueError(
                 f"decoder_cross='addition' has no effect on decoder_mixer={self.decoder_mixer!r}, which has no cross "
                 f"mixer: the encoder's output is added to its tokens already; remove it"
@@ -187,16 +187,16 @@ class NetworkConfig:
         return self.conv_filters or default_filters(self.image_shape)
 
     @property
-    def encoder_mixers(self) -> Crossed | Added:
+    def encoder_mixers(self) -> PostNormMixers | PreNormMixers:
         """The mixers of the encoder's blocks."""
         return MIXERS[self.encoder_mixer]
 
     @property
-    def decoder_mixers(self) -> Crossed | Added:
+    def decoder_mixers(self) -> PostNormMixers | PreNormMixers:
         """The mixers of the decoder's blocks."""
         return MIXERS[self.decoder_mixer]
 
-    def shapes(self, mixers: Crossed | Added) -> list[MixerShape]:
+    def shapes(self, mixers: PostNormMixers | PreNormMixers) -> list[MixerShape]:
         """The shape of each block's ``mixers``, from the first block to the last."""
         taken = {f.name for f in fields(mixers.options)}
         options = mixers.options(**{key: value for key, value in self.mixer_options.items() if key in taken})

@@ -38,19 +38,19 @@ class TorchDecisions:
     """In plain torch, by the methods of an :class:`~rllib_seqmarl.networks.action_heads.ActionHead`."""
 
     def __init__(
-        self, head: ActionHead, shape: tuple[int, int, int], legal: Tensor | None, noise: Tensor | None
+        self, head: ActionHead, shape: tuple[int, int, int], action_mask: Tensor | None, noise: Tensor | None
     ) -> None:
         batch_size, n, _ = shape
         self.start = head.start(batch_size)
         self._head, self._policy, self._embed = head, bound(head.policy), head.embedder()
-        self._legal = [None] * n if legal is None else legal.unbind(1)  # n times (B, width)
+        self._action_mask = [None] * n if action_mask is None else action_mask.unbind(1)  # n times (B, width)
         self._noise = [None] * n if noise is None else noise.unbind(1)  # n times (B, width)
         self._scores: list[Tensor] = []
         self._actions: list[Tensor] = []
 
     def __call__(self, features: Tensor, /) -> Tensor:
         t = len(self._scores)
-        scores = self._head.scores(self._policy(features), self._legal[t])  # (B, width)
+        scores = self._head.scores(self._policy(features), self._action_mask[t])  # (B, width)
         self._scores.append(scores)
         self._actions.append(self._head.choose(scores, self._noise[t]))  # (B, *action_shape)
         return self._embed(self._actions[t])

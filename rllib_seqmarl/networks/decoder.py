@@ -8,53 +8,53 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from rllib_seqmarl.mixers import Added, CausalMixer, Crossed
+from rllib_seqmarl.mixers import CausalMixer, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.base import Addition
 from rllib_seqmarl.mixers.layers import bound
-from rllib_seqmarl.networks.blocks import AddedBlock, CrossedDecoderBlock
+from rllib_seqmarl.networks.blocks import PostNormDecoderBlock, PreNormBlock
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 
 
 class Decoder(nn.Module):
-    """A stack of causal blocks: ``x`` are action embeddings, ``rep`` is the encoder's output.
+    """A stack of causal blocks: ``x`` are action embeddings, ``encoder_output`` is the encoder's output.
 
-    *Crossed*: LN(x), then blocks that each look at rep. *Added*: x + rep, then blocks, then LN.
+    *PostNormMixers*: LN(x), then blocks that each look at rep. *PreNormMixers*: x + rep, then blocks, then LN.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.backend = config.backend
         mixers = config.decoder_mixers
-        self.is_added = isinstance(mixers, Added)
-        if isinstance(mixers, Crossed) and config.decoder_cross == "addition":
+        self.is_pre_norm = isinstance(mixers, PreNormMixers)
+        if isinstance(mixers, PostNormMixers) and config.decoder_cross == "addition":
             mixers = replace(mixers, cross=Addition)
         blocks = nn.ModuleList(
-            AddedBlock(mixers, shape) if isinstance(mixers, Added) else CrossedDecoderBlock(mixers, shape)
+            PreNormBlock(mixers, shape) if isinstance(mixers, PreNormMixers) else PostNormDecoderBlock(mixers, shape)
             for shape in config.shapes(mixers)
         )
         self.blocks = cast(Sequence[CausalMixer], blocks)
-        self.norm = nn.LayerNorm(config.embed_dim, bias=not self.is_added)
+        self.norm = nn.LayerNorm(config.embed_dim, bias=not self.is_pre_norm)
 
-    def forward(self, x: Tensor, rep: Tensor) -> Tensor:
-        """Features (B, n, d) of all agents from ``x`` (B, n, d) and ``rep`` (B, n, d)."""
-        x = x + rep if self.is_added else self.norm(x)
+    def forward(self, x: Tensor, encoder_output: Tensor) -> Tensor:
+        """Features (B, n, d) of all agents from ``x`` (B, n, d) and ``encoder_output`` (B, n, d)."""
+        x = x + encoder_output if self.is_pre_norm else self.norm(x)
         for block in self.blocks:
-            x = block(x, rep)
-        return self.norm(x) if self.is_added else x
+            x = block(x, encoder_output)
+        return self.norm(x) if self.is_pre_norm else x
 
-    def split_context(self, rep: Tensor) -> Sequence[Any]:
+    def split_context(self, encoder_output: Tensor) -> Sequence[Any]:
         """One entry per agent for :meth:`step`: its rep (B, d) and what every block made of it."""
-        rep = rep.transpose(0, 1).contiguous().transpose(0, 1)  # (B, n, d), an agent's tokens side by side in memory
-        per_block = (block.split_context(rep) for block in self.blocks)
-        return list(zip(per_agent(rep, self.backend), zip(*per_block, strict=True), strict=True))
+        encoder_output = encoder_output.transpose(0, 1).contiguous().transpose(0, 1)  # (B, n, d), contiguous by agent
+        per_block = (block.split_context(encoder_output) for block in self.blocks)
+        return list(zip(per_agent(encoder_output, self.backend), zip(*per_block, strict=True), strict=True))
 
     def initial_state(self, batch_size: int) -> Any:
         """The state before the first agent: the decoder's own layers, and every block with its state."""
         if is_compiled(self.backend, self.norm.weight):
             from rllib_seqmarl.ops.decoding.blocks import StackStep  # here, because numba need not be installed
 
-            return StackStep(batch_size, self.norm, self.is_added, self.blocks)
+            return StackStep(batch_size, self.norm, self.is_pre_norm, self.blocks)
         return bound(self.norm), list(self.blocks), [block.initial_state(batch_size) for block in self.blocks]
 
     def step(self, x: Any, state: Any, context: Any) -> tuple[Any, Any]:
@@ -65,8 +65,8 @@ class Decoder(nn.Module):
         if not isinstance(state, tuple):  # compiled
             return state(x, context), state
         norm, blocks, block_states = state
-        rep, block_contexts = context
-        x = x + rep if self.is_added else norm(x)
+        encoder_output, block_contexts = context
+        x = x + encoder_output if self.is_pre_norm else norm(x)
         for i, block in enumerate(blocks):
             x, block_states[i] = block.step(x, block_states[i], block_contexts[i])
-        return (norm(x) if self.is_added else x), state
+        return (norm(x) if self.is_pre_norm else x), state

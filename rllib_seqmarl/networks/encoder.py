@@ -6,10 +6,10 @@ import math
 
 from torch import Tensor, nn
 
-from rllib_seqmarl.mixers import Added
+from rllib_seqmarl.mixers import PreNormMixers
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.action_heads import output_head
-from rllib_seqmarl.networks.blocks import AddedBlock, CrossedEncoderBlock
+from rllib_seqmarl.networks.blocks import PostNormEncoderBlock, PreNormBlock
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.image_embedding import ImageEmbedding
 
@@ -32,17 +32,17 @@ class Encoder(nn.Module):
         )
         mixers = config.encoder_mixers
         shapes = config.shapes(mixers)
-        if isinstance(mixers, Added):
-            both_ways = config.encoder_directions == 2
-            self.blocks = nn.Sequential(*(AddedBlock(mixers, shape, both_ways) for shape in shapes))
+        if isinstance(mixers, PreNormMixers):
+            bidirectional = config.encoder_directions == 2
+            self.blocks = nn.Sequential(*(PreNormBlock(mixers, shape, bidirectional) for shape in shapes))
             self.blocks.append(nn.LayerNorm(d, bias=False))
         else:
-            self.blocks = nn.Sequential(*(CrossedEncoderBlock(mixers, shape) for shape in shapes))
+            self.blocks = nn.Sequential(*(PostNormEncoderBlock(mixers, shape) for shape in shapes))
         self.value = output_head(d, 1)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Representations (B, n, d) and values (B, n) of ``obs`` (B, n, obs_dim)."""
         if self.image is not None:
             obs = self.image(obs)  # (B, n, features and what else is seen)
-        rep = self.blocks(self.embedding(obs))  # (B, n, d)
-        return rep, self.value(rep).squeeze(-1)
+        encoder_output = self.blocks(self.embedding(obs))  # (B, n, d)
+        return encoder_output, self.value(encoder_output).squeeze(-1)

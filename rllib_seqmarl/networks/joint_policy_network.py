@@ -58,32 +58,32 @@ class JointPolicyNetwork(nn.Module):
     def _decode(
         self, obs: Tensor, action_mask: Tensor | None, alive: Tensor | None, deterministic: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rep, values = self._encode(obs)
-        batch_size, n, _ = rep.shape
+        encoder_output, values = self._encode(obs)
+        batch_size, n, _ = encoder_output.shape
         head, decoder, shape = self.head, self.decoder, (batch_size, n, self.config.action.width)
-        legal = head.legal(action_mask, alive)
-        noise = None if deterministic else head.noise(shape, legal)  # (B, n, width), as legal
+        action_mask = head.effective_mask(action_mask, alive)
+        noise = None if deterministic else head.noise(shape, action_mask)  # (B, n, width), as legal
 
-        decide = head.decisions(shape, legal, noise)
+        decide = head.decisions(shape, action_mask, noise)
         state = decoder.initial_state(batch_size)
         token = decide.start  # (B, d)
-        for context in decoder.split_context(rep):
+        for context in decoder.split_context(encoder_output):
             features, state = decoder.step(token, state, context)  # (B, d)
             token = decide(features)
-        return decide.actions, head.log_probs(decide.scores, decide.actions, legal), values
+        return decide.actions, head.log_probs(decide.scores, decide.actions, action_mask), values
 
     def evaluate(
         self, obs: Tensor, actions: Tensor, action_mask: Tensor | None = None, alive: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of ``actions``, entropies of the policy and values, in one parallel pass."""
-        rep, values = self._encode(obs)
+        encoder_output, values = self._encode(obs)
         head = self.head
-        legal = head.legal(action_mask, alive)
+        action_mask = head.effective_mask(action_mask, alive)
         # Successors see what was handed in for the dead as well: it was what they decided on.
-        features = self.decoder(head.shifted(actions), rep)  # (B, n, d)
-        scores = head.scores(head.policy(features), legal)  # (B, n, width)
-        actions = head.clean(actions, alive, legal)
-        return head.log_probs(scores, actions, legal), head.entropy(scores, legal), values
+        features = self.decoder(head.shifted(actions), encoder_output)  # (B, n, d)
+        scores = head.scores(head.policy(features), action_mask)  # (B, n, width)
+        actions = head.clean(actions, alive, action_mask)
+        return head.log_probs(scores, actions, action_mask), head.entropy(scores, action_mask), values
 
     def values(self, obs: Tensor) -> Tensor:
         """Values (B, n) alone, without the decoder's work."""

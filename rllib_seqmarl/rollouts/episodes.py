@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rllib_seqmarl.rollouts.rollout import Rollout
 
 
-class Chunk(NamedTuple):
+class Segment(NamedTuple):
     """The rows `first` to before `last` of environment `env`: an episode, or the piece of it that a rollout holds."""
 
     env: int
@@ -21,23 +21,25 @@ class Chunk(NamedTuple):
     is_done: bool
 
 
-def find_chunks(is_step: np.ndarray, is_over: np.ndarray) -> list[Chunk]:
-    """All pieces of episodes in `is_step` and `is_over` (T, B): those that ended, by their ends; then the others."""
+def find_segments(is_step: np.ndarray, done: np.ndarray) -> list[Segment]:
+    """All pieces of episodes in `is_step` and `done` (T, B): those that ended, by their ends; then the others."""
     num_rows, num_envs = is_step.shape
     padded = np.zeros((num_envs, num_rows + 2), np.int8)  # (B, T + 2), with no step before and after
     padded[:, 1:-1] = is_step.T
     changes = np.diff(padded, axis=1)  # (B, T + 1): 1 where steps begin, -1 where they have ended
     envs, firsts = np.nonzero(changes == 1)
     _, lasts = np.nonzero(changes == -1)
-    done = is_over[lasts - 1, envs]
+    done = done[lasts - 1, envs]
     places = zip(envs.tolist(), firsts.tolist(), lasts.tolist(), done.tolist(), strict=True)
-    chunks = [Chunk(*place) for place in places]
-    return sorted(chunks, key=lambda chunk: (not chunk.is_done, chunk.last if chunk.is_done else 0, chunk.env))
+    segments = [Segment(*place) for place in places]
+    return sorted(
+        segments, key=lambda segment: (not segment.is_done, segment.last if segment.is_done else 0, segment.env)
+    )
 
 
-def make_episode(rollout: Rollout, chunk: Chunk) -> SingleAgentEpisode:
-    """The episode at `chunk`, in views of the rollout's arrays."""
-    env, first, last, is_done = chunk
+def make_episode(rollout: Rollout, segment: Segment) -> SingleAgentEpisode:
+    """The episode at `segment`, in views of the rollout's arrays."""
+    env, first, last, is_done = segment
     rows = slice(first, last)
     observation_space, action_space = rollout.spaces
     is_first_rows = bool(rollout.is_step[:first, env].all())  # of the episode that the rollout began with
@@ -48,7 +50,7 @@ def make_episode(rollout: Rollout, chunk: Chunk) -> SingleAgentEpisode:
         id_=rollout.ids[env] if is_first_rows else None,
         observations=InfiniteLookbackBuffer({key: array[first : last + 1, env] for key, array in rollout.obs.items()}),
         observation_space=observation_space,
-        infos=_infos(rollout, chunk),
+        infos=_infos(rollout, segment),
         actions=actions,
         action_space=action_space,
         rewards=InfiniteLookbackBuffer(rollout.rewards[rows, env]),
@@ -60,9 +62,9 @@ def make_episode(rollout: Rollout, chunk: Chunk) -> SingleAgentEpisode:
     )
 
 
-def _infos(rollout: Rollout, chunk: Chunk) -> list[dict[str, Any]]:
+def _infos(rollout: Rollout, segment: Segment) -> list[dict[str, Any]]:
     """One per observation; that of the first one is empty."""
-    env, first, last, _ = chunk
+    env, first, last, _ = segment
     infos: list[dict[str, Any]] = [{}]
     for t in range(first, last):
         info: dict[str, Any] = {"agent_rewards": rollout.agent_rewards[t, env]}

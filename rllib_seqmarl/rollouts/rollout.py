@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from rllib_seqmarl.rollouts.episodes import Chunk, find_chunks, make_episode
+from rllib_seqmarl.rollouts.episodes import Segment, find_segments, make_episode
 
 Arrays = dict[str, np.ndarray]
 
@@ -83,16 +83,16 @@ class Rollout(Sequence[SingleAgentEpisode]):
     # -- as episodes -----------------------------------------------------------------------------------------
 
     @cached_property
-    def chunks(self) -> list[Chunk]:
+    def segments(self) -> list[Segment]:
         """Where the episodes lie: those that ended, in the order of their ends, and then those that go on."""
-        return find_chunks(self.is_step, self.terminated | self.truncated)
+        return find_segments(self.is_step, self.terminated | self.truncated)
 
     @cached_property
     def _episodes(self) -> dict[int, SingleAgentEpisode]:
         return {}
 
     def __len__(self) -> int:
-        return len(self.chunks)
+        return len(self.segments)
 
     @overload
     def __getitem__(self, index: int) -> SingleAgentEpisode: ...
@@ -103,7 +103,7 @@ class Rollout(Sequence[SingleAgentEpisode]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         if index not in self._episodes:
-            self._episodes[index] = make_episode(self, self.chunks[index])
+            self._episodes[index] = make_episode(self, self.segments[index])
         return self._episodes[index]
 
     # -- as shares -------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ray.tune.registry import register_env
 from toy_batch import ToyBatch, Walkers
 
 from rllib_seqmarl import JointPolicy, MATConfig, make_joint_env
-from rllib_seqmarl.envs import JointEnvError, Moved, TeamBatch
+from rllib_seqmarl.envs import BatchedSimulator, JointEnvError, StepResult
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.experiments.evaluation import evaluate, policy_env
 
@@ -89,12 +89,12 @@ class Few(Walkers):
 
 
 class Doubles(Walkers):
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        moved = super().step(actions, begins)
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        moved = super().step(actions, reset_mask)
         return moved._replace(terminated=moved.terminated * 1.0)
 
 
-DEFECTIVE: dict[str, tuple[Callable[..., TeamBatch], dict[str, Any], type[Exception], str]] = {
+DEFECTIVE: dict[str, tuple[Callable[..., BatchedSimulator], dict[str, Any], type[Exception], str]] = {
     "number": (
         Few,
         {},

@@ -13,7 +13,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_seqmarl import JointPolicy, MAMConfig, MARWKVConfig, MATConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
-from rllib_seqmarl.mixers.base import Addition, BothWays
+from rllib_seqmarl.mixers.base import Addition, Bidirectional
 from rllib_seqmarl.mixers.mamba import BidirectionalMamba, CrossMamba, Mamba
 from rllib_seqmarl.networks import JointPolicyNetwork
 from rllib_seqmarl.registry import ALGORITHMS
@@ -78,7 +78,7 @@ def test_what_the_papers_ask_about_can_be_switched() -> None:
     assert not network_of(MAMConfig().network(bidirectional="sum")).encoder.blocks[0].mixer.is_product
     assert isinstance(network_of(MAMConfig().network(decoder_cross="addition")).decoder.blocks[0].cross, Addition)
     both = network_of(MARWKVConfig().network(encoder_directions=2).joint_env(agent_order="shuffled"))
-    assert isinstance(both.encoder.blocks[0].time, BothWays)
+    assert isinstance(both.encoder.blocks[0].time, Bidirectional)
 
 
 @pytest.mark.parametrize(

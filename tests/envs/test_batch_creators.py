@@ -13,7 +13,7 @@ from ray.tune.registry import register_env
 from toy_batch import ToyBatch, Walkers
 from toy_envs import ToyTeam
 
-from rllib_seqmarl.envs import JointEnvError, TeamBatch, catalog, make_env, make_joint_env
+from rllib_seqmarl.envs import BatchedSimulator, JointEnvError, catalog, make_env, make_joint_env
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.envs.single_team import SingleTeam, single
@@ -81,11 +81,16 @@ def team_of_many(num_envs: int = 1) -> ToyTeam:
             team_of_many,
             {},
             TypeError,
-            "team_of_many has a parameter `num_envs`, as what makes a TeamBatch, but it made",
+            "team_of_many has a parameter `num_envs`, as creators of a BatchedSimulator do, but it made",
         ),
         (Walkers, {"lenght": 2}, ValueError, "Walkers has no option 'lenght'. Did you mean 'length'? It has: length,"),
         (only_its_number, {"length": 2}, ValueError, "only_its_number has no option 'length'. It has: none."),
-        (lambda config: Walkers(2), {}, TypeError, "Walkers is a TeamBatch, of which nobody knows how many copies to"),
+        (
+            lambda config: Walkers(2),
+            {},
+            TypeError,
+            "Walkers is an instance of BatchedSimulator",
+        ),
     ],
 )
 def test_what_cannot_be_made_says_why(source: Any, config: dict, error: type[Exception], message: str) -> None:
@@ -103,7 +108,7 @@ def test_the_number_is_no_option() -> None:
 
 
 def test_a_suites_batch_must_have_the_number_of_copies_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make_batch(task: str, num_envs: int) -> TeamBatch:
+    def make_batch(task: str, num_envs: int) -> BatchedSimulator:
         return ToyBatch(3)
 
     entry = catalog.EnvEntry(Suite("toys", {"few": "Few."}, single(make_batch), make_batch), "few")
@@ -113,7 +118,7 @@ def test_a_suites_batch_must_have_the_number_of_copies_asked_for(monkeypatch: py
 
 
 def test_only_a_users_own_batch_is_played_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make_batch(task: str, num_envs: int) -> TeamBatch:
+    def make_batch(task: str, num_envs: int) -> BatchedSimulator:
         return ToyBatch(num_envs)
 
     entry = catalog.EnvEntry(Suite("toys", {"sound": "Sound."}, single(make_batch), make_batch), "sound")

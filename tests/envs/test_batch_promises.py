@@ -132,7 +132,7 @@ def stepped(env: JointBatchEnv, steps: int) -> None:
 def spoil(batch: ToyBatch, change: Callable[..., Any]) -> JointBatchEnv:
     """`change` makes of what a step brought, and of who began, what the batch gives instead."""
     step = batch.step
-    batch.step = lambda actions, begins: change(step(actions, begins), begins)  # type: ignore[method-assign]
+    batch.step = lambda actions, reset_mask: change(step(actions, reset_mask), reset_mask)  # type: ignore[method-assign]
     return JointBatchEnv(batch, name="toys")
 
 
@@ -140,24 +140,27 @@ def spoil(batch: ToyBatch, change: Callable[..., Any]) -> JointBatchEnv:
     ("change", "message"),
     [
         (
-            lambda moved, begins: moved._replace(rewards=moved.rewards.astype(int)),
+            lambda moved, reset_mask: moved._replace(rewards=moved.rewards.astype(int)),
             "`rewards` as a NumPy array of float",
         ),
-        (lambda moved, begins: moved._replace(rewards=moved.rewards[:, 0]), "Its shape is (4,), not (4, 3)."),
+        (lambda moved, reset_mask: moved._replace(rewards=moved.rewards[:, 0]), "Its shape is (4,), not (4, 3)."),
         (
-            lambda moved, begins: moved._replace(terminated=moved.terminated * 1.0),
+            lambda moved, reset_mask: moved._replace(terminated=moved.terminated * 1.0),
             "`terminated` as a NumPy array of bo",
         ),
         (
-            lambda moved, begins: moved._replace(truncated=False),
+            lambda moved, reset_mask: moved._replace(truncated=False),
             "`truncated` as a NumPy array of bool (B,). At step 1: I",
         ),
         (
-            lambda moved, begins: moved._replace(wins=moved.wins[None]),
+            lambda moved, reset_mask: moved._replace(wins=moved.wins[None]),
             "`wins` as a NumPy array of float32 or float64 or",
         ),
-        (lambda moved, begins: tuple(moved), "It must give a Moved from step(). At step 1: It gave a tuple."),
-        (lambda moved, begins: moved._replace(seen=None), "It must give a Seen from step(). At step 1: It gave None."),
+        (lambda moved, reset_mask: tuple(moved), "It must give a StepResult from step(). At step 1: It gave a tuple."),
+        (
+            lambda moved, reset_mask: moved._replace(observation=None),
+            "It must give a BatchObservation from step(). At step 1: It gave None.",
+        ),
     ],
 )
 def test_what_a_step_brings_has_its_form(change: Callable[..., Any], message: str) -> None:
@@ -168,7 +171,9 @@ def test_what_a_step_brings_has_its_form(change: Callable[..., Any], message: st
 def test_a_reset_gives_what_is_seen() -> None:
     batch = ToyBatch(B)
     batch.reset = lambda seeds=None: (batch._see(), {})  # type: ignore
-    with pytest.raises(JointEnvError, match=re.escape("give a Seen from reset(). At reset: It gave a tuple.")):
+    with pytest.raises(
+        JointEnvError, match=re.escape("give a BatchObservation from reset(). At reset: It gave a tuple.")
+    ):
         JointBatchEnv(batch).reset(seed=0)
 
 
@@ -176,14 +181,14 @@ def test_a_reset_gives_what_is_seen() -> None:
     ("part", "message"),
     [
         ("rewards", r"with rewards of 0 and no end. At step \d: Copy \d began with rewards of \[1.0, 1.0, 1.0\]. Obey"),
-        ("terminated", r"At step \d: Copy \d is terminated as it begins. Obey `begins`."),
+        ("terminated", r"At step \d: Copy \d is terminated as it begins. Obey `reset_mask`."),
         ("truncated", r"At step \d: Copy \d is truncated as it begins."),
     ],
 )
 def test_the_first_copies_that_begin_anew_are_looked_at(part: str, message: str) -> None:
-    def disobey(moved: Any, begins: np.ndarray) -> Any:
+    def disobey(moved: Any, reset_mask: np.ndarray) -> Any:
         array = getattr(moved, part).copy()
-        array[begins] = True
+        array[reset_mask] = True
         return moved._replace(**{part: array})
 
     with pytest.raises(JointEnvError, match=message):

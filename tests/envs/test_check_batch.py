@@ -12,7 +12,7 @@ from gymnasium import spaces
 from test_final_observations import SELF_RESETTING, SOUND
 from toy_batch import ToyBatch, Walkers
 
-from rllib_seqmarl.envs import JointEnvError, Moved, Seen, TeamBatch, check_joint_env
+from rllib_seqmarl.envs import BatchedSimulator, BatchObservation, JointEnvError, StepResult, check_joint_env
 
 B = 3
 
@@ -27,17 +27,17 @@ def test_batched_suites_pass(task: str) -> None:
     check_joint_env(task, {"max_steps": 12} if task != "jumanji-lbf/8x8-2p-2f-coop" else {})
 
 
-def at_step_2(spoil: Callable[[Moved], Moved | None], **options: Any) -> ToyBatch:
+def at_step_2(spoil: Callable[[StepResult], StepResult | None], **options: Any) -> ToyBatch:
     """Toys of which the second step is spoilt, in each play."""
     batch = ToyBatch(B, **options)
     reset, step = batch.reset, batch.step
 
-    def start_counting(seeds: Sequence[int] | None = None) -> Seen:
+    def start_counting(seeds: Sequence[int] | None = None) -> BatchObservation:
         batch.steps = 0
         return reset(seeds)
 
-    def spoilt_step(actions: np.ndarray, begins: np.ndarray) -> Moved:
-        moved = step(actions, begins)
+    def spoilt_step(actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        moved = step(actions, reset_mask)
         return (spoil(moved) or moved) if batch.steps == 2 else moved
 
     batch.reset, batch.step = start_counting, spoilt_step  # type: ignore[method-assign]
@@ -45,13 +45,13 @@ def at_step_2(spoil: Callable[[Moved], Moved | None], **options: Any) -> ToyBatc
 
 
 def seeing(part: str, value: Any, where: Any, **options: Any) -> ToyBatch:
-    def spoil(moved: Moved) -> None:
-        getattr(moved.seen, part)[where] = value
+    def spoil(moved: StepResult) -> None:
+        getattr(moved.observation, part)[where] = value
 
     return at_step_2(spoil, **options)
 
 
-def losing_reward(moved: Moved) -> None:
+def losing_reward(moved: StepResult) -> None:
     moved.rewards[1, 2] = np.nan
 
 
@@ -72,7 +72,7 @@ def without_copies() -> ToyBatch:
 class OneArray(Walkers):
     """Gives the same array at every step."""
 
-    def see(self) -> Seen:
+    def see(self) -> BatchObservation:
         self.seen = super().see() if not hasattr(self, "seen") else self.seen
         self.seen.observations[:] = self.places[:, :, None]
         return self.seen
@@ -88,34 +88,34 @@ class Clipping(Walkers):
 class Unseeded(Walkers):
     """Takes no seeds."""
 
-    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+    def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         return super().reset()
 
 
 class Staying(Walkers):
     """Lets copies that begin in mid-episode stay where they are."""
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        stays = begins & (self.count < self.length)
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        stays = reset_mask & (self.count < self.length)
         places = self.places[stays].copy()
-        moved = super().step(actions, begins)
+        moved = super().step(actions, reset_mask)
         self.places[stays] = places
-        return moved._replace(seen=self.see())
+        return moved._replace(observation=self.see())
 
 
 class GoingOn(Walkers):
     """Lets copies that begin in mid-episode move all the same."""
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        moved = super().step(actions, begins & (self.count >= self.length))
-        moved.rewards[begins] = 0.0
-        return moved._replace(truncated=moved.truncated & ~begins)
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        moved = super().step(actions, reset_mask & (self.count >= self.length))
+        moved.rewards[reset_mask] = 0.0
+        return moved._replace(truncated=moved.truncated & ~reset_mask)
 
 
 class OneStream(Walkers):
     """All copies draw from the first one's random stream."""
 
-    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+    def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         seen = super().reset(seeds)
         self.rngs = self.rngs[:1] * self.num_envs
         return seen
@@ -124,8 +124,8 @@ class OneStream(Walkers):
 class Disobeying(Walkers):
     """Has never heard of copies that begin."""
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        return super().step(actions, np.zeros_like(begins))
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        return super().step(actions, np.zeros_like(reset_mask))
 
 
 class NoPicture(Walkers):
@@ -133,7 +133,7 @@ class NoPicture(Walkers):
         return np.zeros(3)
 
 
-DEFECTS: dict[str, tuple[Callable[[], TeamBatch], str]] = {
+DEFECTS: dict[str, tuple[Callable[[], BatchedSimulator], str]] = {
     "attributes": (
         without_copies,
         "ToyBatch cannot be relied on as a batch of teams:\n- It must count its copies in `num_envs`. It is 0, not an "
@@ -145,7 +145,7 @@ DEFECTS: dict[str, tuple[Callable[[], TeamBatch], str]] = {
     ),
     "beginning": (
         lambda: Disobeying(B),
-        r"with rewards of 0 and no end. At step \d: Copy 0 began with rewards of \[.*\]. Obey `begins`.",
+        r"with rewards of 0 and no end. At step \d: Copy 0 began with rewards of \[.*\]. Obey `reset_mask`.",
     ),
     "observations": (
         lambda: seeing("observations", np.inf, (1, 2, 1)),
@@ -191,11 +191,13 @@ DEFECTS: dict[str, tuple[Callable[[], TeamBatch], str]] = {
     ),
     "staying": (
         lambda: Staying(B),
-        "start a new episode in a copy that `begins`, also in mid-episode. Copy 2 was told to begin at step 3 and stay",
+        "start a new episode in a copy that `reset_mask` names, also in mid-episode. Copy 2 was told to begin"
+        " at step 3 and stay",
     ),
     "going on": (
         lambda: GoingOn(B),
-        "start a new episode in a copy that `begins`, also in mid-episode. Copy 2 was told to begin at step 3 and went",
+        "start a new episode in a copy that `reset_mask` names, also in mid-episode. Copy 2 was told to begin"
+        " at step 3 and went",
     ),
     "independence": (
         lambda: OneStream(B, noise=0.1),

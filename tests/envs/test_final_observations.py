@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toy_batch import ToyBatch, Walkers
 
-from rllib_seqmarl.envs import JointEnvError, Moved, Seen, TeamBatch
+from rllib_seqmarl.envs import BatchedSimulator, BatchObservation, JointEnvError, StepResult
 from rllib_seqmarl.envs.final_observations import check_start
 
 RESET_ITSELF = (
@@ -22,19 +22,19 @@ RESET_ITSELF = (
 class Oblivious(Walkers):
     """Moves copies that begin, and only hides it: they have reset themselves before."""
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        moved = super().step(actions, np.zeros_like(begins))
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        moved = super().step(actions, np.zeros_like(reset_mask))
         return moved._replace(
-            rewards=np.where(begins[:, None], 0.0, moved.rewards), truncated=moved.truncated & ~begins
+            rewards=np.where(reset_mask[:, None], 0.0, moved.rewards), truncated=moved.truncated & ~reset_mask
         )
 
 
 class Resting(Walkers):
     """Lets copies that begin rest where they are: they have reset themselves before."""
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        self.rests = begins
-        return super().step(actions, np.zeros_like(begins))
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        self.rests = reset_mask
+        return super().step(actions, np.zeros_like(reset_mask))
 
     def move(self, actions: np.ndarray) -> None:
         places, count = self.places[self.rests].copy(), self.count[self.rests].copy()
@@ -53,7 +53,7 @@ class Meeting(Walkers):
         return ((apart == 0) | (apart > 2)) & (self.count > 0), np.zeros(self.num_envs, bool)
 
 
-SELF_RESETTING: dict[str, Callable[..., TeamBatch]] = {
+SELF_RESETTING: dict[str, Callable[..., BatchedSimulator]] = {
     "random starts": Walkers,
     "starts alike": lambda n, **options: Walkers(n, spread=0.0, **options),
     "noise in every step": lambda n, **options: Walkers(n, noise=0.1, **options),
@@ -78,7 +78,7 @@ def test_who_resets_itself_is_named(kind: str, num_envs: int) -> None:
 class Contexts(Walkers):
     """Shows contexts that are drawn anew in every step, whatever is done."""
 
-    def see(self) -> Seen:
+    def see(self) -> BatchObservation:
         drawn = np.array([rng.random((2, 1)) for rng in self.rngs], np.float32)
         return super().see()._replace(observations=drawn)
 
@@ -86,7 +86,7 @@ class Contexts(Walkers):
 class Blank(Walkers):
     """Shows nothing at the end of an episode."""
 
-    def see(self) -> Seen:
+    def see(self) -> BatchObservation:
         seen = super().see()
         seen.observations[self.count == self.length] = 0.0
         return seen
@@ -95,7 +95,7 @@ class Blank(Walkers):
 class Dying(Walkers):
     """All are dead at the end of an episode."""
 
-    def see(self) -> Seen:
+    def see(self) -> BatchObservation:
         seen = super().see()
         seen.alive[self.count == self.length] = False
         return seen
@@ -117,7 +117,7 @@ class Ring(Walkers):
         super().__init__(num_envs, spread=0.0, length=6)
         self.size = size
 
-    def see(self) -> Seen:
+    def see(self) -> BatchObservation:
         seen = super().see()
         return seen._replace(observations=np.mod(seen.observations, self.size))
 
@@ -125,21 +125,21 @@ class Ring(Walkers):
 class Unseeded(Walkers):
     """Takes no seeds."""
 
-    def reset(self, seeds: object = None) -> Seen:
+    def reset(self, seeds: object = None) -> BatchObservation:
         return super().reset()
 
 
 class GoingOn(Walkers):
     """Episodes are cut out of one walk that never starts anew."""
 
-    def begin(self, begins: np.ndarray) -> None:
-        self.count[begins] = 0
+    def begin(self, reset_mask: np.ndarray) -> None:
+        self.count[reset_mask] = 0
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        return super().step(np.where(begins[:, None], 1, actions), begins)
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        return super().step(np.where(reset_mask[:, None], 1, actions), reset_mask)
 
 
-SOUND: dict[str, Callable[[int], TeamBatch]] = {
+SOUND: dict[str, Callable[[int], BatchedSimulator]] = {
     "discrete toys": ToyBatch,
     "continuous toys": lambda n: ToyBatch(n, continuous=True),
     "random starts": Walkers,
@@ -190,6 +190,6 @@ def test_a_slow_batch_is_left_alone_after_a_while(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(final_observations.time, "monotonic", lambda: float(next(clock)))
     batch = ToyBatch(2)
     batch.length = np.full(2, 10**6)
-    batch._begin = lambda begins: None  # type: ignore[method-assign]
+    batch._begin = lambda reset_mask: None  # type: ignore[method-assign]
     check_start(batch)
     assert batch.steps <= 2 * (final_observations.START_SECONDS + 1)

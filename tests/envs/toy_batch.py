@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from gymnasium import spaces
 
-from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 
 
-class ToyBatch(TeamBatch):
+class ToyBatch(BatchedSimulator):
     """Three agents of two kinds count steps and see noise; the second one dies on the way.
 
     Episodes end after 3 to 6 steps, as each copy's random stream has it: by the time limit if the number is even.
@@ -39,32 +39,32 @@ class ToyBatch(TeamBatch):
         self.length = np.zeros(num_envs, int)
         self.steps = 0
 
-    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+    def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         if seeds is not None:
             self.rngs = [np.random.default_rng(seed) for seed in seeds]
         self._begin(np.ones(self.num_envs, bool))
         return self._see()
 
-    def _begin(self, begins: np.ndarray) -> None:
-        self.count[begins] = 0
-        for copy in np.flatnonzero(begins):
+    def _begin(self, reset_mask: np.ndarray) -> None:
+        self.count[reset_mask] = 0
+        for copy in np.flatnonzero(reset_mask):
             self.length[copy] = self.rngs[copy].integers(3, 7)
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
         self.steps += 1
         self.count += 1
-        self._begin(begins)
+        self._begin(reset_mask)
         taken = actions[:, :, 0] if self.continuous else actions
         rewards = (taken + np.arange(3.0)).astype(np.float32)
-        rewards[begins] = 0.0
+        rewards[reset_mask] = 0.0
         over = self.count == self.length
         if self.spoil.get(self.steps) == "reward":
             rewards[-1, 2] = np.nan
-        return Moved(
+        return StepResult(
             self._see(), rewards, over & (self.length % 2 == 1), over & (self.length % 2 == 0), taken[:, 2] > 0
         )
 
-    def _see(self) -> Seen:
+    def _see(self) -> BatchObservation:
         observations = np.zeros((self.num_envs, 3, 3), np.float32)
         for copy, rng in enumerate(self.rngs):
             observations[copy] = rng.normal(size=(3, 3))
@@ -79,10 +79,10 @@ class ToyBatch(TeamBatch):
         if self.spoil.get(self.steps) == "mask":
             mask[-1, 0] = False
         state = np.stack([self.count, self.length], axis=1).astype(np.float32)
-        return Seen(observations, alive, None if self.continuous else mask, state)
+        return BatchObservation(observations, alive, None if self.continuous else mask, state)
 
 
-class Walkers(TeamBatch):
+class Walkers(BatchedSimulator):
     """Two agents walk on a line, away from where they start, until the time is up.
 
     Args:
@@ -115,25 +115,25 @@ class Walkers(TeamBatch):
         self.places = np.zeros((num_envs, 2))
         self.count = np.zeros(num_envs, int)
 
-    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+    def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         if seeds is not None:
             self.rngs = [np.random.default_rng(seed) for seed in seeds]
         self.begin(np.ones(self.num_envs, bool))
         return self.see()
 
-    def begin(self, begins: np.ndarray) -> None:
-        self.count[begins] = 0
-        for copy in np.flatnonzero(begins):
+    def begin(self, reset_mask: np.ndarray) -> None:
+        self.count[reset_mask] = 0
+        for copy in np.flatnonzero(reset_mask):
             self.places[copy] = self.spread * self.rngs[copy].random(2)
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
         self.move(actions)
-        self.begin(begins)
-        rewards = np.where(begins[:, None], 0.0, self.reward())
+        self.begin(reset_mask)
+        rewards = np.where(reset_mask[:, None], 0.0, self.reward())
         terminated, truncated = self.ends()
         if self.resets_itself:
             self.begin(terminated | truncated)
-        return Moved(self.see(), rewards, terminated, truncated)
+        return StepResult(self.see(), rewards, terminated, truncated)
 
     def move(self, actions: np.ndarray) -> None:
         self.count += 1
@@ -148,8 +148,8 @@ class Walkers(TeamBatch):
         """Terminated, truncated."""
         return np.zeros(self.num_envs, bool), self.count == self.length
 
-    def see(self) -> Seen:
-        return Seen(self.places[:, :, None].astype(np.float32), np.ones((self.num_envs, 2), bool))
+    def see(self) -> BatchObservation:
+        return BatchObservation(self.places[:, :, None].astype(np.float32), np.ones((self.num_envs, 2), bool))
 
     def render(self) -> np.ndarray:
         return np.zeros((8, 8, 3), np.uint8)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rllib_seqmarl.mixers import MIXERS, Added, CausalMixer, Crossed, Mixer, MixerShape
+from rllib_seqmarl.mixers import MIXERS, CausalMixer, Mixer, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.mamba import MambaOptions
 from rllib_seqmarl.mixers.rwkv6 import RWKV6Options
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
@@ -20,15 +20,15 @@ def causal_mixers() -> dict[str, Factory]:
     found: dict[str, Factory] = {}
     for name, mixers in MIXERS.items():
         match mixers:
-            case Crossed(decoder=decoder, cross=cross):
+            case PostNormMixers(decoder=decoder, cross=cross):
                 found |= {f"{name}/self": decoder, f"{name}/cross": cross}
-            case Added(time=time, channel=channel):
+            case PreNormMixers(time=time, channel=channel):
                 found |= {f"{name}/time": time, f"{name}/channel": channel}
     return found
 
 
 CAUSAL = causal_mixers()
-ENCODERS = {name: mixers.encoder for name, mixers in MIXERS.items() if isinstance(mixers, Crossed)}
+ENCODERS = {name: mixers.encoder for name, mixers in MIXERS.items() if isinstance(mixers, PostNormMixers)}
 # (d, heads); a width beyond 128 is where attention stops folding weights
 SHAPES = st.sampled_from([(4, 1), (8, 2), (6, 3), (8, 8), (132, 1)])
 

@@ -8,7 +8,7 @@ import torch
 
 from rllib_seqmarl.mixers import MIXERS, MixerShape
 from rllib_seqmarl.mixers.mamba import BidirectionalMamba, Mamba, MambaCore, MambaOptions
-from rllib_seqmarl.networks.blocks import CrossedDecoderBlock, CrossedEncoderBlock
+from rllib_seqmarl.networks.blocks import PostNormDecoderBlock, PostNormEncoderBlock
 from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -83,7 +83,7 @@ def mamba_shape(data):
 
 def test_the_encoder_block_is_that_of_mam():
     data = golden("mam_blocks")
-    block = CrossedEncoderBlock(MIXERS["mamba"], mamba_shape(data)).double()
+    block = PostNormEncoderBlock(MIXERS["mamba"], mamba_shape(data)).double()
     names = {
         "bimamba.block.": "mixer.core.",
         "bimamba.norm1": "mixer.norm",
@@ -99,7 +99,7 @@ def test_the_encoder_block_is_that_of_mam():
 
 def test_the_decoder_block_is_that_of_mam():
     data = golden("mam_blocks")
-    block = CrossedDecoderBlock(MIXERS["mamba"], mamba_shape(data)).double()
+    block = PostNormDecoderBlock(MIXERS["mamba"], mamba_shape(data)).double()
     names = {
         "crossmamba.block.C_proj": "cross.C_proj",
         "crossmamba.block.": "cross.core.",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from random_networks import ACTIONS, cases, random_mask, randomized
 from torch.nn import functional as F
 
-from rllib_seqmarl.mixers import MIXERS, Added, CausalMixer, Crossed
+from rllib_seqmarl.mixers import MIXERS, CausalMixer, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.layers import linear
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 from rllib_seqmarl.networks.decisions import TorchDecisions
@@ -80,9 +80,9 @@ def test_a_compiled_head_decides_as_the_head(action, batch_size, n, seed):
     torch.manual_seed(seed)
     head = randomized(JointPolicyNetwork(NetworkConfig(7, action, embed_dim=10)).double()).head
     shape = batch_size, n, action.width
-    legal = random_mask(action, batch_size, n)
-    noise = head.noise(shape, legal)
-    compiled, plain = head.decisions(shape, legal, noise), TorchDecisions(head, shape, legal, noise)
+    action_mask = random_mask(action, batch_size, n)
+    noise = head.noise(shape, action_mask)
+    compiled, plain = head.decisions(shape, action_mask, noise), TorchDecisions(head, shape, action_mask, noise)
     assert not isinstance(compiled, TorchDecisions)
     for _ in range(n):
         features = torch.randn(batch_size, 10, dtype=torch.float64)
@@ -161,7 +161,9 @@ class LastToken(CausalMixer):
         return self.proj(state if context is None else x + context), x
 
 
-@pytest.mark.parametrize("mixers", [Crossed(LastToken, LastToken, LastToken), Added(LastToken, LastToken)])
+@pytest.mark.parametrize(
+    "mixers", [PostNormMixers(LastToken, LastToken, LastToken), PreNormMixers(LastToken, LastToken)]
+)
 def test_mixers_without_kernels_stand_among_those_with_them(mixers, monkeypatch):
     monkeypatch.setitem(MIXERS, "last-token", mixers)
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from random_networks import Case, cases, randomized
 from torch import nn
 
-from rllib_seqmarl.mixers import MIXERS, Added, CausalMixer, MixerShape
+from rllib_seqmarl.mixers import MIXERS, CausalMixer, MixerShape, PreNormMixers
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 
 CHOICE = ActionSpec("discrete", nvec=(5,))
@@ -153,7 +153,7 @@ class Average(CausalMixer):
 
 @pytest.mark.parametrize(("encoder", "decoder"), [("average", "attention"), ("attention", "average"), ("average",) * 2])
 def test_a_new_mixer_is_one_line_in_the_registry(monkeypatch, encoder, decoder):
-    monkeypatch.setitem(MIXERS, "average", Added(time=Average, channel=Average))
+    monkeypatch.setitem(MIXERS, "average", PreNormMixers(time=Average, channel=Average))
     net = network(encoder_mixer=encoder, decoder_mixer=decoder, n_block=2)
     obs = torch.randn(3, 5, 6, dtype=torch.float64)
     actions, log_probs, _ = net.act(obs, deterministic=False)

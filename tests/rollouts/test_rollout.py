@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rllib_seqmarl.rollouts import Rollout
-from rllib_seqmarl.rollouts.episodes import Chunk, find_chunks
+from rllib_seqmarl.rollouts.episodes import Segment, find_segments
 
 SPACES = gym.spaces.Dict({"observations": gym.spaces.Box(-np.inf, np.inf, (2, 1))}), gym.spaces.MultiDiscrete([9, 9])
 
@@ -21,13 +21,13 @@ def make_rollout(seed: int, num_rows: int, num_envs: int) -> Rollout:
     rng = np.random.default_rng(seed)
     shape = num_rows, num_envs
     is_step, terminated, truncated = np.ones(shape, bool), np.zeros(shape, bool), np.zeros(shape, bool)
-    begins = rng.random(num_envs) < 0.3
+    reset_mask = rng.random(num_envs) < 0.3
     for t in range(num_rows):
-        is_step[t] = ~begins
+        is_step[t] = ~reset_mask
         ends = is_step[t] & (rng.random(num_envs) < 0.3)
         terminated[t], truncated[t] = ends & (rng.random(num_envs) < 0.5), False
         truncated[t] = ends & ~terminated[t]
-        begins = ends
+        reset_mask = ends
     number = np.arange(num_rows * num_envs).reshape(shape)
     seen = np.arange((num_rows + 1) * num_envs, dtype=np.float32).reshape(num_rows + 1, num_envs)
     return Rollout(
@@ -50,7 +50,7 @@ def make_rollout(seed: int, num_rows: int, num_envs: int) -> Rollout:
 ROLLOUTS = st.builds(make_rollout, st.integers(0, 2**16), st.integers(1, 12), st.integers(1, 5))
 
 
-def one_by_one(rollout: Rollout) -> list[Chunk]:
+def one_by_one(rollout: Rollout) -> list[Segment]:
     """The pieces of episodes, found by going through the rows of each environment."""
     found = []
     for env in range(rollout.num_envs):
@@ -63,7 +63,7 @@ def one_by_one(rollout: Rollout) -> list[Chunk]:
             is_done = bool(rollout.terminated[t, env] or rollout.truncated[t, env])
             goes_on = t + 1 < rollout.num_rows and rollout.is_step[t + 1, env]
             if is_done or not goes_on:
-                found.append(Chunk(env, first, t + 1, is_done))
+                found.append(Segment(env, first, t + 1, is_done))
                 first = None
     return found
 
@@ -71,30 +71,30 @@ def one_by_one(rollout: Rollout) -> list[Chunk]:
 @settings(deadline=None)
 @given(ROLLOUTS)
 def test_episodes_are_found_wherever_they_lie(rollout: Rollout) -> None:
-    chunks = find_chunks(rollout.is_step, rollout.terminated | rollout.truncated)
-    assert sorted(chunks) == sorted(one_by_one(rollout))
-    ends = [chunk.last for chunk in chunks if chunk.is_done]
+    segments = find_segments(rollout.is_step, rollout.terminated | rollout.truncated)
+    assert sorted(segments) == sorted(one_by_one(rollout))
+    ends = [segment.last for segment in segments if segment.is_done]
     assert ends == sorted(ends)
-    assert [chunk.is_done for chunk in chunks] == sorted((chunk.is_done for chunk in chunks), reverse=True)
-    assert rollout.env_steps == sum(chunk.last - chunk.first for chunk in chunks)
+    assert [segment.is_done for segment in segments] == sorted((segment.is_done for segment in segments), reverse=True)
+    assert rollout.env_steps == sum(segment.last - segment.first for segment in segments)
 
 
 @settings(deadline=None)
 @given(ROLLOUTS)
 def test_an_episode_has_the_rows_of_its_chunk(rollout: Rollout) -> None:
-    assert len(rollout) == len(rollout.chunks)
-    for chunk, episode in zip(rollout.chunks, rollout, strict=True):
-        rows = slice(chunk.first, chunk.last)
-        np.testing.assert_array_equal(episode.get_rewards(), rollout.rewards[rows, chunk.env])
-        np.testing.assert_array_equal(episode.get_actions(), rollout.outputs["actions"][rows, chunk.env])
-        seen = rollout.obs["observations"][chunk.first : chunk.last + 1, chunk.env]
+    assert len(rollout) == len(rollout.segments)
+    for segment, episode in zip(rollout.segments, rollout, strict=True):
+        rows = slice(segment.first, segment.last)
+        np.testing.assert_array_equal(episode.get_rewards(), rollout.rewards[rows, segment.env])
+        np.testing.assert_array_equal(episode.get_actions(), rollout.outputs["actions"][rows, segment.env])
+        seen = rollout.obs["observations"][segment.first : segment.last + 1, segment.env]
         np.testing.assert_array_equal(episode.get_observations()["observations"], seen)
-        assert episode.is_done == chunk.is_done
-        if chunk.is_done:
-            assert episode.get_infos(-1)["win"] == chunk.last - 1
-        goes_on = chunk.first == 0
-        assert episode.t_started == (rollout.lengths_before[chunk.env] if goes_on else 0)
-        assert (episode.id_ == f"env {chunk.env}") == goes_on
+        assert episode.is_done == segment.is_done
+        if segment.is_done:
+            assert episode.get_infos(-1)["win"] == segment.last - 1
+        goes_on = segment.first == 0
+        assert episode.t_started == (rollout.lengths_before[segment.env] if goes_on else 0)
+        assert (episode.id_ == f"env {segment.env}") == goes_on
 
 
 @settings(deadline=None)

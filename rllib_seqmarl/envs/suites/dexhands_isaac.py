@@ -21,13 +21,13 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.options import check_choice, check_number
 from rllib_seqmarl.envs.single_team import SingleTeam
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites import isaac_worker
 from rllib_seqmarl.envs.suites.dexhands import AGENTS
 from rllib_seqmarl.envs.suites.dexhands_model import HANDS
-from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 TASKS = {
     "ShadowHandOver": "One hand throws an object, the other one catches it.",
@@ -62,7 +62,7 @@ INSTALL = (
 )
 
 
-class IsaacHands(TeamBatch):
+class IsaacHands(BatchedSimulator):
     """Copies of a task.
 
     The reward is the same for all agents. Actions are in -1..1: of each hand force and torque on its base (6; not in
@@ -126,13 +126,13 @@ class IsaacHands(TeamBatch):
         self._shapes: tuple[tuple[int, ...], ...] = shapes
         self._ends = np.cumsum([int(np.prod(shape)) for shape in shapes])  # of the parts of an answer
 
-    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+    def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         actions = np.zeros((self.num_envs, len(self.agents), self._width), np.float32)
         seed = "" if seeds is None else str(seeds[0] % 2**32)
-        return self._ask(seed, actions, np.ones(self.num_envs, np.bool_)).seen
+        return self._ask(seed, actions, np.ones(self.num_envs, np.bool_)).observation
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        return self._ask("", actions, begins)
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        return self._ask("", actions, reset_mask)
 
     def close(self) -> None:
         self._pipe.close()
@@ -142,20 +142,20 @@ class IsaacHands(TeamBatch):
             self._process.kill()
             self._process.wait()
 
-    def _ask(self, seed: str, actions: np.ndarray, begins: np.ndarray) -> Moved:
+    def _ask(self, seed: str, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
         try:
-            for message in (seed.encode(), begins.tobytes(), np.ascontiguousarray(actions, np.float32).tobytes()):
+            for message in (seed.encode(), reset_mask.tobytes(), np.ascontiguousarray(actions, np.float32).tobytes()):
                 self._pipe.send_bytes(message)
         except BrokenPipeError:
             pass  # receiving tells why
         flat = np.frombuffer(self._receive(), np.float32).copy()
         parts = [part.reshape(shape) for part, shape in zip(np.split(flat, self._ends[:-1]), self._shapes, strict=True)]
         observations, state, rewards, done, timed_out, successes = parts
-        rewards[begins] = 0.0
-        over = (done > 0) & ~begins
+        rewards[reset_mask] = 0.0
+        over = (done > 0) & ~reset_mask
         n = len(self.agents)
-        return Moved(
-            seen=Seen(observations, alive=np.ones((self.num_envs, n), np.bool_), state=state),
+        return StepResult(
+            observation=BatchObservation(observations, alive=np.ones((self.num_envs, n), np.bool_), state=state),
             rewards=np.repeat(rewards[:, None], n, axis=1),
             terminated=over & (timed_out == 0),
             truncated=over & (timed_out > 0),

@@ -36,14 +36,14 @@ def main() -> None:
             return
         if seed:
             set_seed(int(seed))
-        begins = np.frombuffer(pipe.recv_bytes(), np.bool_)
-        joint = np.frombuffer(pipe.recv_bytes(), np.float32).reshape(len(begins), len(widths), -1).copy()
-        joint[begins] = 0.0
+        reset_mask = np.frombuffer(pipe.recv_bytes(), np.bool_)
+        joint = np.frombuffer(pipe.recv_bytes(), np.float32).reshape(len(reset_mask), len(widths), -1).copy()
+        joint[reset_mask] = 0.0
         actions = torch.from_numpy(joint).to(team.rl_device)
         task = team.task
         # A task starts anew at the beginning of a step the copies that are marked as over. Marking exactly those that
         # are to begin also undoes the mark of one that was over as soon as it had begun: it is judged anew.
-        task.reset_buf[:] = torch.tensor(begins, dtype=task.reset_buf.dtype)
+        task.reset_buf[:] = torch.tensor(reset_mask, dtype=task.reset_buf.dtype)
         seen, state, rewards, done, _, _ = team.step([actions[:, row, :width] for row, width in enumerate(widths)])
         timed_out = task.progress_buf >= task.max_episode_length
         answer = (seen, state[:, 0], rewards[:, 0], done[:, 0], timed_out, task.successes)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.options import check_choice, check_number
-from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 NEVER = 2**30  # A simulator's own time limit, put off: the adapter counts the steps, and so knows why an episode ended.
 STARTED_TOGETHER = 8  # copies; all at once would cost as much for one of them as for all, one by one is slow for many
@@ -50,7 +50,7 @@ class JaxSimulator(ABC):
         """The next state; rewards (n,), terminated, truncated, and whether the team has won (None: it cannot)."""
 
     @abstractmethod
-    def look(self, state: State) -> Seen:
+    def look(self, state: State) -> BatchObservation:
         """What the team sees, without a batch axis."""
 
     @abstractmethod
@@ -59,21 +59,21 @@ class JaxSimulator(ABC):
 
     @cached_property
     def compiled(self) -> Any:
-        """(keys, states, actions, begins) -> (keys, states), Moved, for a batch of any size."""
+        """(keys, states, actions, reset_mask) -> (keys, states), StepResult, for a batch of any size."""
         jax = import_jax()
         jnp = jax.numpy
 
-        def step(carry: tuple[Any, State], actions: Any, begins: Any) -> tuple[tuple[Any, State], Moved]:
+        def step(carry: tuple[Any, State], actions: Any, reset_mask: Any) -> tuple[tuple[Any, State], StepResult]:
             keys, states = carry
             moved_states, *moved = jax.vmap(self.move)(states, actions)
             # A weak type would differ from the given state's, and the next step be compiled again.
             states = jax.tree.map(lambda new, old: new.astype(old.dtype), moved_states, states)
-            moved = jax.tree.map(lambda part: jnp.where(_along(part, begins), jnp.zeros_like(part), part), moved)
+            moved = jax.tree.map(lambda part: jnp.where(_along(part, reset_mask), jnp.zeros_like(part), part), moved)
 
             # Starting costs more than moving, so only copies that begin are started, some at a time.
-            num_envs = len(begins)
+            num_envs = len(reset_mask)
             some = min(num_envs, STARTED_TOGETHER)
-            waiting = jnp.nonzero(begins, size=-(-num_envs // some) * some, fill_value=num_envs)[0]
+            waiting = jnp.nonzero(reset_mask, size=-(-num_envs // some) * some, fill_value=num_envs)[0]
 
             def start_some(turn: Any, carry: tuple[Any, State]) -> tuple[Any, State]:
                 rows = jax.lax.dynamic_slice_in_dim(waiting, turn * some, some)
@@ -81,9 +81,9 @@ class JaxSimulator(ABC):
                 started = kept, jax.vmap(self.start)(spent)
                 return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), carry, started)
 
-            carry = jax.lax.fori_loop(0, -(-begins.sum() // some), start_some, (keys, states))
+            carry = jax.lax.fori_loop(0, -(-reset_mask.sum() // some), start_some, (keys, states))
             rewards, terminated, truncated, wins = moved
-            return carry, Moved(jax.vmap(self.look)(carry[1]), rewards, terminated, truncated, wins)
+            return carry, StepResult(jax.vmap(self.look)(carry[1]), rewards, terminated, truncated, wins)
 
         return jax.jit(step, donate_argnums=0)
 
@@ -93,7 +93,7 @@ def _along(part: Any, rows: Any) -> Any:
     return rows.reshape(-1, *[1] * (part.ndim - 1))
 
 
-class JaxTeamBatch(TeamBatch):
+class JaxBatchedSimulator(BatchedSimulator):
     """Copies of a simulator. Copy i plays the same episodes in a batch of any size, given the same seed and actions.
 
     The arrays it returns are read-only and stay as they are.
@@ -115,7 +115,7 @@ class JaxTeamBatch(TeamBatch):
         self.state_dim = n * size if simulator.state_is_joint_view else simulator.state_dim
         self._carry: tuple[Any, State] | None = None  # each copy's key for the episodes to come, and its state
 
-    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+    def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         jax = import_jax()
         if seeds is not None or self._carry is None:
             given: Sequence[int | None] = [None] * self.num_envs if seeds is None else seeds
@@ -126,14 +126,14 @@ class JaxTeamBatch(TeamBatch):
                 self._carry = keys, jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), states)
             self._carry = keys, self._carry[1]
         actions = np.zeros((self.num_envs, len(self.agents)), np.int64)
-        return self.step(actions, np.ones(self.num_envs, np.bool_)).seen
+        return self.step(actions, np.ones(self.num_envs, np.bool_)).observation
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        self._carry, moved = self.simulator.compiled(self._carry, actions, begins)
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        self._carry, moved = self.simulator.compiled(self._carry, actions, reset_mask)
         moved = import_jax().device_get(moved)
         if self.simulator.state_is_joint_view:
-            seen = moved.seen
-            moved = moved._replace(seen=seen._replace(state=seen.observations.reshape(self.num_envs, -1)))
+            seen = moved.observation
+            moved = moved._replace(observation=seen._replace(state=seen.observations.reshape(self.num_envs, -1)))
         return moved
 
     def render(self) -> np.ndarray:

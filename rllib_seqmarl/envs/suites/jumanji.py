@@ -12,7 +12,7 @@ from typing import Any
 from rllib_seqmarl.envs.options import check_choice, check_number
 from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites.jax_batch import JaxTeamBatch
+from rllib_seqmarl.envs.suites.jax_batch import JaxBatchedSimulator
 from rllib_seqmarl.envs.suites.jumanji_simulators import Cleaning, Connecting, Foraging, JumanjiSimulator, Warehouse
 
 Sizes = dict[str, Any]
@@ -76,7 +76,7 @@ def _sizes(task: str, read: Callable[[str], Sizes | None]) -> Sizes:
 
 def make_rware_batch(
     task: str, num_envs: int, *, time_limit: int = 500, sensor_range: int = 1, render_mode: str | None = None
-) -> JaxTeamBatch:
+) -> JaxBatchedSimulator:
     """Warehouses, in which robots fetch the requested shelves, bring them to a goal, and put them back.
 
     All agents get the same reward: 1 for a requested shelf at a goal. An episode terminates when robots collide. The
@@ -94,7 +94,7 @@ def make_rware_batch(
     check_number("time_limit", time_limit, 1)
     check_number("sensor_range", sensor_range, 1, 5)
     simulator = _simulator(Warehouse, time_limit=time_limit, sensor_range=sensor_range, **sizes)
-    return JaxTeamBatch(simulator, num_envs, render_mode)
+    return JaxBatchedSimulator(simulator, num_envs, render_mode)
 
 
 def make_lbf_batch(
@@ -106,7 +106,7 @@ def make_lbf_batch(
     normalize_reward: bool = True,
     penalty: float = 0.0,
     render_mode: str | None = None,
-) -> JaxTeamBatch:
+) -> JaxBatchedSimulator:
     """Fields with food, which agents can eat together if their levels add up to the food's.
 
     Rewards are each agent's own: its share in the level of the food that is eaten. If normalised, those of all agents
@@ -136,7 +136,7 @@ def make_lbf_batch(
         penalty=float(penalty),
         **sizes,
     )
-    return JaxTeamBatch(simulator, num_envs, render_mode)
+    return JaxBatchedSimulator(simulator, num_envs, render_mode)
 
 
 def make_connector_batch(
@@ -147,7 +147,7 @@ def make_connector_batch(
     connected_reward: float = 1.0,
     timestep_reward: float = -0.03,
     render_mode: str | None = None,
-) -> JaxTeamBatch:
+) -> JaxBatchedSimulator:
     """Grids on which each agent draws a path to its target, and nobody may cross a path.
 
     Rewards are each agent's own. An episode terminates when every agent is connected or blocked, and is won if all are
@@ -176,7 +176,7 @@ def make_connector_batch(
         timestep_reward=float(timestep_reward),
         **sizes,
     )
-    return JaxTeamBatch(simulator, num_envs, render_mode)
+    return JaxBatchedSimulator(simulator, num_envs, render_mode)
 
 
 def make_cleaner_batch(
@@ -186,7 +186,7 @@ def make_cleaner_batch(
     time_limit: int | None = None,
     penalty_per_timestep: float = 0.5,
     render_mode: str | None = None,
-) -> JaxTeamBatch:
+) -> JaxBatchedSimulator:
     """Mazes whose every tile has to be cleaned by stepping on it. All agents begin in the upper left corner.
 
     All agents get the same reward: 1 for each tile that became clean, less the penalty. An episode terminates, and is
@@ -206,14 +206,14 @@ def make_cleaner_batch(
     check_number("time_limit", time_limit, 1)
     check_number("penalty_per_timestep", penalty_per_timestep, 0, whole=False)
     simulator = _simulator(Cleaning, time_limit=time_limit, penalty=float(penalty_per_timestep), **sizes)
-    return JaxTeamBatch(simulator, num_envs, render_mode)
+    return JaxBatchedSimulator(simulator, num_envs, render_mode)
 
 
 def _suite(
     name: str,
     names: str,
     sentence: str,
-    make_batch: Callable[..., JaxTeamBatch],
+    make_batch: Callable[..., JaxBatchedSimulator],
     read: Callable[..., Sizes | None],
     other_tasks: str,
 ) -> Suite:

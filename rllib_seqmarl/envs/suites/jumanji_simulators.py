@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from rllib_seqmarl.envs.batched_simulator import BatchObservation
 from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxSimulator, State, import_jax
-from rllib_seqmarl.envs.team_batch import Seen
 
 
 class JumanjiSimulator(JaxSimulator):
@@ -30,11 +30,11 @@ class JumanjiSimulator(JaxSimulator):
         rewards = jnp.broadcast_to(timestep.reward, len(self.agents)).astype(jnp.float32)
         return (after, timestep.observation), rewards, terminated, truncated, self.win(after)
 
-    def look(self, state: State) -> Seen:
+    def look(self, state: State) -> BatchObservation:
         jnp = import_jax().numpy
         seen = state[1]
         views, shared = self.view(seen)
-        return Seen(
+        return BatchObservation(
             observations=views.reshape(len(self.agents), -1).astype(jnp.float32),
             alive=jnp.ones(len(self.agents), bool),
             action_mask=seen.action_mask,

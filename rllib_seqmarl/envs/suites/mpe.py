@@ -116,7 +116,7 @@ class ParallelMPE(ParallelEnv):
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         env, agents = self.env, self.agents
-        env.current_actions = [self._legal(agent, actions[agent]) for agent in agents]
+        env.current_actions = [self._legal_action(agent, actions[agent]) for agent in agents]
         env._execute_world_step()
         env.steps += 1
         won = env.scenario.is_terminal(env.world)
@@ -149,7 +149,7 @@ class ParallelMPE(ParallelEnv):
     def _observe(self) -> dict[str, np.ndarray]:
         return {agent: self.env.observe(agent) for agent in self.possible_agents}
 
-    def _legal(self, agent: str, action: Any) -> Any:
+    def _legal_action(self, agent: str, action: Any) -> Any:
         space = self.env.action_spaces[agent]
         if self.env.continuous_actions:
             return np.clip(action, space.low, space.high)  # as mpe2's own

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from rllib_seqmarl.envs.batched_simulator import BatchObservation
 from rllib_seqmarl.envs.options import check_choice, check_number
 from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.battle_picture import Unit, draw_battle
-from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxSimulator, JaxTeamBatch, State, import_jax
-from rllib_seqmarl.envs.team_batch import Seen
+from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxBatchedSimulator, JaxSimulator, State, import_jax
 
 STOP = 4  # the choice of standing still, after the four directions; each enemy's number follows
 
@@ -89,14 +89,14 @@ class Smax(JaxSimulator):
         rewards = jnp.stack([rewards[agent] for agent in self.agents])
         return (key, battle), rewards, terminated, truncated, (allies & ~enemies).astype(jnp.float32)
 
-    def look(self, state: State) -> Seen:
+    def look(self, state: State) -> BatchObservation:
         jnp = import_jax().numpy
         _, battle = state
-        seen, legal = self.env.get_obs(battle), self.env.get_avail_actions(battle)
-        return Seen(
+        seen, action_mask = self.env.get_obs(battle), self.env.get_avail_actions(battle)
+        return BatchObservation(
             observations=jnp.stack([seen[agent] for agent in self.agents]),
             alive=battle.state.unit_alive[: len(self.agents)],
-            action_mask=jnp.stack([legal[agent] for agent in self.agents]).astype(bool),
+            action_mask=jnp.stack([action_mask[agent] for agent in self.agents]).astype(bool),
             state=self.env.get_world_state(battle),
         )
 
@@ -134,7 +134,7 @@ def make_smax_batch(
     walls_cause_death: bool = True,
     won_battle_bonus: float = 1.0,
     render_mode: str | None = None,
-) -> JaxTeamBatch:
+) -> JaxBatchedSimulator:
     """Battles against the scripted enemy.
 
     All agents get the same reward, a dead one too: the share of the enemies' health that was destroyed in this step,
@@ -171,7 +171,7 @@ def make_smax_batch(
         walls_cause_death=bool(walls_cause_death),
         won_battle_bonus=float(won_battle_bonus),
     )
-    return JaxTeamBatch(simulator, num_envs, render_mode)
+    return JaxBatchedSimulator(simulator, num_envs, render_mode)
 
 
 SUITE = Suite(

@@ -145,7 +145,7 @@ class StarCraftTeam(ParallelEnv):
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         agents = self.agents
-        choices = [self._legal(i, actions[agent]) for i, agent in enumerate(agents)]
+        choices = [self._legal_action(i, actions[agent]) for i, agent in enumerate(agents)]
         with self._playing("step"):
             reward, over, told = self._game.step(choices)
             if "battle_won" not in told:  # so the packages report a crash, after they have started the game again
@@ -210,7 +210,7 @@ class StarCraftTeam(ParallelEnv):
             for agent, mask in zip(self.possible_agents, self._masks, strict=True)
         }
 
-    def _legal(self, i: int, action: Any) -> int:
+    def _legal_action(self, i: int, action: Any) -> int:
         """The choice of agent i. An illegal one would be an AssertionError, half of the team's actions later."""
         choice, mask = int(action), self._masks[i]
         if not (0 <= choice < len(mask) and mask[choice]):

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.options import check_choice, check_names, check_number
 from rllib_seqmarl.envs.single_team import SingleTeam
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.team_batch import Moved, Seen, TeamBatch
 
 # The limits of BenchMARL's published configurations; VMAS itself has none.
 MAX_STEPS = {
@@ -79,7 +79,7 @@ _WINS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class VmasBatch(TeamBatch):
+class VmasBatch(BatchedSimulator):
     """Copies of a VMAS scenario, stepped by VMAS as one.
 
     VMAS draws all random numbers of a batch from one stream, so there is one seed for all copies: that of the first.
@@ -154,42 +154,44 @@ class VmasBatch(TeamBatch):
             **scenario,
         )
 
-    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+    def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         if seeds is not None:
             self._random = _random_state(seeds[0])
         with self._own_stream():
             self._restart(np.ones(self.num_envs, np.bool_))
             return self._observe()
 
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
-        if begins.all():  # where episodes end by the time limit all begin at once, and one reset does for all
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        if reset_mask.all():  # where episodes end by the time limit all begin at once, and one reset does for all
             nothing = np.zeros(self.num_envs, np.bool_)
             rewards = np.zeros((self.num_envs, len(self.agents)), np.float32)
-            return Moved(self.reset(), rewards, nothing, nothing, nothing.astype(np.float32) if self._won else None)
+            return StepResult(
+                self.reset(), rewards, nothing, nothing, nothing.astype(np.float32) if self._won else None
+            )
         with self._own_stream():
             seen, agent_rewards, ended, cut, _ = self._step(self._forces(actions))
             # (B, n); one scenario gives its agents (B, 1) instead of (B,)
             rewards = np.stack([reward.numpy().reshape(-1) for reward in agent_rewards], axis=1)
             wins = self._won(self._scenario, ended).numpy().astype(np.float32) if self._won else None
             terminated, truncated = ended.numpy(), (cut & ~ended).numpy()
-            if not begins.any():
-                return Moved(self._arranged(seen), rewards, terminated, truncated, wins)
-            self._restart(begins)
-            rewards[begins] = 0.0
-            return Moved(self._observe(), rewards, terminated & ~begins, truncated & ~begins, wins)
+            if not reset_mask.any():
+                return StepResult(self._arranged(seen), rewards, terminated, truncated, wins)
+            self._restart(reset_mask)
+            rewards[reset_mask] = 0.0
+            return StepResult(self._observe(), rewards, terminated & ~reset_mask, truncated & ~reset_mask, wins)
 
-    def _restart(self, begins: np.ndarray) -> None:
-        """Starts an episode in the copies `begins` (B,), and changes nothing of the others."""
+    def _restart(self, reset_mask: np.ndarray) -> None:
+        """Starts an episode in the copies `reset_mask` (B,), and changes nothing of the others."""
         import torch
 
-        world, of_begins = self._env.world, torch.from_numpy(begins).unsqueeze(-1)
+        world, of_begins = self._env.world, torch.from_numpy(reset_mask).unsqueeze(-1)
         # A joint between two bodies is itself a body. When one copy is reset VMAS puts it straight in all of them.
         joints = [body.state for body in world.landmarks if body.is_joint]
         kept = [(joint.pos, joint.rot) for joint in joints]
-        if begins.all():  # at once, as after a common time limit
+        if reset_mask.all():  # at once, as after a common time limit
             self._env._reset(return_observations=False)
         else:
-            for copy in np.flatnonzero(begins).tolist():
+            for copy in np.flatnonzero(reset_mask).tolist():
                 self._env._reset_at(copy, return_observations=False)
         for joint, (pos, rot) in zip(joints, kept, strict=True):
             joint.pos, joint.rot = torch.where(of_begins, joint.pos, pos), torch.where(of_begins, joint.rot, rot)
@@ -206,19 +208,19 @@ class VmasBatch(TeamBatch):
         within = torch.from_numpy(np.clip(actions, *self._bounds, dtype=np.float32))  # (B, n, dim)
         return [within[:, i, : acted.shape[0]] for i, acted in enumerate(self._env.action_space)]
 
-    def _observe(self) -> Seen:
+    def _observe(self) -> BatchObservation:
         """What the teams see now."""
         (seen,) = self._env._get_from_scenario(
             get_observations=True, get_rewards=False, get_infos=False, get_dones=False
         )
         return self._arranged(seen)
 
-    def _arranged(self, seen: Sequence[Any]) -> Seen:
+    def _arranged(self, seen: Sequence[Any]) -> BatchObservation:
         """Observations, one tensor (B, size) an agent, as one array."""
         observations = np.zeros((self.num_envs, len(self.agents), max(self._sizes)), np.float32)
         for i, (size, observed) in enumerate(zip(self._sizes, seen, strict=True)):
             observations[:, i, :size] = observed.numpy()
-        return Seen(observations, np.ones(observations.shape[:2], np.bool_))
+        return BatchObservation(observations, np.ones(observations.shape[:2], np.bool_))
 
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[None]:

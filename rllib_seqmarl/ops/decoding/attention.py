@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rllib_seqmarl.ops.decoding.held import held
+from rllib_seqmarl.ops.decoding.cached_pack import cached_pack
 from rllib_seqmarl.ops.decoding.step import CompiledStep
 from rllib_seqmarl.ops.decoding.tiles import affine, array, composed, packed, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
@@ -120,7 +120,7 @@ def _step(
             y[begin + r, i] = q[r, i]
 
 
-@held
+@cached_pack
 def _projections(query: nn.Linear, key_value: nn.Linear, output: nn.Linear, is_folded: bool) -> tuple[Any, Any, Any]:
     """The three of them packed; where they are folded, the second one is empty, and part of the two others."""
     asking, answering = packed_layer(query), packed_layer(output)

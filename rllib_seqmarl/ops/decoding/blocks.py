@@ -105,7 +105,7 @@ class BlockStep:
         return TorchStep(mixer, batch_size, self.between.like, self.between.shape[1], state)
 
 
-class CrossedStep(BlockStep):
+class PostNormStep(BlockStep):
     """x = LN(x + self mixing), then rep + cross mixing up to the end of the block; all in arrays."""
 
     def __init__(self, batch_size: int, mixers: Iterable[Any], norms: tuple[Any, Any, Any], mlp: Iterable[Any]) -> None:
@@ -114,12 +114,12 @@ class CrossedStep(BlockStep):
 
     def __call__(self, x: Any, context: Any) -> Any:
         """From the next token x (batch, d); its context is rep (batch, d) and what the cross mixer is given."""
-        (rep, of_cross), (mixer, cross) = context, self.mixers
+        (encoder_output, of_cross), (mixer, cross) = context, self.mixers
         x = self.between(x, mixer(x))
-        return self.end(rep, cross(x, of_cross))
+        return self.end(encoder_output, cross(x, of_cross))
 
 
-class AddedStep(BlockStep):
+class PreNormStep(BlockStep):
     """x = x + time mixing(LN(x)), then x + channel mixing(LN(x)); all in arrays."""
 
     def __init__(self, batch_size: int, mixers: Iterable[Any], norms: tuple[Any, Any]) -> None:
@@ -134,20 +134,21 @@ class AddedStep(BlockStep):
 
 
 class StackStep(CompiledStep):
-    """Blocks one above another. Tokens are normed before them, or ``is_added``: rep is, and they are normed after."""
+    """A stack of blocks. Tokens are normed before it or, with ``is_pre_norm``, get encoder_output added and are normed
+    after it."""
 
-    def __init__(self, batch_size: int, norm: nn.LayerNorm, is_added: bool, blocks: Iterable[Any]) -> None:
-        self.norm, self.is_added = NormStep(batch_size, norm), is_added
+    def __init__(self, batch_size: int, norm: nn.LayerNorm, is_pre_norm: bool, blocks: Iterable[Any]) -> None:
+        self.norm, self.is_pre_norm = NormStep(batch_size, norm), is_pre_norm
         self.blocks = [block.initial_state(batch_size) for block in blocks]
         super().__init__(batch_size, self.norm.like, self.norm.shape[1], 0)
 
     def advance(self, x: Any, context: Any = None) -> Any:
         """``context``: what the encoder made of this token (batch, d), and one entry for every block."""
-        rep, of_blocks = context
-        x = x + rep if self.is_added else self.norm(x)
+        encoder_output, of_blocks = context
+        x = x + encoder_output if self.is_pre_norm else self.norm(x)
         for block, of_block in zip(self.blocks, of_blocks, strict=True):
             x = block(x, of_block)
-        return self.norm(x) if self.is_added else x
+        return self.norm(x) if self.is_pre_norm else x
 
     def context(self, context: Any) -> Any:
         return context

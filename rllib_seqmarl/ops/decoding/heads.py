@@ -18,7 +18,7 @@ from rllib_seqmarl.ops.numba_math import gelu, kernel, scratch
 
 
 @kernel
-def _scores(begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, legal: Any, illegal: Any, t: Any,
+def _scores(begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, action_mask: Any, illegal: Any, t: Any,
             scores: Any) -> None:  # fmt: skip
     """scores[:, t] = what the policy says of the features (batch, d), and ``illegal`` where that is not legal.
 
@@ -30,15 +30,15 @@ def _scores(begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, 
     for r in range(rows):
         layer_norm(hidden, r, norm, hidden, r)
     affine(hidden, 0, rows, down, made)
-    is_masked = len(legal) > 0
+    is_masked = len(action_mask) > 0
     for r in range(rows):
         for j in range(width):
-            scores[begin + r, t, j] = made[r, j] if not is_masked or legal[begin + r, t, j] else illegal
+            scores[begin + r, t, j] = made[r, j] if not is_masked or action_mask[begin + r, t, j] else illegal
 
 
 @kernel
 def _choose(
-    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, legal: Any, illegal: Any, noise: Any,
+    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, action_mask: Any, illegal: Any, noise: Any,
     bounds: Any, rows: Any, t: Any, scores: Any, actions: Any, tokens: Any,
 ) -> None:  # fmt: skip
     """The best choices by scores + noise (batch or 0, agents, width), and their tokens (batch, d).
@@ -46,7 +46,7 @@ def _choose(
     Component c has the columns bounds[c] to bounds[c + 1]. rows (width, d) hold an embedding for each; a token is the
     GELU of their sum.
     """
-    _scores(begin, end, features, up, norm, down, legal, illegal, t, scores)
+    _scores(begin, end, features, up, norm, down, action_mask, illegal, t, scores)
     components, d = len(bounds) - 1, rows.shape[1]
     is_noisy = len(noise) > 0
     for b in range(begin, end):
@@ -69,11 +69,11 @@ def _choose(
 
 @kernel
 def _move(
-    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, legal: Any, zero: Any, noise: Any,
+    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, action_mask: Any, zero: Any, noise: Any,
     embedding: Any, t: Any, scores: Any, actions: Any, tokens: Any,
 ) -> None:  # fmt: skip
     """Real actions, means + noise (batch or 0, agents, width), and their tokens (batch, d), embedded with a GELU."""
-    _scores(begin, end, features, up, norm, down, legal, zero, t, scores)
+    _scores(begin, end, features, up, norm, down, action_mask, zero, t, scores)
     count, width, d = end - begin, scores.shape[2], tokens.shape[1]
     is_noisy = len(noise) > 0
     chosen, embedded = scratch(count, width, norm), scratch(count, d, norm)
@@ -108,8 +108,8 @@ class HeadStep(CompiledStep):
     actions: Tensor
 
     def __init__(
-        self, start: Tensor, illegal: float, policy: Iterable[Any], shape: tuple[int, int, int], legal: Tensor | None,
-        noise: Tensor | None,
+        self, start: Tensor, illegal: float, policy: Iterable[Any], shape: tuple[int, int, int],
+        action_mask: Tensor | None, noise: Tensor | None,
     ) -> None:  # fmt: skip
         up, _, norm, down = policy
         weights = packed_layer(up), norm_weights(norm), packed_layer(down)
@@ -118,7 +118,7 @@ class HeadStep(CompiledStep):
         number = self.like.dtype.type
         self.policy = (
             *weights,
-            _given(legal, shape, np.dtype(bool)),
+            _given(action_mask, shape, np.dtype(bool)),
             number(illegal),
             _given(noise, shape, self.like.dtype),
         )

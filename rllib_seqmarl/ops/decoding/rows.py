@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rllib_seqmarl.ops.decoding.held import held
+from rllib_seqmarl.ops.decoding.cached_pack import cached_pack
 from rllib_seqmarl.ops.decoding.tiles import array
 from rllib_seqmarl.ops.numba_math import kernel
 
 
-@held
+@cached_pack
 def norm_weights(norm: nn.LayerNorm | nn.RMSNorm) -> Any:
     """(3, dim): a norm's gain, its bias and its epsilon, in every column."""
     gain = array(norm.weight)

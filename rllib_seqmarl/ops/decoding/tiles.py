@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor, nn
 
-from rllib_seqmarl.ops.decoding.held import held
+from rllib_seqmarl.ops.decoding.cached_pack import cached_pack
 from rllib_seqmarl.ops.numba_math import aligned, kernel
 
 VECTOR_BYTES = 64
@@ -167,7 +167,7 @@ def composed(first: Any, second: Any, bias: Any = None) -> Any:
     return _compose(first, second, second[0, :0] if bias is None else bias)
 
 
-@held
+@cached_pack
 def packed_layer(layer: nn.Linear) -> Any:
     """The layer, packed."""
     return packed(array(layer.weight), None if layer.bias is None else array(layer.bias))

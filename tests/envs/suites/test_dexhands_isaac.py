@@ -57,7 +57,7 @@ def test_spaces(hands: IsaacHands) -> None:
 def test_what_each_hand_sees(hands: IsaacHands) -> None:
     hands.reset([0, 1, 2])
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 2, 26)).astype(np.float32)
-    seen = hands.step(actions, NOBODY).seen
+    seen = hands.step(actions, NOBODY).observation
     np.testing.assert_array_equal(seen.observations[..., FIRST], actions[..., 0])
     np.testing.assert_array_equal(seen.observations[..., LAST], actions[..., -1])
     np.testing.assert_allclose(seen.observations[:, 0, COUNT], actions[..., 0].sum(1), rtol=1e-6)
@@ -73,12 +73,12 @@ def test_the_time_limit_truncates_and_the_next_step_begins(hands: IsaacHands) ->
         moved = hands.step(pushes(0.5, 0, 0), NOBODY)
         assert moved.truncated.tolist() == [step == 4] * 3
     assert not moved.terminated.any()
-    np.testing.assert_allclose(moved.seen.observations[:, 0, STEP], 0.04)  # the last observation, not the next first
+    np.testing.assert_allclose(moved.observation.observations[:, 0, STEP], 0.04)  # the final observation
     np.testing.assert_array_equal(moved.rewards, [[1.5, 1.5], [0, 0], [0, 0]])
-    begins = np.array([True, False, True])
-    moved = hands.step(pushes(1, 1, 1), begins)
-    np.testing.assert_allclose(moved.seen.observations[:, 0, STEP], [0.01, 0.05, 0.01])
-    np.testing.assert_array_equal(moved.seen.observations[:, 0, FIRST], [0, 1, 0])  # who begins does not act
+    reset_mask = np.array([True, False, True])
+    moved = hands.step(pushes(1, 1, 1), reset_mask)
+    np.testing.assert_allclose(moved.observation.observations[:, 0, STEP], [0.01, 0.05, 0.01])
+    np.testing.assert_array_equal(moved.observation.observations[:, 0, FIRST], [0, 1, 0])  # who begins does not act
     np.testing.assert_array_equal(moved.rewards, [[0, 0], [1, 1], [0, 0]])
     assert moved.truncated.tolist() == [False, True, False]
 
@@ -90,9 +90,9 @@ def test_other_ends_terminate_and_only_their_copy(hands: IsaacHands) -> None:
     both[0, 1, 0] = -1  # the left hand as well: its copy is over at -3
     moved = hands.step(both, NOBODY)
     assert moved.terminated.tolist() == [True, False, False] and not moved.truncated.any()
-    np.testing.assert_allclose(moved.seen.observations[:, 0, COUNT], [-3, -2, 0])
+    np.testing.assert_allclose(moved.observation.observations[:, 0, COUNT], [-3, -2, 0])
     moved = hands.step(pushes(0, -1, 0), np.array([True, False, False]))
-    np.testing.assert_allclose(moved.seen.observations[:, 0, STEP], [0.01, 0.04, 0.04])
+    np.testing.assert_allclose(moved.observation.observations[:, 0, STEP], [0.01, 0.04, 0.04])
     assert moved.truncated.tolist() == [False, True, True]  # at -3 as well, but in the last step
     assert not moved.terminated.any()
 
@@ -123,7 +123,7 @@ def test_fingers_act_in_the_order_of_the_hands_actions(python: str) -> None:
     assert batch.episode_length == 75  # the task's own
     batch.reset()
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 12, 8)).astype(np.float32)  # padded to the widest
-    seen = batch.step(actions, NOBODY).seen.observations
+    seen = batch.step(actions, NOBODY).observation.observations
     for hand in range(2):
         mine = seen[:, 6 * hand : 6 * hand + 6]
         np.testing.assert_array_equal(mine, np.repeat(mine[:, :1], 6, axis=1))
@@ -138,7 +138,7 @@ def test_a_copy_that_is_over_as_it_begins_goes_on_once(python: str) -> None:
     batch = make(python, episode_length=1)
     batch.reset()
     moved = batch.step(pushes(1, 0, 0), NOBODY)
-    np.testing.assert_allclose(moved.seen.observations[:, 0, STEP], 0.02)
+    np.testing.assert_allclose(moved.observation.observations[:, 0, STEP], 0.02)
     assert moved.truncated.all()
     batch.close()
 

@@ -13,7 +13,7 @@ pytest.importorskip("jumanji")
 import jax
 
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
-from rllib_seqmarl.envs.suites.jax_batch import JaxTeamBatch
+from rllib_seqmarl.envs.suites.jax_batch import JaxBatchedSimulator
 from rllib_seqmarl.envs.suites.jumanji import (
     SUITES,
     make_cleaner_batch,
@@ -55,7 +55,7 @@ def bare_cleaner(time_limit: int) -> Any:
 
 
 class Case(NamedTuple):
-    make_batch: Callable[..., JaxTeamBatch]
+    make_batch: Callable[..., JaxBatchedSimulator]
     task: str
     bare: Callable[[int], Any]
     time_limit: int
@@ -110,7 +110,7 @@ def test_numbers_are_those_of_jumanji(suite: str) -> None:
         actions = drawn(seen.action_mask, rng)
         state, timestep = step(state, actions)
         moved = batch.step(actions, ~running)
-        seen, ended = moved.seen, moved.terminated | moved.truncated
+        seen, ended = moved.observation, moved.terminated | moved.truncated
         rewards = np.broadcast_to(np.reshape(timestep.reward, (COPIES, -1)), moved.rewards.shape)
         np.testing.assert_array_equal(moved.rewards[running], rewards[running])
         np.testing.assert_array_equal(ended[running], (timestep.step_type == 2)[running])
@@ -128,7 +128,7 @@ def test_numbers_are_those_of_jumanji(suite: str) -> None:
     assert reasons == {"terminated early", "truncated"}
 
 
-def small_field() -> JaxTeamBatch:
+def small_field() -> JaxBatchedSimulator:
     return make_lbf_batch("2s-6x6-3p-1f", COPIES, time_limit=25)
 
 
@@ -167,12 +167,12 @@ def test_the_sum_of_foragers_rewards_is_the_return_of_the_team() -> None:
 def test_connecting_everybody_wins_and_being_blocked_does_not() -> None:
     batch = make_connector_batch("con-5x5x3a", COPIES, time_limit=7)
     rng, seen = np.random.default_rng(1), batch.reset(list(range(COPIES)))
-    begins, results, returns = np.zeros(COPIES, np.bool_), set(), np.zeros((COPIES, 3))
+    reset_mask, results, returns = np.zeros(COPIES, np.bool_), set(), np.zeros((COPIES, 3))
     for _ in range(400):
-        moved = batch.step(drawn(seen.action_mask, rng), begins)
-        returns = np.where(begins[:, None], 0, returns) + moved.rewards
-        seen, begins = moved.seen, moved.terminated | moved.truncated
-        for copy in np.flatnonzero(begins):
+        moved = batch.step(drawn(seen.action_mask, rng), reset_mask)
+        returns = np.where(reset_mask[:, None], 0, returns) + moved.rewards
+        seen, reset_mask = moved.observation, moved.terminated | moved.truncated
+        for copy in np.flatnonzero(reset_mask):
             connected = returns[copy] > 0.5  # for it gave 1, less 0.03 a step
             assert moved.wins[copy] == connected.all()
             assert moved.terminated[copy] or not connected.all()
@@ -184,7 +184,7 @@ def test_layers_of_the_connectors_grid() -> None:
     batch = make_connector_batch("con-5x5x3a", COPIES, time_limit=7)
     seen = batch.reset(list(range(3, 3 + COPIES)))
     for _ in range(3):
-        seen = batch.step(drawn(seen.action_mask, np.random.default_rng(0)), np.zeros(COPIES, np.bool_)).seen
+        seen = batch.step(drawn(seen.action_mask, np.random.default_rng(0)), np.zeros(COPIES, np.bool_)).observation
     grid = np.asarray(batch._carry[1][0].grid[0])  # type: ignore[index]
     views = seen.observations[0].reshape(3, 5, 5, 5)
     for observer in range(3):
@@ -222,7 +222,7 @@ def test_layers_of_the_cleaners_maze_and_a_clean_maze_wins() -> None:
         np.testing.assert_array_equal(seen.state.reshape(3, 3, 3), views[0, :, :, :3])
         dirty = (grid == 0).sum()
         moved = batch.step(drawn(seen.action_mask, rng), GO_ON)
-        seen = moved.seen
+        seen = moved.observation
         assert moved.wins is not None
         cleaned = dirty - (np.asarray(batch._carry[1][0].grid[0]) == 0).sum()  # type: ignore[index]
         np.testing.assert_array_equal(moved.rewards, [[cleaned - 0.25] * 2])
@@ -292,7 +292,9 @@ def test_tasks_that_do_not_fit_are_unknown(suite: str, task: str) -> None:
         (make_cleaner_batch, "clean-3x3x2a", {"render_mode": "human"}),
     ],
 )
-def test_wrong_values_are_refused(make_batch: Callable[..., JaxTeamBatch], task: str, options: dict[str, Any]) -> None:
+def test_wrong_values_are_refused(
+    make_batch: Callable[..., JaxBatchedSimulator], task: str, options: dict[str, Any]
+) -> None:
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=f"{name}={value!r}"):
         make_batch(task, 1, **options)
@@ -305,7 +307,7 @@ def test_pictures(suite: str) -> None:
     seen = batch.reset(list(range(COPIES)))
     before = batch.render()
     for _ in range(2):
-        seen = batch.step(drawn(seen.action_mask, np.random.default_rng(0)), np.zeros(COPIES, np.bool_)).seen
+        seen = batch.step(drawn(seen.action_mask, np.random.default_rng(0)), np.zeros(COPIES, np.bool_)).observation
     after = batch.render()
     assert before.dtype == np.uint8 and before.ndim == 3 and before.shape[2] == 3
     assert before.shape == after.shape and (before != after).any()

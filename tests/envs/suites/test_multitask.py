@@ -92,8 +92,8 @@ def test_an_episode_is_the_tasks_own_padded() -> None:
             assert seen["alive"].tolist() == [1] * n + [0] * (5 - n)
             np.testing.assert_array_equal(seen["observations"][:n, :n], np.stack(list(twin._observe().values())))
             assert not seen["observations"][:, n:5].any() and not seen["observations"][n:, :5].any()
-            legal = [[1] * n + [0] * (5 - n)] * n + [[1, 0, 0, 0, 0]] * (5 - n)
-            assert seen["action_mask"].tolist() == legal
+            action_mask = [[1] * n + [0] * (5 - n)] * n + [[1, 0, 0, 0, 0]] * (5 - n)
+            assert seen["action_mask"].tolist() == action_mask
             action = np.r_[rng.permutation(n), [0] * (5 - n)]
             seen, reward, terminated, truncated, info = env.step(action)
             _, rewards, *_, infos = twin.step(dict(zip(twin.possible_agents, action[:n].tolist(), strict=True)))

@@ -15,7 +15,7 @@ if find_spec("jaxmarl") is None:  # asked so that the adapter is the first to im
 import jax
 
 from rllib_seqmarl.envs import make_joint_env
-from rllib_seqmarl.envs.suites.jax_batch import JaxTeamBatch
+from rllib_seqmarl.envs.suites.jax_batch import JaxBatchedSimulator
 from rllib_seqmarl.envs.suites.smax import STOP, TASKS, make_smax_batch
 
 COPIES, MAX_STEPS = 8, 14
@@ -23,14 +23,14 @@ GO_ON = np.zeros(COPIES, np.bool_)
 STAND = np.full((COPIES, 3), STOP)
 
 
-def battles() -> JaxTeamBatch:
+def battles() -> JaxBatchedSimulator:
     """3 marines against 3; all tests share one simulator, which is compiled once."""
     batch = make_smax_batch("3m", COPIES, max_steps=MAX_STEPS)
     batch.reset(list(range(COPIES)))
     return batch
 
 
-def change(batch: JaxTeamBatch, **fields: Any) -> None:
+def change(batch: JaxBatchedSimulator, **fields: Any) -> None:
     """Writes into the units' state of all copies."""
     keys, (stream, battle) = batch._carry  # type: ignore[misc]
     batch._carry = keys, (stream, battle.replace(state=battle.state.replace(**fields)))
@@ -72,14 +72,14 @@ def test_numbers_are_those_of_jaxmarl() -> None:
         # Bare units are told to stop once they are dead; ours are told anything, and stop.
         actions = drawn(seen.action_mask, rng)
         ours = np.where(seen.alive, actions, rng.integers(0, 8, actions.shape))
-        stream, obs, state, rewards, dones, legal = step(stream, state, np.where(seen.alive, actions, STOP))
+        stream, obs, state, rewards, dones, action_mask = step(stream, state, np.where(seen.alive, actions, STOP))
         moved = batch.step(ours, ~running)
-        seen, ended = moved.seen, moved.terminated | moved.truncated
+        seen, ended = moved.observation, moved.terminated | moved.truncated
         assert seen.action_mask is not None
         np.testing.assert_array_equal(ended[running], dones["__all__"][running])
         for row, agent in enumerate(bare.agents):
             np.testing.assert_allclose(moved.rewards[running, row], rewards[agent][running], atol=1e-6)
-            np.testing.assert_array_equal(seen.action_mask[running, row], legal[agent][running])
+            np.testing.assert_array_equal(seen.action_mask[running, row], action_mask[agent][running])
             np.testing.assert_array_equal(seen.alive[running, row], ~np.asarray(dones[agent])[running])
         assert not (moved.terminated & moved.truncated).any()
         if (running & moved.truncated).any():
@@ -111,7 +111,7 @@ def test_the_dead_stay_dead_and_may_only_stop_and_are_rewarded() -> None:
         rewarded = rewarded or (rewards[:, 0] > 0).all()
         seen, rewards, terminated, _, _ = batch.step(shoot, GO_ON)
     assert rewarded
-    assert batch.step(shoot, ~GO_ON).seen.alive.all()  # a new episode
+    assert batch.step(shoot, ~GO_ON).observation.alive.all()  # a new episode
 
 
 @pytest.mark.parametrize("steps_before", [0, MAX_STEPS])
@@ -152,7 +152,7 @@ def test_an_environment_is_a_copy_and_its_team_wins() -> None:
         in_range = mask[:, STOP + 1 :].any(axis=1)
         actions = np.where(in_range, STOP + 1 + mask[:, STOP + 1 :].argmax(axis=1), 1)  # shoot, or go to the right
         observation, reward, terminated, truncated, info = env.step(actions)
-        seen = batch.step(np.stack([actions, actions]), np.zeros(2, np.bool_)).seen
+        seen = batch.step(np.stack([actions, actions]), np.zeros(2, np.bool_)).observation
         total += reward
         assert not truncated
     assert info["win"] == 1

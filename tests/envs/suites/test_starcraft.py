@@ -114,8 +114,8 @@ def attack(infos: dict[str, Any]) -> dict[str, int]:
     """All strike who they can, and else go east."""
     choices = {}
     for agent, info in infos.items():
-        legal = np.flatnonzero(info["action_mask"])
-        choices[agent] = int(legal[-1] if legal[-1] >= 6 else 4 if 4 in legal else legal[0])
+        action_mask = np.flatnonzero(info["action_mask"])
+        choices[agent] = int(action_mask[-1] if action_mask[-1] >= 6 else 4 if 4 in action_mask else action_mask[0])
     return choices
 
 

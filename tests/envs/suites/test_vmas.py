@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rllib_seqmarl.envs import JointEnv, make_env
+from rllib_seqmarl.envs.batched_simulator import StepResult
 from rllib_seqmarl.envs.suites.vmas import TASKS, VmasBatch
-from rllib_seqmarl.envs.team_batch import Moved
 
 pytest.importorskip("vmas")
 
@@ -34,18 +34,18 @@ def drawn(batch: VmasBatch, steps: int, seed: int = 0) -> np.ndarray:
     return rng.uniform(first.low, first.high, (*shape, *first.shape)).astype(np.float32)
 
 
-def play(batch: VmasBatch, actions: np.ndarray) -> list[Moved]:
+def play(batch: VmasBatch, actions: np.ndarray) -> list[StepResult]:
     """As a vector environment does: who is over begins with the next step."""
-    begins, moves = np.zeros(batch.num_envs, np.bool_), []
+    reset_mask, moves = np.zeros(batch.num_envs, np.bool_), []
     for action in actions:
-        moves.append(batch.step(action, begins))
-        begins = moves[-1].terminated | moves[-1].truncated
+        moves.append(batch.step(action, reset_mask))
+        reset_mask = moves[-1].terminated | moves[-1].truncated
     return moves
 
 
-def same(a: list[Moved], b: list[Moved]) -> bool:
+def same(a: list[StepResult], b: list[StepResult]) -> bool:
     return all(
-        np.array_equal(x.seen.observations, y.seen.observations) and np.array_equal(x.rewards, y.rewards)
+        np.array_equal(x.observation.observations, y.observation.observations) and np.array_equal(x.rewards, y.rewards)
         for x, y in zip(a, b, strict=True)
     )
 
@@ -60,7 +60,7 @@ def test_a_step_is_the_simulators(task: str) -> None:
     for action in drawn(batch, 6):
         moved = batch.step(action, np.zeros(3, np.bool_))
         observations, rewards, ended, _, _ = theirs.step(list(torch.from_numpy(action).unbind(1)))
-        np.testing.assert_array_equal(moved.seen.observations, torch.stack(observations, dim=1))
+        np.testing.assert_array_equal(moved.observation.observations, torch.stack(observations, dim=1))
         np.testing.assert_array_equal(moved.rewards, torch.stack(rewards, dim=1).flatten(1))  # wheel's are (B, 1)
         np.testing.assert_array_equal(moved.terminated, ended)
 
@@ -84,12 +84,12 @@ def test_a_copy_that_begins_is_as_new_and_the_others_do_not_notice(task: str, mo
     moved, seen, other = batch.step(actions[5], second), new.reset(), undisturbed.step(actions[5], nobody)
     assert not moved.rewards[1].any() and not moved.terminated[1] and not moved.truncated[1]
     for action in actions[6:]:
-        np.testing.assert_allclose(moved.seen.observations[1], seen.observations[0], atol=1e-4)
-        np.testing.assert_array_equal(moved.seen.observations[0], other.seen.observations[0])
+        np.testing.assert_allclose(moved.observation.observations[1], seen.observations[0], atol=1e-4)
+        np.testing.assert_array_equal(moved.observation.observations[0], other.observation.observations[0])
         np.testing.assert_array_equal(moved.rewards[0], other.rewards[0])
         moved, alone = batch.step(action, nobody), new.step(action[1:], nobody[:1])
         np.testing.assert_allclose(moved.rewards[1], alone.rewards[0], atol=1e-3)
-        seen, other = alone.seen, undisturbed.step(action, nobody)
+        seen, other = alone.observation, undisturbed.step(action, nobody)
 
 
 def test_the_wind_of_the_last_episode_does_not_blow_on() -> None:
@@ -109,8 +109,8 @@ def test_all_begin_together_after_the_time_limit() -> None:
     assert not any(moved.terminated.any() for moved in moves)
     assert not moves[5].rewards.any() and moves[6].rewards.any()
     # The last observation is the episode's own, and the next one is another's.
-    assert np.abs(moves[4].seen.observations - moves[3].seen.observations).max() < 0.5
-    assert np.abs(moves[5].seen.observations - moves[4].seen.observations).max() > 0.5
+    assert np.abs(moves[4].observation.observations - moves[3].observation.observations).max() < 0.5
+    assert np.abs(moves[5].observation.observations - moves[4].observation.observations).max() > 0.5
 
 
 def test_the_limits_are_benchmarls() -> None:
@@ -230,5 +230,5 @@ def test_a_single_team_is_a_batch_of_one() -> None:
     for action in drawn(batch, 5):
         observation, reward, *_ = env.step(action[0])
         moved = batch.step(action, np.zeros(1, np.bool_))
-        np.testing.assert_array_equal(observation["observations"][:, :13], moved.seen.observations[0])
+        np.testing.assert_array_equal(observation["observations"][:, :13], moved.observation.observations[0])
         assert reward == pytest.approx(moved.rewards.mean())

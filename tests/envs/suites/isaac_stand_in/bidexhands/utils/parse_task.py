@@ -28,11 +28,11 @@ class Counters:
         self.obs_buf = torch.zeros(self.num_envs, self.num_obs)
 
     def step(self, actions):
-        begins = self.reset_buf.nonzero().squeeze(-1)
-        self.count[begins], self.successes[begins] = 0.0, 0.0
-        self.draw[begins] = torch.rand(len(begins))
-        self.progress_buf[begins] = 0
-        self.reset_buf[begins] = 0
+        reset_mask = self.reset_buf.nonzero().squeeze(-1)
+        self.count[reset_mask], self.successes[reset_mask] = 0.0, 0.0
+        self.draw[reset_mask] = torch.rand(len(reset_mask))
+        self.progress_buf[reset_mask] = 0
+        self.reset_buf[reset_mask] = 0
         self.count += actions[:, 0] + actions[:, 26]
         if (self.count > 9).any():
             raise RuntimeError("the stand-in has failed")

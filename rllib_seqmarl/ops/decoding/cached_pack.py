@@ -15,7 +15,7 @@ _thread = threading.local()
 
 
 @contextmanager
-def weights_held() -> Iterator[dict[Any, Any]]:
+def cached_packs() -> Iterator[dict[Any, Any]]:
     """In the block this thread packs each layer once. If weights change after all, what is yielded is to be cleared."""
     before = getattr(_thread, "packed", None)
     _thread.packed = {}
@@ -25,8 +25,8 @@ def weights_held() -> Iterator[dict[Any, Any]]:
         _thread.packed = before
 
 
-def held(pack: Callable[..., Any]) -> Callable[..., Any]:
-    """``pack(*layers)``, whose result nobody may write to, is called once for the same layers in `weights_held`."""
+def cached_pack(pack: Callable[..., Any]) -> Callable[..., Any]:
+    """``pack(*layers)``, whose result nobody may write to, is called once for the same layers in `cached_packs`."""
 
     @wraps(pack)
     def pack_or_find(*layers: Any) -> Any:

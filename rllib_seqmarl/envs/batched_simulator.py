@@ -9,7 +9,7 @@ import numpy as np
 from rllib_seqmarl.envs.agent_spaces import AgentID, Space
 
 
-class Seen(NamedTuple):
+class BatchObservation(NamedTuple):
     """What B teams of n agents see.
 
     Attributes:
@@ -25,25 +25,25 @@ class Seen(NamedTuple):
     state: np.ndarray | None = None
 
 
-class Moved(NamedTuple):
+class StepResult(NamedTuple):
     """What a step of B teams brought.
 
     Attributes:
-        seen: what they see now; after the last step of an episode its final observation.
+        observation: what they see now; after the last step of an episode its final observation.
         rewards: float32 (B, n), each agent's own, also a dead one's: its part in what the team still wins.
         terminated: bool (B,), whether the episode came to an end of its own.
         truncated: bool (B,), whether it was cut off by the time limit.
         wins: float32 (B,), 1 where the team has won; read at the end of an episode. None where nothing can be won.
     """
 
-    seen: Seen
+    observation: BatchObservation
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     wins: np.ndarray | None = None
 
 
-class TeamBatch(ABC):
+class BatchedSimulator(ABC):
     """B independent copies of one task, stepped together.
 
     Attributes:
@@ -51,7 +51,7 @@ class TeamBatch(ABC):
         agents: names, in the order of the rows.
         observation_spaces: each agent's own; one-dimensional Box.
         action_spaces: each agent's own; all Discrete (choices counted from 0) or all one-dimensional Box.
-        has_action_mask: whether `Seen.action_mask` is given.
+        has_action_mask: whether `BatchObservation.action_mask` is given.
         state_dim: size of the global state; 0 without one.
         metadata, render_mode: as a gymnasium environment's.
         check_at_start: whether a few episodes are played before training, to see that final observations are shown.
@@ -69,7 +69,7 @@ class TeamBatch(ABC):
     check_at_start: bool = True
 
     @abstractmethod
-    def reset(self, seeds: Sequence[int] | None = None) -> Seen:
+    def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         """Starts an episode in every copy.
 
         Args:
@@ -78,11 +78,11 @@ class TeamBatch(ABC):
         """
 
     @abstractmethod
-    def step(self, actions: np.ndarray, begins: np.ndarray) -> Moved:
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
         """Moves every copy.
 
         Args:
-            actions: int64 (B, n) or float32 (B, n, dim), padded as `Seen` is. A dead agent's means nothing.
+            actions: int64 (B, n) or float32 (B, n, dim), padded as `BatchObservation` is. A dead agent's means nothing.
             begins: bool (B,). These copies do not move: they start a new episode, with reward 0 and no end.
         """
 

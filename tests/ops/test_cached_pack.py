@@ -9,27 +9,27 @@ import torch
 
 from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
-from rllib_seqmarl.ops.decoding.held import held, weights_held
+from rllib_seqmarl.ops.decoding.cached_pack import cached_pack, cached_packs
 
 
 def test_layers_are_packed_once_in_the_block_and_anew_outside() -> None:
     calls: list[object] = []
 
-    @held
+    @cached_pack
     def pack(*layers: object) -> int:
         calls.append(layers)
         return len(calls)
 
     one, two = object(), object()
     assert [pack(one), pack(one)] == [1, 2]
-    with weights_held() as packed:
+    with cached_packs() as packed:
         assert [pack(one), pack(two), pack(one), pack(one, two), pack(two)] == [3, 4, 3, 5, 4]
         found: list[int] = []
         other = threading.Thread(target=lambda: found.append(pack(one)))
         other.start()
         other.join()
         assert found == [6], "another thread has not been vouched for"
-        with weights_held():
+        with cached_packs():
             assert pack(one) == 7
         assert pack(one) == 3
         packed.clear()
@@ -52,7 +52,7 @@ def test_decisions_are_the_same_with_held_weights(mixer: str, kind: str) -> None
         return network.act(obs, deterministic=False)
 
     before = decided()
-    with weights_held() as packed:
+    with cached_packs() as packed:
         for _ in range(3):
             assert all(map(torch.equal, decided(), before))
         with torch.no_grad():
