@@ -1,23 +1,32 @@
-"""What is wrong with an environment ends training with one message, on whatever worker it shows.
+"""A bug in an environment, a callback or a connector ends training with one message, whichever worker it is found on.
 
-RLlib takes every error on a remote env runner for a crash: it starts the runner again and goes on, for ever if need
-be. That is right for the faults of a simulator. But a broken promise of an environment (`JointEnvError`,
-`LayoutError`) is a bug, and a restart brings it back. An env runner therefore posts it in Ray's key-value store, where
-the algorithm looks for it after each training step and evaluation.
+RLlib treats every error on a remote env runner as a crash: it restarts the runner and continues, indefinitely if
+necessary. That is right for the failures of a simulator. But an environment that breaks a promise (`JointEnvError`,
+`LayoutError`) and a callback or connector that raises an error fail again after every restart. An env runner therefore
+posts such an error in Ray's key-value store, which the algorithm reads after each training step and evaluation.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb, walk_tb
 
 import ray
 from ray.experimental import internal_kv
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.connectors.connector_pipeline_v2 import ConnectorPipelineV2
 
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 
 _NAMESPACE = "rllib_seqmarl_env_errors"
+
+
+class UserCodeError(RuntimeError):
+    """A callback or a connector of the config raised an error on a remote env runner; names both and the line."""
 
 
 def env_error_in(error: BaseException | None) -> JointEnvError | LayoutError | None:
@@ -27,37 +36,66 @@ def env_error_in(error: BaseException | None) -> JointEnvError | LayoutError | N
     return error
 
 
+def lasting_error_in(error: BaseException) -> Exception | None:
+    """The error that a restart does not cure, among an error and its causes; None for any other."""
+    return env_error_in(error) or _user_code_error_in(error)
+
+
+def _user_code_error_in(error: BaseException) -> UserCodeError | None:
+    where = next(filter(None, (_user_code(frame) for frame, _ in walk_tb(error.__traceback__))), None)
+    if where is None:
+        return None
+    last = extract_tb(error.__traceback__)[-1]
+    return UserCodeError(
+        f"{where} raised {type(error).__name__}: {error} (in {last.name}, {Path(last.filename).name}, line "
+        f"{last.lineno}; the traceback is in the env runner's log)."
+    )
+
+
+def _user_code(frame: object) -> str | None:
+    """What a stack frame calls, if that is a callback or a connector."""
+    code, variables = frame.f_code, frame.f_locals  # type: ignore[attr-defined]
+    if code is make_callback.__code__:
+        return f"The callback {variables['callback_name']!r}"
+    if code is ConnectorPipelineV2.__call__.__code__ and "connector" in variables:
+        return f"The connector {type(variables['connector']).__name__}"
+    return None
+
+
 @dataclass(frozen=True)
 class EnvErrorBoard:
-    """Where one algorithm's env runners post what is wrong with their environments.
+    """The place where one algorithm's env runners post errors that must end training.
 
     Attributes:
-        log_dir: The algorithm's `logdir`, which RLlib tells to each of its env runners; it makes the board's key.
+        log_dir: The algorithm's `logdir`, which RLlib passes to each of its env runners; it makes the board's key.
     """
 
     log_dir: str
 
     def post(self, error: Exception) -> None:
-        """Notes an error, unless there is one already."""
-        internal_kv._internal_kv_put(self.log_dir, str(error), overwrite=False, namespace=_NAMESPACE)
+        """Posts an error, unless there is one already."""
+        kind = UserCodeError if isinstance(error, UserCodeError) else JointEnvError
+        value = pickle.dumps(kind(str(error)))
+        internal_kv._internal_kv_put(self.log_dir, value, overwrite=False, namespace=_NAMESPACE)
 
     def clear(self) -> None:
-        """Forgets what was posted."""
+        """Removes the posted error."""
         if ray.is_initialized():
             internal_kv._internal_kv_del(self.log_dir, namespace=_NAMESPACE)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Raises what was posted by the end of the block, in place of any error that came of it.
+        """Raises the error posted by the end of the block, in place of any error that it has caused.
 
         Raises:
-            JointEnvError: What the env runner said.
+            JointEnvError: The environment's error.
+            UserCodeError: The error of a callback or a connector.
         """
         try:
             yield
         finally:
-            message = None
+            posted = None
             if ray.is_initialized():
-                message = internal_kv._internal_kv_get(self.log_dir, namespace=_NAMESPACE)
-            if message is not None:
-                raise JointEnvError(message.decode()) from None
+                posted = internal_kv._internal_kv_get(self.log_dir, namespace=_NAMESPACE)
+            if posted is not None:
+                raise pickle.loads(posted) from None

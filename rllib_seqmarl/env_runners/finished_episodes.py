@@ -26,6 +26,13 @@ class FinishedEpisodes:
         """Notes an episode."""
         self._episodes.append(Finished(length, team_return, seconds, info))
 
+    def change_returns(self, changes: list[float]) -> None:
+        """Adds to the returns of as many episodes as there are changes, the last ones."""
+        first = len(self._episodes) - len(changes)
+        for place, change in enumerate(changes, first):
+            episode = self._episodes[place]
+            self._episodes[place] = episode._replace(team_return=episode.team_return + change)
+
     def log(self, env_runner: Any) -> None:
         """Logs all that metrics will look at, and forgets the episodes."""
         # Means are taken over the last episodes only, so that earlier ones need not be logged.

@@ -33,12 +33,13 @@ class RolloutBuffer:
         self.obs = {key: np.empty((capacity + 1, *row.shape), row.dtype) for key, row in self._blank.items()}
         self.outputs: Arrays = {}  # laid out when the module's outputs are seen
         self.rewards = np.empty(shape, np.float32)
+        self.env_rewards = np.empty(shape, np.float32)
         self.agent_rewards = np.empty((*shape, layout.n_agents), np.float32)
         self.terminated = np.empty(shape, np.bool_)
         self.truncated = np.empty(shape, np.bool_)
         self.is_step = np.empty(shape, np.bool_)
         self.agent_terminated = np.zeros((*shape, layout.n_agents), np.bool_)
-        self.last_infos: dict[tuple[int, int], dict[str, Any]] = {}
+        self.infos: dict[tuple[int, int], dict[str, Any]] = {}
         self._share_memory()
         self.see(0, first)
 
@@ -83,7 +84,15 @@ class RolloutBuffer:
         self.capacity *= 2
         self.obs = {key: longer(array, self.capacity + 1) for key, array in self.obs.items()}
         self.outputs = {key: longer(array, self.capacity) for key, array in self.outputs.items()}
-        for name in ("rewards", "agent_rewards", "terminated", "truncated", "is_step", "agent_terminated"):
+        for name in (
+            "rewards",
+            "env_rewards",
+            "agent_rewards",
+            "terminated",
+            "truncated",
+            "is_step",
+            "agent_terminated",
+        ):
             setattr(self, name, longer(getattr(self, name), self.capacity))
         self._share_memory()
 
@@ -92,7 +101,8 @@ class RolloutBuffer:
         rows: int,
         *,
         lengths_before: np.ndarray,
-        ids: list[str | None],
+        episodes_before: np.ndarray,
+        env_ids: list[str],
         weights_seq_no: int,
         spaces: tuple[gym.Space, gym.Space],
         num_episodes: int | None = None,
@@ -108,14 +118,16 @@ class RolloutBuffer:
             obs={key: array[: rows + 1] for key, array in self.obs.items()},
             outputs={key: array[:rows] for key, array in self.outputs.items()},
             rewards=self.rewards[:rows],
+            env_rewards=self.env_rewards[:rows],
             agent_rewards=self.agent_rewards[:rows],
             terminated=self.terminated[:rows],
             truncated=self.truncated[:rows],
             is_step=is_step,
             agent_terminated=self.agent_terminated[:rows],
-            last_infos=self.last_infos,
+            infos=self.infos,
             lengths_before=lengths_before,
-            ids=ids,
+            episodes_before=episodes_before,
+            env_ids=env_ids,
             weights_seq_no=weights_seq_no,
             spaces=spaces,
         )

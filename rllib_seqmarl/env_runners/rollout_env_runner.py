@@ -8,9 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core.columns import Columns
@@ -29,12 +31,15 @@ from rllib_seqmarl.envs.layout import Arrays
 from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
 from rllib_seqmarl.ops.decoding.cached_pack import cached_packs
 from rllib_seqmarl.rollouts import Rollout
-from rllib_seqmarl.rollouts.episodes import make_episode
+from rllib_seqmarl.rollouts.episodes import make_episode, row_info
 
 logger = logging.getLogger(__name__)
 
 # Callbacks that are called with an episode in the making: only RLlib's loop has one.
 _DURING_EPISODES = ("on_episode_created", "on_episode_start", "on_episode_step")
+# Callbacks that are called with complete episodes or pieces of them, and may read or change them.
+_WITH_EPISODES = ("on_episode_end", "on_sample_end")
+_IN_ARRAYS = ("agent_rewards", "agent_terminateds")  # infos that a rollout holds as arrays
 _UNKNOWN = "not looked for yet"
 _TOKENS_FOR_THREADS = 1 << 13  # agents in all environments
 _FIRST_CAPACITY = 128  # rows for whole episodes, whose number of steps nobody knows; doubled as needed
@@ -43,9 +48,14 @@ _FIRST_CAPACITY = 128  # rows for whole episodes, whose number of steps nobody k
 class RolloutEnvRunner(JointEnvRunner):
     """Samples rollouts: each step's observations, actions, log-probabilities and values written where they stay.
 
-    A sample is a `Rollout`. It is also the sequence of episodes that RLlib's samples are, made when somebody asks:
-    `on_episode_end` and `on_sample_end` callbacks, a user's learner connectors. Its pieces of episodes have no
-    lookback, and in an episode's infos there is what `JointEnv` puts there.
+    A sample is a `Rollout`. It is also the sequence of episodes that RLlib's samples are, made on demand for
+    `on_episode_end` and `on_sample_end` callbacks and for a user's learner connectors. Its pieces of episodes have no
+    lookback, and share the rollout's memory: the learner sees every change of their rewards, observations or actions.
+
+    `episode.get_infos(i)` is the joint info (see `JointEnv`). Under "agent_infos" it holds the infos that the user's
+    environment gave, by agent: `episode.get_infos(-1)["agent_infos"]["agent_0"]["collisions"]`. The infos of the last
+    steps of episodes are always kept; those of all other steps and of resets only with callbacks `on_episode_end` or
+    `on_sample_end` or learner connectors in the config.
 
     Steps, resets, seeds, random numbers and metrics are those of RLlib's own loop, which takes over where something
     has to happen at every step: connectors between environment and module that the user adds, callbacks
@@ -56,17 +66,26 @@ class RolloutEnvRunner(JointEnvRunner):
     _needs_initial_reset: bool
 
     @override(SingleAgentEnvRunner)
+    def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
+        # These outlive environments that are replaced after a failure.
+        self._finished = FinishedEpisodes()
+        self._env_ids: list[str] = []
+        super().__init__(config=config, **kwargs)
+
+    @override(SingleAgentEnvRunner)
     def make_env(self) -> None:
         super().make_env()
+        if len(self._env_ids) != self.num_envs:
+            self._env_ids = [f"{uuid4().hex}_{env}" for env in range(self.num_envs)]
+            self._begun = np.zeros(self.num_envs, np.int64)  # episodes
         # What is seen now, and whose episode is over; None before the first reset.
         self._seen: Arrays | None = None
         self._done = np.zeros(self.num_envs, np.bool_)
         self._lengths = np.zeros(self.num_envs, np.int64)  # of the running episodes
         self._returns = np.zeros(self.num_envs)
         self._started = np.zeros(self.num_envs)  # when, by the performance counter
-        self._ids: list[str | None] = [None] * self.num_envs
+        self._seen_infos: list[dict[str, Any]] = []  # that came with the latest observations, if infos are kept
         self._earlier: dict[int, list[SingleAgentEpisode]] = defaultdict(list)  # pieces of running episodes
-        self._finished = FinishedEpisodes()
         self._obstacle: str | None = _UNKNOWN
 
     def obstacle(self) -> str | None:
@@ -96,6 +115,17 @@ class RolloutEnvRunner(JointEnvRunner):
         own = getattr(RLlibCallback, name)
         methods = [getattr(type(c), name) for c in self._callbacks if not isinstance(c, TeamMetrics)]
         return bool(getattr(self.config, f"callbacks_{name}")) or any(method is not own for method in methods)
+
+    @property
+    def _rewards_may_change(self) -> bool:
+        return any(map(self._has_callback, _WITH_EPISODES))
+
+    @property
+    def _keeps_infos(self) -> bool:
+        """Whether something may read the infos of all steps."""
+        config = self.config
+        has_connectors = config._learner_connector or not config.add_default_connectors_to_learner_pipeline
+        return bool(has_connectors) or self._rewards_may_change
 
     @override(SingleAgentEnvRunner)
     def _sample(
@@ -130,8 +160,8 @@ class RolloutEnvRunner(JointEnvRunner):
         return rollout
 
     def _reset_all(self) -> None:
-        """Starts an episode in every environment; seeded only the first time, as in RLlib's loop."""
-        self._seen, _ = self._try_env_reset(seed=self._seed if self._needs_initial_reset else None, options=None)
+        """Starts an episode in every environment."""
+        self._seen, self._seen_infos = self._try_env_reset()
         self._needs_initial_reset = False
         self._done[:] = False
         self._begin(np.ones(self.num_envs, np.bool_))
@@ -141,9 +171,10 @@ class RolloutEnvRunner(JointEnvRunner):
         self._lengths[envs] = 0
         self._returns[envs] = 0.0
         self._started[envs] = time.perf_counter()
-        for env in np.flatnonzero(envs):
-            self._ids[env] = None
-            self._earlier.pop(int(env), None)
+        self._begun[envs] += 1
+        if self._earlier:
+            for env in np.flatnonzero(envs).tolist():
+                self._earlier.pop(env, None)
 
     def _roll_out(self, num_timesteps: int | None, num_episodes: int | None, explore: bool) -> tuple[Rollout, int]:
         """Steps all environments until there are so many steps, or ends of episodes; returns how many steps it took."""
@@ -151,8 +182,10 @@ class RolloutEnvRunner(JointEnvRunner):
         capacity = _FIRST_CAPACITY if num_timesteps is None else 2 * -(-num_timesteps // self.num_envs) + 1
         assert self._seen is not None
         buffer = RolloutBuffer(self.env.unwrapped.layout, self.num_envs, capacity, self._seen)
-        before = {"lengths_before": self._lengths.copy(), "ids": list(self._ids)}
-        tells_ends = self._has_callback("on_episode_end")
+        before = {"lengths_before": self._lengths.copy(), "episodes_before": self._begun.copy()}
+        tells_ends, keeps_infos = self._has_callback("on_episode_end"), self._keeps_infos
+        if keeps_infos:
+            buffer.infos.update({(-1, env): info for env, info in enumerate(self._seen_infos) if info})
         steps = episodes = t = 0
         seconds = {"network": 0.0, "environment": 0.0, "rollout": -time.perf_counter()}
         while steps < num_timesteps if num_timesteps is not None else episodes < (num_episodes or 0):
@@ -164,7 +197,7 @@ class RolloutEnvRunner(JointEnvRunner):
             clock = time.perf_counter()
             stepped = self._step_into(outputs[Columns.ACTIONS], buffer.blank_obs(t + 1))
             seconds["environment"] += time.perf_counter() - clock
-            steps += self._take_in(buffer, t, stepped)
+            steps += self._take_in(buffer, t, stepped, keeps_infos)
             if self._done.any():
                 over = np.flatnonzero(self._done).tolist()
                 over = over if num_episodes is None else over[: num_episodes - episodes]
@@ -174,6 +207,8 @@ class RolloutEnvRunner(JointEnvRunner):
                     self._call_on_episode_end(self._cut(buffer, t + 1, before), over)
             t += 1
         self._seen = {key: array[t].copy() for key, array in buffer.obs.items()}
+        if keeps_infos and t:
+            self._seen_infos = [row_info(buffer, t - 1, env) for env in range(self.num_envs)]
         rollout = self._cut(buffer, t, before, num_episodes)
         if tells_ends:
             for index, (env, *_, is_done) in enumerate(rollout.segments):
@@ -205,28 +240,29 @@ class RolloutEnvRunner(JointEnvRunner):
             if not self.config.restart_failed_sub_environments:
                 raise RuntimeError(f"stepping the environments failed: {error}") from error
             logger.warning("Stepping the environments failed, and they are made anew: %r", error)
-            finished = self._finished
             self.make_env()
-            self._finished = finished
             return None
 
-    def _take_in(self, buffer: RolloutBuffer, t: int, stepped: tuple[Any, ...] | None) -> int:
+    def _take_in(self, buffer: RolloutBuffer, t: int, stepped: tuple[Any, ...] | None, keeps_infos: bool) -> int:
         """Writes what came of row `t`; returns how many steps it was."""
         if stepped is None:
             # All begin anew, as after the end of an episode; what was sampled before is still good.
             for part in (buffer.is_step, buffer.terminated, buffer.truncated):
                 part[t] = False
-            buffer.rewards[t], buffer.agent_rewards[t] = 0.0, 0.0
+            buffer.rewards[t], buffer.env_rewards[t], buffer.agent_rewards[t] = 0.0, 0.0, 0.0
             self._reset_all()
             assert self._seen is not None
             buffer.see(t + 1, self._seen)
+            if keeps_infos:
+                buffer.infos.update({(t, env): info for env, info in enumerate(self._seen_infos) if info})
             return 0
         rewards, terminated, truncated, infos = stepped
         reset_mask, over = self._done, terminated | truncated  # (B,)
         if reset_mask.any():
             self._begin(reset_mask)
         np.logical_not(reset_mask, out=buffer.is_step[t])
-        buffer.rewards[t], buffer.terminated[t], buffer.truncated[t] = rewards, terminated, truncated
+        buffer.rewards[t] = buffer.env_rewards[t] = rewards
+        buffer.terminated[t], buffer.truncated[t] = terminated, truncated
         buffer.agent_rewards[t] = infos["agent_rewards"]
         if "agent_terminateds" in infos:
             some = infos["_agent_terminateds"]  # (B,)
@@ -234,10 +270,13 @@ class RolloutEnvRunner(JointEnvRunner):
         self._lengths += buffer.is_step[t]
         self._returns += rewards
         self._done = over
-        if over.any():
-            for env in np.flatnonzero(over).tolist():
-                info = {key: infos[key][env] for key in infos if key[0] != "_" and infos[f"_{key}"][env]}
-                buffer.last_infos[t, env] = info
+        if keeps_infos or over.any():
+            for key in infos:
+                if key[0] == "_" or key in _IN_ARRAYS:
+                    continue
+                kept = infos[f"_{key}"] if keeps_infos else infos[f"_{key}"] & over  # (B,)
+                for env in np.flatnonzero(kept).tolist():
+                    buffer.infos.setdefault((t, env), {})[key] = infos[key][env]
         return int(np.count_nonzero(buffer.is_step[t]))
 
     def _finish(self, buffer: RolloutBuffer, t: int, envs: list[int]) -> None:
@@ -245,15 +284,36 @@ class RolloutEnvRunner(JointEnvRunner):
         now = time.perf_counter()
         for env in envs:
             length, team_return = int(self._lengths[env]), float(self._returns[env])
-            self._finished.add(length, team_return, now - self._started[env], buffer.last_infos[t, env])
+            self._finished.add(length, team_return, now - self._started[env], buffer.infos[t, env])
 
     def _cut(
         self, buffer: RolloutBuffer, rows: int, before: dict[str, Any], num_episodes: int | None = None
     ) -> Rollout:
         spaces = self.env.single_observation_space, self.env.single_action_space
         return buffer.rollout(
-            rows, **before, weights_seq_no=self._weights_seq_no, spaces=spaces, num_episodes=num_episodes
+            rows,
+            **before,
+            env_ids=self._env_ids,
+            weights_seq_no=self._weights_seq_no,
+            spaces=spaces,
+            num_episodes=num_episodes,
         )
+
+    @override(JointEnvRunner)
+    def sample(self, **kwargs: Any) -> Any:
+        samples = super().sample(**kwargs)
+        if isinstance(samples, Rollout) and self._rewards_may_change:
+            self._log_changed_returns(samples)
+        return samples
+
+    def _log_changed_returns(self, rollout: Rollout) -> None:
+        """Corrects the returns to be logged for what callbacks have changed, as RLlib's loop does."""
+        changes = rollout.rewards - rollout.env_rewards  # (T, B)
+        sums = [float(changes[part.first : part.last, part.env].sum()) for part in rollout.segments]
+        num_ended = sum(segment.is_done for segment in rollout.segments)  # these come first
+        self._finished.change_returns(sums[:num_ended])
+        for segment, change in zip(rollout.segments[num_ended:], sums[num_ended:], strict=True):
+            self._returns[segment.env] += change
 
     def _call_on_episode_end(self, rollout: Rollout, envs: list[int]) -> None:
         """The user's callbacks for the episodes of `envs`, which ended in the rollout's last row."""

@@ -5,6 +5,7 @@ episodes. What is each agent's own, its reward above all, travels in `info`.
 """
 
 import math
+from collections import UserDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from rllib_seqmarl.envs.options import check_choice
 
 TEAM_REWARDS = ("mean", "sum")
 AGENT_ORDERS = ("fixed", "shuffled")
+AGENT_INFOS = "agent_infos"
 WIN_KEYS = ("battle_won", "won", "win", "success", "is_success")
 
 
@@ -41,6 +43,7 @@ class JointEnv(gym.Env):
         agent_rewards: float32 (n,), each agent's own; after every step.
         agent_terminateds: bool (n,), whose life ended with this step; where somebody's did.
         episode_agent_returns: float32 (n,), the sums of agent_rewards in the layout's order; after the last step.
+        agent_infos: {agent: info}, the infos that the environment gave, where it gave any; after resets and steps.
         win: where the environment reports one (battle_won, won, win, success, is_success); after the last
             step.
         task, episode_return: where the environment's infos name the task that was played, its name and the team's
@@ -125,12 +128,13 @@ class JointEnv(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         """Starts an episode; returns the joint observation and an empty info."""
         arrays = self.layout.blank()
-        return arrays, self.reset_into(arrays, seed=seed, options=options)
+        return arrays, _in_one_piece(self.reset_into(arrays, seed=seed, options=options))
 
     def step(self, action: Any) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
         """Steps the team; returns joint observation, team reward, terminated, truncated and info."""
         arrays = self.layout.blank()
-        return arrays, *self.step_into(action, arrays)
+        *results, info = self.step_into(action, arrays)
+        return arrays, *results, _in_one_piece(info)
 
     def render(self) -> Any:
         """What the environment renders."""
@@ -139,6 +143,19 @@ class JointEnv(gym.Env):
     def close(self) -> None:
         """Closes the environment."""
         self.env.close()
+
+    def __getattr__(self, name: str) -> Any:
+        # The user's environment has methods such as `set_task`, which gymnasium's `get_wrapper_attr` finds here.
+        if name.startswith("_") or name == "env":
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        return getattr(self.env, name)
+
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        """Sets an attribute of the user's environment, as gymnasium's wrappers do."""
+        if name in vars(self) or not (force or hasattr(self.env, name)):
+            return bool(super().set_wrapper_attr(name, value, force=force))
+        setattr(self.env, name, value)
+        return True
 
     # -- the same, into given arrays -------------------------------------------------------------------------
 
@@ -162,7 +179,7 @@ class JointEnv(gym.Env):
         if self._shuffles:
             self._order = self.np_random.permutation(len(self._agents))
             self._arrange(arrays)
-        return {}
+        return _agent_infos(infos)
 
     def step_into(self, action: Any, arrays: Arrays) -> tuple[float, bool, bool, dict[str, Any]]:
         """As `step`, with the observation written into blank arrays of the caller's; returns all the rest."""
@@ -201,6 +218,7 @@ class JointEnv(gym.Env):
             if tasks:
                 info[TASK_KEY] = str(tasks[0])
                 info["episode_return"] = float(self._returns.sum()) * self._reward_share
+        info |= _agent_infos(infos)
         return reward, team_terminated, team_truncated, info
 
     def _arrange(self, arrays: Arrays) -> None:
@@ -287,6 +305,16 @@ def check_joint_options(name: str, layout: TeamLayout, team_reward: str, agent_o
             f"{name}: agent_order='shuffled' needs agents with equal action spaces, since any of them may "
             f"stand in any row. Write agent_order='fixed'."
         )
+
+
+def _agent_infos(infos: Mapping[Any, Any]) -> dict[str, Any]:
+    """The part of a joint info that holds the agents' own."""
+    return {AGENT_INFOS: {agent: info for agent, info in infos.items() if info}} if any(infos.values()) else {}
+
+
+def _in_one_piece(info: dict[str, Any]) -> dict[str, Any]:
+    """A joint info whose agents' infos gymnasium's vector environments do not take apart, as they do with a dict."""
+    return info | {AGENT_INFOS: UserDict(info[AGENT_INFOS])} if AGENT_INFOS in info else info
 
 
 def _find_win(infos: Mapping[Any, Any]) -> float | None:

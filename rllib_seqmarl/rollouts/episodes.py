@@ -45,12 +45,13 @@ def make_episode(rollout: Rollout, segment: Segment) -> SingleAgentEpisode:
     is_first_rows = bool(rollout.is_step[:first, env].all())  # of the episode that the rollout began with
     outputs = {key: InfiniteLookbackBuffer(array[rows, env]) for key, array in rollout.outputs.items()}
     actions = outputs.pop("actions")
+    number = rollout.episodes_before[env] + np.count_nonzero(~rollout.is_step[:first, env])  # resets are no steps
     outputs["weights_seq_no"] = InfiniteLookbackBuffer(np.full(last - first, rollout.weights_seq_no))
     return SingleAgentEpisode(
-        id_=rollout.ids[env] if is_first_rows else None,
+        id_=f"{rollout.env_ids[env]}_{number}",
         observations=InfiniteLookbackBuffer({key: array[first : last + 1, env] for key, array in rollout.obs.items()}),
         observation_space=observation_space,
-        infos=_infos(rollout, segment),
+        infos=[row_info(rollout, t, env) for t in range(first - 1, last)],  # one per observation
         actions=actions,
         action_space=action_space,
         rewards=InfiniteLookbackBuffer(rollout.rewards[rows, env]),
@@ -62,13 +63,11 @@ def make_episode(rollout: Rollout, segment: Segment) -> SingleAgentEpisode:
     )
 
 
-def _infos(rollout: Rollout, segment: Segment) -> list[dict[str, Any]]:
-    """One per observation; that of the first one is empty."""
-    env, first, last, _ = segment
-    infos: list[dict[str, Any]] = [{}]
-    for t in range(first, last):
-        info: dict[str, Any] = {"agent_rewards": rollout.agent_rewards[t, env]}
-        if rollout.agent_terminated[t, env].any():
-            info["agent_terminateds"] = rollout.agent_terminated[t, env]
-        infos.append(info | rollout.last_infos.get((t, env), {}))
-    return infos
+def row_info(rows: Any, t: int, env: int) -> dict[str, Any]:
+    """The info of row `t` of a rollout or its buffer, which came with the observation in row t + 1."""
+    info: dict[str, Any] = {}
+    if t >= 0 and rows.is_step[t, env]:
+        info["agent_rewards"] = rows.agent_rewards[t, env]
+        if rows.agent_terminated[t, env].any():
+            info["agent_terminateds"] = rows.agent_terminated[t, env]
+    return info | rows.infos.get((t, env), {})

@@ -31,15 +31,18 @@ class Rollout(Sequence[SingleAgentEpisode]):
         obs: What the teams saw, each array (T + 1, B, ...).
         outputs: What the module returned, each array (T, B, ...): "actions", "action_logp", "vf_preds" and whatever
             else it gives.
-        rewards: The teams', float32 (T, B).
+        rewards: The teams' to learn from, float32 (T, B); episodes share this memory, so callbacks may change them.
+        env_rewards: The teams' as the environment gave them, float32 (T, B).
         agent_rewards: Each agent's own, float32 (T, B, n).
         terminated: Whether the episode came to its own end with this step, (T, B).
         truncated: Whether it was cut off, (T, B).
         is_step: Whether the row is a step of this environment, (T, B).
         agent_terminated: Whose life ended with this step, (T, B, n).
-        last_infos: The info of each step that ended an episode, by (t, b).
+        infos: Infos by (t, b), without what the arrays hold: of each step that ended an episode, and, where something
+            may read them, of all steps, of resets, and at (-1, b) of the first row's observations.
         lengths_before: How many steps the first row's episodes had already had, (B,).
-        ids: Of the first row's episodes, B of them; None where nobody has needed one.
+        episodes_before: How many episodes each environment had begun before that of the first row, (B,).
+        env_ids: A name for each environment, which makes its episodes' ids together with their numbers.
         weights_seq_no: Which weights acted, as RLlib counts them.
         spaces: Of one environment: observation and action.
     """
@@ -47,14 +50,16 @@ class Rollout(Sequence[SingleAgentEpisode]):
     obs: Arrays
     outputs: Arrays
     rewards: np.ndarray
+    env_rewards: np.ndarray
     agent_rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     is_step: np.ndarray
     agent_terminated: np.ndarray
-    last_infos: dict[tuple[int, int], dict[str, Any]]
+    infos: dict[tuple[int, int], dict[str, Any]]
     lengths_before: np.ndarray
-    ids: list[str | None]
+    episodes_before: np.ndarray
+    env_ids: list[str]
     weights_seq_no: int
     spaces: tuple[gym.Space, gym.Space]
 
@@ -118,13 +123,14 @@ class Rollout(Sequence[SingleAgentEpisode]):
 
     def _of_envs(self, envs: slice) -> Rollout:
         first, last = envs.start, envs.stop
-        infos = {(t, b - first): info for (t, b), info in self.last_infos.items() if first <= b < last}
+        infos = {(t, b - first): info for (t, b), info in self.infos.items() if first <= b < last}
         parts = {key: _map(value, lambda array: array[:, envs]) for key, value in self._tables.items()}
         return Rollout(
             **parts,
-            last_infos=infos,
+            infos=infos,
             lengths_before=self.lengths_before[envs],
-            ids=self.ids[envs],
+            episodes_before=self.episodes_before[envs],
+            env_ids=self.env_ids[envs],
             weights_seq_no=self.weights_seq_no,
             spaces=self.spaces,
         )
@@ -132,7 +138,7 @@ class Rollout(Sequence[SingleAgentEpisode]):
     def _of_rows(self, first: int, last: int) -> Rollout:
         parts = {key: _map(value, lambda array: array[first:last]) for key, value in self._tables.items()}
         parts["obs"] = {key: array[first : last + 1] for key, array in self.obs.items()}
-        infos = {(t - first, b): info for (t, b), info in self.last_infos.items() if first <= t < last}
+        infos = {(t - first, b): info for (t, b), info in self.infos.items() if first <= t + 1 and t < last}
         begun = [next((t for t in range(first - 1, -1, -1) if not column[t]), None) for column in self.is_step.T]
         before = [
             length + first if start is None else first - start - 1
@@ -140,9 +146,10 @@ class Rollout(Sequence[SingleAgentEpisode]):
         ]
         return Rollout(
             **parts,
-            last_infos=infos,
+            infos=infos,
             lengths_before=np.array(before),
-            ids=[i if start is None else None for i, start in zip(self.ids, begun, strict=True)],
+            episodes_before=self.episodes_before + np.count_nonzero(~self.is_step[:first], axis=0),
+            env_ids=self.env_ids,
             weights_seq_no=self.weights_seq_no,
             spaces=self.spaces,
         )
@@ -150,7 +157,7 @@ class Rollout(Sequence[SingleAgentEpisode]):
     @property
     def _tables(self) -> dict[str, Any]:
         """What has a row for every step."""
-        names = "obs outputs rewards agent_rewards terminated truncated is_step agent_terminated"
+        names = "obs outputs rewards env_rewards agent_rewards terminated truncated is_step agent_terminated"
         return {name: getattr(self, name) for name in names.split()}
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -74,7 +74,7 @@ def by_env(episodes: list[SingleAgentEpisode]) -> list[dict[str, Any]]:
             "rewards": episode.get_rewards(),
             "outputs": {key: episode.get_extra_model_outputs(key) for key in (Columns.ACTION_LOGP, Columns.VF_PREDS)},
             "ends": (episode.is_terminated, episode.is_truncated, episode.t_started, len(episode)),
-            "infos": [{key: np.asarray(info[key]) for key in sorted(info)} for info in episode.get_infos()[1:]],
+            "infos": episode.get_infos()[1:],
         }
         for episode in episodes
     ]
@@ -90,6 +90,8 @@ def assert_equal(one: Any, other: Any) -> None:
         assert len(one) == len(other)
         for pair in zip(one, other, strict=True):
             assert_equal(*pair)
+    elif isinstance(one, str):
+        assert one == other
     else:
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
