@@ -40,6 +40,7 @@ from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
 from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
+from rllib_seqmarl.modules.users_connectors import for_teams
 
 
 class JointPPOConfig(PPOConfig):
@@ -252,7 +253,11 @@ class JointPPOConfig(PPOConfig):
 
     @override(PPOConfig)
     def build_env_to_module_connector(self, env: Any = None, spaces: Any = None, device: Any = None) -> Any:
-        pipeline = super().build_env_to_module_connector(env, spaces, device)
+        users = self._env_to_module_connector
+        config = self if users is None else self.copy(copy_frozen=False)
+        if users is not None:
+            config._env_to_module_connector = lambda *args: for_teams(users(*args))
+        pipeline = PPOConfig.build_env_to_module_connector(config, env, spaces, device)
         if self._env_to_module_connector is None and self.add_default_connectors_to_env_to_module_pipeline:
             pipeline.connectors.clear()
             pipeline.append(TeamToModule(device=device))

@@ -128,13 +128,12 @@ class JointEnv(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         """Starts an episode; returns the joint observation and an empty info."""
         arrays = self.layout.blank()
-        return arrays, _in_one_piece(self.reset_into(arrays, seed=seed, options=options))
+        return arrays, self.reset_into(arrays, seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
         """Steps the team; returns joint observation, team reward, terminated, truncated and info."""
         arrays = self.layout.blank()
-        *results, info = self.step_into(action, arrays)
-        return arrays, *results, _in_one_piece(info)
+        return arrays, *self.step_into(action, arrays)
 
     def render(self) -> Any:
         """What the environment renders."""
@@ -309,12 +308,10 @@ def check_joint_options(name: str, layout: TeamLayout, team_reward: str, agent_o
 
 def _agent_infos(infos: Mapping[Any, Any]) -> dict[str, Any]:
     """The part of a joint info that holds the agents' own."""
-    return {AGENT_INFOS: {agent: info for agent, info in infos.items() if info}} if any(infos.values()) else {}
-
-
-def _in_one_piece(info: dict[str, Any]) -> dict[str, Any]:
-    """A joint info whose agents' infos gymnasium's vector environments do not take apart, as they do with a dict."""
-    return info | {AGENT_INFOS: UserDict(info[AGENT_INFOS])} if AGENT_INFOS in info else info
+    if not any(infos.values()):
+        return {}
+    # Not a dict: gymnasium's vector environments would take that apart, agent by agent.
+    return {AGENT_INFOS: UserDict({agent: info for agent, info in infos.items() if info})}
 
 
 def _find_win(infos: Mapping[Any, Any]) -> float | None:

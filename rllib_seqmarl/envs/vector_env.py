@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from rllib_seqmarl.envs.joint_env import AGENT_INFOS, JointEnv
+from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.layout import Arrays
 
 
@@ -50,7 +50,7 @@ class JointVectorEnv(gym.vector.VectorEnv):
         infos: dict[str, Any] = {}
         for i, (env, env_seed) in enumerate(zip(self.envs, seeds, strict=True)):
             info = env.reset_into(_row(arrays, i), seed=env_seed, options=options)
-            infos = self._add_joint_info(infos, info, i)
+            infos = self._add_info(infos, info, i)
         self._done[:] = False
         return arrays, infos
 
@@ -75,18 +75,9 @@ class JointVectorEnv(gym.vector.VectorEnv):
                 rewards[i], terminated[i], truncated[i], info = env.step_into(actions[i], _row(arrays, i))
                 agent_rewards[i] = info.pop("agent_rewards")
             if info:
-                infos = self._add_joint_info(infos, info, i)
+                infos = self._add_info(infos, info, i)
         self._done = terminated | truncated
         return rewards, terminated, truncated, infos
-
-    def _add_joint_info(self, infos: dict[str, Any], info: dict[str, Any], i: int) -> dict[str, Any]:
-        """As gymnasium's `_add_info`, which would take the agents' infos apart."""
-        if AGENT_INFOS in info:
-            if AGENT_INFOS not in infos:
-                infos[AGENT_INFOS] = np.full(self.num_envs, None, object)
-                infos[f"_{AGENT_INFOS}"] = np.zeros(self.num_envs, np.bool_)
-            infos[AGENT_INFOS][i], infos[f"_{AGENT_INFOS}"][i] = info.pop(AGENT_INFOS), True
-        return self._add_info(infos, info, i)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The attribute `name` of every environment, called where it is a method."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -96,7 +97,23 @@ def test_an_episode_has_the_rows_of_its_chunk(rollout: Rollout) -> None:
             assert episode.get_infos(-1)["win"] == segment.last - 1
         goes_on = segment.first == 0
         assert episode.t_started == (rollout.lengths_before[segment.env] if goes_on else 0)
-        assert (episode.id_ == f"env {segment.env}") == goes_on
+    assert len({episode.id_ for episode in rollout}) == len(rollout)
+
+
+@settings(deadline=None)
+@given(ROLLOUTS, st.integers(1, 12))
+def test_the_pieces_of_an_episode_have_one_id(rollout: Rollout, row: int) -> None:
+    whole = {(env, t): e.id_ for e, (env, first, last, _) in pairs(rollout) for t in range(first, last)}
+    row = min(row, rollout.num_rows)
+    parts = rollout._of_rows(0, row), rollout._of_rows(row, rollout.num_rows)
+    for start, part in zip((0, row), parts, strict=True):
+        for episode, (env, first, last, _) in pairs(part):
+            assert {whole[env, start + t] for t in range(first, last)} == {episode.id_}
+
+
+def pairs(rollout: Rollout) -> zip[tuple[Any, Segment]]:
+    """Each episode and where it lies."""
+    return zip(rollout, rollout.segments, strict=True)
 
 
 @settings(deadline=None)
