@@ -23,6 +23,7 @@ from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard, UserCodeError, e
 from rllib_seqmarl.env_runners.seeds import SeedKey, env_seeds, process_seed
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.errors import JointEnvError
+from rllib_seqmarl.envs.joint_env import AGENT_INFOS
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +154,29 @@ class JointEnvRunner(SingleAgentEnvRunner):
         return [env.unwrapped.env for env in vector.envs]
 
 
-class RecordingJointEnvRunner(JointEnvRunner, OfflineSingleAgentEnvRunner):
-    """The same for `config.offline_data(output=...)`, which records what it samples."""
+class _RecordableJointEnvRunner(JointEnvRunner):
+    """Its episodes hold data only: the agents' infos may be any objects, which MessagePack could not write or read."""
+
+    @override(JointEnvRunner)
+    def sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:
+        samples = super().sample(**kwargs)
+        for episode in samples:
+            for info in episode.get_infos():
+                info.pop(AGENT_INFOS, None)
+        return samples
+
+
+class RecordingJointEnvRunner(OfflineSingleAgentEnvRunner, _RecordableJointEnvRunner):
+    """The same for `config.offline_data(output=...)`, which records episodes without "agent_infos"."""
+
+    @override(OfflineSingleAgentEnvRunner)
+    def __init__(self, **kwargs: Any) -> None:
+        try:
+            super().__init__(**kwargs)
+        except Exception as error:
+            if self.worker_index:
+                self._post_failed_start(error)
+            raise
 
 
 def _num_restarts() -> int:

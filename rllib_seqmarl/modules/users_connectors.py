@@ -1,7 +1,7 @@
 """RLlib's env-to-module connectors in a team's pipeline: adapted to joint observations, or refused with the remedy.
 
-RLlib's connectors are written for the observations of one agent. A joint observation is a Dict of arrays over agents, of
-which only "observations" (and "state") are features: the alive mask and the action mask must stay as they are.
+RLlib's connectors are written for the observations of one agent. A joint observation is a Dict of arrays over agents,
+of which only "observations" and "state" are features: the alive mask and the action mask must stay as they are.
 """
 
 from __future__ import annotations

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from ray import tune
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 
 from rllib_seqmarl import MATConfig
 from rllib_seqmarl.cli import main
+from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard, UserCodeError
+from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.envs import JointEnvError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -83,6 +86,41 @@ def test_an_evaluation_runners_error_is_told_as_well() -> None:
     with pytest.raises(JointEnvError, match=WHO_AND_WHEN):
         algo.evaluate()
     algo.stop()
+
+
+def failing_callback(**_: Any) -> None:
+    raise KeyError("collisions")
+
+
+def failing_connector(env: Any, spaces: Any = None, device: Any = None) -> ConnectorV2:
+    class Failing(ConnectorV2):
+        def __call__(self, **_: Any) -> Any:
+            raise TypeError("no such column")
+
+    return Failing()
+
+
+USERS_CODE = {
+    "on_sample_end": ({"callbacks_on_sample_end": failing_callback}, "callback 'on_sample_end' raised KeyError: 'coll"),
+    "on_episode_end": ({"callbacks_on_episode_end": failing_callback}, "'on_episode_end'.*in failing_callback"),
+    "on_episode_step": ({"callbacks_on_episode_step": failing_callback}, "'on_episode_step'.*test_env_errors.py, line"),
+    "connector": ({"_env_to_module_connector": failing_connector}, "connector Failing raised TypeError: no such"),
+}
+
+
+@pytest.mark.parametrize("place", USERS_CODE)
+def test_an_error_in_the_users_code_on_a_worker_is_told(place: str) -> None:
+    """By `apply` the algorithm calls a remote runner; there RLlib would restart it, and the error come back."""
+    options, message = USERS_CODE[place]
+    made = config(choice_that(nan_reward(), at_step=10**9))
+    for key, value in options.items():
+        setattr(made, key, value)
+    made.validate()
+    runner = RolloutEnvRunner(config=made, worker_index=0, num_workers=1, log_dir=place)
+    board = EnvErrorBoard(place)
+    with pytest.raises(UserCodeError, match=message), board.watched():
+        runner.apply(lambda runner: runner.sample())
+    board.clear()
 
 
 def test_an_environment_that_cannot_be_made_on_a_worker_is_told() -> None:

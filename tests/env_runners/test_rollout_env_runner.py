@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pettingzoo import ParallelEnv
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
@@ -20,6 +22,7 @@ from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.envs import catalog
 from rllib_seqmarl.envs.single_team import SingleTeam
 from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suites.coordination import DistinctChoice
 from rllib_seqmarl.rollouts import Rollout
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -196,6 +199,120 @@ def test_callbacks_are_called_as_by_rllibs_loop(name: str) -> None:
         metrics.append(reported(sampler.get_metrics()))
     assert_equal(*metrics)
     assert metrics[0][f"calls_of_{name}"] > 2
+
+
+LOOPS = (RolloutEnvRunner, JointEnvRunner)
+
+
+def test_an_episode_keeps_its_id_over_samples() -> None:
+    sampler = runner(config("batched"))
+    pieces: dict[str, list[tuple[int, int, bool]]] = {}
+    for _ in range(6):
+        for episode in sampler.sample(num_timesteps=11):
+            pieces.setdefault(episode.id_, []).append((episode.t_started, len(episode), episode.is_done))
+    assert max(map(len, pieces.values())) > 1
+    for parts in pieces.values():
+        ends = np.cumsum([length for _, length, _ in parts]).tolist()
+        assert [start for start, *_ in parts] == [0, *ends[:-1]]
+        assert not any(is_done for *_, is_done in parts[:-1])
+
+
+def counting_team() -> type[ParallelEnv]:
+    """A team whose infos count steps, with something to set from outside; made in a function, to travel to workers."""
+
+    class Counting(DistinctChoice):
+        bonus = 0.0
+
+        def reset(self, **options: Any) -> Any:
+            observations, _ = super().reset(**options)
+            self.count = 0
+            return observations, {agent: {"begun": True} for agent in self.agents}
+
+        def step(self, actions: dict[str, int]) -> Any:
+            observations, rewards, terminated, truncated, infos = super().step(actions)
+            self.count += 1
+            for agent in infos:
+                rewards[agent] += self.bonus
+            infos["agent_1"]["count"] = self.count
+            return observations, rewards, terminated, truncated, infos
+
+        def set_bonus(self, bonus: float) -> None:
+            self.bonus = bonus
+
+    return Counting
+
+
+@pytest.mark.parametrize("cls", LOOPS)
+def test_callbacks_read_the_environments_infos(cls: type[JointEnvRunner]) -> None:
+    found: list[list[Any]] = []
+    made = config().environment(counting_team(), env_config=CHOICE[1])
+    made.callbacks(on_sample_end=lambda *, samples, **_: found.extend(episode.get_infos() for episode in samples))
+    sampler = runner(made, cls)
+    for _ in range(3):
+        sampler.sample(num_timesteps=28)
+    assert found
+    for first, *others in found:
+        given = [info["agent_infos"] for info in (first, *others)]
+        start = given[0].get("agent_1", {}).get("count", 0)
+        assert start or given[0]["agent_0"] == {"begun": True}
+        assert [infos["agent_1"]["count"] for infos in given[1:]] == [start + 1 + t for t in range(len(others))]
+        assert all("agent_rewards" in info for info in others)
+
+
+def test_without_readers_only_last_infos_are_kept() -> None:
+    rollout = runner(config().environment(counting_team(), env_config=CHOICE[1])).sample(num_timesteps=28)
+    assert rollout.infos.keys() == {(part.last - 1, part.env) for part in rollout.segments if part.is_done}
+    assert rollout[0].get_infos(-1)["agent_infos"]["agent_1"]["count"] == 5
+
+
+def test_returns_are_logged_as_callbacks_have_changed_them() -> None:
+    def double(*, samples: Any, **_: Any) -> None:
+        for episode in samples:
+            episode.set_rewards(new_data=2.0 * np.asarray(episode.get_rewards()) + 1.0)
+
+    means = []
+    for cls in LOOPS:
+        sampler = runner(config("batched").callbacks(on_sample_end=double), cls)
+        for _ in range(3):
+            torch.manual_seed(3)
+            sampled = sampler.sample(num_timesteps=30)
+        means.append(reported(sampler.get_metrics())["episode_return_mean"])
+    assert means[0] == pytest.approx(means[1])
+    assert isinstance(runner(config("batched")).sample(), Rollout) and not isinstance(sampled, Rollout)
+
+
+@pytest.mark.parametrize("mode", ["vector_entry_point", "sync"])
+def test_the_users_environments_are_in_reach(mode: str) -> None:
+    made = config(gym_env_vectorize_mode=mode).environment(counting_team(), env_config=CHOICE[1])
+    sampler = runner(made)
+    assert sampler.foreach_env(lambda env: type(env).__name__) == ["Counting"] * 4
+    indices = sampler.foreach_env_with_context(lambda env, context: (context.vector_index, env.set_bonus(100.0)))
+    assert [index for index, _ in indices] == [0, 1, 2, 3]
+    assert min(episode.get_return() for episode in sampler.sample(num_episodes=4)) >= 500.0
+    vector = sampler.env.unwrapped
+    for env in vector.envs:
+        env.get_wrapper_attr("set_bonus")(200.0)
+    assert vector.call("bonus") == (200.0,) * 4
+    for env in vector.envs:
+        env.set_wrapper_attr("bonus", 300.0)
+    assert sampler.foreach_env(lambda env: env.bonus) == [300.0] * 4
+    assert not hasattr(vector.envs[0], "no_such_attribute")
+
+
+def test_a_batched_simulator_is_in_reach_and_other_processes_are_not() -> None:
+    assert runner(config("batched")).foreach_env(lambda batch: batch.num_envs) == [4]
+    sampler = runner(config())
+    sampler.env = SimpleNamespace(unwrapped=SimpleNamespace())  # as gymnasium's AsyncVectorEnv, without `envs`
+    with pytest.raises(TypeError, match="gym_env_vectorize_mode.*'sync'"):
+        sampler.foreach_env(print)
+
+
+@pytest.mark.parametrize("cls", LOOPS)
+def test_fractions_of_steps_and_episodes_are_rounded_up(cls: type[JointEnvRunner]) -> None:
+    sampler = runner(config(), cls)
+    assert sum(map(len, sampler.sample(num_timesteps=20.5))) == 24
+    assert len(sampler.sample(num_episodes=2.5)) == 3
+    assert sum(map(len, sampler.sample(num_timesteps=0.0))) == 0
 
 
 def test_callback_functions_count_as_callbacks() -> None:
