@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,7 +85,7 @@ def by_env(episodes: list[SingleAgentEpisode]) -> list[dict[str, Any]]:
 
 
 def assert_equal(one: Any, other: Any) -> None:
-    if isinstance(one, dict):
+    if isinstance(one, Mapping):
         assert one.keys() == other.keys()
         for key in one:
             assert_equal(one[key], other[key])
