@@ -35,9 +35,9 @@ def check_options(config: JointPPOConfig) -> None:
     Raises:
         ValueError: An option is unknown, has no effect, has a value of the wrong kind, or contradicts a joint policy.
     """
+    _check_stack(config)
     _check_unused(config)
     _check_names(config)
-    _check_stack(config)
     check_user_code(config)
     _check_values(config)
     _check_network(config)
@@ -65,7 +65,8 @@ def _differs(value: Any, default: Any) -> bool:
 
 def _check_names(config: JointPPOConfig) -> None:
     """RLlib sets whatever key it is given, so it would ignore a misspelt one."""
-    known = {*vars(type(config)()), "class"}  # "class" comes with a config that RLlib has copied
+    # "class" comes with a config that RLlib has copied, "train_batch_size" with one of an earlier version.
+    known = {*vars(type(config)()), "class", "train_batch_size"}
     for key in vars(config):
         if key not in known and not key.startswith("_"):
             raise ValueError(
