@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from importlib import import_module
 from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -35,6 +34,7 @@ from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
 from rllib_seqmarl.algorithms.initial_policy import start_from
 from rllib_seqmarl.algorithms.resolved_options import resolved_option
 from rllib_seqmarl.algorithms.sampler import Sampler, training_data
+from rllib_seqmarl.algorithms.user_code import import_mixers
 from rllib_seqmarl.algorithms.validation import check_options
 from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard
 from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner, RecordingJointEnvRunner
@@ -363,10 +363,9 @@ class JointPPOConfig(PPOConfig):
 
         Raises:
             ValueError: An option is unknown, has no effect, has a wrong value, or contradicts another one.
-            ImportError: The environment's packages, or one of `mixer_modules`, are not installed.
+            ImportError: A package that the environment needs is not installed.
         """
-        for module in self.mixer_modules:
-            import_module(module)
+        import_mixers(self.mixer_modules)
         if self._validate_config:
             check_options(self)
         if self.env is not None:

@@ -90,7 +90,9 @@ RETIRED_OPTIONS: dict[str, str] = {
 }
 """Options of the old API stack and of earlier versions, for every algorithm."""
 
-_OFFLINE = "leave it out: joint policies learn from the environment (for offline learning use RLlib's BC, MARWIL or CQL)"
+_OFFLINE = (
+    "leave it out: joint policies learn from the environment (for offline learning use RLlib's BC, MARWIL or CQL)"
+)
 _OFFLINE_EVALUATION = "leave it out: a joint policy is evaluated in the environment (see 'evaluation_interval')"
 _TF = "leave it out: networks are torch modules"
 _REPLAY = "leave it out: PPO has no replay buffer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -47,6 +48,21 @@ def check_user_code(config: JointPPOConfig) -> None:
     for key, functions in vars(config).items():
         if key.startswith("callbacks_on_") and not all(map(callable, force_list(functions))):
             raise ValueError(f"{key}={functions!r} is not a function or a list of functions.")
+
+
+def import_mixers(modules: Any) -> None:
+    """Imports the modules that register a user's mixers.
+
+    Raises:
+        ValueError: There is no such module, or it cannot be imported.
+    """
+    if not isinstance(modules, list | tuple) or not all(isinstance(name, str) for name in modules):
+        raise ValueError(f"mixer_modules={modules!r} is not a list of importable modules, such as ['my_mixers'].")
+    for name in modules:
+        try:
+            import_module(name)
+        except Exception as error:
+            raise ValueError(f"mixer_modules: {name!r} cannot be imported: {error}") from error
 
 
 def _check_class(key: str, value: Any, base: type) -> None:

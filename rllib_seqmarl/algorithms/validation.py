@@ -203,10 +203,6 @@ OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "explore": (_is_bool, "True or False"),
     "normalize_actions": (_is_bool, "True or False"),
     "clip_actions": (_is_bool, "True or False"),
-    "mixer_modules": (
-        lambda value: isinstance(value, list | tuple) and all(isinstance(name, str) for name in value),
-        "a list of importable modules that register mixers, such as ['my_mixers']",
-    ),
     "mixer_options": (lambda value: isinstance(value, dict), "a dict of options of the mixers, such as {'d_state': 8}"),
     "team_reward": (lambda value: value in ("mean", "sum"), "'mean' or 'sum'"),
     "initial_policy": (

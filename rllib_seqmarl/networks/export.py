@@ -48,7 +48,11 @@ def save_network(
         "rllib_seqmarl_version": __version__,
         # How it is computed is not part of what it is: whoever loads it may have other libraries and devices.
         "network": replace(network.config, backend=AUTO).to_dict(),
-        **({"mixer_modules": modules} if (modules := modules_of(network.config.encoder_mixer, network.config.decoder_mixer)) else {}),
+        **(
+            {"mixer_modules": modules}
+            if (modules := modules_of(network.config.encoder_mixer, network.config.decoder_mixer))
+            else {}
+        ),
         **(description or {}),
     }
     _replace(_with_ending(path, "json"), json.dumps(content, indent=2).encode())

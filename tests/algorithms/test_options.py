@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray._common.deprecation import DEPRECATED_VALUE
 
-from rllib_seqmarl import MATConfig
+from rllib_seqmarl import MATConfig, make_joint_env
+from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTIONS
 from rllib_seqmarl.algorithms.validation import OPTION_CHECKS
 
@@ -135,3 +138,22 @@ def test_options_of_evaluation_are_checked(case: str) -> None:
 def test_what_differs_in_evaluation_may_be_set() -> None:
     overrides = {"explore": False, "num_envs_per_env_runner": 4, "env_config": {"n_agents": 3}, "lr": MATConfig().lr}
     MATConfig().environment(ENV).evaluation(evaluation_config=overrides).validate()
+
+
+def spaces(agent_ids: bool, **env_config: Any) -> Any:
+    """An env runner group, as far as its spaces are asked for."""
+    env = make_joint_env(ENV, env_config, agent_ids=agent_ids)
+    found = {DEFAULT_MODULE_ID: (env.observation_space, env.action_space)}
+    return SimpleNamespace(get_spaces=lambda: found)
+
+
+def test_evaluation_with_another_team_works_if_the_network_allows_it() -> None:
+    config = MATConfig().environment(ENV).joint_env(agent_ids=False)
+    small, large = (spaces(False, n_agents=n, n_actions=4) for n in (2, 5))
+    check_evaluation_team(config, small, large)
+    check_evaluation_team(config, small, None)
+    with pytest.raises(ValueError, match=r"for 2 agents with .* \[4\] actions, and cannot .* for 2 agents .* \[6\] ac"):
+        check_evaluation_team(config, small, spaces(False, n_agents=2, n_actions=6))
+    config.joint_env(agent_ids=True)
+    with pytest.raises(ValueError, match=r"evaluation_config: .* 3 agents with .* 2 agents .* `joint_env\(agent_ids=F"):
+        check_evaluation_team(config, spaces(True, n_agents=3), spaces(True, n_agents=2))
