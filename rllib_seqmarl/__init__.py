@@ -7,6 +7,7 @@ installed, the networks and trained policies still work.
 from importlib.util import find_spec
 
 from rllib_seqmarl.envs import JointEnv, check_joint_env, make_joint_env
+from rllib_seqmarl.mixers import register_mixer
 from rllib_seqmarl.networks import load_published_marwkv, load_published_mat
 from rllib_seqmarl.policy import JointPolicy
 from rllib_seqmarl.version import __version__
@@ -19,6 +20,7 @@ __all__ = [
     "load_published_marwkv",
     "load_published_mat",
     "make_joint_env",
+    "register_mixer",
 ]
 
 if find_spec("ray") is not None:

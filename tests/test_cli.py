@@ -166,7 +166,7 @@ def test_list_shows_what_there_is_and_what_is_missing(monkeypatch: pytest.Monkey
     for name in ("MAT", "PPO", "mpe/simple_spread", "coordination/distinct_choice", "mat/mpe-"):
         assert name in output
     monkeypatch.setattr("rllib_seqmarl.envs.catalog.find_spec", lambda name: None)
-    assert 'mpe: pip install "rllib_seqmarl[mpe]"' in rllib("list").output
+    assert 'mpe: pip install -e ".[mpe]"' in rllib("list").output
 
 
 def test_help_and_version() -> None:

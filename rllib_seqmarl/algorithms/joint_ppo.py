@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +30,11 @@ from ray.rllib.utils.metrics import (
 )
 from ray.util.debug import log_once
 
+from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
 from rllib_seqmarl.algorithms.initial_policy import start_from
+from rllib_seqmarl.algorithms.resolved_options import resolved_option
 from rllib_seqmarl.algorithms.sampler import Sampler, training_data
+from rllib_seqmarl.algorithms.user_code import import_mixers
 from rllib_seqmarl.algorithms.validation import check_options
 from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard
 from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner, RecordingJointEnvRunner
@@ -38,6 +42,7 @@ from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
+from rllib_seqmarl.mixers import REGISTERED_MIXERS
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
 from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
 from rllib_seqmarl.modules.users_connectors import for_teams
@@ -53,13 +58,12 @@ class JointPPOConfig(PPOConfig):
     `train_batch_size_per_learner`, `minibatch_size` and all counters.
     """
 
-    env: Any
-    callbacks_class: Any
-    env_runner_cls: Any
     output: Any
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or JointPPO)
+
+        self.train_batch_size = None
 
         # PPO's own settings, with the defaults of the published MAT (arXiv 2205.14953, appendix).
         self.lr = 5e-4
@@ -92,6 +96,8 @@ class JointPPOConfig(PPOConfig):
         self.encoder_mixer: str | None = "attention"
         self.decoder_mixer: str | None = "attention"
         self.mixer_options: dict[str, Any] = {}
+        self.mixer_modules: list[str] = []
+        self._registered_mixers = REGISTERED_MIXERS  # takes the user's mixers along to other processes
         self.encoder_directions = 1
         self.decoder_cross = "mixer"
         self.backend = "auto"
@@ -153,6 +159,7 @@ class JointPPOConfig(PPOConfig):
         encoder_mixer: str = NotProvided,
         decoder_mixer: str = NotProvided,
         mixer_options: dict[str, Any] = NotProvided,
+        mixer_modules: list[str] = NotProvided,
         encoder_directions: int = NotProvided,
         decoder_cross: str = NotProvided,
         backend: str = NotProvided,
@@ -165,11 +172,13 @@ class JointPPOConfig(PPOConfig):
             n_block: How many blocks the encoder and the decoder have, each.
             n_head: How many heads a mixer has, where it has heads.
             embed_dim: The width of an agent's token; a multiple of `n_head`.
-            encoder_mixer: What mixes the agents' tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5" or
-                "rwkv6".
+            encoder_mixer: What mixes the agents' tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5",
+                "rwkv6", or the name of a mixer registered with `rllib_seqmarl.register_mixer`.
             decoder_mixer: What mixes the tokens in the decoder; chosen independently of the encoder's.
             mixer_options: Choices that the two mixers leave open, such as {"d_state": 8}: the fields of
                 `rllib_seqmarl.mixers.mamba.MambaOptions` and `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
+            mixer_modules: Modules to import first because they register mixers, such as ["my_mixers"]. Scripts that
+                register their mixers themselves do not need it; experiment files do.
             encoder_directions: 1, or 2 to run an RWKV encoder along the team and back. With 1, as published, an agent's
                 value and representation know of its predecessors' observations only.
             decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder by adding
@@ -194,6 +203,7 @@ class JointPPOConfig(PPOConfig):
             encoder_mixer=encoder_mixer,
             decoder_mixer=decoder_mixer,
             mixer_options=mixer_options,
+            mixer_modules=mixer_modules,
             encoder_directions=encoder_directions,
             decoder_cross=decoder_cross,
             backend=backend,
@@ -226,6 +236,44 @@ class JointPPOConfig(PPOConfig):
         return self._set(
             agent_ids=agent_ids, team_reward=team_reward, global_state=global_state, agent_order=agent_order
         )
+
+    @resolved_option
+    def env(self, chosen: Any) -> JointEnvCreator | None:
+        """The environment, as the creator of a joint one."""
+        chosen = chosen.env if isinstance(chosen, JointEnvCreator) else chosen
+        return None if chosen is None else JointEnvCreator(chosen, **self._joint_options)
+
+    @resolved_option
+    def gym_env_vectorize_mode(self, chosen: Any) -> Any:
+        """How environments are vectorized; "sync" for those whose creators read RLlib's `EnvContext`.
+
+        The vector entry point passes a plain dict to them, without `worker_index` and `vector_index`.
+        """
+        if chosen == "vector_entry_point" and self.env is not None and not self.env.takes_keywords:
+            return "sync"
+        return chosen
+
+    @resolved_option
+    def env_runner_cls(self, chosen: Any) -> Any:
+        """The user's class, or the one that samples rollouts or records."""
+        if self.output:
+            return RecordingJointEnvRunner if chosen in (None, RolloutEnvRunner, JointEnvRunner) else chosen
+        return RolloutEnvRunner if chosen in (None, RecordingJointEnvRunner) else chosen
+
+    @resolved_option
+    def callbacks_class(self, chosen: Any) -> list[Any]:
+        """The user's callbacks, after the ones that log the team's metrics."""
+        callbacks = force_list(chosen)
+        return callbacks if TeamMetrics in callbacks else [TeamMetrics, *callbacks]
+
+    @property
+    def train_batch_size(self) -> Any:
+        """An option of the old API stack, refused if it is set: see `train_batch_size_per_learner`."""
+        return self._train_batch_size
+
+    @train_batch_size.setter
+    def train_batch_size(self, value: Any) -> None:
+        self._train_batch_size = value
 
     def _set(self, **options: Any) -> Self:
         for key, value in options.items():
@@ -279,7 +327,7 @@ class JointPPOConfig(PPOConfig):
             "use_value_norm": self.use_value_norm,
             # What a policy needs beside its network to act outside of RLlib; it goes into every checkpoint.
             "deployment": {
-                "env": repr(self.env) if isinstance(self.env, JointEnvCreator) else str(self.env),
+                "env": repr(self.env),
                 "env_config": {key: value for key, value in self.env_config.items() if _is_json(value)},
                 "env_config_left_out": [key for key, value in self.env_config.items() if not _is_json(value)],
                 "joint_options": self._joint_options,
@@ -316,28 +364,20 @@ class JointPPOConfig(PPOConfig):
 
     @override(PPOConfig)
     def validate(self) -> None:
+        """Checks this config, and leaves it as it is: options may be changed and checked again.
+
+        Raises:
+            ValueError: An option is unknown, has no effect, has a wrong value, or contradicts another one.
+            ImportError: A package that the environment needs is not installed.
+        """
+        import_mixers(self.mixer_modules)
         if self._validate_config:
             check_options(self)
         if self.env is not None:
-            env = self.env.env if isinstance(self.env, JointEnvCreator) else self.env
-            self.env = JointEnvCreator(env, **self._joint_options)
-            if not self.env.takes_keywords and self.gym_env_vectorize_mode == "vector_entry_point":
-                # Through the vector entry point RLlib hands on a plain dict, but this environment's maker may look at
-                # its EnvContext (worker_index, vector_index).
-                self.gym_env_vectorize_mode = "sync"
-        if self.minibatch_size is None and self.num_learners > 1:
-            # RLlib shares a batch out among learners by a number; the learner takes this one as "all of it".
-            self.minibatch_size = self.train_batch_size_per_learner
-        if self.output and self.env_runner_cls in (None, RolloutEnvRunner, JointEnvRunner):
-            self.env_runner_cls = RecordingJointEnvRunner
-        elif self.env_runner_cls is None or (self.env_runner_cls is RecordingJointEnvRunner and not self.output):
-            self.env_runner_cls = RolloutEnvRunner
-        callbacks = force_list(self.callbacks_class)
-        if TeamMetrics not in callbacks:
-            self.callbacks_class = [TeamMetrics, *callbacks]
+            self.env.require()
         # RLlib would advise, once per algorithm, how to go back to the old API stack; here there is no way back.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
-        super().validate()
+        PPOConfig.validate(copy.copy(self))  # a copy, since RLlib sets options that it considers unset
 
 
 def _is_json(value: Any) -> bool:
@@ -373,6 +413,7 @@ class JointPPO(PPO):
         self._env_errors.clear()  # a trial that is taken up again has the log directory it had
         with self._env_errors.watched():
             super().setup(config)
+        check_evaluation_team(self.config, self.env_runner_group, self.eval_env_runner_group)
         self._sampler = Sampler(self.env_runner_group, self.config)
         if self.config.initial_policy is not None:
             # RLlib has given the learners' weights to the env runners that sample first, but not to all.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable
-from dataclasses import fields
 from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.policy.policy import PolicySpec
 
+from rllib_seqmarl.algorithms.evaluation import check_evaluation_options
 from rllib_seqmarl.algorithms.initial_policy import check_initial_policy
+from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTIONS
+from rllib_seqmarl.algorithms.user_code import NETWORK_OPTIONS, check_user_code
 from rllib_seqmarl.networks import ActionSpec, NetworkConfig
 from rllib_seqmarl.networks.config import checked_filters
 from rllib_seqmarl.suggestions import did_you_mean
@@ -21,33 +25,53 @@ if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
 
 
-# What a user chooses of a network; its other fields follow from the environment.
-_SIZES = {option.name for option in fields(NetworkConfig)} - {"obs_dim", "action", "image_shape"}
+# Values that RLlib itself gives to unused options.
+_SET_BY_RLLIB: dict[str, tuple[Any, ...]] = {"simple_optimizer": (False,)}
 
 
 def check_options(config: JointPPOConfig) -> None:
-    """Raises a ValueError for the first option that is unknown, of the wrong kind, or at odds with a joint policy."""
-    _check_names(config)
+    """Checks all options of a config.
+
+    Raises:
+        ValueError: An option is unknown, has no effect, has a value of the wrong kind, or contradicts a joint policy.
+    """
     _check_stack(config)
+    _check_unused(config)
+    _check_names(config)
+    check_user_code(config)
     _check_values(config)
     _check_network(config)
+    check_evaluation_options(config)
+
+
+def _check_unused(config: JointPPOConfig) -> None:
+    default = type(config)()
+    tables = ((RETIRED_OPTIONS, "RLlib's new API stack"), (UNUSED_OPTIONS, "a joint policy"))
+    for advice, where in tables:
+        for key in sorted(advice.keys() & {*vars(config), "train_batch_size"} - {"policies"}):  # see _check_stack
+            value, unset = getattr(config, key), getattr(default, key, None)
+            if _differs(value, unset) and value not in _SET_BY_RLLIB.get(key, ()):
+                if isinstance(value, dict) and isinstance(unset, dict):
+                    value = {name: entry for name, entry in value.items() if _differs(entry, unset.get(name))}
+                raise ValueError(f"{key}={reprlib.repr(value)} has no effect on {where}; {advice[key]}.")
+
+
+def _differs(value: Any, default: Any) -> bool:
+    try:
+        return value is not default and bool(value != default)
+    except Exception:  # values that cannot be compared, such as arrays
+        return True
 
 
 def _check_names(config: JointPPOConfig) -> None:
-    """RLlib sets whatever key it is given, so a misspelt one would be ignored without a word."""
-    known = {*vars(type(config)()), "class"}  # "class" comes with a config that RLlib has copied
+    """RLlib sets whatever key it is given, so it would ignore a misspelt one."""
+    # "class" comes with a config that RLlib has copied, "train_batch_size" with one of an earlier version.
+    known = {*vars(type(config)()), "class", "train_batch_size"}
     for key in vars(config):
         if key not in known and not key.startswith("_"):
             raise ValueError(
                 f"{type(config).__name__} has no option {key!r}.{did_you_mean(key, known)} The options are the "
                 f"keyword arguments of its methods `training`, `network`, `joint_env`, `env_runners`, ..."
-            )
-    model_config = config._model_config
-    for key in model_config if isinstance(model_config, dict) else vars(model_config):
-        if key not in _SIZES | {"use_value_norm"}:
-            raise ValueError(
-                f"model_config has no entry {key!r}.{did_you_mean(key, _SIZES)} A joint network takes "
-                f"{', '.join(sorted(_SIZES))}; set them with `config.network(...)`."
             )
 
 
@@ -59,11 +83,11 @@ def _check_stack(config: JointPPOConfig) -> None:
         )
     if config.framework_str != "torch":
         raise ValueError(f"framework={config.framework_str!r} is not supported; remove it or write framework='torch'.")
-    if set(config.policies) != {DEFAULT_MODULE_ID}:
+    if set(config.policies) != {DEFAULT_MODULE_ID} or not _is_plain(config.policies[DEFAULT_MODULE_ID]):
         raise ValueError(
             f"One joint policy acts for the whole team, but policies={sorted(config.policies)} maps agents to policies "
-            f"of their own. Remove `multi_agent(policies=..., policy_mapping_fn=...)`; for independent policies use "
-            f"RLlib's PPO."
+            f"with their own settings. Remove `multi_agent(policies=..., policy_mapping_fn=...)`; for independent "
+            f"policies use RLlib's PPO."
         )
     if config.use_kl_loss:
         raise ValueError(
@@ -74,6 +98,11 @@ def _check_stack(config: JointPPOConfig) -> None:
     for key in ("use_critic", "use_gae"):
         if not getattr(config, key):
             raise ValueError(f"{key}=False is not supported: the joint update needs each agent's value; remove it.")
+
+
+def _is_plain(policy: Any) -> bool:
+    """Whether a policy of `multi_agent(policies=...)`, maybe as RLlib serializes it, is the algorithm's own."""
+    return not any(policy.get_state() if isinstance(policy, PolicySpec) else policy or ())
 
 
 def _check_compiling(config: JointPPOConfig) -> None:
@@ -133,7 +162,7 @@ def _is_bool(value: Any) -> bool:
 
 
 _A_SCHEDULE = "a number >= 0 or a schedule of such, [[0, value], [timestep, value], ...]"
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (_is_schedule, _A_SCHEDULE),
     "entropy_coeff": (_is_schedule, _A_SCHEDULE),
     "gamma": (_fraction, "a number from 0 to 1"),
@@ -144,6 +173,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "adam_epsilon": (_positive, "a number > 0, such as 1e-5"),
     "vf_loss_coeff": (_not_negative, "a number >= 0"),
     "grad_clip": (_or_none(_positive), "a number > 0, or None for no clipping"),
+    "grad_clip_by": (lambda value: value in ("value", "norm", "global_norm"), "'value', 'norm' or 'global_norm'"),
     "num_epochs": (_is_count, "a whole number >= 1"),
     "minibatch_size": (_or_none(_is_count), "a whole number >= 1, or None for the whole batch"),
     "train_batch_size_per_learner": (_is_count, "a whole number >= 1"),
@@ -170,6 +200,9 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "agent_ids": (_is_bool, "True or False"),
     "global_state": (_is_bool, "True or False"),
     "agent_order": (lambda value: value in ("fixed", "shuffled"), "'fixed' or 'shuffled'"),
+    "explore": (_is_bool, "True or False"),
+    "normalize_actions": (_is_bool, "True or False"),
+    "clip_actions": (_is_bool, "True or False"),
     "mixer_options": (lambda value: isinstance(value, dict), "a dict of options of the mixers, such as {'d_state': 8}"),
     "team_reward": (lambda value: value in ("mean", "sum"), "'mean' or 'sum'"),
     "initial_policy": (
@@ -181,10 +214,12 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _check_values(config: JointPPOConfig) -> None:
-    for key, (is_valid, expected) in _CHECKS.items():
+    for key, (is_valid, expected) in OPTION_CHECKS.items():
         value = getattr(config, key)
         if not is_valid(value):
             raise ValueError(f"{key}={value!r} is not {expected}.")
+    if not (config.create_local_env_runner or config.num_env_runners or config.in_evaluation):
+        raise ValueError("create_local_env_runner=False needs num_env_runners >= 1, since no env runner would be left.")
     batch_size = config.train_batch_size_per_learner
     if config.minibatch_size is not None and config.minibatch_size > batch_size:
         raise ValueError(
@@ -194,9 +229,9 @@ def _check_values(config: JointPPOConfig) -> None:
 
 
 def _check_network(config: JointPPOConfig) -> None:
-    """The network's own checks of its sizes, on a stand-in for the environment's spaces, which come later."""
-    sizes = {key: value for key, value in config.model_config.items() if key in _SIZES}
+    """The network's own checks of its sizes, on a placeholder for the environment's spaces, which are not known yet."""
+    sizes = {key: value for key, value in config.model_config.items() if key in NETWORK_OPTIONS}
     if (filters := sizes.pop("conv_filters", None)) is not None:
-        checked_filters(filters)  # whether the images are large enough for them is seen when there are images
+        checked_filters(filters)  # whether images are large enough for them is checked when their size is known
     NetworkConfig(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **sizes)
     check_initial_policy(config, {**sizes, "conv_filters": filters})

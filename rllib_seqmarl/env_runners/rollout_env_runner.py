@@ -97,6 +97,8 @@ class RolloutEnvRunner(JointEnvRunner):
         for name, own in (("_env_to_module", TeamToModule), ("_module_to_env", ModuleToTeam)):
             if [type(connector) for connector in getattr(self, name).connectors] != [own]:
                 return f"the config adds connectors ({name[1:]}_connector)"
+        if self.config.episode_lookback_horizon > 1:
+            return "episodes keep more than one step of their past (episode_lookback_horizon)"
         for name in _DURING_EPISODES:
             if self._has_callback(name):
                 return f"the config has a callback {name}"

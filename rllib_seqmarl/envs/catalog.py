@@ -68,7 +68,7 @@ class EnvEntry:
         """What to do before this environment can be made; empty if nothing."""
         if all(map(_is_importable, self.suite.requires)):
             return ""
-        by_pip = f'pip install "rllib_seqmarl[{self.suite.extra}]"' if self.suite.extra else ""
+        by_pip = f'pip install -e ".[{self.suite.extra}]"' if self.suite.extra else ""
         return " ".join(filter(None, (by_pip, self.suite.install)))
 
 

@@ -33,11 +33,20 @@ class JointEnvCreator:
         self.env = env
         self.joint_options = joint_options
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JointEnvCreator) and vars(self) == vars(other)
+
+    __hash__ = object.__hash__
+
+    def require(self) -> None:
+        """Raises, before anything is made, if the environment is not known or its packages are missing."""
+        find_creator(self.env)
+
     @property
     def takes_keywords(self) -> bool:
         """Whether the environment is made with keywords, rather than with RLlib's own `EnvContext` object.
 
-        Raises, before anything is made, if the environment is not known or its packages are missing.
+        Raises as :meth:`require` does.
         """
         creator = find_creator(self.env)
         return isinstance(creator, partial) and creator.func is call_with_keywords

@@ -14,9 +14,9 @@ from ray.rllib.algorithms.registry import ALGORITHMS as RLLIB_ALGORITHMS
 from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry, get_trainable_cls
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
+from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS
 from rllib_seqmarl.envs.catalog import find_entry, unknown_name
 from rllib_seqmarl.experiments.errors import ExperimentError
-from rllib_seqmarl.experiments.retired_keys import RETIRED_CONFIG_KEYS
 from rllib_seqmarl.experiments.search_space import corners
 from rllib_seqmarl.experiments.value_kinds import fits, kind_of
 from rllib_seqmarl.registry import ALGORITHMS
@@ -84,10 +84,10 @@ def _check_names(
     cls = type(default)
     settable = [name for name in dir(cls) if getattr(getattr(cls, name), "fset", None)]  # properties
     known = {key for key in [*vars(default), *settable] if not key.startswith("_")} | set(_ALIASES)
-    known -= set(RETIRED_CONFIG_KEYS)
+    known -= set(RETIRED_OPTIONS)
     for key, value in config.items():
         place = where(*path, key)
-        advice = RETIRED_CONFIG_KEYS.get(key)
+        advice = RETIRED_OPTIONS.get(key)
         if advice is not None:
             raise ExperimentError(f"{place}: key '{key}' belongs to RLlib's old API stack; {advice}.")
         if key not in known:

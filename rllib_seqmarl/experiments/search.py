@@ -75,9 +75,7 @@ class Search:
             )
         if self.algorithm == "optuna":
             if importlib.util.find_spec("optuna") is None:
-                raise ExperimentError(
-                    f'{where("search")}: Optuna is not installed; run `pip install "rllib_seqmarl[sweep]"`.'
-                )
+                raise ExperimentError(f'{where("search")}: Optuna is not installed; run `pip install -e ".[sweep]"`.')
             try:
                 from ray.tune.search.optuna import OptunaSearch
 

@@ -115,7 +115,8 @@ class NetworkConfig:
             if name not in MIXERS:
                 raise ValueError(
                     f"unknown {key} {name!r}.{did_you_mean(str(name), MIXERS)} Known mixers: "
-                    f"{', '.join(sorted(MIXERS))}."
+                    f"{', '.join(sorted(MIXERS))}. If it is your own, import the module that calls "
+                    f"rllib_seqmarl.register_mixer({str(name)!r}, ...) first."
                 )
         self._check_arrangement()
         # A network without such operations has use for no backend, yet a misspelt one shall not pass.

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from rllib_seqmarl.mixers import modules_of
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
 from rllib_seqmarl.ops.backends import AUTO
@@ -47,6 +48,11 @@ def save_network(
         "rllib_seqmarl_version": __version__,
         # How it is computed is not part of what it is: whoever loads it may have other libraries and devices.
         "network": replace(network.config, backend=AUTO).to_dict(),
+        **(
+            {"mixer_modules": modules}
+            if (modules := modules_of(network.config.encoder_mixer, network.config.decoder_mixer))
+            else {}
+        ),
         **(description or {}),
     }
     _replace(_with_ending(path, "json"), json.dumps(content, indent=2).encode())
@@ -76,7 +82,9 @@ def load_network(
     try:
         network = JointPolicyNetwork(NetworkConfig.from_dict(description["network"]))
     except (ValueError, KeyError) as error:
-        raise ExportError(f"the .json file beside {weights_file} describes no network: {error}") from None
+        modules = description.get("mixer_modules")
+        hint = f" Import {' and '.join(map(repr, modules))} first, which defined its mixers." if modules else ""
+        raise ExportError(f"the .json file beside {weights_file} describes no network: {error}{hint}") from None
     network.to(next(iter(weights.values())).dtype if weights else None)
     try:
         network.load_state_dict(weights)

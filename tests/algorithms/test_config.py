@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ray import cloudpickle
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_seqmarl import MATConfig
@@ -14,6 +20,8 @@ from rllib_seqmarl.env_runners.joint_env_runner import RecordingJointEnvRunner
 from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
+from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
+from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
 
 ENV = "coordination/distinct_choice"
 
@@ -83,11 +91,133 @@ def test_bad_options_are_named(case: str) -> None:
         make().validate()
 
 
-def test_the_defaults_are_valid_and_validation_can_be_repeated() -> None:
-    good = config()
-    good.validate()
-    good.validate()
-    assert repr(good.env) == ENV
+class PlainLearner(PPOTorchLearner):
+    pass
+
+
+class PlainRunner(SingleAgentEnvRunner):
+    pass
+
+
+class MyRunner(RolloutEnvRunner):
+    pass
+
+
+FOREIGN: dict[str, tuple[Callable[[], MATConfig], str]] = {
+    "learner": (
+        lambda: config().learners(learner_class=PlainLearner),
+        "learner_class=PlainLearner cannot be used.* Derive it from .*JointPPOTorchLearner",
+    ),
+    "env runner": (
+        lambda: config().env_runners(env_runner_cls=PlainRunner),
+        "env_runner_cls=PlainRunner cannot be used.* Derive it from .*JointEnvRunner",
+    ),
+    "env runner that does not record": (
+        lambda: config(output="recordings", batch_mode="complete_episodes").env_runners(env_runner_cls=MyRunner),
+        "env_runner_cls=MyRunner cannot be used.* Derive it from .*RecordingJointEnvRunner",
+    ),
+    "module": (
+        lambda: config().rl_module(rl_module_spec=RLModuleSpec(module_class=DefaultPPOTorchRLModule)),
+        "rl_module_spec.module_class=DefaultPPOTorchRLModule cannot be used.* Derive it from .*JointSequenceModule",
+    ),
+    "modules": (
+        lambda: config().rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs={"a": RLModuleSpec()})),
+        "rl_module_spec=MultiRLModuleSpec.* is not supported: a team has one module",
+    ),
+    "model config of a spec": (
+        lambda: config().rl_module(rl_module_spec=RLModuleSpec(model_config={"fcnet_hiddens": [8]})),
+        "rl_module_spec.model_config has no entry 'fcnet_hiddens'",
+    ),
+    "connector": (
+        lambda: config().env_runners(env_to_module_connector=MeanStdFilter()),
+        "env_to_module_connector=MeanStdFilter.* is not a function that makes connectors. Write `.*lambda",
+    ),
+    "connector's class": (
+        lambda: config().learners(learner_connector=MeanStdFilter),
+        "learner_connector=MeanStdFilter is not a function that makes connectors",
+    ),
+    "callbacks": (
+        lambda: config().callbacks(PlainRunner),
+        "callbacks_class=PlainRunner cannot be used.* Derive it from .*RLlibCallback",
+    ),
+    "callback": (
+        lambda: config(callbacks_on_episode_end=[print, "print"]),
+        "callbacks_on_episode_end=.* is not a function or a list of functions",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_foreign_classes_are_refused_with_the_class_to_derive_from(case: str) -> None:
+    make, message = FOREIGN[case]
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        make().validate()
+
+
+def test_own_classes_are_used() -> None:
+    class Learner(JointPPOTorchLearner):
+        pass
+
+    class Module(JointSequenceModule):
+        pass
+
+    own = config().learners(learner_class=Learner).rl_module(rl_module_spec=RLModuleSpec(module_class=Module))
+    own.validate()
+    assert own.learner_class is Learner and own.rl_module_spec.module_class is Module
+
+
+def test_validation_changes_nothing() -> None:
+    """Options may be changed between two validations as if there had been none."""
+    made = config(num_learners=2, output="recordings", batch_mode="complete_episodes")
+    before = dict(vars(made))
+    made.validate()
+    assert vars(made) == before
+    made.training(train_batch_size_per_learner=400).joint_env(team_reward="sum").output = None
+    made.validate()
+    assert made.minibatch_size is None
+    assert made.env_runner_cls is RolloutEnvRunner
+    assert made.env.joint_options["team_reward"] == "sum"
+
+
+def test_environments_whose_creators_read_the_context_are_vectorized_by_gymnasium() -> None:
+    made = MATConfig().environment(lambda env_config: None)
+    made.validate()
+    assert made.gym_env_vectorize_mode == "sync"
+    assert made.environment(ENV).gym_env_vectorize_mode == "vector_entry_point"
+
+
+def test_configs_survive_copies_dicts_and_pickling() -> None:
+    made = config(evaluation_config={"explore": False}, lr=1e-3).callbacks(RLlibCallback)
+    made.validate()
+    made.freeze()
+    copies = [
+        made.copy(copy_frozen=False),
+        MATConfig.from_dict(made.to_dict()),
+        MATConfig().update_from_dict(made.to_dict()),
+        MATConfig.from_state(made.get_state()),
+        cloudpickle.loads(cloudpickle.dumps(made)),
+    ]
+    for other in copies:
+        other.validate()
+        assert other.env == made.env and other.lr == 1e-3
+        assert other.callbacks_class == made.callbacks_class
+
+
+def test_states_of_earlier_versions_are_understood() -> None:
+    """There, validation had replaced options by what follows from them."""
+    state = config().get_state()
+    state.pop("_train_batch_size")
+    state |= {
+        "train_batch_size": 4000,
+        "env": JointEnvCreator(ENV, agent_ids=True),
+        "env_runner_cls": RolloutEnvRunner,
+        "callbacks_class": [TeamMetrics, RLlibCallback],
+        "simple_optimizer": False,
+    }
+    restored = MATConfig.from_state(state)
+    restored.validate()
+    assert restored.env == config().env
+    assert restored.callbacks_class == config().callbacks_class
 
 
 def test_fluent_methods_and_dict_set_the_same_options() -> None:
@@ -110,23 +240,18 @@ def test_fluent_methods_and_dict_set_the_same_options() -> None:
     assert fluent.to_dict() == by_dict.to_dict()
 
 
-def test_env_runners_that_tell_their_environments_errors_are_chosen_unless_the_user_chose() -> None:
-    class Mine(SingleAgentEnvRunner):
-        pass
-
+def test_env_runners_are_chosen_unless_the_user_chose() -> None:
     recording = config(output="recordings", batch_mode="complete_episodes")
-    silent = recording.copy(copy_frozen=False)
-    silent.output = None
-    chosen = config().env_runners(env_runner_cls=Mine)
-    for one, expected in ((config(), RolloutEnvRunner), (recording, RecordingJointEnvRunner), (chosen, Mine)):
+    chosen = config().env_runners(env_runner_cls=MyRunner)
+    for one, expected in ((config(), RolloutEnvRunner), (recording, RecordingJointEnvRunner), (chosen, MyRunner)):
         one.validate()
         assert one.env_runner_cls is expected
-    silent.env_runner_cls = recording.env_runner_cls  # what an evaluation config that does not record starts from
-    silent.validate()
+    silent = recording.copy(copy_frozen=False)  # what an evaluation config that does not record starts from
+    silent.output = None
     assert silent.env_runner_cls is RolloutEnvRunner
 
 
-def test_the_users_callbacks_stay_beside_the_team_metrics() -> None:
+def test_the_users_callbacks_are_added_to_the_team_metrics() -> None:
     class Mine(RLlibCallback):
         pass
 

@@ -116,10 +116,8 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     suite = Suite("toys", {"far": "Far away."}, ToyTeam, requires=("no_such_package.part",), extra="toys")
     entry = EnvEntry(suite, "far")
     monkeypatch.setitem(catalog.CATALOG, "toys/far", entry)
-    assert entry.missing() == 'pip install "rllib_seqmarl[toys]"'
-    with pytest.raises(
-        ImportError, match=re.escape('toys/far needs no_such_package.part: pip install "rllib_seqmarl[toys]"')
-    ):
+    assert entry.missing() == 'pip install -e ".[toys]"'
+    with pytest.raises(ImportError, match=re.escape('toys/far needs no_such_package.part: pip install -e ".[toys]"')):
         find_creator("toys/far")
 
 

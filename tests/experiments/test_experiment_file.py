@@ -207,7 +207,7 @@ def test_a_missing_file(tmp_path):
 def test_optuna_missing_says_what_to_install(write, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = refusal(write("a: {run: PPO, env: CartPole-v1, search: {space: {lr: {uniform: [0, 1]}}}}"))
-    assert message.endswith('Optuna is not installed; run `pip install "rllib_seqmarl[sweep]"`.')
+    assert message.endswith('Optuna is not installed; run `pip install -e ".[sweep]"`.')
 
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))

@@ -37,7 +37,7 @@ def test_what_is_missing_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(CATALOG, "toys/far", EnvEntry(suite, "far"))
     told = inventory("toys/")
     assert "[toys], missing" in told
-    assert 'toys: pip install "rllib_seqmarl[toys]" Then wait.' in told
+    assert 'toys: pip install -e ".[toys]" Then wait.' in told
     assert "toys/far-{1..9}" in told
 
 

@@ -1,0 +1,116 @@
+"""Mixers that users register work by their name, in other processes as well."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray import cloudpickle
+
+from rllib_seqmarl import MATConfig, register_mixer
+from rllib_seqmarl.mixers import MIXERS, CausalMixer, MixerShape, PreNormMixers
+from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+from rllib_seqmarl.networks.export import ExportError, load_network, save_network
+
+ENV = "coordination/distinct_choice"
+
+
+class Sum(CausalMixer):
+    """Adds up the agents' tokens."""
+
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(shape.embed_dim))
+
+    def forward(self, x: torch.Tensor, context: Any = None) -> torch.Tensor:
+        return x.cumsum(1) * self.scale
+
+    def initial_state(self, batch_size: int) -> torch.Tensor:
+        return self.scale.new_zeros(batch_size, len(self.scale))
+
+    def step(self, x: torch.Tensor, state: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        state = state + x
+        return state * self.scale, state
+
+
+SUM = PreNormMixers(time=Sum, channel=Sum)
+
+
+@pytest.fixture(autouse=True)
+def only_for_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sum", "sum of another module"):
+        monkeypatch.setitem(MIXERS, name, SUM)
+        del MIXERS[name]
+
+
+def small() -> MATConfig:
+    return MATConfig().environment(ENV).network(encoder_mixer="sum", decoder_mixer="sum", embed_dim=8)
+
+
+def test_a_registered_mixer_is_a_choice_like_any_other() -> None:
+    with pytest.raises(ValueError, match=r"unknown encoder_mixer 'sum'.*Known mixers: .*register_mixer\('sum', ...\)"):
+        small().validate()
+    register_mixer("sum", SUM)
+    small().validate()
+    register_mixer("sum", replace(SUM))  # a notebook's cell that is run again
+
+
+BAD: dict[str, tuple[Any, Any, str]] = {
+    "built-in": ("attention", SUM, "the name 'attention' is a mixer of this package"),
+    "taken": ("sum", MIXERS["rwkv4"], "the name 'sum' is registered already, with other classes"),
+    "no name": ("", SUM, "name='' is not a name"),
+    "class": ("mine", Sum, r"takes PostNormMixers\(encoder=..., .* or PreNormMixers\(time=..., .* not <class"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_registrations_are_refused(case: str) -> None:
+    name, mixers, message = BAD[case]
+    register_mixer("sum", SUM)
+    with pytest.raises((ValueError, TypeError), match=message):
+        register_mixer(name, mixers)
+
+
+@pytest.mark.parametrize("travels_as", ["config", "dict", "state"])
+def test_configs_take_their_mixers_to_other_processes(travels_as: str) -> None:
+    """As objects to env runners and learners, as dicts to Tune's trials, as states into checkpoints."""
+    register_mixer("sum", SUM)
+    made = small()
+    sent = cloudpickle.dumps({"config": made, "dict": made.to_dict(), "state": made.get_state()}[travels_as])
+    del MIXERS["sum"]
+    received = cloudpickle.loads(sent)
+    config = received if travels_as == "config" else MATConfig().update_from_dict(received)
+    if travels_as == "state":
+        config = MATConfig.from_state(received)
+    config.validate()
+    assert MIXERS["sum"].time.__name__ == "Sum"
+
+
+def test_modules_that_register_mixers_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mixers_of_a_test.py").write_text(
+        "from rllib_seqmarl.mixers import MIXERS, register_mixer\n"
+        "register_mixer('sum of another module', MIXERS['rwkv4'])\n"
+    )
+    made = small().network(encoder_mixer="sum of another module", decoder_mixer="rwkv4")
+    made.update_from_dict({"mixer_modules": ["mixers_of_a_test"]}).validate()
+    with pytest.raises(ValueError, match=r"mixer_modules='mixers_of_a_test' is not a list of importable modules"):
+        made.network(mixer_modules="mixers_of_a_test").validate()
+    with pytest.raises(ValueError, match=r"mixer_modules: 'no_such_mixers' cannot be imported: No module named"):
+        made.network(mixer_modules=["no_such_mixers"]).validate()
+
+
+def test_a_saved_policy_says_which_module_to_import(tmp_path: Path) -> None:
+    register_mixer("sum", SUM)
+    network = JointPolicyNetwork(NetworkConfig(3, ActionSpec("discrete", (2,)), encoder_mixer="sum"))
+    save_network(tmp_path / "policy", network)
+    loaded, *_ = load_network(tmp_path / "policy")
+    obs = torch.randn(2, 3, 3)
+    assert torch.equal(loaded.act(obs, deterministic=True)[0], network.act(obs, deterministic=True)[0])
+    del MIXERS["sum"]
+    with pytest.raises(ExportError, match=re.escape(f"Import {Sum.__module__!r} first, which defined its mixers")):
+        load_network(tmp_path / "policy")
