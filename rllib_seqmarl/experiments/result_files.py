@@ -1,0 +1,91 @@
+"""A trial's `result.json` and `progress.csv`, where each iteration stands once, also after it was repeated."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+from ray.tune.logger import CSVLoggerCallback
+
+from rllib_seqmarl.experiments.metrics import ITERATION, metric
+
+Ends = Callable[[list[str]], Iterator[tuple[float, int]]]
+
+
+class ResultFiles(CSVLoggerCallback):
+    """As Tune's CSV logger, which it replaces, but trials that are taken up again keep their files in order."""
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        if trial not in self._trial_files:
+            self._setup_trial(trial)
+        if self._trial_continue[trial] and self._trial_csv[trial] is None:
+            # Tune would write the columns of the first result from now on under a header that may have others.
+            with Path(trial.local_path, "progress.csv").open() as file:
+                header = next(csv.reader(file))
+            self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], header)
+        super().log_trial_result(iteration, trial, result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        latest = trial.latest_checkpoint_result
+        drop_results_after(trial.local_path, latest.metrics.get(ITERATION, 0) if latest else 0)
+        self.log_trial_end(trial)
+
+
+def drop_results_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
+    """Cuts a trial's `result.json` and `progress.csv` after an iteration, from which training is repeated.
+
+    Args:
+        trial_folder: The trial's folder.
+        iteration: The last iteration to keep; 0 for none.
+        fs: Where the folder is; None for this machine.
+    """
+    for name, ends in (("result.json", _ends_of_results), ("progress.csv", _ends_of_rows)):
+        path = f"{trial_folder}/{name}"
+        if fs is None or isinstance(fs, pyarrow.fs.LocalFileSystem):
+            if os.path.exists(path):
+                os.truncate(path, _bytes_until(iteration, Path(path).read_bytes(), ends))  # also while it is open
+        elif fs.get_file_info(path).type == pyarrow.fs.FileType.File:
+            with fs.open_input_stream(path) as file:
+                content = file.readall()
+            with fs.open_output_stream(path) as file:
+                file.write(content[: _bytes_until(iteration, content, ends)])
+
+
+def _bytes_until(iteration: int, content: bytes, ends: Ends) -> int:
+    """How many bytes hold the results up to an iteration.
+
+    Population-based training goes back in iterations, so the last result of the iteration counts.
+    """
+    if iteration == 0:
+        return 0
+    lines = content.splitlines(keepends=True)
+    kept, passed = 0, False
+    for found, end in ends([line.decode(errors="replace") for line in lines]):
+        passed |= found > iteration
+        if found == iteration or not passed:
+            kept = end
+    return sum(map(len, lines[:kept]))
+
+
+def _ends_of_results(lines: list[str]) -> Iterator[tuple[float, int]]:
+    """The iteration of each result in JSON lines, and how many lines there are up to its end."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield metric(json.loads(line), ITERATION) or 0, number
+        except ValueError:
+            return  # the line that was being written when the run was killed
+
+
+def _ends_of_rows(lines: list[str]) -> Iterator[tuple[float, int]]:
+    """Likewise for a CSV file, whose header counts as iteration 0."""
+    reader = csv.DictReader(io.StringIO("".join(lines)))
+    if reader.fieldnames:
+        yield 0, reader.line_num
+    for row in reader:
+        yield metric(row, ITERATION) or 0, reader.line_num
