@@ -73,7 +73,8 @@ def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Wher
             if key in kinds and not fits(value, kinds[key]):
                 problems.add(f"{where(key)}: {key} must be {kind_of(kinds[key])}; got {shown(value)}.")
         for path, value in _non_finite_options(candidate):
-            problems.add(f"{where(*path)}: {'/'.join(map(str, path))} must be finite; got {value}.")
+            if path[1:]:  # otherwise it does not fit its kind
+                problems.add(f"{where(*path)}: {'/'.join(map(str, path))} must be finite; got {value}.")
     problems.report()
     for candidate in corners(config):
         if not isinstance(default, JointPPOConfig):  # which checks its environment by itself

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
 
-from rllib_seqmarl.experiments.config_check import algorithm_class, check_config
+from rllib_seqmarl.experiments.config_check import algorithm_class, check_config, check_names
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems
 from rllib_seqmarl.experiments.metrics import CLOCKS, TEAM_RETURN, resolve_metric
 from rllib_seqmarl.experiments.results_folder import check_name
@@ -168,7 +168,7 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         problems.add(f"{where()}: experiment '{name}' lacks 'run', the algorithm's name, such as 'run: MAT'.")
     # The rest of the checks see only keys that are known and of the right kind.
     spec = {key: value for key, value in spec.items() if key in _KINDS and fits(value, _KINDS[key])}
-    search = None
+    search = scheduler = None
     with problems.collect():
         check_numbers(spec, where)
     with problems.collect():
@@ -183,6 +183,9 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         with problems.collect():
             algorithm = algorithm_class(spec["run"], where)
             config = _parse_config(spec, algorithm, search, where)
+            if scheduler is not None:
+                mutated = scheduler.options.get("hyperparam_mutations", {})
+                check_names(algorithm, mutated, lambda *path: where("scheduler", "hyperparam_mutations", *path))
     problems.report()
     experiment = Experiment(
         name=name,
@@ -199,7 +202,7 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         scheduler=scheduler,
         restore=spec.get("restore"),
     )
-    _check_metrics_are_reported(experiment, where)
+    _check_metrics_are_reported(experiment, spec.get("stop", {}), where)
     return experiment
 
 
@@ -280,11 +283,11 @@ def _stop_value(name: str, value: Any, place: str) -> float:
     return float(value) if abs(value) >= 2**63 else value
 
 
-def _check_metrics_are_reported(experiment: Experiment, where: Where) -> None:
+def _check_metrics_are_reported(experiment: Experiment, stop: dict[str, Any], where: Where) -> None:
     """Refuses metrics of an evaluation that never takes place."""
     if experiment.config.get("evaluation_interval"):
         return
-    places = {name: where("stop", name) for name in experiment.stop}
+    places = {resolve_metric(name, ""): where("stop", name) for name in stop}
     if experiment.search is not None:
         places[experiment.search.metric] = where("search", "metric")
     if experiment.checkpoints.score_attribute is not None:

@@ -31,6 +31,11 @@ def read_document(path: str | Path) -> Document:
             f"{document.where()}: an experiment file maps names to experiments, "
             "such as `my-run: {run: MAT, env: mpe/simple_spread, stop: {env_steps: 400000}}`."
         )
+    if isinstance(document.value.get("run"), str):
+        raise ExperimentError(
+            f"{document.where('run')}: 'run' belongs to an experiment: write its name above, as in `my-run:`, and "
+            "indent its keys."
+        )
     return document
 
 

@@ -12,8 +12,8 @@ import yaml
 
 from rllib_seqmarl.experiments.errors import ExperimentError
 
-MAX_CHARACTERS = 500_000
-MAX_VALUES = 50_000  # with aliases expanded
+MAX_CHARACTERS = 200_000
+MAX_VALUES = 10_000  # written; with aliases expanded, ten times as many
 MAX_DEPTH = 50
 
 _TAG = "tag:yaml.org,2002:"
@@ -34,15 +34,26 @@ def _refuse(message: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
 class _Loader(yaml.SafeLoader):
     """Safe YAML 1.1 with `1e-5` as a number, dates as text, and keys that are unique text."""
 
-    def check(self, root: yaml.Node) -> None:
-        """Refuses trees that are too large, too deep or endless, and nodes that are no plain data."""
-        sizes: dict[int, int] = {}
-        self._size(root, sizes, 0)
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._nodes = self._depth = 0
 
-    def _size(self, node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > MAX_VALUES or self._depth > MAX_DEPTH:
+            found = f"more than {MAX_VALUES:,} values" if self._nodes > MAX_VALUES else f"more than {MAX_DEPTH} levels"
+            raise yaml.MarkedYAMLError(None, None, f"{found}: too much for an experiment", self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def check(self, root: yaml.Node) -> None:
+        """Refuses trees that grow too large or endless by aliases, and nodes that are no plain data."""
+        self._size(root, {})
+
+    def _size(self, node: yaml.Node, sizes: dict[int, int]) -> int:
         """The number of values under a node, each alias counted as a copy."""
-        if depth > MAX_DEPTH:
-            raise _refuse(f"nested more than {MAX_DEPTH} levels deep", node)
         if id(node) in sizes:
             if not sizes[id(node)]:
                 raise _refuse("an alias stands for something that contains it", node)
@@ -63,9 +74,9 @@ class _Loader(yaml.SafeLoader):
         if node.tag not in _PLAIN_TAGS:
             tag = node.tag.replace(_TAG, "!!")
             raise _refuse(f"could not determine a constructor for the tag '{tag}': only plain data can be read", node)
-        size = 1 + sum(self._size(child, sizes, depth + 1) for child in children)
-        if size > MAX_VALUES:
-            raise _refuse(f"more than {MAX_VALUES:,} values, counting each alias as a copy", node)
+        size = 1 + sum(self._size(child, sizes) for child in children)
+        if size > 10 * MAX_VALUES:
+            raise _refuse(f"more than {10 * MAX_VALUES:,} values, counting each alias as a copy", node)
         sizes[id(node)] = size
         return size
 
@@ -91,6 +102,8 @@ class _Loader(yaml.SafeLoader):
             raise _refuse("a whole number of more than 64 bits", node)
         if isinstance(value, float) and math.isinf(value) and "inf" not in node.value.lower():
             raise _refuse(f"{node.value} is too large for a number", node)
+        if isinstance(value, float) and math.isnan(value):
+            raise _refuse("not a number", node)
         return value
 
 

@@ -68,6 +68,8 @@ class RaySession:
                 log_to_driver=self.verbose > 0,
                 **({} if self.address else here),
             )
+        except SystemExit:  # Ray's own answer to SIGTERM while it starts
+            raise SystemExit(128 + signal.SIGTERM) from None
         except ConnectionError as error:
             raise ExperimentError(f"--ray-address {self.address}: there is no Ray cluster: {error}") from None
         if threading.current_thread() is threading.main_thread():

@@ -35,6 +35,15 @@ class ResultFiles(CSVLoggerCallback):
         latest = trial.latest_checkpoint_result
         drop_results_after(trial.local_path, latest.metrics.get(ITERATION, 0) if latest else 0)
         self.log_trial_end(trial)
+        # Tune's loggers will fetch the files from the storage, where they are as old as its last synchronisation.
+        for name in FILES:
+            if Path(trial.local_path, name).exists():
+                pyarrow.fs.copy_files(
+                    f"{trial.local_path}/{name}",
+                    f"{trial.storage.trial_fs_path}/{name}",
+                    source_filesystem=pyarrow.fs.LocalFileSystem(),
+                    destination_filesystem=trial.storage.storage_filesystem,
+                )
 
 
 def drop_results_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
@@ -45,7 +54,7 @@ def drop_results_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSys
         iteration: The last iteration to keep; 0 for none.
         fs: Where the folder is; None for this machine.
     """
-    for name, ends in (("result.json", _ends_of_results), ("progress.csv", _ends_of_rows)):
+    for name, ends in FILES.items():
         path = f"{trial_folder}/{name}"
         if fs is None or isinstance(fs, pyarrow.fs.LocalFileSystem):
             if os.path.exists(path):
@@ -89,3 +98,6 @@ def _ends_of_rows(lines: list[str]) -> Iterator[tuple[float, int]]:
         yield 0, reader.line_num
     for row in reader:
         yield metric(row, ITERATION) or 0, reader.line_num
+
+
+FILES: dict[str, Ends] = {"result.json": _ends_of_results, "progress.csv": _ends_of_rows}

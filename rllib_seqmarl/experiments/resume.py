@@ -57,6 +57,7 @@ class SavedRun:
         try:
             self._state = _loads_with_cloudpickle(self._read(self._path))
             self._trials = [self._trial(*saved) for saved in self._state["trial_data"]]
+            self._read_search()
         except Exception as error:  # of all kinds: the file is JSON around pickles
             raise ExperimentError(
                 f"{self._path}: the run's state is damaged ({type(error).__name__}); start an experiment under another "
@@ -139,10 +140,9 @@ class SavedRun:
 
     def _update_search(self, changes: dict[str, Any], checkpoints: CheckpointConfig) -> None:
         """Lets trials that the search has yet to start have the new settings."""
-        name = _newest(self._names(self._folder), _SEARCH_STATE)
-        if name is None:
+        path, state = self._read_search()
+        if path is None:
             return
-        state = cloudpickle.loads(self._read(f"{self._folder}/{name}"))
         specs = [iterator.unresolved_spec for iterator in state.get("_iterators", ())]
         if state.get("experiment") is not None:
             specs.append(state["experiment"].spec)
@@ -151,7 +151,13 @@ class SavedRun:
             spec["max_failures"] = self._experiment.max_failures
             spec["checkpoint_config"] = checkpoints
             _apply(changes, spec["config"])
-        self._write(f"{self._folder}/{name}", cloudpickle.dumps(state))
+        self._write(path, cloudpickle.dumps(state))
+
+    def _read_search(self) -> tuple[str | None, dict[str, Any]]:
+        """The path and the content of the search algorithm's state; None and nothing where there is none."""
+        name = _newest(self._names(self._folder), _SEARCH_STATE)
+        path = name and f"{self._folder}/{name}"
+        return path, cloudpickle.loads(self._read(path)) if path else {}
 
     def _trial(self, state: str, metadata: str) -> Trial:
         trial = Trial.from_json_state(state)

@@ -191,7 +191,9 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
             checkpoint_config=checkpoints,
         ),
-        _tuner_kwargs={"resume_config": tune.ResumeConfig(errored="RESUME")} if saved is not None else None,
+        _tuner_kwargs={"resume_config": tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)}
+        if saved is not None
+        else None,
     )
     write_record(experiment, *get_fs_and_path(_folder(experiment)))
     return tuner

@@ -74,6 +74,13 @@ class Stopping(Callback):
                 signal.signal(number, handler)
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._check_resumed(trials)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        self._check_resumed(trials)
+
+    def _check_resumed(self, trials: list[Trial]) -> None:
+        """Raises an error where Tune, whose own message is a log entry, has begun from the start instead."""
         if self._resumed - {trial.trial_id for trial in trials}:
             raise ExperimentError("the saved state of the run is damaged: Tune could not resume its trials.")
 
