@@ -263,18 +263,22 @@ def evaluate(
     """
 
     def body() -> None:
+        from rllib_seqmarl.experiments.errors import ExperimentError
         from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, load_policy, policy_env
         from rllib_seqmarl.experiments.evaluation import evaluate as play
-        from rllib_seqmarl.experiments.experiment_file import parse_yaml
+        from rllib_seqmarl.experiments.plain_yaml import parse_yaml
         from rllib_seqmarl.experiments.plots import write_gif
         from rllib_seqmarl.experiments.trial_files import find_checkpoint
 
+        env_config = parse_yaml(env_config_text, "--env-config", numbered=False).value
+        if not isinstance(env_config, dict):
+            raise ExperimentError(f"--env-config: must be a mapping, such as '{{N: 5}}'; got {env_config!r}.")
         found = find_checkpoint(checkpoint)
         policy = load_policy(found)
         joint_env = policy_env(
             policy,
             env,
-            parse_yaml(env_config_text, "--env-config").value,
+            env_config,
             num_envs=1 if render else min(episodes, SIDE_BY_SIDE),
             render=render is not None,
         )

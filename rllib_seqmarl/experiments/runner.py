@@ -169,6 +169,7 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
     )
     if saved is not None:
         saved.bring_up_to_date(space, checkpoints)
+    resume = tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)
     tuner = tune.Tuner(
         experiment.run,
         param_space=space,
@@ -191,9 +192,7 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
             checkpoint_config=checkpoints,
         ),
-        _tuner_kwargs={"resume_config": tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)}
-        if saved is not None
-        else None,
+        _tuner_kwargs={"resume_config": resume} if saved is not None else None,
     )
     write_record(experiment, *get_fs_and_path(_folder(experiment)))
     return tuner

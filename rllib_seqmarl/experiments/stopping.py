@@ -115,6 +115,8 @@ class Stopping(Callback):
             ]
             near = did_you_mean(name, numbers) or did_you_mean(name.rsplit("/", 1)[-1], numbers)
             known = near or f" Reported are {', '.join(key for key in numbers if key.startswith('env_runners/'))}."
+            if name.endswith("win_rate"):
+                known = " The environment reports no wins."
             message = f"stop: metric '{name}' is not in the results.{known}"
             self._unseen.discard(name)
             if self._late:

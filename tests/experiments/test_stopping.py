@@ -57,7 +57,7 @@ def test_a_signal_stops_when_every_running_trial_is_saved(number: int, monkeypat
         (
             "env_runners/win_rate",
             result(episode_return_mean=1.0),
-            "'env_runners/win_rate' is not in the results. Reported",
+            "The environment reports no wins",
         ),
         (
             "env_runners/episode_len",
