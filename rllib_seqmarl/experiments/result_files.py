@@ -7,13 +7,14 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 from ray.tune.logger import CSVLoggerCallback
 
-from rllib_seqmarl.experiments.metrics import ITERATION, metric
+from rllib_seqmarl.experiments.metrics import ENV_STEPS, ITERATION, metric
 
 Ends = Callable[[list[str]], Iterator[tuple[float, int]]]
 
@@ -54,16 +55,69 @@ def drop_results_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSys
         iteration: The last iteration to keep; 0 for none.
         fs: Where the folder is; None for this machine.
     """
+    fs = fs or pyarrow.fs.LocalFileSystem()
     for name, ends in FILES.items():
-        path = f"{trial_folder}/{name}"
-        if fs is None or isinstance(fs, pyarrow.fs.LocalFileSystem):
-            if os.path.exists(path):
-                os.truncate(path, _bytes_until(iteration, Path(path).read_bytes(), ends))  # also while it is open
-        elif fs.get_file_info(path).type == pyarrow.fs.FileType.File:
-            with fs.open_input_stream(path) as file:
-                content = file.readall()
-            with fs.open_output_stream(path) as file:
-                file.write(content[: _bytes_until(iteration, content, ends)])
+        _cut(fs, f"{trial_folder}/{name}", lambda content, ends=ends: _bytes_until(iteration, content, ends))
+
+
+def drop_events_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
+    """Cuts a trial's TensorBoard files likewise; before its results, which tell at which steps events are.
+
+    Args:
+        trial_folder: The trial's folder.
+        iteration: The last iteration to keep; 0 for none.
+        fs: Where the folder is; None for this machine.
+    """
+    fs = fs or pyarrow.fs.LocalFileSystem()
+    path = f"{trial_folder}/result.json"
+    if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
+        return
+    content = _read(fs, path)
+    kept = _bytes_until(iteration, content, _ends_of_results)
+    steps = _steps(content[kept:]) - _steps(content[:kept])
+    for entry in fs.get_file_info(pyarrow.fs.FileSelector(trial_folder)):
+        if entry.base_name.startswith("events.out.tfevents"):
+            _cut(fs, entry.path, lambda content: _events_until(steps, content))
+
+
+def _cut(fs: pyarrow.fs.FileSystem, path: str, length: Callable[[bytes], int]) -> None:
+    if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
+        return
+    content = _read(fs, path)
+    kept = length(content)
+    if isinstance(fs, pyarrow.fs.LocalFileSystem):
+        os.truncate(path, kept)  # in place, since a logger may have it open
+    elif kept < len(content):
+        with fs.open_output_stream(path) as file:
+            file.write(content[:kept])
+
+
+def _read(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
+    with fs.open_input_stream(path) as file:
+        return bytes(file.readall())
+
+
+def _steps(results: bytes) -> set[int]:
+    """What loggers may take as the steps of these results."""
+    found = set()
+    for line in results.splitlines():
+        with suppress(ValueError):
+            result = json.loads(line)
+            found |= {int(metric(result, name) or 0) for name in (ITERATION, ENV_STEPS, "timesteps_total")}
+    return found
+
+
+def _events_until(steps: set[int], content: bytes) -> int:
+    """How many bytes of a TensorBoard file come before the first event at one of the steps."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    end = 0
+    while True:  # a record is its length in 8 bytes, a checksum in 4, the event, and a checksum in 4
+        size = int.from_bytes(content[end : end + 8], "little")
+        following = end + 16 + size
+        if following > len(content) or Event.FromString(content[end + 12 : following - 4]).step in steps:
+            return end
+        end = following
 
 
 def _bytes_until(iteration: int, content: bytes, ends: Ends) -> int:

@@ -25,7 +25,7 @@ from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.experiment_record import ABSENT, config_changes, read_record
 from rllib_seqmarl.experiments.metrics import ITERATION
-from rllib_seqmarl.experiments.result_files import drop_results_after
+from rllib_seqmarl.experiments.result_files import drop_events_after, drop_results_after
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +135,12 @@ class SavedRun:
             match = _CHECKPOINT.fullmatch(name)
             if match and int(match[1]) > number:
                 self._fs.delete_dir(f"{trial.path}/{name}")  # written after the state, perhaps in part
-        drop_results_after(trial.path, iteration, self._fs)
-        drop_results_after(trial.local_path, iteration)
+        for folder, fs in (
+            (trial.path, self._fs),
+            (trial.local_path, None),
+        ):  # the storage, and Ray's copy for this session
+            drop_events_after(folder, iteration, fs)
+            drop_results_after(folder, iteration, fs)
 
     def _update_search(self, changes: dict[str, Any], checkpoints: CheckpointConfig) -> None:
         """Lets trials that the search has yet to start have the new settings."""

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pyarrow.fs
 import pytest
+from tensorboardX import SummaryWriter
 
-from rllib_seqmarl.experiments.result_files import ResultFiles, drop_results_after
+from rllib_seqmarl.experiments.result_files import ResultFiles, drop_events_after, drop_results_after
 
 
 def write(folder: Path, iterations: list[int]) -> None:
@@ -47,9 +48,30 @@ def test_results_after_an_iteration_are_dropped(
     assert read(tmp_path) == (kept, kept)
 
 
+@pytest.mark.parametrize("scale", [1, 160])  # steps are iterations, or env steps
+def test_curves_end_with_the_results(tmp_path: Path, scale: int) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        for iteration in range(1, 7):
+            writer.add_scalar("return", float(iteration), iteration * scale)
+    (events,) = tmp_path.glob("events*")
+    whole = events.read_bytes()
+    events.write_bytes(whole[:-7])  # killed while writing
+    results = [{"training_iteration": i, "num_env_steps_sampled_lifetime": 160 * i} for i in range(1, 7)]
+    (tmp_path / "result.json").write_text("".join(json.dumps(result) + "\n" for result in results))
+    drop_events_after(str(tmp_path), 4)
+    kept = events.read_bytes()
+    assert whole.startswith(kept)
+    with SummaryWriter(str(tmp_path / "again")) as writer:
+        for iteration in range(1, 5):
+            writer.add_scalar("return", float(iteration), iteration * scale)
+    (expected,) = (tmp_path / "again").glob("events*")
+    assert len(kept) == len(expected.read_bytes())
+
+
 def test_a_folder_without_results_stays_as_it_is(tmp_path: Path) -> None:
     drop_results_after(str(tmp_path / "nowhere"), 3)
     drop_results_after(str(tmp_path), 3)
+    drop_events_after(str(tmp_path), 3)
     assert not list(tmp_path.iterdir())
 
 
