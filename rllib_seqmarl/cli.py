@@ -219,7 +219,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 def _with_options(experiment: Experiment, options: dict[str, Any]) -> Experiment:
     """The experiment with what was given on the command line in place of what its file says."""
-    from rllib_seqmarl.experiments.experiment import check_numbers, parse_checkpoints
+    from rllib_seqmarl.experiments.experiment import parse_checkpoints
+    from rllib_seqmarl.experiments.limits import check_numbers
 
     def where(*path: Any) -> str:
         return f"--{str(path[0]).replace('_', '-')}"

@@ -11,12 +11,13 @@ from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_seqmarl.experiments.config_check import algorithm_class, check_config, check_names
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems
+from rllib_seqmarl.experiments.limits import check_numbers
 from rllib_seqmarl.experiments.metrics import CLOCKS, TEAM_RETURN, resolve_metric
 from rllib_seqmarl.experiments.results_folder import check_name
 from rllib_seqmarl.experiments.retired_keys import RETIRED_EXPERIMENT_KEYS
 from rllib_seqmarl.experiments.search import SchedulerChoice, Search, parse_scheduler, parse_search
 from rllib_seqmarl.experiments.search_space import distributions, to_search_space
-from rllib_seqmarl.experiments.value_kinds import check_mapping, fits, non_finite, shown
+from rllib_seqmarl.experiments.value_kinds import check_mapping, fits, shown
 
 Where = Callable[..., str]
 
@@ -47,17 +48,6 @@ _CHECKPOINT_KINDS: dict[str, Any] = {
     "num_to_keep": int | None,
     "checkpoint_score_attribute": str | None,
     "checkpoint_score_order": str,
-}
-
-# The least that a number may be, and what the least stands for where it is special.
-_LEAST: dict[str, tuple[int, str]] = {
-    "num_samples": (1, ", or -1 for sampling without end"),
-    "max_concurrent_trials": (1, ""),
-    "max_failures": (0, ", or -1 for no limit"),
-    "checkpoint_freq": (0, " (0 for none on the way)"),
-    "checkpoint_frequency": (0, " (0 for none on the way)"),
-    "keep_checkpoints_num": (0, " (0 for all)"),
-    "num_to_keep": (0, " (0 for all)"),
 }
 
 _CLASSIC_CHECKPOINT_KEYS = {
@@ -233,30 +223,6 @@ def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
     if "env" not in config and "input" not in config and "input_" not in config:
         raise ExperimentError(f"{where()}: no environment given; write 'env: mpe/simple_spread' or another name.")
     return config
-
-
-def check_numbers(spec: dict[str, Any], where: Where, *path: str) -> None:
-    """Refuses numbers of an experiment that are not finite, or less than what they count can be.
-
-    Args:
-        spec: The experiment's mapping, or its `checkpoint_config`.
-        where: Tells where a path was written.
-        path: Where `spec` stands.
-
-    Raises:
-        ExperimentError: with a line for each.
-    """
-    problems = Problems()
-    for place, number in non_finite({key: value for key, value in spec.items() if key != "config"}):
-        problems.add(f"{where(*path, *place)}: {place[-1]} must be a finite number; got {number}.")
-    for key, (least, special) in _LEAST.items():
-        value = spec.get(key)
-        if isinstance(value, int) and value < least and not ("-1" in special and value == -1):
-            problems.add(f"{where(*path, key)}: {key} must be at least {least}{special}; got {value}.")
-    budget = spec.get("time_budget_s")
-    if budget is not None and budget <= 0:
-        problems.add(f"{where(*path, 'time_budget_s')}: time_budget_s must be more than 0; got {budget}.")
-    problems.report()
 
 
 def _parse_stop(stop: dict[str, Any], where: Where) -> dict[str, float]:

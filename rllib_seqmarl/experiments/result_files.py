@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def drop_results_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSys
     """
     fs = fs or pyarrow.fs.LocalFileSystem()
     for name, ends in FILES.items():
-        _cut(fs, f"{trial_folder}/{name}", lambda content, ends=ends: _bytes_until(iteration, content, ends))
+        _cut(fs, f"{trial_folder}/{name}", partial(_bytes_until, iteration, ends))
 
 
 def drop_events_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
@@ -73,11 +74,11 @@ def drop_events_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSyst
     if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
         return
     content = _read(fs, path)
-    kept = _bytes_until(iteration, content, _ends_of_results)
+    kept = _bytes_until(iteration, _ends_of_results, content)
     steps = _steps(content[kept:]) - _steps(content[:kept])
     for entry in fs.get_file_info(pyarrow.fs.FileSelector(trial_folder)):
         if entry.base_name.startswith("events.out.tfevents"):
-            _cut(fs, entry.path, lambda content: _events_until(steps, content))
+            _cut(fs, entry.path, partial(_events_until, steps))
 
 
 def _cut(fs: pyarrow.fs.FileSystem, path: str, length: Callable[[bytes], int]) -> None:
@@ -120,7 +121,7 @@ def _events_until(steps: set[int], content: bytes) -> int:
         end = following
 
 
-def _bytes_until(iteration: int, content: bytes, ends: Ends) -> int:
+def _bytes_until(iteration: int, ends: Ends, content: bytes) -> int:
     """How many bytes hold the results up to an iteration.
 
     Population-based training goes back in iterations, so the last result of the iteration counts.

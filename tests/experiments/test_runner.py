@@ -157,21 +157,28 @@ def iterations(outcome: Outcome, trial: int = 0) -> list[int]:
     return found
 
 
-def test_finished_trials_go_on_to_a_later_stop_with_another_config(tmp_path: Path) -> None:
-    grid = {"lr": {"grid_search": [1e-3, 1e-4]}}
-    run(experiment(tmp_path, grid, stop={"training_iteration": 2}))
-    outcome = run(experiment(tmp_path, grid | {"num_epochs": 2}, stop={"env_steps": 5 * 40}), resume=True)
-    assert not outcome.failures and not outcome.interrupted
-    for trial, result in enumerate(outcome.results):
-        assert iterations(outcome, trial) == [1, 2, 3, 4, 5]
-        assert result.metrics["num_env_steps_sampled_lifetime"] == 5 * 40
-        assert (result.metrics["config"]["num_epochs"], result.metrics["config"]["lr"]) in [(2, 1e-3), (2, 1e-4)]
-
+def test_a_resumed_run_goes_on_to_a_later_stop_with_another_config_and_repeats_no_iteration(tmp_path: Path) -> None:
+    run(experiment(tmp_path, stop={"training_iteration": 2}))
     tuner = tmp_path / "tiny" / "tuner.pkl"
     tuner.write_bytes(b"damaged")  # which nothing depends on
-    assert (
-        iterations(run(experiment(tmp_path, grid | {"num_epochs": 2}, stop={"training_iteration": 4}), True))[-1] == 5
-    )
+    outcome = run(experiment(tmp_path, {"num_epochs": 2}, stop={"env_steps": 4 * 40}), resume=True)
+    assert not outcome.failures and not outcome.interrupted
+    assert iterations(outcome) == [1, 2, 3, 4]
+    last = outcome.results[0].metrics
+    assert last["num_env_steps_sampled_lifetime"] == 4 * 40 and last["config"]["num_epochs"] == 2
+
+    # What a run that is killed leaves behind after Tune's last saved state.
+    trial = Path(outcome.results[0].path)
+    with (trial / "result.json").open("a") as file:
+        file.write(json.dumps({"training_iteration": 5}) + '\n{"cut off')
+    with (trial / "progress.csv").open("a") as file:
+        columns = next(csv.reader((trial / "progress.csv").open()))
+        file.write(",".join("5" for _ in columns) + "\n")
+    shutil.copytree(max(trial.glob("checkpoint_*")), trial / "checkpoint_000007")
+    outcome = run(experiment(tmp_path, {"num_epochs": 2}, stop={"training_iteration": 5}), resume=True)
+    assert iterations(outcome) == [1, 2, 3, 4, 5]
+    assert outcome.results[0].metrics["num_env_steps_sampled_lifetime"] == 5 * 40
+    assert max(trial.glob("checkpoint_*")).name == "checkpoint_000004"
 
 
 @pytest.mark.parametrize(
@@ -198,27 +205,13 @@ def test_what_cannot_change_on_resuming_is_named(tmp_path: Path, change: dict[st
     assert "\n" not in str(refused.value)
 
 
-def test_what_a_killed_run_had_done_after_its_last_checkpoint_is_done_again(tmp_path: Path) -> None:
-    one = experiment(tmp_path, stop={"training_iteration": 2})
-    trial = Path(run(one).results[0].path)
-    results, rows = (trial / "result.json").read_text(), (trial / "progress.csv").read_text()
-    last = json.loads(results.splitlines()[-1])
-    (trial / "result.json").write_text(results + json.dumps(last | {"training_iteration": 3}) + '\n{"cut off')
-    (trial / "progress.csv").write_text(rows + "7,7,7\n")
-    newest = max(trial.glob("checkpoint_*"))
-    shutil.copytree(newest, trial / "checkpoint_000007")  # written after Tune's state
-    outcome = run(experiment(tmp_path, stop={"training_iteration": 4}), resume=True)
-    assert iterations(outcome) == [1, 2, 3, 4]
-    assert max(trial.glob("checkpoint_*")).name == "checkpoint_000003"
-
-
 def test_a_stop_criterion_that_nothing_reports_ends_the_run_after_the_first_episodes(tmp_path: Path) -> None:
     with pytest.raises(
         ExperimentError, match="'env_runners/episode_retrun_mean' is not in the results. Did you mean"
     ) as e:
         run(experiment(tmp_path, stop={"env_runners/episode_retrun_mean": 2, "training_iteration": 50}))
     assert "--resume" in str(e.value)
-    assert iterations(run(experiment(tmp_path, stop={"training_iteration": 2}), resume=True))[:2] == [1, 2]
+    assert len(list(tmp_path.glob("tiny/MAT_*/checkpoint_*"))) > 0
 
 
 def test_a_second_run_under_one_name_is_refused(tmp_path: Path) -> None:
