@@ -6,12 +6,15 @@ Ray and torch are imported by the commands that need them, so that `rllib --help
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -67,7 +70,8 @@ _RUN_OPTIONS = [
     click.option(
         "--resume",
         is_flag=True,
-        help="Go on with the experiment of the same name, from its last checkpoints.",
+        help="Go on with the experiment of the same name, from its last checkpoints; --stop and most of --config may "
+        "have changed. Ray unpickles these files: resume only what you trust.",
     ),
     click.option("--num-samples", type=int, help="How often to sample the config; a grid is repeated as often."),
     click.option("--local-dir", "--storage-path", help="Where results go (a folder, or s3://...). [~/ray_results]"),
@@ -78,8 +82,12 @@ _RUN_OPTIONS = [
         "--checkpoint-score-attr", help="Keep the best by this metric ('min-...' for lowest), not the newest."
     ),
     click.option("--max-failures", type=int, help="How often to take up a failed trial again. [0]"),
-    click.option("--restore", type=click.Path(), help="Start every trial from this checkpoint."),
-    click.option("--seed", type=int, help="Seed the training, and the search."),
+    click.option(
+        "--restore",
+        type=click.Path(),
+        help="Start every trial from this checkpoint, which Ray unpickles: only from sources you trust.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed the training, and the search."),
     click.option("--ray-address", help="Run on this Ray cluster ('auto' for a running one)."),
     click.option("--ray-num-cpus", type=int, help="How many CPUs a Ray started here counts. [all]"),
     click.option("--ray-num-gpus", type=int, help="How many GPUs a Ray started here counts. [all]"),
@@ -129,14 +137,17 @@ def train(
     def experiments() -> list[Experiment]:
         from rllib_seqmarl.experiments.errors import ExperimentError
         from rllib_seqmarl.experiments.experiment import parse_experiment
-        from rllib_seqmarl.experiments.experiment_file import parse_yaml
+        from rllib_seqmarl.experiments.plain_yaml import parse_yaml
+        from rllib_seqmarl.experiments.results_folder import as_name
 
         if run is None:
             raise ExperimentError("name an algorithm with --run, or give a file: rllib train file EXP.yaml.")
         spec: dict[str, Any] = {"run": run} | ({"env": env} if env else {})
         spec |= {key: parse_yaml(text, f"--{key}", numbered=False).value for key, text in texts.items() if text}
-        name = experiment_name or f"{run}-{env or 'training'}".replace("/", "-")
-        return [parse_experiment(name, spec, lambda *path: f"--{(*path, 'env')[0]}")]  # a place is an option's name
+        name = as_name(f"{run}-{env or 'training'}") if experiment_name is None else experiment_name
+        places = {(): "--run" if experiment_name is None else "--experiment-name"}
+        # A place is an option's name.
+        return [parse_experiment(name, spec, lambda *path: places.get(path[:1]) or f"--{path[0]}")]
 
     _train(experiments, **options)
 
@@ -164,12 +175,13 @@ def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: 
     def body() -> int:
         from rllib_seqmarl.experiments.ray_session import RaySession
         from rllib_seqmarl.experiments.report import closing_words, results_table
-        from rllib_seqmarl.experiments.runner import check_runnable, run_experiment
+        from rllib_seqmarl.experiments.runner import check_runnable, check_startable, run_experiment
 
         session = RaySession(options["ray_address"], options["ray_num_cpus"], options["ray_num_gpus"], verbose)
         session.quieten()
         checked = [_with_options(experiment, options) for experiment in experiments()]
         check_runnable(checked, session)
+        check_startable(checked, options["resume"])
         failed = 0
         with session.open():
             for experiment in checked:
@@ -180,24 +192,46 @@ def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: 
                         click.echo(f"\n{Path(failure.error_file).read_text()}", err=True)
                 failed += len(outcome.failures)
                 if outcome.interrupted:
-                    return 130
+                    return 128 + (outcome.signum or signal.SIGINT)
         return 1 if failed else 0
 
-    sys.exit(_shown_to_people(show_traceback)(body))
+    with _terminated_as_interrupted():
+        sys.exit(_shown_to_people(show_traceback)(body))
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Lets SIGTERM end a command where SIGINT would: before trials run, and after."""
+
+    def terminate(number: int, frame: Any) -> NoReturn:
+        click.echo("Terminated.", err=True)
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _with_options(experiment: Experiment, options: dict[str, Any]) -> Experiment:
     """The experiment with what was given on the command line in place of what its file says."""
     from rllib_seqmarl.experiments.experiment import parse_checkpoints
+    from rllib_seqmarl.experiments.limits import check_numbers
 
+    def where(*path: Any) -> str:
+        return f"--{str(path[0]).replace('_', '-')}"
+
+    check_numbers({key: value for key, value in options.items() if value is not None}, where)
     given = {key: options[key] for key in ("num_samples", "max_failures", "restore") if options[key] is not None}
     if options["local_dir"] is not None:
         given["storage_path"] = options["local_dir"]
     keys = ("checkpoint_freq", "checkpoint_at_end", "keep_checkpoints_num", "checkpoint_score_attr")
     spec = {key: options[key] for key in keys if options[key] is not None}
-    given["checkpoints"] = parse_checkpoints(
-        spec, lambda *path: f"--{str(path[0]).replace('_', '-')}", experiment.checkpoints
-    )
+    given["checkpoints"] = parse_checkpoints(spec, where, experiment.checkpoints)
     if options["seed"] is not None:
         given["config"] = experiment.config | {"seed": options["seed"]}
         given["search"] = experiment.search and replace(experiment.search, seed=options["seed"])
@@ -230,18 +264,22 @@ def evaluate(
     """
 
     def body() -> None:
+        from rllib_seqmarl.experiments.errors import ExperimentError
         from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, load_policy, policy_env
         from rllib_seqmarl.experiments.evaluation import evaluate as play
-        from rllib_seqmarl.experiments.experiment_file import parse_yaml
+        from rllib_seqmarl.experiments.plain_yaml import parse_yaml
         from rllib_seqmarl.experiments.plots import write_gif
         from rllib_seqmarl.experiments.trial_files import find_checkpoint
 
+        env_config = parse_yaml(env_config_text, "--env-config", numbered=False).value
+        if not isinstance(env_config, dict):
+            raise ExperimentError(f"--env-config: must be a mapping, such as '{{N: 5}}'; got {env_config!r}.")
         found = find_checkpoint(checkpoint)
         policy = load_policy(found)
         joint_env = policy_env(
             policy,
             env,
-            parse_yaml(env_config_text, "--env-config").value,
+            env_config,
             num_envs=1 if render else min(episodes, SIDE_BY_SIDE),
             render=render is not None,
         )

@@ -84,7 +84,7 @@ def test_evaluate_plays_an_experiments_best_trial_and_draws_it(sweep: tuple[Path
         assert name in result.output
     with Image.open(tmp_path / "team.gif") as animation:
         assert animation.size[0] >= 200
-    assert rllib("evaluate", sweep[0], "--episodes", "3").output.splitlines()[1:] == result.output.splitlines()[1:-1]
+    assert rllib("evaluate", sweep[0], "--episodes", "3").output.splitlines()[-5:] == result.output.splitlines()[-6:-1]
 
 
 def test_evaluate_can_sample_actions_and_change_the_environment(sweep: tuple[Path, str]) -> None:
@@ -104,6 +104,9 @@ def test_evaluate_starts_no_ray(sweep: tuple[Path, str]) -> None:
 def test_evaluate_refuses_what_it_cannot_play(sweep: tuple[Path, str], tmp_path: Path) -> None:
     assert "there is no such folder" in refusal("evaluate", tmp_path / "nowhere")
     assert "holds no policy of this package" in refusal("evaluate", tmp_path)
+    (tmp_path / "team.pt").write_bytes(b"PK")
+    assert "a checkpoint is a folder, not a file" in refusal("evaluate", tmp_path / "team.pt")
+    assert refusal("evaluate", sweep[0], "--env-config", "[1]").startswith("--env-config: must be a mapping")
     wrong_team = refusal("evaluate", sweep[0], "--env-config", "{n_agents: 4}")
     assert "is not of the shape the policy was trained for: it has 4 agents" in wrong_team
     assert "Did you mean 'mpe/simple_spread'" in refusal("evaluate", sweep[0], "--env", "mpe/simple_spred")
@@ -137,6 +140,8 @@ def test_training_from_options_takes_command_line_settings(ray_cluster: None, tm
     (trial,) = (tmp_path / "mine").glob("MAT_*")
     assert json.loads((trial / "params.json").read_text())["seed"] == 5
     assert [path.name for path in trial.glob("checkpoint_*")] == ["checkpoint_000002"]
+    assert "mine holds results already: continue that run with --resume" in refusal(*command)
+    assert "--resume cannot change config.embed_dim" in refusal(*command, "--resume", "--config", "{embed_dim: 32}")
     resumed = rllib(*command, "--resume")
     assert resumed.exit_code == 0 and "done" in resumed.output
     assert [path.name for path in (tmp_path / "mine").glob("MAT_*")] == [trial.name]
@@ -151,6 +156,52 @@ def test_mistakes_in_options_are_told_by_the_option() -> None:
     assert refusal(*spread, "--config", "lr").startswith("--config: config must be a mapping; got 'lr'")
     assert refusal(*spread, "--stop", "{episode_reward_mean: 1}").startswith("--stop: metric")
     assert refusal("train", "--run", "MAT", "--env", "spread").startswith("--env: Unknown environment 'spread'.")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-n", "../up"], "--experiment-name: '../up' cannot be an experiment's name"),
+        (["-n", ""], "--experiment-name: '' cannot be an experiment's name"),
+        (["--keep-checkpoints-num", "-1"], "--keep-checkpoints-num: keep_checkpoints_num must be at least 0"),
+        (["--num-samples", "0"], "--num-samples: num_samples must be at least 1"),
+        (["--config", "{env_config: {1: 2}}"], "--config: keys are text: put 1 in quotes"),
+        (["--stop", "{env_steps: 1e999}"], "--stop: 1e999 is too large for a number"),
+        (["--scheduler", "pbt"], "--scheduler: scheduler 'pbt' needs to know what to mutate"),
+        (["--restore", "nowhere"], "nowhere: there is no such folder"),
+        (["--restore", "."], "restore: . is not a checkpoint of an RLlib algorithm"),
+        (["--local-dir", "/proc/none"], "/proc/none/MAT-coordination-distinct_choice: results cannot be written there"),
+    ],
+)
+def test_what_cannot_start_is_refused_before_ray_starts(
+    options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--run", "MAT", "--env", "coordination/distinct_choice", *options]
+    assert refusal(*command).startswith(said)
+
+
+def test_a_missing_package_is_told_by_the_environments_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rllib_seqmarl.envs.catalog.find_spec", lambda name: None)
+    command = ["train", "--run", "MAT", "--env", "mpe/simple_spread", "--config", "{lr: 1e-4}"]
+    assert refusal(*command).startswith("--env: mpe/simple_spread needs mpe2")
+
+
+def test_a_terminated_run_saves_a_checkpoint_and_says_how_to_continue(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rllib_seqmarl.cli", "train", "--run", "MAT", "-n", "long", "--ray-num-cpus", "1"]
+    command += ["--env", "coordination/distinct_choice", "--local-dir", str(tmp_path), "--config", f"{{{TINY}}}"]
+    command += ["--checkpoint-freq", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "steps/s" in line:  # training has begun
+                break
+        process.terminate()
+        output = process.stdout.read()
+        assert process.wait(60) == 143
+    assert "SIGTERM received" in output and "The same command with --resume goes on" in output
+    assert len(list(tmp_path.glob("long/MAT_*/checkpoint_*"))) == 1
 
 
 def test_nothing_starts_if_one_of_several_files_is_wrong(tmp_path: Path) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.registry import ALGORITHMS as RLLIB_ALGORITHMS
 from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry, get_trainable_cls
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS
 from rllib_seqmarl.envs.catalog import find_entry, unknown_name
-from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.errors import ExperimentError, Problems
 from rllib_seqmarl.experiments.search_space import corners
-from rllib_seqmarl.experiments.value_kinds import fits, kind_of
+from rllib_seqmarl.experiments.value_kinds import fits, kind_of, non_finite, shown
 from rllib_seqmarl.registry import ALGORITHMS
 from rllib_seqmarl.suggestions import did_you_mean
 
@@ -64,42 +64,67 @@ def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Wher
             unknown, or the algorithm's own `validate()` refuses a combination.
     """
     default = algorithm.get_default_config()
-    _check_names(algorithm.__name__, default, config, where, ())
+    problems = Problems()
+    with problems.collect():
+        check_names(algorithm, config, where)
     kinds = dict(_declared_kinds(type(default)))
     for candidate in corners(config):
         for key, value in candidate.items():
             if key in kinds and not fits(value, kinds[key]):
-                raise ExperimentError(f"{where(key)}: {key} must be {kind_of(kinds[key])}; got {value!r}.")
+                problems.add(f"{where(key)}: {key} must be {kind_of(kinds[key])}; got {shown(value)}.")
+        for path, value in _non_finite_options(candidate):
+            if path[1:]:  # otherwise it does not fit its kind
+                problems.add(f"{where(*path)}: {'/'.join(map(str, path))} must be finite; got {value}.")
+    problems.report()
+    for candidate in corners(config):
         if not isinstance(default, JointPPOConfig):  # which checks its environment by itself
             _check_env_name(candidate.get("env"), where)
         try:
             algorithm.get_default_config().update_from_dict(candidate).validate()
-        except (ValueError, TypeError, KeyError, ImportError, AssertionError) as error:
+        except Exception as error:  # whatever RLlib stumbles over in a value that it does not check
             _refuse(error, config, where)
 
 
-def _check_names(
-    algorithm: str, default: AlgorithmConfig, config: dict[str, Any], where: Where, path: tuple[str, ...]
-) -> None:
+def check_names(algorithm: type[Algorithm], config: Mapping[str, Any], where: Where, *path: str) -> None:
+    """Refuses the keys of a config mapping that are unknown, or retired, or switch off what is always on.
+
+    Args:
+        algorithm: The algorithm it is for.
+        config: The mapping, which may be only a part of a config.
+        where: Tells where a path was written.
+        path: Where `config` stands.
+
+    Raises:
+        ExperimentError: with a line for each such key.
+    """
+    default = algorithm.get_default_config()
     cls = type(default)
     settable = [name for name in dir(cls) if getattr(getattr(cls, name), "fset", None)]  # properties
     known = {key for key in [*vars(default), *settable] if not key.startswith("_")} | set(_ALIASES)
     known -= set(RETIRED_OPTIONS)
+    problems = Problems()
     for key, value in config.items():
         place = where(*path, key)
         advice = RETIRED_OPTIONS.get(key)
         if advice is not None:
-            raise ExperimentError(f"{place}: key '{key}' belongs to RLlib's old API stack; {advice}.")
-        if key not in known:
-            raise ExperimentError(f"{place}: key '{key}' unknown for {algorithm}.{did_you_mean(key, known)}")
-        if key.startswith("enable_") and key.endswith(("_learner", "_v2")) and value is False:
-            raise ExperimentError(f"{place}: RLlib's old API stack is not supported; remove '{key}: false'.")
-        if key == "framework" and value != "torch":
-            raise ExperimentError(
-                f"{place}: framework {value!r} is not supported; write 'torch', or leave the key out."
-            )
-        if key == "evaluation_config" and isinstance(value, dict):
-            _check_names(algorithm, default, value, where, (*path, key))
+            problems.add(f"{place}: key '{key}' belongs to RLlib's old API stack; {advice}.")
+        elif key not in known:
+            problems.add(f"{place}: key '{key}' unknown for {algorithm.__name__}.{did_you_mean(key, known)}")
+        elif key.startswith("enable_") and key.endswith(("_learner", "_v2")) and value is False:
+            problems.add(f"{place}: RLlib's old API stack is not supported; remove '{key}: false'.")
+        elif key == "framework" and value != "torch":
+            problems.add(f"{place}: framework {shown(value)} is not supported; write 'torch', or leave the key out.")
+        elif key == "evaluation_config" and isinstance(value, dict):
+            with problems.collect():
+                check_names(algorithm, value, where, *path, key)
+    problems.report()
+
+
+def _non_finite_options(config: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], float]]:
+    """NaNs and infinities in a config, but for those of the environment's own options."""
+    for path, value in non_finite(config):
+        if "env_config" not in path:
+            yield path, value
 
 
 def _declared_kinds(config_class: type) -> Iterator[tuple[str, Any]]:
@@ -130,6 +155,6 @@ def _refuse(error: Exception, config: dict[str, Any], where: Where) -> NoReturn:
     message = str(error).split("\nTo suppress all validation errors")[0]
     message = " ".join(message.split())
     named = [key for key in config if re.search(rf"(?<![\w.]){re.escape(_ALIASES.get(key, key))}(?!\w)", message)]
-    if repr(config.get("env")) in message:
+    if isinstance(error, ImportError) or repr(config.get("env")) in message:  # imports are an environment's
         named.insert(0, "env")
     raise ExperimentError(f"{where(*named[:1])}: {message}") from error

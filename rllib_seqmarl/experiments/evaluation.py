@@ -13,6 +13,7 @@ import torch
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator, JointVector
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
 from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.failures import root_message
 from rllib_seqmarl.networks.export import ExportError
 from rllib_seqmarl.policy import JointPolicy
 
@@ -63,6 +64,8 @@ def load_policy(checkpoint: Path) -> JointPolicy:
         return JointPolicy.from_checkpoint(checkpoint)
     except (ExportError, ValueError) as error:
         raise ExperimentError(str(error)) from error
+    except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # whatever a damaged file leads to
+        raise ExperimentError(f"{checkpoint}: the policy cannot be loaded: {root_message(error)}") from error
 
 
 def policy_env(

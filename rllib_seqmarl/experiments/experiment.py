@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rllib_seqmarl.experiments.config_check import algorithm_class, check_config
-from rllib_seqmarl.experiments.errors import ExperimentError
-from rllib_seqmarl.experiments.metrics import TEAM_RETURN, resolve_metric
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from rllib_seqmarl.experiments.config_check import algorithm_class, check_config, check_names
+from rllib_seqmarl.experiments.errors import ExperimentError, Problems
+from rllib_seqmarl.experiments.limits import check_numbers
+from rllib_seqmarl.experiments.metrics import CLOCKS, TEAM_RETURN, resolve_metric
+from rllib_seqmarl.experiments.results_folder import check_name
 from rllib_seqmarl.experiments.retired_keys import RETIRED_EXPERIMENT_KEYS
 from rllib_seqmarl.experiments.search import SchedulerChoice, Search, parse_scheduler, parse_search
 from rllib_seqmarl.experiments.search_space import distributions, to_search_space
-from rllib_seqmarl.experiments.value_kinds import check_mapping, fits
+from rllib_seqmarl.experiments.value_kinds import check_mapping, fits, shown
 
 Where = Callable[..., str]
 
@@ -135,52 +139,85 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         The experiment.
 
     Raises:
-        ExperimentError: anything is wrong with it.
+        ExperimentError: anything is wrong with it; a line for each problem.
     """
+    problems = Problems()
+    with problems.collect():
+        check_name(name, where())
     if not isinstance(spec, dict):
-        raise ExperimentError(
-            f"{where()}: experiment '{name}' must be a mapping {{run, env, stop, config, ...}}; got {spec!r}."
+        problems.add(
+            f"{where()}: experiment '{name}' must be a mapping {{run, env, stop, config, ...}}; got {shown(spec)}."
         )
-    for key in spec:
-        if key in RETIRED_EXPERIMENT_KEYS:
-            raise ExperimentError(f"{where(key)}: key '{key}' is not used any more; {RETIRED_EXPERIMENT_KEYS[key]}.")
-    check_mapping(spec, _KINDS, where)
+        problems.report()
+    retired = [key for key in spec if key in RETIRED_EXPERIMENT_KEYS]
+    for key in retired:
+        problems.add(f"{where(key)}: key '{key}' is not used any more; {RETIRED_EXPERIMENT_KEYS[key]}.")
+    with problems.collect():
+        check_mapping({key: spec[key] for key in spec if key not in retired}, _KINDS, where)
     if "run" not in spec:
-        raise ExperimentError(f"{where()}: experiment '{name}' lacks 'run', the algorithm's name, such as 'run: MAT'.")
-    algorithm = algorithm_class(spec["run"], where)
+        problems.add(f"{where()}: experiment '{name}' lacks 'run', the algorithm's name, such as 'run: MAT'.")
+    # The rest of the checks see only keys that are known and of the right kind.
+    spec = {key: value for key, value in spec.items() if key in _KINDS and fits(value, _KINDS[key])}
+    search = scheduler = None
+    with problems.collect():
+        check_numbers(spec, where)
+    with problems.collect():
+        stop = _parse_stop(spec.get("stop", {}), where)
+    with problems.collect():
+        checkpoints = parse_checkpoints(spec, where, Checkpoints())
+    with problems.collect():
+        scheduler = parse_scheduler(spec.get("scheduler"), where)
+    with problems.collect():
+        search = parse_search(spec.get("search"), where)
+    if "run" in spec:
+        with problems.collect():
+            algorithm = algorithm_class(spec["run"], where)
+            config = _parse_config(spec, algorithm, search, where)
+            if scheduler is not None:
+                mutated = scheduler.options.get("hyperparam_mutations", {})
+                check_names(algorithm, mutated, lambda *path: where("scheduler", "hyperparam_mutations", *path))
+    problems.report()
+    experiment = Experiment(
+        name=name,
+        run=spec["run"],
+        config=config,
+        stop=stop,
+        num_samples=spec.get("num_samples", 1),
+        max_concurrent_trials=spec.get("max_concurrent_trials"),
+        time_budget_s=spec.get("time_budget_s"),
+        max_failures=spec.get("max_failures", 0),
+        storage_path=spec.get("storage_path", spec.get("local_dir")),
+        checkpoints=checkpoints,
+        search=search,
+        scheduler=scheduler,
+        restore=spec.get("restore"),
+    )
+    _check_metrics_are_reported(experiment, spec.get("stop", {}), where)
+    return experiment
+
+
+def _parse_config(
+    spec: dict[str, Any], algorithm: type[Algorithm], search: Search | None, where: Where
+) -> dict[str, Any]:
+    """The algorithm's config, checked, with Tune's distributions in it."""
 
     def where_in_config(*path: Any) -> str:
         return where("env") if path == ("env",) and "env" in spec else where("config", *path)
 
     config = _with_env(spec, where)
     config = to_search_space(config, where_in_config)
-    search = parse_search(spec.get("search"), where)
     if search is not None:
         config = search.extend(config, where)
     check_config(algorithm, config, where_in_config)
-    return Experiment(
-        name=name,
-        run=spec["run"],
-        config=config,
-        stop=_parse_stop(spec.get("stop", {}), where),
-        num_samples=_parse_num_samples(spec.get("num_samples", 1), where),
-        max_concurrent_trials=spec.get("max_concurrent_trials"),
-        time_budget_s=spec.get("time_budget_s"),
-        max_failures=spec.get("max_failures", 0),
-        storage_path=spec.get("storage_path", spec.get("local_dir")),
-        checkpoints=parse_checkpoints(spec, where, Checkpoints()),
-        search=search,
-        scheduler=parse_scheduler(spec.get("scheduler"), where),
-        restore=spec.get("restore"),
-    )
+    return config
 
 
 def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
-    """The config with the experiment's `env` in it."""
-    config = dict(spec.get("config", {}))
+    """The config with the experiment's `env` in it; an empty `env_config:` counts as none."""
+    config = {key: value for key, value in spec.get("config", {}).items() if (key, value) != ("env_config", None)}
     if "env" in spec and config.setdefault("env", spec["env"]) != spec["env"]:
         raise ExperimentError(
-            f"{where('config', 'env')}: config.env {config['env']!r} is not the experiment's env "
+            f"{where('config', 'env')}: config.env {shown(config['env'])} is not the experiment's env "
             f"{spec['env']!r}; write one."
         )
     if "env" not in config and "input" not in config and "input_" not in config:
@@ -188,26 +225,42 @@ def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
     return config
 
 
-def _parse_num_samples(value: int, where: Where) -> int:
-    if value < 1 and value != -1:
-        raise ExperimentError(
-            f"{where('num_samples')}: num_samples must be at least 1, or -1 for sampling without end; got {value}."
-        )
-    return value
-
-
 def _parse_stop(stop: dict[str, Any], where: Where) -> dict[str, float]:
-    parsed = {}
+    parsed, problems = {}, Problems()
     for name, value in stop.items():
-        place = where("stop", name)
-        if isinstance(value, dict):
-            raise ExperimentError(
-                f"{place}: write nested metrics with slashes, as in '{name}/{next(iter(value), '...')}: ...'."
-            )
-        if not fits(value, float):
-            raise ExperimentError(f"{place}: {name} must be a number; got {value!r}.")
-        parsed[resolve_metric(str(name), place)] = value
+        with problems.collect():
+            parsed[resolve_metric(name, where("stop", name))] = _stop_value(name, value, where("stop", name))
+    problems.report()
     return parsed
+
+
+def _stop_value(name: str, value: Any, place: str) -> float:
+    if isinstance(value, dict):
+        raise ExperimentError(
+            f"{place}: write nested metrics with slashes, as in '{name}/{next(iter(value), '...')}: ...'."
+        )
+    if not fits(value, float):
+        raise ExperimentError(f"{place}: {name} must be a number; got {shown(value)}.")
+    metric = resolve_metric(name, place)
+    if metric in CLOCKS and value <= 0:
+        raise ExperimentError(f"{place}: {name} must be more than 0; {value} is reached before training begins.")
+    if metric.endswith("/win_rate") and not 0 < value <= 1:
+        raise ExperimentError(f"{place}: {name} is a share, from 0 to 1: write 0.9 for 90%; got {value}.")
+    return float(value) if abs(value) >= 2**63 else value
+
+
+def _check_metrics_are_reported(experiment: Experiment, stop: dict[str, Any], where: Where) -> None:
+    """Refuses metrics of an evaluation that never takes place."""
+    if experiment.config.get("evaluation_interval"):
+        return
+    places = {resolve_metric(name, ""): where("stop", name) for name in stop}
+    if experiment.search is not None:
+        places[experiment.search.metric] = where("search", "metric")
+    if experiment.checkpoints.score_attribute is not None:
+        places[experiment.checkpoints.score_attribute] = where("checkpoint_score_attr")
+    for name, place in places.items():
+        if name.startswith("evaluation/"):
+            raise ExperimentError(f"{place}: '{name}' needs an evaluation; write 'evaluation_interval: 10' in config.")
 
 
 def parse_checkpoints(spec: dict[str, Any], where: Where, defaults: Checkpoints) -> Checkpoints:
@@ -220,6 +273,12 @@ def parse_checkpoints(spec: dict[str, Any], where: Where, defaults: Checkpoints)
     """
     given = dict(spec.get("checkpoint_config", {}))
     check_mapping(given, _CHECKPOINT_KINDS, where, "checkpoint_config")
+    check_numbers(given, where, "checkpoint_config")
+    if given.get("checkpoint_score_order", "max") not in ("max", "min"):
+        raise ExperimentError(
+            f"{where('checkpoint_config', 'checkpoint_score_order')}: checkpoint_score_order must be 'max' or 'min'; "
+            f"got {given['checkpoint_score_order']!r}."
+        )
     given |= {new: spec[old] for old, new in _CLASSIC_CHECKPOINT_KEYS.items() if old in spec}
     if "checkpoint_score_attr" in spec:  # classic: "min-x" for the lowest x
         attribute = spec["checkpoint_score_attr"]

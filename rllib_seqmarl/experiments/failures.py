@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 
 from ray.exceptions import ActorDiedError, RayTaskError
@@ -25,6 +27,25 @@ def root_message(error: BaseException) -> str:
         if inner is None and not str(outer):  # RLlib raises an empty error from an environment's own
             return _first_in_traceback(str(error)) or type(outer).__name__
     return _say(type(outer).__name__, str(outer).strip())
+
+
+def trial_message(error: BaseException, folder: str) -> str:
+    """What a trial ended with, in one message; where the disk was full, which folder is on it."""
+    return _disk_full(str(error), folder) or root_message(error)
+
+
+def driver_message(error: BaseException, folder: str) -> str:
+    """One line for an error of Tune itself, which it raises with a whole traceback as text."""
+    text = str(error)
+    last = (text.strip().splitlines() or [type(error).__name__])[-1]
+    return _disk_full(text, folder) or f"{folder}: Tune stopped: {' '.join(last.split())}"
+
+
+def _disk_full(text: str, folder: str) -> str | None:
+    for reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)):
+        if reason in text:
+            return f"{folder}: results cannot be written ({reason}); free some space and continue with --resume."
+    return None
 
 
 def _say(kind: str, message: str) -> str:

@@ -16,6 +16,7 @@ from rllib_seqmarl.experiments.plots import plot_learning_curves, write_gif
 from rllib_seqmarl.experiments.progress import duration
 from rllib_seqmarl.experiments.ray_session import RaySession
 from rllib_seqmarl.experiments.report import best_checkpoint, closing_words
+from rllib_seqmarl.experiments.results_folder import unused_name
 from rllib_seqmarl.experiments.runner import check_runnable, run_experiment
 from rllib_seqmarl.experiments.trial_files import read_curve
 from rllib_seqmarl.experiments.tuned import tuned_configs
@@ -97,7 +98,7 @@ def _experiment(out: Path, minutes: float, steps: int | None) -> Experiment:
         raise ExperimentError(f"the tuned configuration {TUNED} is not installed; install the package anew.")
     experiment = tuned.load()
     stop = {ENV_STEPS: steps or experiment.stop[ENV_STEPS], SECONDS: 60 * minutes}
-    return replace(experiment, name="training", storage_path=str(out), stop=stop)
+    return replace(experiment, name=unused_name(str(out), "training"), storage_path=str(out), stop=stop)
 
 
 def _untrained(experiment: Experiment, folder: Path) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from rllib_seqmarl.experiments.errors import ExperimentError
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone in workers without GPUs
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals end a run by `stopping`, after a checkpoint
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first results may come before the first episode's end
 }
 
@@ -57,6 +60,7 @@ class RaySession:
             "num_gpus": self.num_gpus,
             "include_dashboard": False,
         }
+        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=self.address,
@@ -64,8 +68,12 @@ class RaySession:
                 log_to_driver=self.verbose > 0,
                 **({} if self.address else here),
             )
+        except SystemExit:  # Ray's own answer to SIGTERM while it starts
+            raise SystemExit(128 + signal.SIGTERM) from None
         except ConnectionError as error:
             raise ExperimentError(f"--ray-address {self.address}: there is no Ray cluster: {error}") from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # in whose place Ray has put one that exits at once
         try:
             yield
         finally:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayError
+from ray.train._internal.storage import get_fs_and_path
+from ray.tune import TuneError
 from ray.tune.registry import get_trainable_cls
 
+from rllib_seqmarl.experiments import results_folder
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment
-from rllib_seqmarl.experiments.failures import root_message
+from rllib_seqmarl.experiments.experiment_record import write_record
+from rllib_seqmarl.experiments.failures import driver_message, trial_message
 from rllib_seqmarl.experiments.progress import Progress
 from rllib_seqmarl.experiments.ray_session import RaySession
+from rllib_seqmarl.experiments.result_files import ResultFiles
+from rllib_seqmarl.experiments.results_folder import is_remote, only_run, storage_root
+from rllib_seqmarl.experiments.resume import SavedRun
 from rllib_seqmarl.experiments.search_space import corners
+from rllib_seqmarl.experiments.stopping import Stopping
+from rllib_seqmarl.experiments.trial_files import find_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +60,8 @@ class Outcome:
         path: Its results' folder.
         results: Tune's results, one a trial.
         failures: The trials that ended with an error.
-        interrupted: Whether it was stopped before its end (Ctrl-C).
+        interrupted: Whether it was stopped before its end.
+        signum: The signal that stopped it, such as SIGINT for Ctrl-C; None if none did.
     """
 
     experiment: Experiment
@@ -56,6 +69,7 @@ class Outcome:
     results: tune.ResultGrid
     failures: list[Failure]
     interrupted: bool
+    signum: int | None = None
 
 
 def run_experiment(experiment: Experiment, session: RaySession, resume: bool = False) -> Outcome:
@@ -64,17 +78,41 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
     Args:
         experiment: A checked experiment.
         session: Where; used if this process has no Ray yet.
-        resume: Whether to go on with the experiment of the same name and storage path, if there is one:
-            trials that did not finish, or failed, continue from their last checkpoints.
+        resume: Whether to go on with the experiment of the same name and storage path, if there is one. Trials that
+            did not finish, failed, or have not reached the experiment's stop criteria, which may be new, continue
+            from their last checkpoints, with the experiment's config.
 
     Returns:
         What came of it, failed trials included.
+
+    Raises:
+        ExperimentError: the folder is in use, holds another run's results or cannot be written to, or something differs
+            from the run to resume that cannot be changed.
     """
-    with session.open():
-        results = _tuner(experiment, session.verbose, resume).fit()
+    check_folder(experiment, resume)
+    with ExitStack() as stack:
+        if not is_remote(experiment.storage_path):
+            stack.enter_context(only_run(Path(_folder(experiment))))
+        saved = SavedRun(experiment, _folder(experiment)) if resume else None
+        if saved is not None and not saved.exists:
+            logger.info("%s: nothing to resume in %s; starting a new run", experiment.name, _folder(experiment))
+            saved = None
+        stack.enter_context(session.open())
+        stopping = Stopping(
+            experiment.stop,
+            late=any(key.startswith("callbacks") for key in experiment.config),
+            resumed=saved.trial_ids if saved else (),
+        )
+        try:
+            with stopping.signals():
+                results = _tuner(experiment, session.verbose, stopping, saved).fit()
+        except (TuneError, RayError, OSError) as error:
+            raise ExperimentError(driver_message(error, _folder(experiment))) from error
+    if stopping.problem is not None:
+        raise ExperimentError(stopping.problem)
     failures = [
         Failure(
-            message=root_message(result.error),
+            message=trial_message(result.error, _folder(experiment)),
             error=result.error,
             checkpoint=result.checkpoint.path if result.checkpoint else None,
             error_file=str(Path(result.path) / "error.txt"),
@@ -85,24 +123,56 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
     # Tune marks an interrupted run's trials as terminated; that they were not done is in their last results.
     ended = sum(bool(result.error or (result.metrics or {}).get("done")) for result in results)
     expected = experiment.num_trials or len(results)
-    interrupted = ended < expected and experiment.time_budget_s is None
-    return Outcome(experiment, results.experiment_path, results, failures, interrupted)
+    interrupted = ended < expected and (stopping.signum is not None or experiment.time_budget_s is None)
+    return Outcome(experiment, results.experiment_path, results, failures, interrupted, stopping.signum)
 
 
-def _tuner(experiment: Experiment, verbose: int, resume: bool) -> tune.Tuner:
-    storage = Path(experiment.storage_path or "~/ray_results").expanduser()
-    # A bucket's address stays as it is; a folder of this machine must be absolute for Tune.
-    storage_path = str(experiment.storage_path) if "://" in str(experiment.storage_path) else str(storage.absolute())
-    folder = f"{storage_path}/{experiment.name}"
-    if resume and tune.Tuner.can_restore(folder):
-        return tune.Tuner.restore(folder, trainable=experiment.run, resume_errored=True)
-    if resume:
-        logger.info("%s: nothing to resume in %s; starting anew", experiment.name, folder)
+def _folder(experiment: Experiment) -> str:
+    return f"{storage_root(experiment.storage_path)}/{experiment.name}"
+
+
+def check_folder(experiment: Experiment, resume: bool) -> None:
+    """Refuses to start an experiment whose results' folder is not writable, is in use, or holds other results.
+
+    Raises:
+        ExperimentError: with the remedy.
+    """
+    if not is_remote(experiment.storage_path):
+        results_folder.check_folder(Path(_folder(experiment)), experiment.name, resume)
+    elif not resume and tune.Tuner.can_restore(_folder(experiment)):
+        raise ExperimentError(
+            f"{_folder(experiment)} holds results already: continue that run with --resume, or choose another name."
+        )
+
+
+def check_startable(experiments: Sequence[Experiment], resume: bool) -> None:
+    """Refuses experiments whose results' folders are not fit for a new run, or for the run to resume.
+
+    Raises:
+        ExperimentError: as `run_experiment`.
+    """
+    for experiment in experiments:
+        check_folder(experiment, resume)
+        if resume:
+            SavedRun(experiment, _folder(experiment))
+
+
+def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: SavedRun | None) -> tune.Tuner:
     metric, mode = experiment.metric
-    search, checkpoints = experiment.search, experiment.checkpoints
-    return tune.Tuner(
+    search, space = experiment.search, _param_space(experiment)
+    checkpoints = tune.CheckpointConfig(
+        num_to_keep=experiment.checkpoints.keep,
+        checkpoint_frequency=experiment.checkpoints.frequency,
+        checkpoint_at_end=experiment.checkpoints.at_end,
+        checkpoint_score_attribute=experiment.checkpoints.score_attribute,
+        checkpoint_score_order=experiment.checkpoints.score_order,
+    )
+    if saved is not None:
+        saved.bring_up_to_date(space, checkpoints)
+    resume = tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)
+    tuner = tune.Tuner(
         experiment.run,
-        param_space=_param_space(experiment),
+        param_space=space,
         tune_config=tune.TuneConfig(
             metric=metric,
             mode=mode,
@@ -115,20 +185,17 @@ def _tuner(experiment: Experiment, verbose: int, resume: bool) -> tune.Tuner:
         ),
         run_config=tune.RunConfig(
             name=experiment.name,
-            storage_path=storage_path,
+            storage_path=storage_root(experiment.storage_path),
             stop=experiment.stop,
             verbose=verbose,
-            callbacks=[Progress(experiment.name, experiment.num_trials, experiment.stop)],
+            callbacks=[Progress(experiment.name, experiment.num_trials, experiment.stop), stopping, ResultFiles()],
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
-            checkpoint_config=tune.CheckpointConfig(
-                num_to_keep=checkpoints.keep,
-                checkpoint_frequency=checkpoints.frequency,
-                checkpoint_at_end=checkpoints.at_end,
-                checkpoint_score_attribute=checkpoints.score_attribute,
-                checkpoint_score_order=checkpoints.score_order,
-            ),
+            checkpoint_config=checkpoints,
         ),
+        _tuner_kwargs={"resume_config": resume} if saved is not None else None,
     )
+    write_record(experiment, *get_fs_and_path(_folder(experiment)))
+    return tuner
 
 
 def _trial_folder(trial: Any) -> str:
@@ -141,7 +208,9 @@ def _param_space(experiment: Experiment) -> dict[str, Any]:
     if "initial_policy" in space:
         space["initial_policy"] = _absolute(space["initial_policy"])  # trials run in folders of their own
     if experiment.restore is not None:
-        space["callbacks_on_algorithm_init"] = partial(_start_from, str(Path(experiment.restore).absolute()))
+        space["callbacks_on_algorithm_init"] = partial(
+            _start_from, str(find_checkpoint(Path(experiment.restore)).absolute())
+        )
     return space
 
 
@@ -173,8 +242,8 @@ def check_runnable(experiments: Sequence[Experiment], session: RaySession) -> No
 
 
 def _check_one(experiment: Experiment, capacity: dict[str, float] | None) -> None:
-    if experiment.restore and not Path(experiment.restore).is_dir():
-        raise ExperimentError(f"restore: there is no checkpoint folder {experiment.restore}.")
+    if experiment.restore is not None:
+        _check_restorable(experiment.restore, experiment.run)
     if capacity is None:
         return
     config = next(corners(experiment.config))
@@ -189,3 +258,19 @@ def _check_one(experiment: Experiment, capacity: dict[str, float] | None) -> Non
                 f"{experiment.name}: a trial needs {needed[kind]:g} {kind}s, but there are "
                 f"{capacity[kind]:g}; {remedy.format(needed[kind])}."
             )
+
+
+def _check_restorable(path: str, run: str) -> None:
+    """Refuses to start trials from what is no checkpoint of their algorithm."""
+    checkpoint = find_checkpoint(Path(path))
+    try:
+        with (checkpoint / "class_and_ctor_args.pkl").open("rb") as file:
+            found = pickle.load(file)["class"]
+    except FileNotFoundError:
+        raise ExperimentError(f"restore: {checkpoint} is not a checkpoint of an RLlib algorithm.") from None
+    except Exception as error:  # of any kind: unpickling runs code
+        raise ExperimentError(f"restore: checkpoint {checkpoint} is damaged ({type(error).__name__}).") from error
+    wanted = get_trainable_cls(run)
+    if found is not wanted:
+        name = getattr(found, "__name__", str(found))
+        raise ExperimentError(f"restore: {checkpoint} is a checkpoint of {name}, not of {wanted.__name__}.")

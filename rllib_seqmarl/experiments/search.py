@@ -130,6 +130,9 @@ def parse_search(block: Any, where: Where) -> Search | None:
         )
     if search.mode not in ("max", "min"):
         raise ExperimentError(f"{where('search', 'mode')}: mode must be 'max' or 'min'; got {search.mode!r}.")
+    if (search.max_concurrent is not None and search.max_concurrent < 1) or (search.seed or 0) < 0:
+        key = "max_concurrent" if (search.max_concurrent or 1) < 1 else "seed"
+        raise ExperimentError(f"{where('search', key)}: {key} must be positive; got {given[key]}.")
     return Search(
         **given
         | {
@@ -157,7 +160,18 @@ def parse_scheduler(block: Any, where: Where) -> SchedulerChoice | None:
         )
     known = set(inspect.signature(SCHEDULERS[name]).parameters) - {"metric", "mode"}
     check_mapping(options, dict.fromkeys(known, Any), where, "scheduler")
-    return SchedulerChoice(name, to_search_space(options, lambda *path: where("scheduler", *path)))
+    if name == "pbt" and not options.get("hyperparam_mutations"):
+        raise ExperimentError(
+            f"{where('scheduler')}: scheduler 'pbt' needs to know what to mutate; write 'scheduler: {{name: pbt, "
+            "hyperparam_mutations: {lr: {loguniform: [1e-5, 1e-3]}}}'."
+        )
+    choice = SchedulerChoice(name, to_search_space(options, lambda *path: where("scheduler", *path)))
+    try:
+        choice.build()
+    except Exception as error:  # Tune checks its schedulers' options by assertions and type errors
+        reason = str(error) or "its options do not fit each other"
+        raise ExperimentError(f"{where('scheduler')}: scheduler '{name}': {' '.join(reason.split())}") from None
+    return choice
 
 
 def _merge(config: dict[str, Any], addition: dict[str, Any]) -> dict[str, Any]:

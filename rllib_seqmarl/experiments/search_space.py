@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,7 +72,7 @@ def _distribution(name: str, arguments: Any, place: str) -> Any:
             numbers = signature.bind(**arguments).arguments
         else:
             numbers = signature.bind(*(arguments if isinstance(arguments, list) else [arguments])).arguments
-        if not all(isinstance(number, int | float) for number in numbers.values()):
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers.values()):
             raise TypeError
     except TypeError:
         names = ", ".join(parameter for parameter in signature.parameters if parameter != "base")

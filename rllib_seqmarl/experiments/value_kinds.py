@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
-from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.errors import Problems
 from rllib_seqmarl.suggestions import did_you_mean
 
 Where = Callable[..., str]
@@ -44,7 +45,7 @@ def _fits_one(value: Any, hint: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if kind in (list, tuple):
         return isinstance(value, list | tuple)
     if kind in (str, dict, type(None)):
@@ -74,13 +75,31 @@ def check_mapping(given: Mapping[str, Any], kinds: Mapping[str, Any], where: Whe
         path: Where `given` stands.
 
     Raises:
-        ExperimentError: with the place, the key, and the nearest known one or what its value must be.
+        ExperimentError: with the place, the key, and the nearest known one or what its value must be; a line for
+            each of them.
     """
+    problems = Problems()
     for key, value in given.items():
         place = where(*path, key)
         if key not in kinds:
             near = did_you_mean(key, kinds) or f" The keys are {', '.join(kinds)}."
             inside = f" in '{path[-1]}'" if path else ""
-            raise ExperimentError(f"{place}: key '{key}' unknown{inside}.{near}")
-        if not fits(value, kinds[key]):
-            raise ExperimentError(f"{place}: {key} must be {kind_of(kinds[key])}; got {value!r}.")
+            problems.add(f"{place}: key '{key}' unknown{inside}.{near}")
+        elif not fits(value, kinds[key]):
+            problems.add(f"{place}: {key} must be {kind_of(kinds[key])}; got {shown(value)}.")
+    problems.report()
+
+
+def shown(value: Any, width: int = 100) -> str:
+    """A value as a message shows it: on one line, and cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= width else f"{text[: width - 4]} ..."
+
+
+def non_finite(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], float]]:
+    """The places of all numbers in plain data that are NaN or infinite, with the numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    elif isinstance(value, dict | list):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from non_finite(entry, (*path, key))

@@ -130,6 +130,26 @@ MISTAKES = {
     "  search: optuna": "4: there is nothing to search",
     "  search: {space: {lr: {grid_search: [1e-3, 1e-4]}}}": "4: Grid search parameters cannot be",
     "  scheduler: ahsa": "4: scheduler 'ahsa' unknown; known are fifo, asha",
+    "  num_samples: -2": "4: num_samples must be at least 1, or -1 for sampling without end; got -2",
+    "  keep_checkpoints_num: -1": "4: keep_checkpoints_num must be at least 0 (0 for all); got -1",
+    "  checkpoint_config:\n    checkpoint_frequency: -5": "5: checkpoint_frequency must be at least 0",
+    "  max_failures: -2": "4: max_failures must be at least 0, or -1 for no limit; got -2",
+    "  max_concurrent_trials: 0": "4: max_concurrent_trials must be at least 1",
+    "  time_budget_s: 0": "4: time_budget_s must be more than 0",
+    "  time_budget_s: .inf": "4: time_budget_s must be a number; got inf",
+    "  config:\n    lr: [[0, 1e-3], [1000, .inf]]": "5: lr/1/1 must be finite",
+    "  config:\n    gamma: -.inf": "5: gamma must be a number",
+    "  config:\n    lr: {uniform: [0, .inf]}": "5: uniform takes the numbers [lower, upper]",
+    "  config:\n    explore: yes": "5: 'yes' means different things",
+    "  config:": "4: config must be a mapping; got None",
+    "  stop:\n    env_steps: 0": "5: env_steps must be more than 0; 0 is reached before training begins",
+    "  stop:\n    win_rate: 90": "5: win_rate is a share, from 0 to 1: write 0.9 for 90%; got 90",
+    "  stop:\n    evaluation/episode_return_mean: 1": "5: 'evaluation/env_runners/episode_return_mean' needs an",
+    "  search: {space: {lr: {uniform: [0, 1]}}, seed: -1}": "4: seed must be positive; got -1",
+    "  scheduler: pbt": "4: scheduler 'pbt' needs to know what to mutate; write 'scheduler: {name: pbt, hyperparam_",
+    "  scheduler: {name: pbt, hyperparam_mutations: {lrr: {uniform: [0, 1]}}}": "4: key 'lrr' unknown for MAT. Did",
+    "  scheduler: {name: asha, grace_period: 9, max_t: 3}": "4: scheduler 'asha': ",
+    "  scheduler: {name: asha, grace_period: long}": "4: scheduler 'asha': ",
     "  scheduler: {name: asha, grace_periods: 2}": "4: key 'grace_periods' unknown in 'scheduler'. Did you",
 }
 
@@ -139,9 +159,52 @@ def test_a_mistake_is_told_with_its_line(write, lines):
     assert refusal(write(HEAD + lines)).startswith(f"exp.yaml:{MISTAKES[lines]}")
 
 
+def test_all_mistakes_of_a_file_are_told_at_once(write):
+    text = """
+        old:
+          run: MAT
+          env: mpe/simple_spread
+          resources_per_trial: {cpu: 1}
+          num_sample: 3
+          max_failures: -4
+          stop:
+            timesteps_total: 1000
+            episode_reward_mean: -10
+          config:
+            num_workers: 1
+            num_epochs: many
+            sgd_minibatch_size: 200
+            evaluation_config:
+              num_envs_per_worker: 2
+          scheduler: ahsa
+        ../new:
+          run: MTA
+          env: mpe/simple_spread
+    """
+    with pytest.raises(ExperimentError) as refused:
+        load_experiments(write(text))
+    lines = [line.split("exp.yaml:")[1] for line in str(refused.value).splitlines()]
+    places = {int(line.split(":")[0]): line for line in lines}
+    assert sorted(places) == [4, 5, 6, 8, 9, 11, 12, 13, 15, 16, 17, 18] and len(lines) == 12
+    assert "write 'env_steps' instead" in places[8] and "'num_envs_per_env_runner'" in places[15]
+    assert "contains '/'" in places[17]
+
+
+def test_an_empty_env_config_is_none(write):
+    (experiment,) = load_experiments(write(HEAD + "  config:\n    env_config:\n"))
+    assert experiment.config == {"env": "mpe/simple_spread"}
+
+
+def test_a_missing_package_is_told_where_the_environment_is_named(write, monkeypatch):
+    monkeypatch.setattr("rllib_seqmarl.envs.catalog.find_spec", lambda name: None)
+    assert refusal(write(HEAD)).startswith("exp.yaml:3: mpe/simple_spread needs mpe2")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("7: {run: MAT, env: mpe/simple_spread}", "exp.yaml:1: keys are text: put 7 in quotes"),
+        ("run: MAT\nenv: mpe/simple_spread", "exp.yaml:1: 'run' belongs to an experiment: write its name above"),
         ("", "exp.yaml: an experiment file maps names to experiments"),
         ("a: 3", "exp.yaml:1: experiment 'a' must be a mapping"),
         ("a:\n  env: mpe/simple_spread", "exp.yaml:1: experiment 'a' lacks 'run'"),

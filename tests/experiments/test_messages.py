@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune import TuneError
 
 from rllib_seqmarl.experiments.errors import ExperimentError
-from rllib_seqmarl.experiments.failures import root_message
+from rllib_seqmarl.experiments.failures import driver_message, root_message, trial_message
 from rllib_seqmarl.experiments.metrics import metric, resolve_metric
 from rllib_seqmarl.experiments.progress import Progress, duration
 from rllib_seqmarl.experiments.report import table
@@ -116,3 +119,21 @@ def test_an_empty_error_raised_from_another_is_told_by_that_others_words():
     )
     error = RayTaskError("f", text, RuntimeError(), pid=1, ip="1.2.3.4")
     assert root_message(error.as_instanceof_cause()) == "spread, step 3: agent 'a': its reward is nan."
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_the_folder_wherever_it_is_noticed(number: int) -> None:
+    error = OSError(number, os.strerror(number), "/results/mine/result.json")
+    said = (
+        f"/results/mine: results cannot be written ({os.strerror(number)}); free some space and continue with --resume."
+    )
+    assert trial_message(task_error(error), "/results/mine") == said
+    assert driver_message(error, "/results/mine") == said
+    tune_error = TuneError(f'Traceback (most recent call last):\n  File "tune.py", line 1\nOSError: {error}\n')
+    assert driver_message(tune_error, "/results/mine") == said
+
+
+def test_other_errors_of_tune_are_told_in_one_line() -> None:
+    error = TuneError('Traceback (most recent call last):\n  File "tune.py", line 1\nKeyError: 3\n')
+    assert driver_message(error, "/results/mine") == "/results/mine: Tune stopped: KeyError: 3"
+    assert driver_message(TuneError(), "/r") == "/r: Tune stopped: TuneError"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment, parse_experiment
+from rllib_seqmarl.experiments.experiment_record import config_changes, record
 from rllib_seqmarl.experiments.progress import Progress
 from rllib_seqmarl.experiments.ray_session import RaySession
 from rllib_seqmarl.experiments.report import best_checkpoint, closing_words, results_table
@@ -113,8 +116,7 @@ def test_a_late_failure_keeps_its_checkpoint_and_resuming_goes_on_from_it(tmp_pa
     outcome = run(one, resume=True)
     assert not outcome.failures and not outcome.interrupted
     lines = (Path(outcome.results[0].path) / "result.json").read_text().splitlines()
-    iterations = [json.loads(line)["training_iteration"] for line in lines]
-    assert iterations[-1] == 8 and iterations == sorted(iterations)
+    assert iterations(outcome) == [1, 2, 3, 4, 5, 6, 7, 8]
     steps = [json.loads(line)["num_env_steps_sampled_lifetime"] for line in lines]
     assert steps[-1] == 8 * 40
 
@@ -146,17 +148,102 @@ def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(tmp_path: Path,
     assert finished.results[0].metrics["training_iteration"] == 6
 
 
+def iterations(outcome: Outcome, trial: int = 0) -> list[int]:
+    lines = (Path(outcome.results[trial].path) / "result.json").read_text().splitlines()
+    with (Path(outcome.results[trial].path) / "progress.csv").open() as file:
+        rows = [int(row["training_iteration"]) for row in csv.DictReader(file)]
+    found = [json.loads(line)["training_iteration"] for line in lines]
+    assert rows == found
+    return found
+
+
+def test_a_resumed_run_goes_on_to_a_later_stop_with_another_config_and_repeats_no_iteration(tmp_path: Path) -> None:
+    run(experiment(tmp_path, stop={"training_iteration": 2}))
+    tuner = tmp_path / "tiny" / "tuner.pkl"
+    tuner.write_bytes(b"damaged")  # which nothing depends on
+    outcome = run(experiment(tmp_path, {"num_epochs": 2}, stop={"env_steps": 4 * 40}), resume=True)
+    assert not outcome.failures and not outcome.interrupted
+    assert iterations(outcome) == [1, 2, 3, 4]
+    last = outcome.results[0].metrics
+    assert last["num_env_steps_sampled_lifetime"] == 4 * 40 and last["config"]["num_epochs"] == 2
+
+    # What a run that is killed leaves behind after Tune's last saved state.
+    trial = Path(outcome.results[0].path)
+    with (trial / "result.json").open("a") as file:
+        file.write(json.dumps({"training_iteration": 5}) + '\n{"cut off')
+    with (trial / "progress.csv").open("a") as file:
+        columns = next(csv.reader((trial / "progress.csv").open()))
+        file.write(",".join("5" for _ in columns) + "\n")
+    shutil.copytree(max(trial.glob("checkpoint_*")), trial / "checkpoint_000007")
+    outcome = run(experiment(tmp_path, {"num_epochs": 2}, stop={"training_iteration": 5}), resume=True)
+    assert iterations(outcome) == [1, 2, 3, 4, 5]
+    assert outcome.results[0].metrics["num_env_steps_sampled_lifetime"] == 5 * 40
+    assert max(trial.glob("checkpoint_*")).name == "checkpoint_000004"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"config": {"lr": {"grid_search": [1e-3, 1e-5]}}}, r"config.lr \(part of the search space\): .*1e-05"),
+        ({"config": {"lr": 1e-3}}, r"config.lr \(part of the search space\)"),
+        ({"config": {"gamma": {"uniform": [0.9, 1.0]}}}, r"config.gamma \(part of the search space\): None -> "),
+        ({"config": {"embed_dim": 32}}, r"config.embed_dim \(part of the network, whose weights are.*: 16 -> 32"),
+        ({"env": "mpe/simple_spread"}, r"config.env \(the environment\)"),
+        ({"num_samples": 3}, "num_samples: 1 -> 3"),
+        ({"run": "MAM", "config": {"minibatch_size": None}}, "run: 'MAT' -> 'MAM'"),
+        ({"scheduler": "asha"}, "scheduler: None -> "),
+    ],
+)
+def test_what_cannot_change_on_resuming_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    grid = {"lr": {"grid_search": [1e-3, 1e-4]}}
+    old = experiment(tmp_path, grid, stop={"training_iteration": 2})
+    config = grid | change.pop("config", {})
+    if "env" in change:
+        config["env_config"] = {}
+    with pytest.raises(ExperimentError, match=f"^tiny: --resume cannot change .*{said}") as refused:
+        config_changes(record(old), experiment(tmp_path, config, stop={"training_iteration": 2}, **change))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_stop_criterion_that_nothing_reports_ends_the_run_after_the_first_episodes(tmp_path: Path) -> None:
+    with pytest.raises(
+        ExperimentError, match="'env_runners/episode_retrun_mean' is not in the results. Did you mean"
+    ) as e:
+        run(experiment(tmp_path, stop={"env_runners/episode_retrun_mean": 2, "training_iteration": 50}))
+    assert "--resume" in str(e.value)
+    assert len(list(tmp_path.glob("tiny/MAT_*/checkpoint_*"))) > 0
+
+
+def test_a_second_run_under_one_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "notes.txt").touch()
+    with pytest.raises(ExperimentError, match="tiny holds results already"):
+        run(experiment(tmp_path))
+
+
+def test_a_damaged_state_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "experiment_state-2026-01-01_00-00-00.json").write_text('{"trial_data": [')
+    with pytest.raises(
+        ExperimentError, match="the run's state is damaged .*; start an experiment under another name"
+    ) as e:
+        run(experiment(tmp_path), resume=True)
+    assert "\n" not in str(e.value)
+
+
 def test_a_trial_can_start_from_another_trials_checkpoint(tmp_path: Path) -> None:
     checkpoint = best_checkpoint(run(experiment(tmp_path / "a", stop={"training_iteration": 2})))
     assert checkpoint is not None
-    outcome = run(experiment(tmp_path / "b", stop={"training_iteration": 1}, restore=checkpoint))
+    with pytest.raises(ExperimentError, match="is a checkpoint of MAT, not of MAM"):
+        check_runnable([experiment(tmp_path, {"minibatch_size": None}, run="MAM", restore=checkpoint)], RaySession())
+    outcome = run(experiment(tmp_path / "b", stop={"training_iteration": 1}, restore=str(tmp_path / "a" / "tiny")))
     assert outcome.results[0].metrics["num_env_steps_sampled_lifetime"] == 3 * 40
 
 
 def test_a_trial_that_would_wait_for_ever_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match="a trial needs 51 CPUs, but there are 4; lower num_env_runners"):
         check_runnable([experiment(tmp_path, {"num_env_runners": 50})], RaySession())
-    with pytest.raises(ExperimentError, match="there is no checkpoint folder nowhere"):
+    with pytest.raises(ExperimentError, match="nowhere: there is no such folder"):
         check_runnable([experiment(tmp_path, restore="nowhere")], RaySession())
 
 

@@ -1,0 +1,120 @@
+"""What an experiment was started with, kept in its folder, so that resuming it can say what is different."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+import pyarrow.fs
+from ray.tune.registry import get_trainable_cls
+from ray.tune.search.sample import Domain, Sampler
+
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.experiment import Experiment
+from rllib_seqmarl.experiments.search_space import distributions
+from rllib_seqmarl.experiments.value_kinds import shown
+
+RECORD = "experiment.json"
+
+# What a resumed run takes from the command or file, besides most of the config; all else must be as it was.
+CHANGEABLE = ("stop", "checkpoints", "max_failures", "time_budget_s", "name", "storage_path", "config")
+
+
+def record(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as plain data: the same experiment always gives the same."""
+    return json.loads(json.dumps(_plain(experiment)))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
+    if isinstance(value, Domain | Sampler):
+        return {type(value).__name__: {key: _plain(part) for key, part in vars(value).items()}}
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def write_record(experiment: Experiment, fs: pyarrow.fs.FileSystem, folder: str) -> None:
+    """Writes an experiment's record into its folder."""
+    with fs.open_output_stream(f"{folder}/{RECORD}") as file:
+        file.write(json.dumps(record(experiment), indent=2).encode())
+
+
+def read_record(fs: pyarrow.fs.FileSystem, folder: str) -> dict[str, Any] | None:
+    """The record in an experiment's folder; None where there is none that can be read."""
+    try:
+        with fs.open_input_stream(f"{folder}/{RECORD}") as file:
+            return dict(json.loads(file.readall()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def config_changes(old: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """The config keys whose values are not those of the record, with the new ones; `ABSENT` where a key has gone.
+
+    Args:
+        old: The record of the experiment as it was started.
+        experiment: The experiment as it is to be resumed.
+
+    Raises:
+        ExperimentError: something differs that cannot be changed on resuming, with a reason for each thing.
+    """
+    new = record(experiment)
+    refused = [
+        f"{key}: {shown(old.get(key), 60)} -> {shown(value, 60)}"
+        for key, value in new.items()
+        if key not in CHANGEABLE and value != old.get(key) and (key, value) != ("restore", None)
+    ]
+    changes = {}
+    for key in {**old["config"], **new["config"]}:
+        before, after = old["config"].get(key), new["config"].get(key)
+        if before == after and (key in old["config"]) == (key in new["config"]):
+            continue
+        changes[key] = experiment.config.get(key, ABSENT)
+        reason = _fixed(key, experiment, before)
+        if reason:
+            refused.append(f"config.{key} ({reason}): {shown(before, 60)} -> {shown(after, 60)}")
+    if refused:
+        raise ExperimentError(
+            f"{experiment.name}: --resume cannot change {'; '.join(refused)}. Leave it as it was, or start an "
+            "experiment under another name, with 'restore' or 'initial_policy' to begin from a checkpoint."
+        )
+    return changes
+
+
+ABSENT = object()
+
+
+def _fixed(key: str, experiment: Experiment, before: Any) -> str | None:
+    """Why a config key cannot change on resuming; None if it can."""
+    if key == "env":
+        return "the environment"
+    tuned = {path[0] for path, _ in distributions(experiment.config)}
+    if key in tuned or any(isinstance(part, dict) and _is_recorded_distribution(part) for part in _parts(before)):
+        return "part of the search space"
+    network = getattr(get_trainable_cls(experiment.run).get_default_config(), "network", None)
+    if network is not None and key in inspect.signature(network).parameters:
+        return "part of the network, whose weights are in the checkpoints"
+    return None
+
+
+def _is_recorded_distribution(value: dict[str, Any]) -> bool:
+    return set(value) == {"grid_search"} or (
+        len(value) == 1 and next(iter(value)) in {"Float", "Integer", "Categorical"}
+    )
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    yield value
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from _parts(part)

@@ -1,0 +1,185 @@
+"""YAML read strictly: plain data of bounded size, and nothing that two YAML versions read differently."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rllib_seqmarl.experiments.errors import ExperimentError
+
+MAX_CHARACTERS = 200_000
+MAX_VALUES = 10_000  # written; with aliases expanded, ten times as many
+MAX_DEPTH = 50
+
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = {_TAG + name for name in ("map", "seq", "str", "int", "float", "bool", "null", "merge")}
+# Written without quotes, YAML 1.1 reads these as a boolean, in base 8 or in base 60; YAML 1.2 does not.
+_AMBIGUOUS = [
+    (re.compile(r"(?i)yes|no|on|off"), "write true or false, or put it in quotes"),
+    (re.compile(r"[-+]?0[0-9_]+"), "write it without the leading zero, or put it in quotes"),
+    (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "put it in quotes"),
+]
+_INT64 = 2**63
+
+
+def _refuse(message: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML 1.1 with `1e-5` as a number, dates as text, and keys that are unique text."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._nodes = self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > MAX_VALUES or self._depth > MAX_DEPTH:
+            found = f"more than {MAX_VALUES:,} values" if self._nodes > MAX_VALUES else f"more than {MAX_DEPTH} levels"
+            raise yaml.MarkedYAMLError(None, None, f"{found}: too much for an experiment", self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def check(self, root: yaml.Node) -> None:
+        """Refuses trees that grow too large or endless by aliases, and nodes that are no plain data."""
+        self._size(root, {})
+
+    def _size(self, node: yaml.Node, sizes: dict[int, int]) -> int:
+        """The number of values under a node, each alias counted as a copy."""
+        if id(node) in sizes:
+            if not sizes[id(node)]:
+                raise _refuse("an alias stands for something that contains it", node)
+            return sizes[id(node)]
+        sizes[id(node)] = 0
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            self._check_keys(node)
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        elif isinstance(node, yaml.ScalarNode) and node.style is None:
+            for pattern, remedy in _AMBIGUOUS:
+                if pattern.fullmatch(node.value):
+                    raise _refuse(
+                        f"'{node.value}' means different things in different versions of YAML: {remedy}", node
+                    )
+        if node.tag not in _PLAIN_TAGS:
+            tag = node.tag.replace(_TAG, "!!")
+            raise _refuse(f"could not determine a constructor for the tag '{tag}': only plain data can be read", node)
+        size = 1 + sum(self._size(child, sizes) for child in children)
+        if size > 10 * MAX_VALUES:
+            raise _refuse(f"more than {10 * MAX_VALUES:,} values, counting each alias as a copy", node)
+        sizes[id(node)] = size
+        return size
+
+    def _check_keys(self, mapping: yaml.MappingNode) -> None:
+        seen: dict[str, yaml.Node] = {}
+        for key, _ in mapping.value:
+            if key.tag == _TAG + "merge":
+                continue
+            if key.tag != _TAG + "str":
+                written = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise _refuse(f"keys are text: put {written or 'the key'} in quotes", key)
+            if key.value in seen:
+                first = seen[key.value].start_mark.line + 1
+                raise _refuse(f"key '{key.value}' stands twice (first in line {first})", key)
+            seen[key.value] = key
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep=deep)
+        except (ValueError, KeyError, IndexError, OverflowError):
+            raise _refuse(f"'{str(node.value)[:40]}' is not a value of its tag or kind", node) from None
+        if isinstance(value, int) and not -_INT64 <= value < _INT64:
+            raise _refuse("a whole number of more than 64 bits", node)
+        if isinstance(value, float) and math.isinf(value) and "inf" not in node.value.lower():
+            raise _refuse(f"{node.value} is too large for a number", node)
+        if isinstance(value, float) and math.isnan(value):
+            raise _refuse("not a number", node)
+        return value
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TAG + "timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML text's value, and where each part of it was written.
+
+    Attributes:
+        source: What to call the text in messages: a file's name, or a command-line option.
+        value: Its value.
+        root: The node tree it was made from; None for an empty text.
+        numbered: Whether messages give lines (not so for a one-line option).
+    """
+
+    source: str
+    value: Any
+    root: yaml.Node | None
+    numbered: bool = True
+
+    def where(self, *path: Hashable) -> str:
+        """`file.yaml:LINE` of what stands at `path` (keys and indices), or of the nearest thing around it."""
+        if not self.numbered or self.root is None:
+            return self.source
+        line, node = self.root.start_mark.line, self.root
+        for key in path:
+            step = _child(node, key)
+            if step is None:
+                break
+            line, node = step
+        return f"{self.source}:{line + 1}"
+
+
+def _child(node: yaml.Node, key: Hashable) -> tuple[int, yaml.Node] | None:
+    """The line and the node of one entry of a mapping (the last such key, which is in force) or sequence."""
+    if isinstance(node, yaml.MappingNode):
+        found = [(k.start_mark.line, v) for k, v in node.value if str(k.value) == str(key)]
+        return found[-1] if found else None
+    if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+        return node.value[key].start_mark.line, node.value[key]
+    return None
+
+
+def parse_yaml(text: str, source: str, numbered: bool = True) -> Document:
+    """Reads one YAML (or JSON) text, without ever constructing anything but plain data.
+
+    What YAML 1.1 and 1.2 read differently (`010`, `1:30`, `yes`) is refused; a date is text.
+
+    Raises:
+        ExperimentError: the text is not valid YAML, is no plain data, or is too large.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ExperimentError(f"{source}: too long for an experiment: more than {MAX_CHARACTERS:,} characters.")
+    try:
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            if root is not None:
+                loader.check(root)
+            value = loader.construct_document(root) if root is not None else None
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{source}:{mark.line + 1}" if numbered and mark is not None else source
+        raise ExperimentError(f"{place}: {' '.join(str(error.problem or error.context).split())}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ExperimentError(f"{source}: this is not valid YAML: {' '.join(str(error).split())}") from None
+    return Document(source, value, root, numbered)

@@ -1,0 +1,158 @@
+"""A trial's `result.json` and `progress.csv`, where each iteration stands once, also after it was repeated."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+from ray.tune.logger import CSVLoggerCallback
+
+from rllib_seqmarl.experiments.metrics import ENV_STEPS, ITERATION, metric
+
+Ends = Callable[[list[str]], Iterator[tuple[float, int]]]
+
+
+class ResultFiles(CSVLoggerCallback):
+    """As Tune's CSV logger, which it replaces, but trials that are taken up again keep their files in order."""
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        if trial not in self._trial_files:
+            self._setup_trial(trial)
+        if self._trial_continue[trial] and self._trial_csv[trial] is None:
+            # Tune would write the columns of the first result from now on under a header that may have others.
+            with Path(trial.local_path, "progress.csv").open() as file:
+                header = next(csv.reader(file))
+            self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], header)
+        super().log_trial_result(iteration, trial, result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        latest = trial.latest_checkpoint_result
+        drop_results_after(trial.local_path, latest.metrics.get(ITERATION, 0) if latest else 0)
+        self.log_trial_end(trial)
+        # Tune's loggers will fetch the files from the storage, where they are as old as its last synchronisation.
+        for name in FILES:
+            if Path(trial.local_path, name).exists():
+                pyarrow.fs.copy_files(
+                    f"{trial.local_path}/{name}",
+                    f"{trial.storage.trial_fs_path}/{name}",
+                    source_filesystem=pyarrow.fs.LocalFileSystem(),
+                    destination_filesystem=trial.storage.storage_filesystem,
+                )
+
+
+def drop_results_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
+    """Cuts a trial's `result.json` and `progress.csv` after an iteration, from which training is repeated.
+
+    Args:
+        trial_folder: The trial's folder.
+        iteration: The last iteration to keep; 0 for none.
+        fs: Where the folder is; None for this machine.
+    """
+    fs = fs or pyarrow.fs.LocalFileSystem()
+    for name, ends in FILES.items():
+        _cut(fs, f"{trial_folder}/{name}", partial(_bytes_until, iteration, ends))
+
+
+def drop_events_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
+    """Cuts a trial's TensorBoard files likewise; before its results, which tell at which steps events are.
+
+    Args:
+        trial_folder: The trial's folder.
+        iteration: The last iteration to keep; 0 for none.
+        fs: Where the folder is; None for this machine.
+    """
+    fs = fs or pyarrow.fs.LocalFileSystem()
+    path = f"{trial_folder}/result.json"
+    if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
+        return
+    content = _read(fs, path)
+    kept = _bytes_until(iteration, _ends_of_results, content)
+    steps = _steps(content[kept:]) - _steps(content[:kept])
+    for entry in fs.get_file_info(pyarrow.fs.FileSelector(trial_folder)):
+        if entry.base_name.startswith("events.out.tfevents"):
+            _cut(fs, entry.path, partial(_events_until, steps))
+
+
+def _cut(fs: pyarrow.fs.FileSystem, path: str, length: Callable[[bytes], int]) -> None:
+    if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
+        return
+    content = _read(fs, path)
+    kept = length(content)
+    if isinstance(fs, pyarrow.fs.LocalFileSystem):
+        os.truncate(path, kept)  # in place, since a logger may have it open
+    elif kept < len(content):
+        with fs.open_output_stream(path) as file:
+            file.write(content[:kept])
+
+
+def _read(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
+    with fs.open_input_stream(path) as file:
+        return bytes(file.readall())
+
+
+def _steps(results: bytes) -> set[int]:
+    """What loggers may take as the steps of these results."""
+    found = set()
+    for line in results.splitlines():
+        with suppress(ValueError):
+            result = json.loads(line)
+            found |= {int(metric(result, name) or 0) for name in (ITERATION, ENV_STEPS, "timesteps_total")}
+    return found
+
+
+def _events_until(steps: set[int], content: bytes) -> int:
+    """How many bytes of a TensorBoard file come before the first event at one of the steps."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    end = 0
+    while True:  # a record is its length in 8 bytes, a checksum in 4, the event, and a checksum in 4
+        size = int.from_bytes(content[end : end + 8], "little")
+        following = end + 16 + size
+        if following > len(content) or Event.FromString(content[end + 12 : following - 4]).step in steps:
+            return end
+        end = following
+
+
+def _bytes_until(iteration: int, ends: Ends, content: bytes) -> int:
+    """How many bytes hold the results up to an iteration.
+
+    Population-based training goes back in iterations, so the last result of the iteration counts.
+    """
+    if iteration == 0:
+        return 0
+    lines = content.splitlines(keepends=True)
+    kept, passed = 0, False
+    for found, end in ends([line.decode(errors="replace") for line in lines]):
+        passed |= found > iteration
+        if found == iteration or not passed:
+            kept = end
+    return sum(map(len, lines[:kept]))
+
+
+def _ends_of_results(lines: list[str]) -> Iterator[tuple[float, int]]:
+    """The iteration of each result in JSON lines, and how many lines there are up to its end."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield metric(json.loads(line), ITERATION) or 0, number
+        except ValueError:
+            return  # the line that was being written when the run was killed
+
+
+def _ends_of_rows(lines: list[str]) -> Iterator[tuple[float, int]]:
+    """Likewise for a CSV file, whose header counts as iteration 0."""
+    reader = csv.DictReader(io.StringIO("".join(lines)))
+    if reader.fieldnames:
+        yield 0, reader.line_num
+    for row in reader:
+        yield metric(row, ITERATION) or 0, reader.line_num
+
+
+FILES: dict[str, Ends] = {"result.json": _ends_of_results, "progress.csv": _ends_of_rows}

@@ -1,0 +1,198 @@
+"""Resuming an experiment: Tune's saved state is brought up to date, and results after the checkpoints are dropped.
+
+Tune itself would keep the stop criteria and configs of the first start, leave finished trials alone, and append the
+iterations that it repeats to the results that it has written already.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+from ray import cloudpickle
+from ray.train._internal.storage import get_fs_and_path
+from ray.tune import CheckpointConfig
+from ray.tune.experiment import Trial
+from ray.tune.utils import flatten_dict
+from ray.tune.utils.serialization import TuneFunctionEncoder, _loads_with_cloudpickle
+
+from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.experiment import Experiment
+from rllib_seqmarl.experiments.experiment_record import ABSENT, config_changes, read_record
+from rllib_seqmarl.experiments.metrics import ITERATION
+from rllib_seqmarl.experiments.result_files import drop_events_after, drop_results_after
+
+logger = logging.getLogger(__name__)
+
+_STATE = re.compile(r"experiment_state-.*\.json")
+_SEARCH_STATE = re.compile(r"(search_gen_state|basic-variant-state)-.*\.json")
+_CHECKPOINT = re.compile(r"checkpoint_(\d+)")
+
+
+class SavedRun:
+    """What an earlier run of an experiment has left in its folder."""
+
+    def __init__(self, experiment: Experiment, folder: str) -> None:
+        """Reads it.
+
+        Args:
+            experiment: The experiment as it is to go on.
+            folder: Its folder, or address.
+
+        Raises:
+            ExperimentError: the state cannot be read, or something differs that cannot be changed.
+        """
+        self._experiment = experiment
+        self._fs, self._folder = get_fs_and_path(folder)
+        name = _newest(self._names(self._folder), _STATE)
+        self.exists = name is not None
+        if name is None:
+            return
+        self._path = f"{self._folder}/{name}"
+        try:
+            self._state = _loads_with_cloudpickle(self._read(self._path))
+            self._trials = [self._trial(*saved) for saved in self._state["trial_data"]]
+            self._read_search()
+        except Exception as error:  # of all kinds: the file is JSON around pickles
+            raise ExperimentError(
+                f"{self._path}: the run's state is damaged ({type(error).__name__}); start an experiment under another "
+                f"name with --restore and one of the checkpoints in {folder}."
+            ) from error
+        old = read_record(self._fs, self._folder)
+        self._changes = {} if old is None else config_changes(old, experiment)
+        if old is None:
+            logger.info(
+                "%s: its config was not recorded and stays as it was; only 'stop' is taken over", experiment.name
+            )
+
+    @property
+    def trial_ids(self) -> list[str]:
+        return [trial.trial_id for trial in self._trials]
+
+    def bring_up_to_date(self, param_space: dict[str, Any], checkpoints: CheckpointConfig) -> None:
+        """Writes the experiment's settings into the saved state, and makes each trial ready to go on.
+
+        Args:
+            param_space: The config that Tune is given; changed values are taken from it.
+            checkpoints: When checkpoints are written from now on.
+        """
+        changes = {key: param_space.get(key, ABSENT) for key in self._changes}
+        unfinished = 0
+        for trial in self._trials:
+            trial.stopping_criterion, old_stop = dict(self._experiment.stop), trial.stopping_criterion
+            trial.max_failures = self._experiment.max_failures
+            trial.run_metadata.num_failures = 0
+            trial.run_metadata.checkpoint_manager._checkpoint_config = checkpoints
+            _apply(changes, trial.config)
+            _apply(changes, trial._Trial__unresolved_config)
+            if trial.status == Trial.TERMINATED and self._goes_on(trial, old_stop):
+                trial.status = Trial.PENDING
+            if trial.status != Trial.TERMINATED:
+                unfinished += 1
+                self._rewind(trial)
+            trial.invalidate_json_state()
+            trial.run_metadata.invalidate_cache()
+        self._state["trial_data"] = [trial.get_json_state() for trial in self._trials]
+        # Time budgets and checkpoint periods are those of this run.
+        for key in ("_stopper", "_trial_checkpoint_config"):
+            self._state["runner_data"].pop(key, None)
+        self._write(self._path, json.dumps(self._state, cls=TuneFunctionEncoder).encode())
+        self._update_search(changes, checkpoints)
+        name, changed = self._experiment.name, f"; changed: {', '.join(changes)}" if changes else ""
+        logger.info("%s: %d of %d trials go on%s", name, unfinished, len(self._trials), changed)
+
+    def _goes_on(self, trial: Trial, old_stop: dict[str, float]) -> bool:
+        """Whether a trial that ended without an error shall go on: not one that the scheduler has ended."""
+        result = flatten_dict(trial.last_result or {})
+
+        def met(stop: dict[str, float]) -> bool:
+            return any(result.get(name, float("-inf")) >= value for name, value in stop.items())
+
+        return not met(self._experiment.stop) and (met(old_stop) or not result.get("done"))
+
+    def _rewind(self, trial: Trial) -> None:
+        """Drops what a trial reported and saved after its last checkpoint."""
+        manager = trial.run_metadata.checkpoint_manager
+        there = set(self._names(trial.path))
+        manager._checkpoint_results = [
+            result for result in manager._checkpoint_results if Path(result.checkpoint.path).name in there
+        ]
+        latest = manager.latest_checkpoint_result
+        if latest is not None and Path(latest.checkpoint.path).name not in there:
+            kept = sorted(manager._checkpoint_results, key=lambda result: result.metrics.get(ITERATION, 0))
+            latest = manager._latest_checkpoint_result = kept[-1] if kept else None
+        iteration, number = 0, -1
+        if latest is not None:
+            iteration = latest.metrics.get(ITERATION, 0)
+            match = _CHECKPOINT.fullmatch(Path(latest.checkpoint.path).name)
+            number = int(match[1]) if match else -1
+        for name in there:
+            match = _CHECKPOINT.fullmatch(name)
+            if match and int(match[1]) > number:
+                self._fs.delete_dir(f"{trial.path}/{name}")  # written after the state, perhaps in part
+        for folder, fs in (
+            (trial.path, self._fs),
+            (trial.local_path, None),
+        ):  # the storage, and Ray's copy for this session
+            drop_events_after(folder, iteration, fs)
+            drop_results_after(folder, iteration, fs)
+
+    def _update_search(self, changes: dict[str, Any], checkpoints: CheckpointConfig) -> None:
+        """Lets trials that the search has yet to start have the new settings."""
+        path, state = self._read_search()
+        if path is None:
+            return
+        specs = [iterator.unresolved_spec for iterator in state.get("_iterators", ())]
+        if state.get("experiment") is not None:
+            specs.append(state["experiment"].spec)
+        for spec in specs:
+            spec["stop"] = dict(self._experiment.stop)
+            spec["max_failures"] = self._experiment.max_failures
+            spec["checkpoint_config"] = checkpoints
+            _apply(changes, spec["config"])
+        self._write(path, cloudpickle.dumps(state))
+
+    def _read_search(self) -> tuple[str | None, dict[str, Any]]:
+        """The path and the content of the search algorithm's state; None and nothing where there is none."""
+        name = _newest(self._names(self._folder), _SEARCH_STATE)
+        path = name and f"{self._folder}/{name}"
+        return path, cloudpickle.loads(self._read(path)) if path else {}
+
+    def _trial(self, state: str, metadata: str) -> Trial:
+        trial = Trial.from_json_state(state)
+        trial.restore_run_metadata(metadata)
+        storage = copy.copy(trial.storage)  # the folder may have been moved
+        storage.storage_filesystem = self._fs
+        storage.storage_fs_path, storage.experiment_dir_name = self._folder.rsplit("/", 1)
+        trial.set_storage(storage)
+        return trial
+
+    def _names(self, folder: str) -> list[str]:
+        selector = pyarrow.fs.FileSelector(folder, allow_not_found=True)
+        return [entry.base_name for entry in self._fs.get_file_info(selector)]
+
+    def _read(self, path: str) -> bytes:
+        with self._fs.open_input_stream(path) as file:
+            return bytes(file.readall())
+
+    def _write(self, path: str, content: bytes) -> None:
+        with self._fs.open_output_stream(f"{path}.new") as file:
+            file.write(content)
+        self._fs.move(f"{path}.new", path)
+
+
+def _newest(names: list[str], pattern: re.Pattern[str]) -> str | None:
+    return max(filter(pattern.fullmatch, names), default=None)
+
+
+def _apply(changes: dict[str, Any], config: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if value is ABSENT:
+            config.pop(key, None)
+        else:
+            config[key] = copy.deepcopy(value)
