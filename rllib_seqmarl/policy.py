@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rllib_seqmarl.envs.errors import LayoutError
 from rllib_seqmarl.envs.layout import TeamLayout
 from rllib_seqmarl.networks import JointPolicyNetwork, ValueNormalizer
 from rllib_seqmarl.networks.export import ExportError, load_network, save_network
+from rllib_seqmarl.networks.onnx_export import GreedyActor, write_onnx
 
 POLICY_NAME = "policy"  # `policy.safetensors` and `policy.json`
 _MODULE_IN_CHECKPOINT = Path("learner_group/learner/rl_module/default_policy")
+_DEPLOYMENT = {
+    "env": str,
+    "env_config": dict,
+    "env_config_left_out": list,
+    "joint_options": dict,
+    "normalize_actions": bool,
+    "clip_actions": bool,
+    "has_custom_connectors": bool,
+}
 
 
 def find_policy(path: str | os.PathLike[str]) -> Path:
@@ -37,6 +48,49 @@ def find_policy(path: str | os.PathLike[str]) -> Path:
         f"{path} holds no policy of this package. Name the directory of a checkpoint (it has a file "
         f"rllib_checkpoint.json), written by MAT or another joint-policy algorithm of this version."
     )
+
+
+class SavedPolicy(NamedTuple):
+    """What a policy's two files hold.
+
+    Attributes:
+        network: The network with its weights.
+        normalizer: The state of the value normaliser; empty if the policy was trained without one.
+        layout: How the team's observations and actions lie in the network's arrays.
+        deployment: As of `JointPolicy`.
+    """
+
+    network: JointPolicyNetwork
+    normalizer: dict[str, Tensor]
+    layout: TeamLayout
+    deployment: dict[str, Any]
+
+
+def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
+    """Reads what `JointPolicy.save` wrote; nothing is unpickled. `path` names the two files without their endings.
+
+    Raises:
+        ExportError: A file is missing, damaged, incomplete or of another version; names the file and the key.
+    """
+    network, normalizer, description = load_network(path)
+    try:
+        layout = TeamLayout.from_dict(description["layout"])
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+        raise ExportError(f"{path}.json: 'layout' describes no team ({reason}). Copy or save it again.") from None
+    deployment = description.get("deployment")
+    for key, kind in _DEPLOYMENT.items():
+        if not (isinstance(deployment, dict) and isinstance(deployment.get(key), kind)):
+            raise ExportError(
+                f"{path}.json: 'deployment' lacks {key!r}, which must be a {kind.__name__}. Copy or save it again."
+            )
+    expected = network.config.obs_dim, network.config.action.width
+    if expected != (layout.obs_dim + layout.state_dim, layout.width):
+        raise ExportError(
+            f"{path}.json: 'layout' and 'network' are of different teams: observations and choices are "
+            f"{(layout.obs_dim + layout.state_dim, layout.width)} wide in one and {expected} in the other."
+        )
+    return SavedPolicy(network, normalizer, layout, deployment)
 
 
 class JointPolicy:
@@ -63,40 +117,54 @@ class JointPolicy:
         value_normalizer: ValueNormalizer | None,
         deployment: dict[str, Any],
     ) -> None:
+        """Initialises the policy; `from_checkpoint` and `load` are the usual ways to get one."""
         self.network = network.eval()
         self.layout = layout
         self.value_normalizer = value_normalizer
         self.deployment = deployment
 
     @classmethod
-    def from_checkpoint(cls, path: str | os.PathLike[str]) -> Self:
+    def from_checkpoint(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Self:
         """Loads the policy of an `Algorithm` checkpoint.
 
         Every checkpoint holds a copy of its policy as safetensors and JSON; only these files are read.
 
         Args:
             path: As for `find_policy`.
+            device: Where the network runs, such as "cuda".
 
         Raises:
             ExportError: There is no policy at `path`, or its files are damaged or of another version.
             ValueError: The policy was trained with custom connectors, whose work is not part of it.
         """
-        return cls.load(find_policy(path))
+        return cls.load(find_policy(path), device)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Loads what `save` wrote: `path` names the two files without their endings."""
-        network, tensors, description = load_network(path)
-        if description["deployment"]["has_custom_connectors"]:
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Self:
+        """Loads what `save` wrote: `path` names the two files without their endings; errors as `from_checkpoint`."""
+        network, normalizer_state, layout, deployment = read_policy(path)
+        if deployment["has_custom_connectors"]:
             raise ValueError(
                 f"{path} was trained with custom connectors between environment and module, which are code and not "
                 f"part of the policy's files. Restore it with `Algorithm.from_checkpoint(...)`, which runs them."
             )
         normalizer = None
-        if tensors:
+        if normalizer_state:
             normalizer = ValueNormalizer()
-            normalizer.load_state_dict(tensors)
-        return cls(network, TeamLayout.from_dict(description["layout"]), normalizer, description["deployment"])
+            normalizer.load_state_dict(normalizer_state)
+        return cls(network, layout, normalizer, deployment).to(device)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the network to a device; observations follow it there, actions come back as NumPy arrays."""
+        self.network.to(device)
+        if self.value_normalizer is not None:
+            self.value_normalizer.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return next(self.network.parameters()).device
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `path`.safetensors and `path`.json, from which `load` restores this policy without unpickling."""
@@ -124,8 +192,9 @@ class JointPolicy:
             The action of every agent that has an observation, in its own action space.
 
         Raises:
-            LayoutError: An observation, mask or state does not fit; names the agent.
+            LayoutError: An agent is unknown; an observation, mask or state is missing or does not fit; names the agent.
         """
+        self._check_given(observations, action_masks, state)
         joint_action = self.act_jointly(self.layout.observe(observations, action_masks, state), explore=explore)
         return self.layout.split(joint_action, [agent for agent in self.layout.agents if agent in observations])
 
@@ -135,22 +204,90 @@ class JointPolicy:
 
     def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool = False) -> np.ndarray:
         """Joint actions (teams, n, ...) of several teams at once, for their joint observations (teams, n, ...)."""
-        batch = {key: torch.as_tensor(array) for key, array in observations.items()}
+        batch = {key: torch.as_tensor(array, device=self.device) for key, array in observations.items()}
         actions, _, _ = self.network.act(
             network_input(batch), batch.get("action_mask"), batch["alive"], deterministic=not explore
         )
-        return self._within_bounds(actions.numpy())
+        return self._within_bounds(actions.cpu().numpy())
 
     def values(self, observations: Mapping[Any, Any], *, state: Any = None) -> dict[Any, float]:
-        """Each living agent's expected discounted return from here on, in reward units."""
+        """Each living agent's expected discounted return from here on, in reward units; errors as `act`."""
+        self._check_given(observations, None, state)
         arrays = self.layout.observe(observations, state=state, last=True)
-        batch = {key: torch.as_tensor(array).unsqueeze(0) for key, array in arrays.items()}
+        batch = {key: torch.as_tensor(array, device=self.device).unsqueeze(0) for key, array in arrays.items()}
         with torch.no_grad():
             values = self.network.values(network_input(batch))
         if self.value_normalizer is not None:
             values = self.value_normalizer.denormalize(values)
         values_of = dict(zip(self.layout.agents, values[0].tolist(), strict=True))
         return {agent: values_of[agent] for agent in self.layout.agents if agent in observations}
+
+    def to_onnx(self, path: str | os.PathLike[str], num_teams: int = 1) -> Path:
+        """Writes greedy decisions as an ONNX file, for runtimes that have neither this package nor torch.
+
+        Its inputs are the arrays of a joint observation, as `TeamLayout.observe` makes them, for `num_teams` teams:
+        "observations" (teams, n, obs_dim), "alive" (teams, n), and where the team has them "action_mask"
+        (teams, n, width) and "state" (teams, state_dim). Its output "actions" (teams, n, ...) is what `act_for_many`
+        returns for them.
+
+        Args:
+            path: The file.
+            num_teams: How many teams each call decides for.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            ImportError: onnx or onnxscript is missing.
+        """
+        example = {key: torch.from_numpy(array) for key, array in self.layout.blank(num_teams).items()}
+        device = self.device
+        try:
+            write_onnx(
+                Path(path), GreedyActor(self.to("cpu").network, list(example), self._bounds()), [*example.values()]
+            )
+        finally:
+            self.to(device)
+        return Path(path)
+
+    def _bounds(self) -> tuple[Tensor, ...] | None:
+        """Scale, offset, low and high (n, dim) of continuous actions, for `GreedyActor`; None for choices."""
+        if self.layout.is_discrete:
+            return None
+        low, high = self.layout.low, self.layout.high
+        scale, offset = np.ones_like(low), np.zeros_like(low)
+        if self.deployment["normalize_actions"]:
+            bounded = np.isfinite(low) & np.isfinite(high)
+            scale[bounded], offset[bounded] = (high - low)[bounded] / 2, (high + low)[bounded] / 2
+        elif not self.deployment["clip_actions"]:
+            low, high = np.full_like(low, -np.inf), np.full_like(high, np.inf)
+        return tuple(map(torch.from_numpy, (scale, offset, low, high)))
+
+    def _check_given(self, observations: Mapping[Any, Any], action_masks: Mapping[Any, Any] | None, state: Any) -> None:
+        """Raises a LayoutError for agents that are not of this team, and for what would not be used."""
+        self._check_names("observations", observations)
+        if not observations:
+            raise LayoutError("no agent has an observation, so there is nothing to decide.")
+        if action_masks is not None:
+            self._check_names("action_masks", action_masks)
+            if not self.layout.info_masks:
+                raise LayoutError(
+                    "action_masks were given, but the policy was trained without masks next to the observations. "
+                    "Leave them out, or put them into the observations if these are Dicts with an action_mask."
+                )
+        if (state is None) == bool(self.layout.state_dim):
+            wanted = (
+                f"needs the global state ({self.layout.state_dim} entries)" if state is None else "has no global state"
+            )
+            raise LayoutError(f"state: the policy was trained with global_state={state is None} and {wanted}.")
+
+    def _check_names(self, argument: str, given: Iterable[Any]) -> None:
+        unknown = [agent for agent in given if agent not in self.layout.agents]
+        if unknown:
+            raise LayoutError(
+                f"{argument}: the team has no agent {unknown[0]!r}. Its agents are "
+                f"{', '.join(map(repr, self.layout.agents))}."
+            )
 
     def _within_bounds(self, actions: np.ndarray) -> np.ndarray:
         """Continuous actions as the environment takes them; the same as RLlib's `NormalizeAndClipActions`."""

@@ -14,9 +14,8 @@ from torch import Tensor
 from rllib_seqmarl.envs.layout import TeamLayout
 from rllib_seqmarl.modules.joint_sequence_module import network_config
 from rllib_seqmarl.networks import NetworkConfig
-from rllib_seqmarl.networks.export import load_network
 from rllib_seqmarl.networks.transfer import Trained, carried_over, check_alike
-from rllib_seqmarl.policy import find_policy
+from rllib_seqmarl.policy import find_policy, read_policy
 
 if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
@@ -46,9 +45,8 @@ class InitialPolicy:
         Raises:
             ValueError: There is none, or it is damaged.
         """
-        network, normalizer, description = load_network(find_policy(path))
-        layout = TeamLayout.from_dict(description["layout"])
-        return cls(_trained(network.config, layout), network.state_dict(), normalizer)
+        saved = read_policy(find_policy(path))
+        return cls(_trained(saved.network.config, saved.layout), saved.network.state_dict(), saved.normalizer)
 
 
 def check_initial_policy(config: JointPPOConfig, network_options: dict[str, Any]) -> None:

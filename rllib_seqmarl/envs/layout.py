@@ -8,7 +8,7 @@ that is deployed without one.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Self
@@ -26,7 +26,7 @@ from rllib_seqmarl.envs.agent_spaces import (
 )
 from rllib_seqmarl.envs.errors import LayoutError
 from rllib_seqmarl.envs.joint_actions import JointActions
-from rllib_seqmarl.envs.space_json import space_from_json, space_to_json
+from rllib_seqmarl.envs.space_json import name_from_json, name_to_json, space_from_json, space_to_json
 
 Arrays = dict[str, np.ndarray]
 
@@ -74,6 +74,7 @@ class TeamLayout(JointActions):
         if not len(self.agents) == len(self.observation_spaces) == len(self.action_spaces):
             raise LayoutError("give one observation space and one action space per agent.")
         check_joinable(self._actions)
+        self.to_dict()  # checkpoints will hold it: an obstacle shows now, and not when the first one is written
         if self.obs_dim == 0:
             raise LayoutError("no agent observes anything: every observation has size 0. Set agent_ids=True.")
 
@@ -278,21 +279,34 @@ class TeamLayout(JointActions):
     # -- JSON ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """This layout as JSON values. Agents must be named by strings or integers."""
+        """This layout as JSON values.
+
+        Raises:
+            LayoutError: An agent's name or one of its spaces has no form in JSON.
+        """
         return {
-            "agents": list(self.agents),
-            "observation_spaces": [space_to_json(space) for space in self.observation_spaces],
-            "action_spaces": [space_to_json(space) for space in self.action_spaces],
+            "agents": [self._to_json(name_to_json, agent, agent) for agent in self.agents],
+            "observation_spaces": list(
+                map(partial(self._to_json, space_to_json), self.agents, self.observation_spaces)
+            ),
+            "action_spaces": list(map(partial(self._to_json, space_to_json), self.agents, self.action_spaces)),
             "agent_ids": self.agent_ids,
             "info_masks": self.info_masks,
             "state_dim": self.state_dim,
         }
 
+    @staticmethod
+    def _to_json(convert: Callable[[Any], Any], agent: AgentID, value: Any) -> Any:
+        try:
+            return convert(value)
+        except TypeError as error:
+            raise LayoutError(f"agent {agent!r}: {error}.") from None
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
         return cls(
-            agents=tuple(data["agents"]),
+            agents=tuple(map(name_from_json, data["agents"])),
             observation_spaces=tuple(map(space_from_json, data["observation_spaces"])),
             action_spaces=tuple(map(space_from_json, data["action_spaces"])),
             agent_ids=data["agent_ids"],

@@ -1,11 +1,37 @@
 """Gymnasium spaces as plain JSON values, so that a team's layout can be read without unpickling anything."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 JSON = Any
+
+
+def name_to_json(name: Hashable) -> JSON:
+    """An agent's name, or a key of a Dict space, as JSON: a string, an integer, or a tuple of these as a list.
+
+    Raises:
+        TypeError: It is of another type.
+    """
+    match name:
+        case str():
+            return str(name)
+        case int() | np.integer():
+            return int(name)
+        case tuple():
+            return [name_to_json(part) for part in name]
+    raise TypeError(f"the name {name!r} is a {type(name).__name__}: use a string, an integer or a tuple of these")
+
+
+def name_from_json(data: JSON) -> Hashable:
+    """The inverse of :func:`name_to_json`; raises ValueError for anything else."""
+    if isinstance(data, list):
+        return tuple(map(name_from_json, data))
+    if isinstance(data, str | int):
+        return data
+    raise ValueError(f"{data!r} is no name")
 
 
 def space_to_json(space: spaces.Space[Any]) -> JSON:
@@ -26,10 +52,13 @@ def space_to_json(space: spaces.Space[Any]) -> JSON:
         case spaces.MultiBinary():
             return {"multi_binary": space.n if isinstance(space.n, int) else list(space.shape)}
         case spaces.Dict():
-            return {"dict": [[key, space_to_json(part)] for key, part in space.spaces.items()]}
+            return {"dict": [[name_to_json(key), space_to_json(part)] for key, part in space.spaces.items()]}
         case spaces.Tuple():
             return {"tuple": [space_to_json(part) for part in space.spaces]}
-    raise TypeError(f"A {type(space).__name__} space cannot be described in JSON: {space}")
+    raise TypeError(
+        f"{type(space).__name__} spaces are not supported: use Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or "
+        f"Tuple of these"
+    )
 
 
 def space_from_json(data: JSON) -> spaces.Space[Any]:
@@ -49,7 +78,7 @@ def space_from_json(data: JSON) -> spaces.Space[Any]:
         case {"multi_binary": shape}:
             return spaces.MultiBinary(shape)
         case {"dict": items}:
-            return spaces.Dict([(key, space_from_json(part)) for key, part in items])
+            return spaces.Dict([(name_from_json(key), space_from_json(part)) for key, part in items])
         case {"tuple": parts}:
             return spaces.Tuple([space_from_json(part) for part in parts])
     raise ValueError(f"Not the description of a space: {data!r}")

@@ -136,7 +136,7 @@ class CategoricalHead(ActionHead):
         living = alive.bool().unsqueeze(-1)  # (B, n, 1)
         if mask is None:
             return living | self.first_choices
-        return torch.where(living, mask, self.first_choices)
+        return (living & mask) | (~living & self.first_choices)  # no torch.where: ONNX runtimes lack it for bool
 
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
         if alive is None:

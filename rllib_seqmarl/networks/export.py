@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -19,8 +20,13 @@ from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
 from rllib_seqmarl.ops.backends import AUTO
 from rllib_seqmarl.version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # version 1 had no checksums
 _NETWORK, _EXTRA = "network.", "extra."
+_WEIGHTS_SUM = "weights_sha256"
+# The JSON file's own checksum, over its bytes with the checksum itself replaced by zeros.
+_OWN_SUM = "sha256"
+_ZEROS = "0" * 64
 
 
 class ExportError(ValueError):
@@ -43,6 +49,7 @@ def save_network(
     """
     tensors = {_NETWORK + name: tensor for name, tensor in network.state_dict().items()}
     tensors |= {_EXTRA + name: tensor for name, tensor in (extra or {}).items()}
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     content = {
         "format_version": FORMAT_VERSION,
         "rllib_seqmarl_version": __version__,
@@ -54,12 +61,12 @@ def save_network(
             else {}
         ),
         **(description or {}),
+        _WEIGHTS_SUM: hashlib.sha256(weights).hexdigest(),
+        _OWN_SUM: _ZEROS,
     }
-    _replace(_with_ending(path, "json"), json.dumps(content, indent=2).encode())
-    _replace(
-        _with_ending(path, "safetensors"),
-        save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}),
-    )
+    unsealed = json.dumps(content, indent=2).encode()
+    _replace(_with_ending(path, "safetensors"), weights)
+    _replace(_with_ending(path, "json"), _with_sum(unsealed, hashlib.sha256(unsealed).hexdigest()))
 
 
 def load_network(
@@ -70,47 +77,65 @@ def load_network(
     Raises:
         ExportError: A file is missing, damaged or of another format version, or the two do not fit together.
     """
-    description = _read_description(_with_ending(path, "json"))
-    weights_file = _with_ending(path, "safetensors")
+    description_file, weights_file = _with_ending(path, "json"), _with_ending(path, "safetensors")
+    description = _read_description(description_file)
     try:
-        tensors = load(weights_file.read_bytes())
+        content = weights_file.read_bytes()
+        tensors = load(content)
     except FileNotFoundError:
-        raise ExportError(f"{weights_file} is missing; it belongs beside the .json file.") from None
+        raise ExportError(f"{weights_file} is missing; it belongs next to {description_file.name}.") from None
     except SafetensorError as error:
-        raise ExportError(f"{weights_file} is damaged or cut short ({error}). Copy or save it anew.") from None
+        raise ExportError(f"{weights_file} is damaged or cut short ({error}). Copy or save it again.") from None
+    if description.get(_WEIGHTS_SUM, digest := hashlib.sha256(content).hexdigest()) != digest:
+        raise ExportError(
+            f"{weights_file} is not the file that {description_file.name} was saved with (its SHA-256 differs): it is "
+            f"damaged or belongs to another policy. Copy or save both files again."
+        )
     weights = _taken(tensors, _NETWORK)
     try:
         network = JointPolicyNetwork(NetworkConfig.from_dict(description["network"]))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         modules = description.get("mixer_modules")
-        hint = f" Import {' and '.join(map(repr, modules))} first, which defined its mixers." if modules else ""
-        raise ExportError(f"the .json file beside {weights_file} describes no network: {error}{hint}") from None
+        hint = f" Import {' and '.join(map(repr, modules))} first, which define its mixers." if modules else ""
+        raise ExportError(f"{description_file}: 'network' describes no network: {error}{hint}") from None
     network.to(next(iter(weights.values())).dtype if weights else None)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ExportError(
-            f"{weights_file} does not hold the weights of the network in the .json file beside it; keep "
-            f"the two files of one export together. ({str(error).splitlines()[-1].strip()})"
+            f"{weights_file} does not hold the weights of the network that {description_file.name} describes; keep the "
+            f"two files of one export together. ({str(error).splitlines()[-1].strip()})"
         ) from None
     return network, _taken(tensors, _EXTRA), description
 
 
 def _read_description(file: Path) -> dict[str, Any]:
     try:
-        description = json.loads(file.read_text())
+        content = file.read_bytes()
+        description = json.loads(content)
         version = description["format_version"]
     except FileNotFoundError:
         raise ExportError(f"{file} is missing: there is no exported policy of that name.") from None
-    except (ValueError, KeyError, TypeError):
-        raise ExportError(f"{file} is damaged, or no description of a policy. Copy or save it anew.") from None
-    if version != FORMAT_VERSION:
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ExportError(f"{file} is damaged, or no description of a policy. Copy or save it again.") from None
+    if version not in READABLE_VERSIONS:
         raise ExportError(
-            f"{file} has format version {version}; this is rllib_seqmarl {__version__}, which reads version "
-            f"{FORMAT_VERSION}. Load it with rllib_seqmarl "
-            f"{description.get('rllib_seqmarl_version', 'of its time')}."
+            f"{file} has format version {version}; this is rllib_seqmarl {__version__}, which reads versions "
+            f"{', '.join(map(str, READABLE_VERSIONS))}. Load it with the version of rllib_seqmarl that wrote it: "
+            f"{description.get('rllib_seqmarl_version', 'unknown')}."
         )
+    if version > 1 or _OWN_SUM in description:
+        found = str(description.get(_OWN_SUM))
+        unsealed = content.replace(found.encode(), _ZEROS.encode())
+        if _WEIGHTS_SUM not in description or hashlib.sha256(unsealed).hexdigest() != found:
+            raise ExportError(f"{file} has changed since it was saved (its SHA-256 differs). Copy or save it again.")
     return description
+
+
+def _with_sum(unsealed: bytes, digest: str) -> bytes:
+    """The JSON text with its checksum, its last entry, in place of the zeros."""
+    head, tail = unsealed.rsplit(_ZEROS.encode(), 1)
+    return head + digest.encode() + tail
 
 
 def _taken(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, Gau
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.decoder import Decoder
 from rllib_seqmarl.networks.encoder import Encoder
+from rllib_seqmarl.ops.backends import is_exporting
 
 
 class JointPolicyNetwork(nn.Module):
@@ -50,8 +51,9 @@ class JointPolicyNetwork(nn.Module):
         Returns:
             Actions, their log-probabilities and values, without gradients: :meth:`evaluate` is for those.
         """
-        # Inference mode is a tenth faster, and torch.compile's own backend does not know it.
-        with torch.no_grad() if torch.compiler.is_compiling() else torch.inference_mode():
+        # Inference mode is a tenth faster, but torch.compile's own backend and exports do not know it.
+        is_traced = torch.compiler.is_compiling() or is_exporting()
+        with torch.no_grad() if is_traced else torch.inference_mode():
             actions, log_probs, values = self._decode(obs, action_mask, alive, deterministic)
         return actions.clone(), log_probs.clone(), values.clone()  # copies may be used anywhere
 

@@ -71,6 +71,9 @@ class Operation:
         return self._choose(backend, like)[0].name
 
     def _choose(self, backend: str, like: Tensor) -> tuple[Backend, Callable[..., Any]]:
+        if is_exporting():
+            reference = self.backends["reference"]
+            return reference, reference.load()
         backend = AUTO if backend in self.elsewhere else backend
         key = backend, like.device.type, like.dtype
         if key not in self._chosen:
@@ -125,6 +128,14 @@ def leave_kernels_out_of_graphs() -> None:
     """
     for operation in _OPERATIONS:
         operation.leave_out_of_graphs()
+
+
+def is_exporting() -> bool:
+    """Whether torch.export, torch.onnx.export or torch.jit.trace is recording, which sees plain torch only.
+
+    torch.compile is not among them: its graphs go around kernels, see :func:`leave_kernels_out_of_graphs`.
+    """
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def check_backend(name: str, operations: Sequence[Operation]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.ops.backends import Backend, Operation, nothing_in_the_way, without_gradients
+from rllib_seqmarl.ops.backends import Backend, Operation, is_exporting, nothing_in_the_way, without_gradients
 from rllib_seqmarl.ops.numba_support import numba_backend
 
 DECODING = Operation(
@@ -34,12 +34,12 @@ DECODING = Operation(
 def is_compiled(backend: str, like: Tensor) -> bool:
     """Whether steps with parameters like ``like`` run on the kernels of this package.
 
-    Not while torch.compile traces, which cannot look into them and would break its graph at every token.
+    Not while torch.compile or an export traces, which cannot look into them: a graph would break at every token.
 
     Raises:
         ValueError: ``backend`` asks for kernels that cannot run there.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_exporting():
         return False
     return DECODING.name_of(backend, like) == "numba" and not torch.is_autocast_enabled("cpu")
 

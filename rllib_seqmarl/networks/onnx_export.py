@@ -1,0 +1,56 @@
+"""A network's greedy decisions as an ONNX file, for inference without this package and without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
+
+
+class GreedyActor(nn.Module):
+    """Joint observations in, joint actions out, by plain torch operations; what `torch.export` takes as well.
+
+    Args:
+        network: The network that decides.
+        inputs: Names of the arguments of `forward`, in their order: "observations", "alive", and where the team has
+            them "action_mask" and "state".
+        bounds: For continuous actions `scale`, `offset`, `low` and `high`, each (n, dim): an action is
+            clip(scale * output + offset, low, high). None to return outputs as they are.
+    """
+
+    def __init__(self, network: JointPolicyNetwork, inputs: Sequence[str], bounds: Sequence[Tensor] | None) -> None:
+        super().__init__()
+        self.network = network
+        self.inputs = tuple(inputs)
+        self.bounds = bounds
+
+    def forward(self, *arrays: Tensor) -> Tensor:
+        """Actions (B, n, ...) for one array (B, n, ...) per name in `inputs`; the state is (B, state_dim)."""
+        given = dict(zip(self.inputs, arrays, strict=True))
+        obs = given["observations"]  # (B, n, obs_dim)
+        if "state" in given:
+            state = given["state"].unsqueeze(1).expand(-1, obs.shape[1], -1)  # (B, n, state_dim)
+            obs = torch.cat([obs, state], dim=-1)
+        actions = self.network.act(obs, given.get("action_mask"), given["alive"], deterministic=True)[0]
+        if self.bounds is None:
+            return actions
+        scale, offset, low, high = self.bounds
+        return (actions * scale + offset).clamp(low, high)
+
+
+def write_onnx(path: Path, actor: GreedyActor, example: Sequence[Tensor]) -> None:
+    """Writes `actor` as an ONNX file that takes arrays of the shapes and types of `example`.
+
+    Raises:
+        ImportError: The packages that write ONNX files are missing.
+    """
+    try:
+        import onnxscript  # noqa: F401, torch.onnx needs it
+    except ImportError:
+        raise ImportError('an ONNX export needs onnx and onnxscript: pip install "onnx" "onnxscript"') from None
+    names = {"input_names": list(actor.inputs), "output_names": ["actions"]}
+    torch.onnx.export(actor.eval(), tuple(example), path, dynamo=True, external_data=False, verbose=False, **names)
