@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO := 0
 
-.PHONY: train test lint install benchmarks clean
+.PHONY: train test lint install benchmarks reliability clean
 
 train: $(STAMP)  ## train MAT on mpe/simple_spread, evaluate it, and draw what it learned
 	$(BIN)/rllib quickstart
@@ -19,6 +19,9 @@ lint: $(STAMP)  ## style, types and import rules
 benchmarks: $(STAMP)  ## the scan, decoding, the update, and throughput against references
 	$(BIN)/python benchmarks/scan.py && $(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/update.py && $(BIN)/python benchmarks/throughput.py
+
+reliability: $(STAMP)  ## kill, damage and misspell things, and write what became of it to docs/reliability.md
+	$(BIN)/python benchmarks/reliability.py --out docs/reliability.md
 
 install: $(STAMP)  ## create the environment
 

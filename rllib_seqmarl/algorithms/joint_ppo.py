@@ -30,6 +30,7 @@ from ray.rllib.utils.metrics import (
 )
 from ray.util.debug import log_once
 
+from rllib_seqmarl.algorithms.checkpoint_files import ChecksummedCheckpoints
 from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
 from rllib_seqmarl.algorithms.initial_policy import start_from
 from rllib_seqmarl.algorithms.resolved_options import resolved_option
@@ -389,7 +390,7 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-class JointPPO(PPO):
+class JointPPO(ChecksummedCheckpoints, PPO):
     """PPO on a joint policy. RLlib's PPO runs it; the module and the learner make the difference.
 
     An environment that breaks a promise ends training with a `JointEnvError`, on remote env runners as well.

@@ -169,27 +169,67 @@ _UNUSED: dict[str, str] = {
     "output_max_file_size": _write("output_max_rows_per_file"),
 }
 
-_OFFLINE_LEARNING = """
-    actions_in_input_normalized dataset_num_iters_per_learner ignore_final_observation input_ input_compress_columns
-    input_config input_filesystem input_filesystem_kwargs input_read_batch_size input_read_episodes input_read_method
-    input_read_method_kwargs input_read_sample_batches input_read_schema input_spaces_jsonable iter_batches_kwargs
-    map_batches_kwargs materialize_data materialize_mapped_data offline_data_class offline_sampling postprocess_inputs
-    prelearner_buffer_class prelearner_buffer_kwargs prelearner_class prelearner_module_synch_period
-    prelearner_use_recorded_module_states shuffle_buffer_size
-""".split()
+_OFFLINE_LEARNING = [
+    "actions_in_input_normalized",
+    "dataset_num_iters_per_learner",
+    "ignore_final_observation",
+    "input_",
+    "input_compress_columns",
+    "input_config",
+    "input_filesystem",
+    "input_filesystem_kwargs",
+    "input_read_batch_size",
+    "input_read_episodes",
+    "input_read_method",
+    "input_read_method_kwargs",
+    "input_read_sample_batches",
+    "input_read_schema",
+    "input_spaces_jsonable",
+    "iter_batches_kwargs",
+    "map_batches_kwargs",
+    "materialize_data",
+    "materialize_mapped_data",
+    "offline_data_class",
+    "offline_sampling",
+    "postprocess_inputs",
+    "prelearner_buffer_class",
+    "prelearner_buffer_kwargs",
+    "prelearner_class",
+    "prelearner_module_synch_period",
+    "prelearner_use_recorded_module_states",
+    "shuffle_buffer_size",
+]
 
-_EVALUATION_OFFLINE = """
-    broadcast_offline_eval_runner_states custom_resources_per_offline_eval_runner dataset_num_iters_per_eval_runner
-    ignore_offline_eval_runner_failures input_evaluation max_num_offline_eval_runner_restarts
-    max_requests_in_flight_per_offline_eval_runner num_cpus_per_offline_eval_runner num_gpus_per_offline_eval_runner
-    num_offline_eval_runners off_policy_estimation_methods offline_eval_batch_size_per_runner
-    offline_eval_rl_module_inference_only offline_eval_runner_class offline_eval_runner_health_probe_timeout_s
-    offline_eval_runner_restore_timeout_s offline_evaluation_duration offline_evaluation_interval
-    offline_evaluation_parallel_to_training offline_evaluation_timeout_s offline_evaluation_type
-    offline_loss_for_module_fn ope_split_batch_by_episode restart_failed_offline_eval_runners
-    validate_offline_eval_runners_after_construction
-    callbacks_on_evaluate_offline_end callbacks_on_evaluate_offline_start callbacks_on_offline_eval_runners_recreated
-""".split()
+_EVALUATION_OFFLINE = [
+    "broadcast_offline_eval_runner_states",
+    "custom_resources_per_offline_eval_runner",
+    "dataset_num_iters_per_eval_runner",
+    "ignore_offline_eval_runner_failures",
+    "input_evaluation",
+    "max_num_offline_eval_runner_restarts",
+    "max_requests_in_flight_per_offline_eval_runner",
+    "num_cpus_per_offline_eval_runner",
+    "num_gpus_per_offline_eval_runner",
+    "num_offline_eval_runners",
+    "off_policy_estimation_methods",
+    "offline_eval_batch_size_per_runner",
+    "offline_eval_rl_module_inference_only",
+    "offline_eval_runner_class",
+    "offline_eval_runner_health_probe_timeout_s",
+    "offline_eval_runner_restore_timeout_s",
+    "offline_evaluation_duration",
+    "offline_evaluation_interval",
+    "offline_evaluation_parallel_to_training",
+    "offline_evaluation_timeout_s",
+    "offline_evaluation_type",
+    "offline_loss_for_module_fn",
+    "ope_split_batch_by_episode",
+    "restart_failed_offline_eval_runners",
+    "validate_offline_eval_runners_after_construction",
+    "callbacks_on_evaluate_offline_end",
+    "callbacks_on_evaluate_offline_start",
+    "callbacks_on_offline_eval_runners_recreated",
+]
 
 UNUSED_OPTIONS: dict[str, str] = {
     **_UNUSED,

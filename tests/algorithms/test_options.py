@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray._common.deprecation import DEPRECATED_VALUE
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray._common.deprecation import DEPRECATED_VALUE
 
 from rllib_seqmarl import MATConfig, make_joint_env
 from rllib_seqmarl.algorithms.evaluation import check_evaluation_team

@@ -1,0 +1,96 @@
+"""Checksums over a checkpoint's files, so that a damaged or half-copied checkpoint is reported and never loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.annotations import override
+
+CHECKSUMS = "checksums.json"
+
+
+class DamagedCheckpointError(ValueError):
+    """A file of a checkpoint is missing or has changed since it was written."""
+
+
+def write_checksums(checkpoint: str | Path, names: Iterable[str]) -> None:
+    """Writes `checksums.json`, which maps each file of a checkpoint to its SHA-256.
+
+    Args:
+        checkpoint: The checkpoint's folder on this machine.
+        names: The files and folders in it that belong to the checkpoint; those that do not exist are skipped.
+    """
+    root = Path(checkpoint)
+    digests = {file.relative_to(root).as_posix(): _digest(file) for name in names for file in _files(root / name)}
+    (root / CHECKSUMS).write_text(json.dumps(digests, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def verify_checksums(checkpoint: str | Path) -> None:
+    """Checks a checkpoint against its `checksums.json`; checkpoints without one, as of earlier versions, pass.
+
+    Raises:
+        DamagedCheckpointError: A file is missing or differs; names it.
+    """
+    root = Path(checkpoint)
+    if not (root / CHECKSUMS).is_file():
+        return
+    remedy = "Restore another checkpoint, or copy this one again."
+    try:
+        digests = json.loads((root / CHECKSUMS).read_text(encoding="utf-8"))
+        expected = {str(name): str(digest) for name, digest in digests.items()}
+    except (ValueError, AttributeError):
+        raise DamagedCheckpointError(f"{root}: the checkpoint's {CHECKSUMS} is damaged. {remedy}") from None
+    for name, digest in expected.items():
+        if not (root / name).is_file():
+            raise DamagedCheckpointError(f"{root}: the checkpoint lacks its file {name}. {remedy}")
+        if _digest(root / name) != digest:
+            raise DamagedCheckpointError(
+                f"{root}: the checkpoint's file {name} has changed since it was written (its SHA-256 differs). {remedy}"
+            )
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    else:
+        yield from sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class ChecksummedCheckpoints(Algorithm):
+    """An algorithm that writes checksums into its checkpoints and verifies them before it reads one.
+
+    Both hold for folders on this machine. Tune writes and reads checkpoints there too, and uploads copies of them.
+    """
+
+    @override(Algorithm)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        saved_to: str = super().save_to_path(path, **kwargs)
+        if Path(saved_to).is_dir():
+            components = [name for name, _ in self.get_checkpointable_components()]
+            state = [f"{self.STATE_FILE_NAME}.{ending}" for ending in ("pkl", "msgpack")]
+            names = [*components, *state, self.METADATA_FILE_NAME, self.CLASS_AND_CTOR_ARGS_FILE_NAME]
+            write_checksums(saved_to, names)
+        return saved_to
+
+    @override(Algorithm)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        verify_checksums(path)
+        super().restore_from_path(path, *args, **kwargs)
+
+    @classmethod
+    @override(Algorithm)
+    def from_checkpoint(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
+        if isinstance(path, str | Path):  # else Tune's Checkpoint, which `restore_from_path` gets as a folder
+            verify_checksums(path)
+        algorithm: Self = super().from_checkpoint(path, *args, **kwargs)
+        return algorithm
