@@ -78,7 +78,7 @@ def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
     except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
         raise ExportError(f"{path}.json: 'layout' describes no team ({reason}). Copy or save it again.") from None
-    deployment = description.get("deployment")
+    deployment: Any = description.get("deployment")
     for key, kind in _DEPLOYMENT.items():
         if not (isinstance(deployment, dict) and isinstance(deployment.get(key), kind)):
             raise ExportError(

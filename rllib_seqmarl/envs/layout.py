@@ -304,7 +304,10 @@ class TeamLayout(JointActions):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`; ValueError or LookupError where `data` has another form."""
+        for key, kind in (("agent_ids", bool), ("info_masks", bool), ("state_dim", int)):
+            if not isinstance(data[key], kind):
+                raise ValueError(f"{key} is {data[key]!r}, not a {kind.__name__}")
         return cls(
             agents=tuple(map(name_from_json, data["agents"])),
             observation_spaces=tuple(map(space_from_json, data["observation_spaces"])),

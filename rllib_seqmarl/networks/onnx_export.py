@@ -51,6 +51,14 @@ def write_onnx(path: Path, actor: GreedyActor, example: Sequence[Tensor]) -> Non
     try:
         import onnxscript  # noqa: F401, torch.onnx needs it
     except ImportError:
-        raise ImportError('an ONNX export needs onnx and onnxscript: pip install "onnx" "onnxscript"') from None
-    names = {"input_names": list(actor.inputs), "output_names": ["actions"]}
-    torch.onnx.export(actor.eval(), tuple(example), path, dynamo=True, external_data=False, verbose=False, **names)
+        raise ImportError("an ONNX export needs onnx and onnxscript: pip install onnx onnxscript") from None
+    torch.onnx.export(
+        actor.eval(),
+        tuple(example),
+        path,
+        input_names=list(actor.inputs),
+        output_names=["actions"],
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )

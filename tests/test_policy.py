@@ -1,0 +1,247 @@
+"""A policy by itself: what it refuses to act on, its files and their checksums, and its ONNX export."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from gymnasium import spaces
+
+from rllib_seqmarl.envs import LayoutError, TeamLayout
+from rllib_seqmarl.mixers import MIXERS
+from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig, ValueNormalizer
+from rllib_seqmarl.networks.export import ExportError
+from rllib_seqmarl.policy import JointPolicy
+
+DEPLOYMENT: dict[str, Any] = {
+    "env": "coordination/distinct_choice",
+    "env_config": {},
+    "env_config_left_out": [],
+    "joint_options": {},
+    "normalize_actions": True,
+    "clip_actions": False,
+    "has_custom_connectors": False,
+}
+NAMES = (("red", 0), 7, "blue")
+SEEN = spaces.Box(-1, 1, (4,))
+CHOICE = spaces.Discrete(3)
+# The second dimension has no upper bound, so only the first is scaled.
+FORCE = spaces.Box(np.array([0, -2], np.float32), np.array([1, np.inf], np.float32))
+
+
+def team(
+    action: spaces.Space = CHOICE,
+    mixer: str = "attention",
+    state_dim: int = 2,
+    masks: bool = True,
+    names: tuple[Any, ...] = NAMES,
+) -> JointPolicy:
+    layout = TeamLayout(names, (SEEN,) * 3, (action,) * 3, info_masks=masks, state_dim=state_dim)
+    spec = ActionSpec("discrete", nvec=(3,)) if action is CHOICE else ActionSpec("continuous", dim=2)
+    torch.manual_seed(1)
+    config = NetworkConfig(layout.obs_dim + state_dim, spec, embed_dim=8, encoder_mixer=mixer, decoder_mixer=mixer)
+    return JointPolicy(JointPolicyNetwork(config), layout, ValueNormalizer(), DEPLOYMENT)
+
+
+def observed(*agents: Any) -> dict[Any, np.ndarray]:
+    return {agent: np.full(4, 0.1, np.float32) for agent in agents or NAMES}
+
+
+ALL_LEGAL = {agent: np.ones(3, np.int8) for agent in NAMES}
+STATE = np.zeros(2, np.float32)
+
+
+@pytest.mark.parametrize("names", [NAMES, tuple(np.arange(3)), (np.str_("a"), "b", (np.int32(1), ("c", 2)))])
+def test_agents_of_any_name_come_back_from_the_files(names: tuple[Any, ...], tmp_path: Path) -> None:
+    policy = team(names=names)
+    policy.save(tmp_path / "team")
+    again = JointPolicy.load(tmp_path / "team")
+    masks = dict.fromkeys(names, np.ones(3, np.int8))
+    actions = again.act(observed(*names), masks, state=STATE)
+    assert actions.keys() == set(names) and actions == policy.act(observed(*names), masks, state=STATE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((observed("agent_0"), ALL_LEGAL), "observations: the team has no agent 'agent_0'. Its agents are"),
+        ((observed(*NAMES, 8), ALL_LEGAL), "the team has no agent 8"),
+        ((observed(), {**ALL_LEGAL, "green": 0}), "action_masks: the team has no agent 'green'"),
+        (({}, ALL_LEGAL), "no agent has an observation"),
+        ((observed(), None), "agent .* has no action mask"),
+    ],
+)
+def test_what_is_not_of_the_team_is_refused_by_name(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        team().act(*arguments, state=STATE)
+
+
+def test_what_would_not_be_used_is_refused_by_name() -> None:
+    with pytest.raises(LayoutError, match="state: the policy was trained with global_state=True and needs"):
+        team().act(observed(), ALL_LEGAL)
+    with pytest.raises(LayoutError, match="state: the policy was trained with global_state=False and has no"):
+        team(state_dim=0).act(observed(), ALL_LEGAL, state=STATE)
+    with pytest.raises(LayoutError, match="action_masks were given, but the policy was trained without"):
+        team(masks=False).act(observed(), ALL_LEGAL, state=STATE)
+    with pytest.raises(LayoutError, match="the team has no agent 'agent_0'"):
+        team().values(observed("agent_0"), state=STATE)
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "message"),
+    [
+        (1.5, SEEN, "agent 1.5: the name 1.5 is a float: use a string, an integer or a tuple"),
+        (("a", None), SEEN, "the name None is a NoneType"),
+        ("a", spaces.Dict({"word": spaces.Text(3), "x": SEEN}), "agent 'a': Text spaces are not supported"),
+        ("a", spaces.OneOf([SEEN, CHOICE]), "agent 'a': OneOf spaces are not supported"),
+        ("a", spaces.Dict({"x": SEEN, "goal": spaces.Tuple([spaces.Text(2)])}), "Text spaces are not supported"),
+    ],
+)
+def test_what_no_checkpoint_could_hold_is_refused_at_once(name: Any, space: spaces.Space, message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        TeamLayout((name,), (space,), (CHOICE,))
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("policy") / "team"
+    team().save(path)
+    return path
+
+
+@pytest.fixture
+def copied(saved: Path, tmp_path: Path) -> Path:
+    for ending in ("json", "safetensors"):
+        shutil.copy(f"{saved}.{ending}", tmp_path)
+    return tmp_path / "team"
+
+
+def file(path: Path, ending: str) -> Path:
+    return Path(f"{path}.{ending}")
+
+
+@pytest.mark.parametrize("ending", ["json", "safetensors"])
+def test_a_flipped_bit_anywhere_is_reported(copied: Path, ending: str) -> None:
+    content = file(copied, ending).read_bytes()
+    places = np.random.default_rng(0).permutation(8 * len(content))[:500].tolist()
+    for place in [*range(64), *places]:
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        file(copied, ending).write_bytes(flipped)
+        with pytest.raises(ExportError):
+            JointPolicy.load(copied)
+    file(copied, ending).write_bytes(content)
+    JointPolicy.load(copied)
+
+
+def test_files_of_two_policies_are_not_mixed(copied: Path, tmp_path: Path) -> None:
+    other = team()
+    with torch.no_grad():
+        next(other.network.parameters()).add_(1.0)
+    other.save(tmp_path / "other")
+    shutil.copy(tmp_path / "other.safetensors", file(copied, "safetensors"))
+    with pytest.raises(ExportError, match="damaged or belongs to another policy"):
+        JointPolicy.load(copied)
+
+
+def as_version_1(path: Path, change: Callable[[dict[str, Any]], None] = lambda description: None) -> None:
+    """Turns the JSON file into what version 1 wrote, without checksums, and changes it."""
+    description = json.loads(file(path, "json").read_text())
+    del description["sha256"], description["weights_sha256"]
+    description["format_version"] = 1
+    change(description)
+    file(path, "json").write_text(json.dumps(description))
+
+
+def test_policies_of_version_1_load_and_act_alike(copied: Path) -> None:
+    expected = JointPolicy.load(copied).act(observed(), ALL_LEGAL, state=STATE)
+    as_version_1(copied)
+    assert JointPolicy.load(copied).act(observed(), ALL_LEGAL, state=STATE) == expected
+
+
+def paths_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """All keys and indices below `layout` and `deployment`."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, part in items for found in ((*path, key), *paths_in(part, (*path, key)))]
+
+
+# Where any value is right: an environment's options, names, bounds that describe another environment.
+FREE = {"env_config", "env_config_left_out", "joint_options", "env"}
+
+
+def test_each_entry_of_layout_and_deployment_is_guarded(copied: Path) -> None:
+    """Values of wrong types and missing entries, each reported as an ExportError in one line."""
+    original = file(copied, "json").read_text()
+    description = json.loads(original)
+    accepted = []
+    for part in ("layout", "deployment"):
+        for path in [(), *paths_in(description[part])]:
+            for value in (None, "x", -3, [], {}, [None]):
+
+                def put(changed: dict[str, Any], path: Any = (part, *path), value: Any = value) -> None:
+                    *places, last = path
+                    for place in places:
+                        changed = changed[place]
+                    changed[last] = value
+
+                file(copied, "json").write_text(original)
+                as_version_1(copied, put)
+                try:
+                    JointPolicy.load(copied)
+                except ExportError as error:
+                    assert "\n" not in str(error) and part in str(error)
+                else:
+                    accepted.append(path)
+    assert {path[0] for path in accepted if path} <= FREE | {"agents", "observation_spaces", "action_spaces"}
+
+
+# -- export -----------------------------------------------------------------------------------------------------------
+
+
+def some_observations(policy: JointPolicy) -> dict[str, np.ndarray]:
+    """Joint observations of two teams, with a dead agent and an illegal choice."""
+    arrays = policy.layout.blank(2)
+    rng = np.random.default_rng(0)
+    arrays["observations"][..., :4] = rng.normal(size=(2, 3, 4))
+    arrays["state"][:] = rng.normal(size=(2, 2))
+    arrays["alive"][1, 0] = 0
+    if policy.layout.is_discrete:
+        arrays["action_mask"][0, 1, 0] = 0
+    return arrays
+
+
+@pytest.mark.parametrize(("mixer", "action"), zip(MIXERS, [CHOICE, FORCE, FORCE, CHOICE, CHOICE], strict=True))
+def test_an_onnx_file_decides_as_the_policy_does(mixer: str, action: spaces.Space, tmp_path: Path) -> None:
+    policy = team(action, mixer, masks=action is CHOICE)
+    written = policy.to_onnx(tmp_path / "team.onnx", num_teams=2)
+    session = onnxruntime.InferenceSession(written)
+    arrays = some_observations(policy)
+    assert {given.name for given in session.get_inputs()} == set(arrays)
+    (actions,) = session.run(None, arrays)
+    np.testing.assert_allclose(actions, policy.act_for_many(arrays), atol=1e-5)
+
+
+def test_a_trace_decides_as_the_policy_does() -> None:
+    class Act(torch.nn.Module):
+        def __init__(self, network: JointPolicyNetwork) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, obs: torch.Tensor) -> torch.Tensor:
+            return self.network.act(obs)[0]
+
+    policy = team(mixer="mamba")
+    act, obs = Act(policy.network), torch.randn(2, 3, policy.network.config.obs_dim)
+    traced = torch.jit.trace(act, (obs,))
+    other = torch.randn_like(obs)
+    assert torch.equal(traced(other), act(other))
