@@ -16,6 +16,7 @@ Space = spaces.Space[Any]
 MASK_KEY = "action_mask"
 TASK_KEY = "task"  # in infos: the name of the task that was played, where there are several
 ALIVE_KEY = "alive"  # in infos: False for an agent that is dead, but stays and is rewarded with its team
+NO_BOUND = 1e30  # A bound of a continuous action from here on is none: float32 ends at 3.4e38.
 SMALLEST_IMAGE = 16  # What has fewer pixels in height or width is a grid of numbers rather than an image.
 # What lies beside a mask is called so by RLlib and by PettingZoo.
 OBSERVATION_KEYS = ("observations", "observation")
@@ -118,12 +119,14 @@ class AgentAction:
                 return cls(agent, space, nvec=tuple(space.nvec.ravel().tolist()))
             case spaces.MultiBinary():
                 return cls(agent, space, nvec=(2,) * int(np.prod(space.shape)))
-            case spaces.Box() if np.issubdtype(space.dtype, np.floating):
+            case spaces.Box() if np.issubdtype(space.dtype, np.floating) and np.prod(space.shape):
+                if not (space.low <= space.high).all():
+                    raise LayoutError(f"agent {agent!r} acts in {space}: give bounds with low <= high.")
                 return cls(agent, space, dim=int(np.prod(space.shape)))
         raise LayoutError(
             f"agent {agent!r} acts in {_brief(space)}: a joint policy needs Discrete, MultiDiscrete, "
-            "MultiBinary or a floating-point Box. Wrap the environment so that the agent's action is one of "
-            "these."
+            "MultiBinary or a floating-point Box with entries. Wrap the environment so that the agent's action is one "
+            "of these."
         )
 
     @property
@@ -136,13 +139,19 @@ class AgentAction:
         return sum(self.nvec) or self.dim
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest action, each float32 of shape (dim,), rounded inwards: within them is legal."""
+        """Lowest and highest action, each float32 (dim,), rounded inwards, so that all between them is legal.
+
+        Bounds that only say what the type can hold are infinite: its largest number, or anything from `NO_BOUND`.
+        """
         assert isinstance(self.space, spaces.Box)
         low, high = self.space.low.ravel(), self.space.high.ravel()
-        low32, high32 = low.astype(np.float32), high.astype(np.float32)
+        limit = min(NO_BOUND, float(np.finfo(low.dtype).max))
+        with np.errstate(over="ignore"):
+            low32, high32 = low.astype(np.float32), high.astype(np.float32)
         low32 = np.where(low32 < low, np.nextafter(low32, np.float32(np.inf)), low32)
         high32 = np.where(high32 > high, np.nextafter(high32, np.float32(-np.inf)), high32)
-        return low32, high32
+        infinity = np.float32(np.inf)
+        return np.where(low <= -limit, -infinity, low32), np.where(high >= limit, infinity, high32)
 
     def decoder(self, row: int, *, several: bool) -> Callable[[Any], Any]:
         """A function from the rows of a joint action to this agent's action in its own space.
@@ -163,13 +172,15 @@ def _take_dimensions(rows: np.ndarray, row: int, dim: int, shape: tuple[int, ...
     return rows[row, :dim].astype(dtype).reshape(shape)
 
 
-def _choice_decoder(action: AgentAction, row: int, start: int, several: bool) -> Callable[[Any], int]:
+def _choice_decoder(action: AgentAction, row: int, start: int, several: bool) -> Callable[[Any], Any]:
     (n,) = action.nvec
+    assert action.space.dtype is not None
+    kind = action.space.dtype.type  # as what `space.sample()` returns
 
-    def decode(rows: list[Any]) -> int:
+    def decode(rows: list[Any]) -> Any:
         choice = rows[row][0] if several else rows[row]
         if 0 <= choice < n:
-            return choice + start
+            return kind(choice + start)
         raise _out_of_range(action, choice)
 
     return decode
@@ -177,7 +188,7 @@ def _choice_decoder(action: AgentAction, row: int, start: int, several: bool) ->
 
 def _components_decoder(action: AgentAction, row: int, several: bool) -> Callable[[Any], np.ndarray]:
     space, count, limits = action.space, len(action.nvec), action.nvec
-    start = getattr(space, "start", 0)
+    start = np.asarray(getattr(space, "start", 0), space.dtype)
 
     def decode(rows: list[Any]) -> np.ndarray:
         choices = rows[row][:count] if several else [rows[row]]
