@@ -139,27 +139,25 @@ class JointActions:
         Raises:
             LayoutError: The wrong shape or type, or an action out of its agent's range.
         """
+        action = np.asarray(action)
+        self.check_actions(action[None], 1)
         return self.decode(self.rows(action), self.agents if agents is None else agents)
 
-    def rows(self, actions: Any, num_envs: int | None = None) -> Any:
-        """A joint action, or with `num_envs` one for each team, as `decode` takes it.
+    def check_actions(self, actions: np.ndarray, num_envs: int) -> None:
+        """Raises LayoutError unless these are joint actions of so many teams, (num_envs, *action_shape)."""
+        if actions.shape[:1] != (num_envs,):
+            raise LayoutError(f"{num_envs} teams need as many joint actions, not an array of shape {actions.shape}.")
+        if actions.shape[1:] != self.action_shape:
+            raise LayoutError(f"a joint action has shape {self.action_shape}, not {actions.shape[1:]}.")
+        if self.is_discrete and actions.dtype.kind not in "iu":
+            raise LayoutError(f"a joint action of discrete choices holds integers, not {actions.dtype}.")
 
-        Raises:
-            LayoutError: The wrong shape or type.
-        """
-        actions = np.asarray(actions)
-        shape = self.action_shape if num_envs is None else (num_envs, *self.action_shape)
-        if actions.shape != shape:
-            whose = "a joint action has" if num_envs is None else f"the joint actions of {num_envs} teams have"
-            raise LayoutError(f"{whose} shape {shape}, not {actions.shape}.")
-        if self.is_discrete:
-            if actions.dtype.kind not in "iu":
-                raise LayoutError(f"a joint action of discrete choices holds integers, not {actions.dtype}.")
-            return actions.tolist()  # Python integers are decoded faster than NumPy's.
-        return actions
+    def rows(self, actions: np.ndarray) -> Any:
+        """One or several joint actions as `decode` takes them: Python integers are decoded faster than NumPy's."""
+        return actions.tolist() if self.is_discrete else actions
 
     def decode(self, rows: Any, agents: Iterable[AgentID]) -> dict[AgentID, Any]:
-        """As `split`, for one team's part of what `rows` returned."""
+        """As `split`, for one team's part of what `rows` returned. Only the range of actions is checked."""
         if not (self.is_discrete or ((self.low <= rows) & (rows <= self.high)).all()):
             self._check_bounds(rows, agents)
         decoders = self._decoders
