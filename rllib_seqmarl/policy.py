@@ -208,7 +208,9 @@ class JointPolicy:
         actions, _, _ = self.network.act(
             network_input(batch), batch.get("action_mask"), batch["alive"], deterministic=not explore
         )
-        return self._within_bounds(actions.cpu().numpy())
+        return self.layout.fit(
+            actions.cpu().numpy(), normalize=self.deployment["normalize_actions"], clip=self.deployment["clip_actions"]
+        )
 
     def values(self, observations: Mapping[Any, Any], *, state: Any = None) -> dict[Any, float]:
         """Each living agent's expected discounted return from here on, in reward units; errors as `act`."""
@@ -288,18 +290,6 @@ class JointPolicy:
                 f"{argument}: the team has no agent {unknown[0]!r}. Its agents are "
                 f"{', '.join(map(repr, self.layout.agents))}."
             )
-
-    def _within_bounds(self, actions: np.ndarray) -> np.ndarray:
-        """Continuous actions as the environment takes them; the same as RLlib's `NormalizeAndClipActions`."""
-        if self.layout.is_discrete:
-            return actions
-        low, high = self.layout.low, self.layout.high
-        if self.deployment["normalize_actions"]:
-            if np.isfinite(low).all() and np.isfinite(high).all():
-                actions = np.clip(low + (actions + 1.0) * (high - low) / 2.0, low, high)
-        elif self.deployment["clip_actions"]:
-            actions = np.clip(actions, low, high)
-        return actions
 
 
 def network_input(observation: Mapping[str, Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPO, PPOConfig
+from ray.rllib.connectors.module_to_env import NormalizeAndClipActions
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -45,7 +46,7 @@ from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.mixers import REGISTERED_MIXERS
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
-from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
+from rllib_seqmarl.modules.team_connectors import FitActionsToBounds, ModuleToTeam, TeamToModule
 from rllib_seqmarl.modules.users_connectors import for_teams
 
 
@@ -318,6 +319,12 @@ class JointPPOConfig(PPOConfig):
         if self._module_to_env_connector is None and self.add_default_connectors_to_module_to_env_pipeline:
             pipeline.connectors.clear()
             pipeline.append(ModuleToTeam(normalize_actions=self.normalize_actions, clip_actions=self.clip_actions))
+        for index, piece in enumerate(pipeline.connectors):
+            if type(piece) is NormalizeAndClipActions:
+                spaces_of = piece.input_observation_space, piece.input_action_space
+                pipeline.connectors[index] = FitActionsToBounds(
+                    *spaces_of, normalize_actions=piece.normalize_actions, clip_actions=piece.clip_actions
+                )
         return pipeline
 
     @property

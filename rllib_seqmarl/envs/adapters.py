@@ -21,16 +21,17 @@ class TeamAdapter(Protocol):
     """What JointEnv asks of an environment."""
 
     agents: tuple[AgentID, ...]
+    is_parallel: bool
+    """Whether `agents` lists who acts next and is empty at the end; otherwise whoever is given an observation acts."""
 
     def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         """The agent's observation and action space."""
 
-    def awaited(self) -> int | None:
-        """How many agents are to act next (0: the episode is over); None if the observations alone tell."""
-
 
 class ParallelAdapter:
     """PettingZoo: `agents` lists who acts next, and is empty when the episode is over."""
+
+    is_parallel = True
 
     def __init__(self, env: Any):
         self.env = env
@@ -39,18 +40,20 @@ class ParallelAdapter:
     def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         return self.env.observation_space(agent), self.env.action_space(agent)
 
-    def awaited(self) -> int | None:
-        return len(self.env.agents)
-
 
 class MultiAgentAdapter:
     """RLlib: who has an observation acts next (agents may pause); `__all__` ends the episode."""
 
+    is_parallel = False
+
     def __init__(self, env: Any):
         self.env = env
         # The current API names the agents; older environments only have a dictionary of spaces.
-        names = env.possible_agents or env.agents or env.action_spaces or env.observation_spaces or ()
-        self.agents: tuple[AgentID, ...] = tuple(names)
+        places = ("possible_agents", "agents", "action_spaces", "observation_spaces")
+        named = (getattr(env, place, None) for place in places)
+        self.agents: tuple[AgentID, ...] = next(
+            (tuple(names) for names in named if names is not None and len(names)), ()
+        )
 
     def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         observation, action = self.env.get_observation_space(agent), self.env.get_action_space(agent)
@@ -60,9 +63,6 @@ class MultiAgentAdapter:
                 "(agent -> space) in the environment's __init__."
             )
         return observation, action
-
-    def awaited(self) -> int | None:
-        return None
 
 
 def is_multi_agent(env: Any) -> bool:

@@ -9,22 +9,15 @@ import numpy as np
 from gymnasium import spaces
 
 from rllib_seqmarl.envs.errors import LayoutError
+from rllib_seqmarl.envs.flattening import Flatten, Space, brief, flat_size, flattener
 
 AgentID = Hashable
-Space = spaces.Space[Any]
 
 MASK_KEY = "action_mask"
 TASK_KEY = "task"  # in infos: the name of the task that was played, where there are several
 ALIVE_KEY = "alive"  # in infos: False for an agent that is dead, but stays and is rewarded with its team
+NO_BOUND = 1e30  # A bound of a continuous action from here on is none: float32 ends at 3.4e38.
 SMALLEST_IMAGE = 16  # What has fewer pixels in height or width is a grid of numbers rather than an image.
-# What lies beside a mask is called so by RLlib and by PettingZoo.
-OBSERVATION_KEYS = ("observations", "observation")
-
-
-def mask_in(infos: Mapping[Any, Any], agent: AgentID) -> Any:
-    """The action mask that an environment's infos hold for an agent, or None."""
-    info = infos.get(agent)
-    return info.get(MASK_KEY) if info else None
 
 
 @dataclass(frozen=True)
@@ -32,45 +25,62 @@ class AgentObservation:
     """How one agent's observation is read.
 
     Attributes:
-        agent: the agent's name.
-        size: entries of the flattened observation.
-        key: where the observation lies, if the agent observes a Dict that also holds its action mask.
-        flatten: turns an observation into a vector of `size` entries; None where it is one already.
-        image_shape: height, width and channels, if the agent sees an image: a Box of uint8 with three axes, at
+        agent: The agent's name.
+        size: Entries of the flattened observation.
+        flatten: Turns an observation into a vector of `size` entries; None where it is one already.
+        key: Where the observation is in the Dict that the agent observes, if it holds the action mask and one other
+            part.
+        has_mask: Whether the agent observes a Dict that holds its action mask.
+        image_shape: Height, width and channels, if the agent observes an image: a Box of uint8 with three axes, at
             least 16 pixels high and wide.
     """
 
     agent: AgentID
     size: int
-    key: str | None
-    flatten: Callable[[Any], Any] | None
+    flatten: Flatten | None
+    key: str | None = None
+    has_mask: bool = False
     image_shape: tuple[int, int, int] | None = None
 
     @classmethod
     def of(cls, agent: AgentID, space: Space) -> "AgentObservation":
-        key = None
-        if isinstance(space, spaces.Dict) and MASK_KEY in space.spaces:
-            key = next((name for name in OBSERVATION_KEYS if name in space.spaces), None)
-            if key is None:
-                raise LayoutError(
-                    f"agent {agent!r} observes a Dict of {', '.join(space)}: name what lies beside the "
-                    f"{MASK_KEY} 'observations'."
-                )
-            space = space[key]
-        try:
-            size = spaces.flatdim(space)
-        except (NotImplementedError, ValueError):
-            raise LayoutError(
-                f"agent {agent!r}: observations of {_brief(space)} have no fixed size. Use Box, Discrete, "
-                "MultiDiscrete, MultiBinary, or a Dict or Tuple of these."
-            ) from None
-        return cls(agent, size, key, _flattener(space), _image_shape(space))
+        has_mask = isinstance(space, spaces.Dict) and MASK_KEY in space.spaces
+        if not has_mask:
+            return cls(agent, _size(agent, space), _flattener(space), image_shape=_image_shape(space))
+        assert isinstance(space, spaces.Dict)
+        parts = {key: part for key, part in space.spaces.items() if key != MASK_KEY}
+        if not parts:
+            raise LayoutError(f"agent {agent!r} observes nothing but its {MASK_KEY}. Add a part 'observations'.")
+        if len(parts) > 1:
+            whole = spaces.Dict(list(parts.items()))
+            return cls(agent, _size(agent, whole), partial(_flat_without_mask, flatten=flattener(whole)), has_mask=True)
+        ((key, only),) = parts.items()
+        return cls(agent, _size(agent, only), _flattener(only), key, True, _image_shape(only))
 
 
-def _flattener(space: Space) -> Callable[[Any], Any] | None:
-    if not isinstance(space, spaces.Box):
-        return partial(spaces.flatten, space)
-    return None if len(space.shape) == 1 else np.ravel
+def _size(agent: AgentID, space: Space) -> int:
+    try:
+        return flat_size(space)
+    except ValueError as error:
+        raise LayoutError(
+            f"agent {agent!r}: observations of {brief(space)} cannot be read as a fixed number of numbers: {error}."
+        ) from None
+
+
+def _flattener(space: Space) -> Flatten | None:
+    return None if isinstance(space, spaces.Box) and len(space.shape) == 1 else flattener(space)
+
+
+def _flat_without_mask(seen: Mapping[str, Any], flatten: Flatten) -> Any:
+    return flatten({key: part for key, part in seen.items() if key != MASK_KEY})
+
+
+def has_channels_first(space: Space) -> bool:
+    """Whether a space is of images (channels, height, width): pixels from 0 to 255 of 1, 3 or 4 channels."""
+    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3):
+        return False
+    channels, height, width = space.shape
+    return channels in (1, 3, 4) and min(height, width) >= SMALLEST_IMAGE and bool((space.high == 255).all())
 
 
 def _image_shape(space: Space) -> tuple[int, int, int] | None:
@@ -118,12 +128,14 @@ class AgentAction:
                 return cls(agent, space, nvec=tuple(space.nvec.ravel().tolist()))
             case spaces.MultiBinary():
                 return cls(agent, space, nvec=(2,) * int(np.prod(space.shape)))
-            case spaces.Box() if np.issubdtype(space.dtype, np.floating):
+            case spaces.Box() if np.issubdtype(space.dtype, np.floating) and np.prod(space.shape):
+                if not (space.low <= space.high).all():
+                    raise LayoutError(f"agent {agent!r} acts in {space}: give bounds with low <= high.")
                 return cls(agent, space, dim=int(np.prod(space.shape)))
         raise LayoutError(
-            f"agent {agent!r} acts in {_brief(space)}: a joint policy needs Discrete, MultiDiscrete, "
-            "MultiBinary or a floating-point Box. Wrap the environment so that the agent's action is one of "
-            "these."
+            f"agent {agent!r} acts in {brief(space)}: a joint policy needs Discrete, MultiDiscrete, "
+            "MultiBinary or a floating-point Box with entries. Wrap the environment so that the agent's action is one "
+            "of these."
         )
 
     @property
@@ -136,13 +148,19 @@ class AgentAction:
         return sum(self.nvec) or self.dim
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest action, each float32 of shape (dim,), rounded inwards: within them is legal."""
+        """Lowest and highest action, each float32 (dim,), rounded inwards, so that all between them is legal.
+
+        Bounds that only say what the type can hold are infinite: its largest number, or anything from `NO_BOUND`.
+        """
         assert isinstance(self.space, spaces.Box)
         low, high = self.space.low.ravel(), self.space.high.ravel()
-        low32, high32 = low.astype(np.float32), high.astype(np.float32)
+        limit = min(NO_BOUND, float(np.finfo(low.dtype).max))
+        with np.errstate(over="ignore"):
+            low32, high32 = low.astype(np.float32), high.astype(np.float32)
         low32 = np.where(low32 < low, np.nextafter(low32, np.float32(np.inf)), low32)
         high32 = np.where(high32 > high, np.nextafter(high32, np.float32(-np.inf)), high32)
-        return low32, high32
+        infinity = np.float32(np.inf)
+        return np.where(low <= -limit, -infinity, low32), np.where(high >= limit, infinity, high32)
 
     def decoder(self, row: int, *, several: bool) -> Callable[[Any], Any]:
         """A function from the rows of a joint action to this agent's action in its own space.
@@ -163,13 +181,15 @@ def _take_dimensions(rows: np.ndarray, row: int, dim: int, shape: tuple[int, ...
     return rows[row, :dim].astype(dtype).reshape(shape)
 
 
-def _choice_decoder(action: AgentAction, row: int, start: int, several: bool) -> Callable[[Any], int]:
+def _choice_decoder(action: AgentAction, row: int, start: int, several: bool) -> Callable[[Any], Any]:
     (n,) = action.nvec
+    assert action.space.dtype is not None
+    kind = action.space.dtype.type  # as what `space.sample()` returns
 
-    def decode(rows: list[Any]) -> int:
+    def decode(rows: list[Any]) -> Any:
         choice = rows[row][0] if several else rows[row]
         if 0 <= choice < n:
-            return choice + start
+            return kind(choice + start)
         raise _out_of_range(action, choice)
 
     return decode
@@ -177,7 +197,7 @@ def _choice_decoder(action: AgentAction, row: int, start: int, several: bool) ->
 
 def _components_decoder(action: AgentAction, row: int, several: bool) -> Callable[[Any], np.ndarray]:
     space, count, limits = action.space, len(action.nvec), action.nvec
-    start = getattr(space, "start", 0)
+    start = np.asarray(getattr(space, "start", 0), space.dtype)
 
     def decode(rows: list[Any]) -> np.ndarray:
         choices = rows[row][:count] if several else [rows[row]]
@@ -207,8 +227,4 @@ def check_joinable(actions: Sequence[AgentAction]) -> None:
 
 def _who(actions: Sequence[AgentAction]) -> str:
     names = ", ".join(repr(action.agent) for action in actions[:4]) + (", ..." if len(actions) > 4 else "")
-    return f"{names} act{'s' if len(actions) == 1 else ''} in {_brief(actions[0].space)}"
-
-
-def _brief(space: Space) -> str:
-    return f"Box{space.shape}" if isinstance(space, spaces.Box) else str(space)
+    return f"{names} act{'s' if len(actions) == 1 else ''} in {brief(actions[0].space)}"

@@ -102,12 +102,12 @@ class JointActions:
 
     @cached_property
     def low(self) -> np.ndarray:
-        """Lowest continuous action, float32 of shape (n, dim); padding -1."""
+        """Lowest continuous action, float32 of shape (n, dim): -inf where there is no bound; padding -1."""
         return self._bounds(0)
 
     @cached_property
     def high(self) -> np.ndarray:
-        """Highest continuous action, float32 of shape (n, dim); padding 1."""
+        """Highest continuous action, float32 of shape (n, dim): inf where there is no bound; padding 1."""
         return self._bounds(1)
 
     def _bounds(self, side: int) -> np.ndarray:
@@ -115,6 +115,12 @@ class JointActions:
         for row, action in enumerate(self._actions):
             limits[row, : action.dim] = action.bounds()[side]
         return limits
+
+    def fit(self, actions: np.ndarray, *, normalize: bool, clip: bool) -> np.ndarray:
+        """Network outputs (..., *action_shape) as joint actions: see `fit_to_bounds`; choices stay as they are."""
+        if self.is_discrete:
+            return actions
+        return fit_to_bounds(actions, self.low, self.high, normalize=normalize, clip=clip)
 
     # -- splitting -------------------------------------------------------------------------------------------
 
@@ -124,27 +130,36 @@ class JointActions:
         return {action.agent: action.decoder(row, several=several) for row, action in enumerate(self._actions)}
 
     def split(self, action: Any, agents: Iterable[AgentID] | None = None) -> dict[AgentID, Any]:
-        """Each agent's action in its own space: an int, or an array of the space's shape and dtype.
+        """Each agent's action in its own space: a scalar of the space's dtype, or an array of its shape and dtype.
 
         Args:
-            action: the joint action, of shape `action_shape`.
-            agents: who acts; all if None.
+            action: The joint action, of shape `action_shape`.
+            agents: The agents that act; all if None.
 
         Raises:
-            LayoutError: the wrong shape or type, or an action out of its agent's range.
+            LayoutError: The wrong shape or type, or an action out of its agent's range.
         """
         action = np.asarray(action)
-        if action.shape != self.action_shape:
-            raise LayoutError(f"a joint action has shape {self.action_shape}, not {action.shape}.")
-        agents = self.agents if agents is None else agents
-        if self.is_discrete:
-            if action.dtype.kind not in "iu":
-                raise LayoutError(f"a joint action of discrete choices holds integers, not {action.dtype}.")
-            rows = action.tolist()
-        else:
-            rows = action
-            if not ((self.low <= rows) & (rows <= self.high)).all():
-                self._check_bounds(rows, agents)
+        self.check_actions(action[None], 1)
+        return self.decode(self.rows(action), self.agents if agents is None else agents)
+
+    def check_actions(self, actions: np.ndarray, num_envs: int) -> None:
+        """Raises LayoutError unless these are joint actions of so many teams, (num_envs, *action_shape)."""
+        if actions.shape[:1] != (num_envs,):
+            raise LayoutError(f"{num_envs} teams need as many joint actions, not an array of shape {actions.shape}.")
+        if actions.shape[1:] != self.action_shape:
+            raise LayoutError(f"a joint action has shape {self.action_shape}, not {actions.shape[1:]}.")
+        if self.is_discrete and actions.dtype.kind not in "iu":
+            raise LayoutError(f"a joint action of discrete choices holds integers, not {actions.dtype}.")
+
+    def rows(self, actions: np.ndarray) -> Any:
+        """One or several joint actions as `decode` takes them: Python integers are decoded faster than NumPy's."""
+        return actions.tolist() if self.is_discrete else actions
+
+    def decode(self, rows: Any, agents: Iterable[AgentID]) -> dict[AgentID, Any]:
+        """As `split`, for one team's part of what `rows` returned. Only the range of actions is checked."""
+        if not (self.is_discrete or ((self.low <= rows) & (rows <= self.high)).all()):
+            self._check_bounds(rows, agents)
         decoders = self._decoders
         return {agent: decoders[agent](rows) for agent in agents}
 
@@ -157,3 +172,23 @@ class JointActions:
                     f"agent {agent!r}: action {action[row, d]} in dimension {d} is out of range "
                     f"[{self.low[row, d]}, {self.high[row, d]}]."
                 )
+
+
+def fit_to_bounds(actions: np.ndarray, low: np.ndarray, high: np.ndarray, *, normalize: bool, clip: bool) -> np.ndarray:
+    """Real numbers as actions within bounds, each dimension by itself.
+
+    Args:
+        actions: Network outputs, (..., n, dim).
+        low, high: The bounds, (n, dim); infinite where there is none.
+        normalize: Whether -1 to 1 stands for the range from `low` to `high`, in dimensions that have both; it implies
+            clipping.
+        clip: Whether actions are clipped.
+    """
+    if normalize:
+        bounded = np.isfinite(low) & np.isfinite(high)
+        if bounded.all():
+            actions = low + (actions + 1.0) * (high - low) / 2.0
+        elif bounded.any():
+            floor, ceiling = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+            actions = np.where(bounded, floor + (actions + 1.0) * (ceiling - floor) / 2.0, actions)
+    return np.clip(actions, low, high) if normalize or clip else actions

@@ -10,10 +10,9 @@ import gymnasium as gym
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.catalog import call_with_keywords, find_creator, find_entry, make_batch, make_joint_env
 from rllib_seqmarl.envs.final_observations import check_start
-from rllib_seqmarl.envs.vector_env import JointVectorEnv
+from rllib_seqmarl.envs.vector_env import JointVector, JointVectorEnv
 
-JointVector = JointVectorEnv | JointBatchEnv
-"""Several joint environments as one."""
+__all__ = ["JointEnvCreator", "JointVector"]
 
 
 class JointEnvCreator:

@@ -33,6 +33,14 @@ Arrays = dict[str, np.ndarray]
 OBSERVATIONS, ALIVE, ACTION_MASK, STATE = "observations", "alive", "action_mask", "state"
 
 
+def missing_mask(agent: AgentID) -> LayoutError:
+    """The error of an agent whose action mask is missing."""
+    return LayoutError(
+        f"agent {agent!r} has no action mask this time. Once an agent has masks, it needs one at every step while it "
+        "lives (all ones where everything is legal)."
+    )
+
+
 class JointObservationSpace(spaces.Dict):
     """A Dict of arrays that remembers its layout, so that whoever is given the space can read the arrays."""
 
@@ -85,13 +93,13 @@ class TeamLayout(JointActions):
         return len(self.agents)
 
     @cached_property
-    def _observed(self) -> tuple[AgentObservation, ...]:
+    def observed(self) -> tuple[AgentObservation, ...]:
         return tuple(map(AgentObservation.of, self.agents, self.observation_spaces))
 
     @cached_property
     def obs_sizes(self) -> tuple[int, ...]:
         """Each agent's own flattened observation size, without padding and ids."""
-        return tuple(observation.size for observation in self._observed)
+        return tuple(observation.size for observation in self.observed)
 
     @cached_property
     def obs_dim(self) -> int:
@@ -105,17 +113,17 @@ class TeamLayout(JointActions):
         Rows of observations are then uint8: the pixels, then the id. Images of several sizes, or of some agents only,
         are flattened as any other observation.
         """
-        shapes = {observation.image_shape for observation in self._observed}
+        shapes = {observation.image_shape for observation in self.observed}
         return shapes.pop() if len(shapes) == 1 else None
 
     @property
     def _obs_dtype(self) -> Any:
         return np.uint8 if self.image_shape else np.float32
 
-    @property
+    @cached_property
     def declares_masks(self) -> bool:
         """Whether the environment gives action masks, in observations or infos."""
-        return self.info_masks or any(observation.key for observation in self._observed)
+        return self.info_masks or any(observation.has_mask for observation in self.observed)
 
     @cached_property
     def has_action_mask(self) -> bool:
@@ -162,11 +170,11 @@ class TeamLayout(JointActions):
 
     @cached_property
     def _readers(self) -> tuple[tuple[Any, ...], ...]:
-        # What the loop of `write` needs for each agent, in one tuple: looked up once, not at every step.
+        # What the loop of `place` needs for each agent, in one tuple: prepared once, not at every step.
         pixels = partial(flat_pixels, shape=self.image_shape) if self.image_shape else None
         return tuple(
             (seen.agent, row, (row, slice(0, seen.size)), seen.size, seen.key, pixels or seen.flatten)
-            for row, seen in enumerate(self._observed)
+            for row, seen in enumerate(self.observed)
         )
 
     def observe(
@@ -177,12 +185,26 @@ class TeamLayout(JointActions):
         *,
         last: bool = False,
     ) -> Arrays:
-        """The joint observation of one team; see :meth:`write` for arguments and errors."""
+        """The joint observation of one team.
+
+        Args:
+            observations: What each living agent observes. Absent agents are dead: they observe zeros, and only their
+                first choice is legal.
+            masks: The legal actions of living agents, for environments that put masks into infos.
+            state: The global state, if `state_dim` is set.
+            last: The episode is over, and no agent will act: masks may be absent and may forbid everything.
+
+        Raises:
+            LayoutError: As `place` and `finish`; or all masks are missing.
+        """
+        if self.info_masks and observations and not (masks or last):
+            raise missing_mask(next(iter(observations)))
         arrays = self.blank()
-        self.write(arrays, observations, masks, state, last=last)
+        self.place(arrays, observations, masks, state, last=last)
+        self.finish(arrays, last)
         return arrays
 
-    def write(
+    def place(
         self,
         arrays: Arrays,
         observations: Mapping[AgentID, Any],
@@ -191,90 +213,115 @@ class TeamLayout(JointActions):
         *,
         last: bool = False,
     ) -> None:
-        """Writes one team's observations into `arrays`, as :meth:`blank` makes them.
+        """Writes one team's observations into blank arrays, (n, ...); to be completed by `finish`.
 
         Args:
-            arrays: what to fill; `observations` (n, obs_dim) etc., without batch axes.
-            observations: what each living agent sees. Who is absent is dead: it sees zeros, and only its
-                first choice is legal.
-            masks: legal actions of each living agent, for environments that put masks into infos.
-            state: the global state, if `state_dim` is set.
-            last: the episode is over, nobody will act: masks may be absent and may forbid everything.
+            arrays: The arrays of one team, as `blank` returns them.
+            observations, masks, state, last: As for `observe`. A living agent without a mask may choose anything.
 
         Raises:
-            LayoutError: an observation of the wrong size or not finite, a mask that is absent or forbids
-                every action, a state of another size.
+            LayoutError: An observation, mask or state that does not fit its space or size.
         """
         table = arrays[OBSERVATIONS]
         for agent, row, place, size, key, flatten in self._readers:
             if agent not in observations:
                 arrays[ALIVE][row] = 0
-                if self.has_action_mask and self.is_discrete:
-                    arrays[ACTION_MASK][row] = self.no_choice
                 continue
             seen = observations[agent]
             try:
                 if key is not None:
+                    if len(seen) > 2:
+                        raise ValueError(f"it holds {', '.join(map(str, seen))}, its space {key}, {MASK_KEY}")
                     seen = seen[key]
                 if flatten is not None:
                     seen = flatten(seen)
                 if len(seen) != size:
                     raise ValueError(f"it has {len(seen)} entries, its space {size}")
                 table[place] = seen
-            except (ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
                 raise LayoutError(f"agent {agent!r}: its observation does not fit its space: {error}.") from error
-        if not self.image_shape:
-            flat = table.ravel()
-            # A dot product is the quickest test; as it may overflow, the exact test has the last word.
-            if not math.isfinite(flat.dot(flat)):
-                self._check_finite(table)
         if self.declares_masks:
-            self._write_masks(arrays[ACTION_MASK], observations, masks or {}, last)
+            self._place_masks(arrays[ACTION_MASK], observations, masks or {}, last)
         if self.state_dim:
-            self._write_state(arrays[STATE], state)
+            self._place_state(arrays[STATE], state)
 
-    def _check_finite(self, table: np.ndarray) -> None:
-        for agent, row in zip(self.agents, table, strict=True):
-            bad = np.flatnonzero(~np.isfinite(row))
-            if bad.size:
-                raise LayoutError(f"agent {agent!r}: its observation is {row[bad[0]]} at entry {bad[0]}.")
-
-    def _write_masks(
+    def _place_masks(
         self, table: np.ndarray, observations: Mapping[AgentID, Any], masks: Mapping[AgentID, Any], last: bool
     ) -> None:
-        for observed, action, row, places in zip(self._observed, self._actions, table, self._mask_places, strict=True):
+        for observed, action, row, places in zip(self.observed, self._actions, table, self._mask_places, strict=True):
             agent = action.agent
             if agent not in observations:
                 continue
-            mask = observations[agent].get(MASK_KEY) if observed.key else masks.get(agent)
+            mask = observations[agent].get(MASK_KEY) if observed.has_mask else masks.get(agent)
             if mask is None:
-                if last or not (observed.key or self.info_masks):
-                    continue
-                raise LayoutError(
-                    f"agent {agent!r} has no action mask this time. Once an environment gives masks, every "
-                    "living agent needs one at every step (all ones where everything is legal)."
-                )
+                if observed.has_mask and not last:
+                    raise missing_mask(agent)
+                continue
             if isinstance(mask, tuple):  # gymnasium's form for MultiDiscrete: one array a component
                 mask = np.concatenate(mask)
-            if len(mask) != action.width:
-                raise LayoutError(f"agent {agent!r}: its action mask has {len(mask)} entries, not {action.width}.")
-            row[places] = mask
-        if self.is_discrete and not last:
-            action_mask = np.logical_or.reduceat(table, self._component_starts, axis=1)  # (n, components)
-            if not action_mask.all():
-                agent = self.agents[int(np.argmin(action_mask.all(axis=1)))]
+            mask = np.asarray(mask)
+            if mask.shape != (action.width,):
+                found = f"{len(mask)} entries" if mask.ndim == 1 else f"shape {mask.shape}"
+                raise LayoutError(f"agent {agent!r}: its action mask has {found}, not {action.width}.")
+            if mask.dtype.char not in "b?" and not np.isin(mask, (0, 1)).all():
                 raise LayoutError(
-                    f"agent {agent!r}: its action mask forbids every action. "
-                    "Leave a living agent at least one legal choice, such as a no-op."
+                    f"agent {agent!r}: its action mask holds other numbers than 0 and 1: {mask.tolist()}."
                 )
+            row[places] = mask
 
-    def _write_state(self, table: np.ndarray, state: Any) -> None:
-        flat = np.ravel(state)
+    def _place_state(self, table: np.ndarray, state: Any) -> None:
+        try:
+            flat = np.ravel(state).astype(np.float32)
+        except (ValueError, TypeError) as error:
+            raise LayoutError(f"the global state is not an array of numbers: {error}.") from None
         if flat.size != self.state_dim:
             raise LayoutError(f"the global state has {flat.size} entries; it had {self.state_dim} at first.")
         table[:] = flat
-        if not np.isfinite(table).all():
-            raise LayoutError("the global state is not finite.")
+
+    def finish(self, arrays: Arrays, last: Any = False) -> None:
+        """Completes joint observations of one team or many, (..., n, ...), and checks their numbers and masks.
+
+        Args:
+            arrays: Observations, alive and, for living agents, masks and the state are in place.
+            last: Whether the episode is over, a bool or bool (...,): masks may forbid everything then.
+
+        Raises:
+            LayoutError: A number is not finite, or a mask forbids every action.
+        """
+        alive = arrays[ALIVE]
+        if not self.image_shape:
+            flat = arrays[OBSERVATIONS].ravel()
+            # A dot product is the quickest test; as it may overflow, the exact test has the last word.
+            if not math.isfinite(flat.dot(flat)):
+                self._check_finite(arrays[OBSERVATIONS])
+        if self.state_dim and not np.isfinite(arrays[STATE]).all():
+            raise LayoutError("the global state is not finite.", np.argwhere(~np.isfinite(arrays[STATE]))[0][:-1])
+        if self.has_action_mask and self.is_discrete:
+            mask = arrays[ACTION_MASK]  # (..., n, width)
+            if not alive.all():
+                mask[alive == 0] = self.no_choice
+            if self.declares_masks:
+                legal = self._has_legal_choice(mask)  # (..., n)
+                if not legal.all():
+                    self._check_legal(legal | np.asarray(last)[..., None])
+
+    def _check_finite(self, table: np.ndarray) -> None:
+        for *team, row, entry in np.argwhere(~np.isfinite(table)):
+            value = table[(*team, row, entry)]
+            raise LayoutError(f"agent {self.agents[row]!r}: its observation is {value} at entry {entry}.", team)
+
+    def _has_legal_choice(self, mask: np.ndarray) -> np.ndarray:
+        if len(self.nvec) == 1:
+            return mask.any(axis=-1)
+        return np.logical_or.reduceat(mask, self._component_starts, axis=-1).all(axis=-1)
+
+    def _check_legal(self, legal: np.ndarray) -> None:
+        for *team, row in np.argwhere(~legal):
+            raise LayoutError(
+                f"agent {self.agents[row]!r}: its action mask forbids every action. "
+                "Leave a living agent at least one legal choice, such as a no-op.",
+                team,
+            )
 
     # -- JSON ------------------------------------------------------------------------------------------------
 

@@ -1,92 +1,108 @@
 """Many joint environments stepped as one, with all observations written straight into one batch."""
 
+from __future__ import annotations
+
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from rllib_seqmarl.envs.joint_env import JointEnv
+from rllib_seqmarl.envs.joint_teams import JointStep, JointTeams
 from rllib_seqmarl.envs.layout import Arrays
+from rllib_seqmarl.envs.read_teams import ReadTeams
+from rllib_seqmarl.envs.seeding import copy_seeds
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.envs.joint_env import JointEnv
 
 
-class JointVectorEnv(gym.vector.VectorEnv):
-    """gymnasium's SyncVectorEnv for joint environments: the same results without a copy of every observation.
+class JointVector(gym.vector.VectorEnv):
+    """Joint teams as gymnasium's VectorEnv: batches of observations in, one joint action per team out.
 
-    An environment whose episode is over is reset by the step after the last one (AutoresetMode.NEXT_STEP).
-    Returned arrays are new at every step and may be kept.
+    A team whose episode is over starts the next one in the step after the last one (AutoresetMode.NEXT_STEP), so
+    final observations are seen. Returned arrays are new at every step and may be kept.
 
     Args:
-        envs: at least one; all of one layout.
+        teams: What is stepped.
+        metadata, render_mode: The environment's.
     """
 
-    def __init__(self, envs: Sequence[JointEnv]):
-        self.envs = tuple(envs)
-        self.num_envs = len(self.envs)
-        first = self.envs[0]
-        self.name = first.name
-        self.layout = first.layout
-        if any(env.layout != first.layout for env in self.envs):
-            raise ValueError("all environments of a batch need the same agents and spaces.")
-        self.single_observation_space = first.observation_space
-        self.single_action_space = first.action_space
-        self.observation_space = batch_space(first.observation_space, self.num_envs)
-        self.action_space = batch_space(first.action_space, self.num_envs)
-        self.metadata = {**first.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
-        self.render_mode = first.render_mode
-        self._done = np.zeros(self.num_envs, dtype=np.bool_)
+    def __init__(self, teams: JointTeams, metadata: dict[str, Any], render_mode: str | None):
+        self.teams = teams
+        self.name = teams.name
+        self.layout = layout = teams.layout
+        self.num_envs = teams.num_envs
+        self.single_observation_space = layout.observation_space
+        self.single_action_space = layout.action_space
+        self.observation_space = batch_space(layout.observation_space, self.num_envs)
+        self.action_space = batch_space(layout.action_space, self.num_envs)
+        self.metadata = {**metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.render_mode = render_mode
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
-        """Resets all environments; one seed is counted up from environment to environment."""
-        if seed is None or isinstance(seed, int):
-            seeds: Sequence[int | None] = [None if seed is None else seed + i for i in range(self.num_envs)]
+        """Resets all teams; `copy_seeds` makes one seed into theirs, and a sequence holds one for each."""
+        seeds: Sequence[int | None]
+        if seed is None:
+            seeds = [None] * self.num_envs
         else:
-            seeds = seed
+            seeds = copy_seeds(int(seed), self.num_envs) if isinstance(seed, int | np.integer) else list(seed)
         arrays = self.layout.blank(self.num_envs)
-        infos: dict[str, Any] = {}
-        for i, (env, env_seed) in enumerate(zip(self.envs, seeds, strict=True)):
-            info = env.reset_into(_row(arrays, i), seed=env_seed, options=options)
-            infos = self._add_info(infos, info, i)
-        self._done[:] = False
-        return arrays, infos
+        return arrays, self.teams.reset_into(arrays, seeds, options)
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Steps all environments; `actions` is (num_envs, n, ...)."""
+        """Steps all teams; `actions` is (num_envs, n, ...)."""
         arrays = self.layout.blank(self.num_envs)
-        return arrays, *self.step_into(actions, arrays)
+        return arrays, *self.teams.step_into(actions, arrays)
 
-    def step_into(
-        self, actions: np.ndarray, arrays: Arrays
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step_into(self, actions: np.ndarray, arrays: Arrays) -> JointStep:
         """As `step`, with the observations written into blank arrays of the caller's; returns all the rest."""
-        rewards = np.zeros(self.num_envs)
-        terminated = np.zeros(self.num_envs, dtype=np.bool_)
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        agent_rewards = np.zeros((self.num_envs, self.layout.n_agents), np.float32)
-        infos: dict[str, Any] = {"agent_rewards": agent_rewards, "_agent_rewards": ~self._done}
-        for i, env in enumerate(self.envs):
-            if self._done[i]:
-                info = env.reset_into(_row(arrays, i))
-            else:
-                rewards[i], terminated[i], truncated[i], info = env.step_into(actions[i], _row(arrays, i))
-                agent_rewards[i] = info.pop("agent_rewards")
-            if info:
-                infos = self._add_info(infos, info, i)
-        self._done = terminated | truncated
-        return rewards, terminated, truncated, infos
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The attribute `name` of every environment, called where it is a method."""
-        found = (getattr(env, name) for env in self.envs)
-        return tuple(value(*args, **kwargs) if callable(value) else value for value in found)
+        return self.teams.step_into(actions, arrays)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """The attribute `name` of every environment."""
-        return tuple(getattr(env, name) for env in self.envs)
+        return self._found(name)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The attribute `name` of every environment, called where it is a method."""
+        return tuple(value(*args, **kwargs) if callable(value) else value for value in self._found(name))
+
+    @abstractmethod
+    def _found(self, name: str) -> tuple[Any, ...]: ...
+
+
+class JointVectorEnv(JointVector):
+    """gymnasium's SyncVectorEnv for joint environments: the same results without a copy of every observation.
+
+    Args:
+        envs: At least one; all of one layout.
+    """
+
+    def __init__(self, envs: Sequence[JointEnv]):
+        self.envs = tuple(envs)
+        first = self.envs[0]
+        if any(env.layout != first.layout or env.teams_options != first.teams_options for env in self.envs):
+            raise ValueError("all environments of a batch need the same agents, spaces and options.")
+        teams = ReadTeams(first.name, [env.reader for env in self.envs], **first.teams_options)
+        super().__init__(teams, first.metadata, first.render_mode)
+
+    def _found(self, name: str) -> tuple[Any, ...]:
+        return tuple(env.get_wrapper_attr(name) for env in self.envs)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Sets an attribute of the users' environments: to the values of a list or tuple, or to one value."""
+        values = values if isinstance(values, list | tuple) else [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(
+                f"set_attr({name!r}) needs {self.num_envs} values, one per environment, not {len(values)}."
+            )
+        for env, value in zip(self.envs, values, strict=True):
+            env.set_wrapper_attr(name, value)
 
     def render(self) -> tuple[Any, ...]:
         """What each environment renders."""
@@ -95,8 +111,3 @@ class JointVectorEnv(gym.vector.VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Closes all environments."""
         self.call("close")
-
-
-def _row(arrays: Arrays, i: int) -> Arrays:
-    """One environment's place in a batch."""
-    return {name: array[i] for name, array in arrays.items()}

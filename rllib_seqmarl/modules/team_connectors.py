@@ -7,15 +7,18 @@ same in one step, for a fraction of the time. They stand in for the defaults whe
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.connectors.module_to_env import NormalizeAndClipActions
 from ray.rllib.core.columns import Columns
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
+
+from rllib_seqmarl.envs.joint_actions import fit_to_bounds
 
 
 class TeamToModule(ConnectorV2):
@@ -61,8 +64,26 @@ class ModuleToTeam(ConnectorV2):
 
     def fit(self, actions: np.ndarray) -> np.ndarray:
         """Actions (B, n, ...) as the environment understands them."""
-        if not isinstance(self.input_action_space, gym.spaces.Box):
+        space = self.input_action_space
+        if not isinstance(space, gym.spaces.Box):
             return actions
-        if self.normalize_actions:
-            return unsquash_action(actions, self.input_action_space)
-        return clip_action(actions, self.input_action_space) if self.clip_actions else actions
+        return fit_to_bounds(actions, space.low, space.high, normalize=self.normalize_actions, clip=self.clip_actions)
+
+
+class FitActionsToBounds(NormalizeAndClipActions):
+    """RLlib's NormalizeAndClipActions, which it replaces among a user's connectors, dimension by dimension.
+
+    RLlib's scales all dimensions of a team or, if a single one is unbounded, none of them.
+    """
+
+    @override(ConnectorV2)
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        space, options = self.input_action_space, {"normalize": self.normalize_actions, "clip": self.clip_actions}
+        if isinstance(space, gym.spaces.Box) and any(options.values()):
+            batch[Columns.ACTIONS_FOR_ENV] = copy.deepcopy(batch[Columns.ACTIONS])
+            self.foreach_batch_item_change_in_place(
+                batch=batch,
+                column=Columns.ACTIONS_FOR_ENV,
+                func=lambda action, *ids: fit_to_bounds(action, space.low, space.high, **options),
+            )
+        return batch

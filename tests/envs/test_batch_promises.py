@@ -199,6 +199,6 @@ def test_nothing_is_looked_at_once_copies_have_begun_anew() -> None:
     batch = ToyBatch(B)
     env = JointBatchEnv(batch)
     stepped(env, 2)
-    assert env._step_batch != batch.step
+    assert env.teams._step_batch != batch.step
     stepped(env, 7)  # an episode lasts 6 steps at most
-    assert env._step_batch == batch.step
+    assert env.teams._step_batch == batch.step

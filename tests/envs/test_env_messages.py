@@ -27,6 +27,11 @@ def change(part: int, agent: str, value: Any, at: int = 2) -> Any:
     return spoil
 
 
+def replace(part: int, value: Any, at: int = 2) -> Any:
+    """Puts `value` in the place of one of the five results of step `at`."""
+    return lambda results, step: (*results[:part], value, *results[part + 1 :]) if step == at else None
+
+
 def play(team: Any, **options: Any) -> None:
     env = JointEnv(team, **options)
     env.reset(seed=0)
@@ -37,44 +42,80 @@ def play(team: Any, **options: Any) -> None:
 NAN_SEEN = np.array([1.0, np.nan], np.float32)
 
 
-@pytest.mark.parametrize(
-    ("team", "message"),
-    [
-        (
-            ToyTeam(spoil=change(0, "b", NAN_SEEN)),
-            "toy_team, step 2: agent 'b': its observation is nan at entry 1.",
-        ),
-        (
-            ToyTeam(spoil=change(0, "a", -1 / NAN_SEEN * np.inf)),
-            "step 2: agent 'a': its observation is -inf at entry 0.",
-        ),
-        (
-            ToyTeam(spoil=change(0, "a", np.ones(3))),
-            "step 2: agent 'a': its observation does not fit its space",
-        ),
-        (ToyTeam(spoil=change(0, "a", np.ones(1))), "it has 1 entries, its space 2"),
-        (
-            ToyTeam(spoil=change(0, "b", None)),
-            "step 2: agent 'b' is missing: `agents` says that it acts next",
-        ),
-        (ToyTeam(spoil=change(1, "b", float("nan"))), "toy_team, step 2: agent 'b': its reward is nan."),
-        (ToyTeam(spoil=change(1, "b", float("inf"))), "step 2: agent 'b': its reward is inf."),
-        (ToyTeam(spoil=change(1, "b", [1.0, 2.0])), "step 2: rewards must be one number per agent"),
-        (
-            ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": np.zeros(3)})),
-            "step 2: agent 'b': its action mask forbids every action. Leave a living agent at least one",
-        ),
-        (
-            ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": np.ones(4)})),
-            "step 2: agent 'b': its action mask has 4 entries, not 3.",
-        ),
-        (ToyTeam(masks="info", spoil=change(4, "b", {})), "step 2: agent 'b' has no action mask this time."),
-        (
-            TakingTurns({"spoil": change(0, "w", np.ones(1))}),
-            "TakingTurns, step 2: agent 'w' has an observation but is not in `possible_agents` ('x', 'y', 'z').",
-        ),
-    ],
-)
+BROKEN = [
+    (
+        ToyTeam(spoil=change(0, "b", NAN_SEEN)),
+        "toy_team, step 2: agent 'b': its observation is nan at entry 1.",
+    ),
+    (
+        ToyTeam(spoil=change(0, "a", -1 / NAN_SEEN * np.inf)),
+        "step 2: agent 'a': its observation is -inf at entry 0.",
+    ),
+    (
+        ToyTeam(spoil=change(0, "a", np.ones(3))),
+        "step 2: agent 'a': its observation does not fit its space",
+    ),
+    (ToyTeam(spoil=change(0, "a", np.ones(1))), "it has 1 entries, its space 2"),
+    (
+        ToyTeam(spoil=change(0, "b", None)),
+        "step 2: agent 'b' is missing: `agents` says that it acts next",
+    ),
+    (ToyTeam(spoil=change(1, "b", float("nan"))), "toy_team, step 2: agent 'b': its reward is nan."),
+    (ToyTeam(spoil=change(1, "b", float("inf"))), "step 2: agent 'b': its reward is inf."),
+    (ToyTeam(spoil=change(1, "b", [1.0, 2.0])), "step 2: agent 'b': its reward must be a number, not [1.0, 2.0]."),
+    (
+        ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": np.zeros(3)})),
+        "step 2: agent 'b': its action mask forbids every action. Leave a living agent at least one",
+    ),
+    (
+        ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": np.ones(4)})),
+        "step 2: agent 'b': its action mask has 4 entries, not 3.",
+    ),
+    (ToyTeam(masks="info", spoil=change(4, "b", {})), "step 2: agent 'b' has no action mask this time."),
+    (
+        TakingTurns({"spoil": change(0, "w", np.ones(1))}),
+        "TakingTurns, step 2: agent 'w' has an observation but is not in `possible_agents` ('x', 'y', 'z').",
+    ),
+    (ToyTeam(spoil=change(1, "b", None)), "step 2: agent 'b' acted but has no reward. Give it one"),
+    (ToyTeam(rewards=lambda agent, step: None), "step 1: agent 'a': its reward must be a number, not None."),
+    (ToyTeam(rewards=lambda agent, step: "1.0"), "step 1: agent 'a': its reward must be a number, not '1.0'."),
+    (ToyTeam(spoil=change(1, "w", 1.0)), "step 2: agent 'w' has a reward but is not in `possible_agents` ('a', 'b')."),
+    (ToyTeam(spoil=replace(1, 2.0)), "step 2: step() must return rewards as a dictionary with an entry per agent, not"),
+    (ToyTeam(spoil=lambda r, step: r[:4]), "step 1: step() must return five dictionaries, (observations, rewards,"),
+    (ToyTeam(spoil=change(2, "b", None)), "step 2: terminated has no entry for 'b'. Give it one at every step"),
+    (ToyTeam(spoil=change(3, "b", None)), "step 2: truncated has no entry for 'b'."),
+    (ToyTeam(spoil=change(3, "a", "no")), "step 2: agent 'a': truncated must be True or False, not 'no'."),
+    (ToyTeam(spoil=change(3, "a", np.zeros(2))), "step 2: agent 'a': truncated must be True or False, not array"),
+    (TakingTurns({"spoil": change(2, "__all__", None)}), "step 2: terminated has no entry for '__all__'."),
+    (
+        ToyTeam(spoil=replace(4, ["moved"])),
+        "step 2: infos must be a dictionary {agent: info}, not list of 1 ['moved'].",
+    ),
+    (ToyTeam(spoil=change(4, "b", "moved")), "step 2: agent 'b': its info must be a dictionary, not str 'moved'."),
+    (ToyTeam(spoil=change(4, "b", {"alive": "no"})), "agent 'b': its info's `alive` must be True or False, not 'no'."),
+    (
+        ToyTeam(spoil=change(4, "b", {"action_mask": np.ones(3)})),
+        "step 2: agent 'b' has an action mask, but no agent had one at the first reset. Put masks into the infos of",
+    ),
+    (
+        ToyTeam(masks="info", spoil=change(4, "a", {"action_mask": np.array([0.5, 1, 1])})),
+        "step 2: agent 'a': its action mask holds other numbers than 0 and 1: [0.5, 1.0, 1.0].",
+    ),
+    (ToyTeam(masks="observation", spoil=change(0, "a", np.ones(2))), "step 2: agent 'a': its observation does not fit"),
+    (ToyTeam(length=2, infos={"win": "blue"}), "step 2: the win that infos report under 'win' must be a number, not"),
+    (ToyTeam(length=2, infos={"won": [1, 0]}), "step 2: the win that infos report under 'won' must be a number, not"),
+    (
+        ToyTeam(length=2, spoil=change(0, "b", None)),
+        "step 2: agent 'b' is truncated but has no last observation, from which its value would be bootstrapped.",
+    ),
+    (
+        TakingTurns({"length": 2, "spoil": replace(0, {})}),
+        "step 2: the team is truncated but has no last observation",
+    ),
+]
+
+
+@pytest.mark.parametrize(("team", "message"), BROKEN)
 def test_a_broken_step_names_environment_step_and_agent(team: Any, message: str) -> None:
     with pytest.raises(JointEnvError, match=re.escape(message)):
         play(team)
@@ -141,7 +182,9 @@ def test_spaces_that_cannot_be_joined_are_refused_by_name() -> None:
 
 
 def test_a_state_that_is_not_there_is_named() -> None:
-    with pytest.raises(JointEnvError, match=r"it has no global state \(no `state\(\)`\). Set global_state=False"):
+    with pytest.raises(
+        JointEnvError, match=r"no global state \(no `state\(\)`, or it returns None\). Set global_state="
+    ):
         JointEnv(TakingTurns(), global_state=True)
 
 

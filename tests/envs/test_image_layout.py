@@ -9,9 +9,8 @@ import pytest
 from gymnasium import spaces
 from toy_envs import ToyTeam
 
-from rllib_seqmarl.envs.agent_spaces import AgentObservation
-from rllib_seqmarl.envs.check import _Promises
-from rllib_seqmarl.envs.errors import LayoutError
+from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
+from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.layout import TeamLayout
 
 CHOICE = spaces.Discrete(2)
@@ -87,10 +86,10 @@ def test_the_layout_survives_json() -> None:
     assert TeamLayout.from_dict(json.loads(text)) == team and len(text) < 1000
 
 
-def test_the_check_of_environments_finds_pixels_that_are_no_uint8() -> None:
-    seen = picture(16, 16, 1)
-    promises = _Promises(ToyTeam([CHOICE]))
-    promises.spaces, promises.observed = {"a": seen}, {"a": AgentObservation.of("a", seen)}
-    assert not list(promises.of_observation("a", np.zeros((16, 16, 1), np.uint8)))
-    ((promise, breach),) = promises.of_observation("a", np.zeros((16, 16, 1), np.float32))
-    assert promise == "give observations of their space" and "pixels of float32, not uint8" in breach
+@pytest.mark.parametrize("shape", [(3, 16, 20), (1, 16, 16), (4, 64, 64)])
+def test_channels_that_come_first_are_refused_with_the_remedy(shape: tuple[int, ...]) -> None:
+    team = ToyTeam([CHOICE])
+    team.seen["a"] = picture(*shape)
+    with pytest.raises(JointEnvError, match=r"toy_team: agent 'a' observes images .* channels first. .*np.moveaxis"):
+        JointEnv(team)
+    layout(picture(*shape))  # exported policies that were trained on such rows still load

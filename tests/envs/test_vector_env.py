@@ -11,6 +11,7 @@ from gymnasium.wrappers.vector import DictInfoToList
 from vector_steps import assert_same
 
 from rllib_seqmarl.envs import make_joint_env
+from rllib_seqmarl.envs.seeding import copy_seeds
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
 
 TASKS = {
@@ -31,7 +32,7 @@ def test_it_agrees_with_gymnasiums_sync_vector_env(task: str, num_envs: int) -> 
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"]
     ours, theirs = DictInfoToList(ours), DictInfoToList(theirs)
 
-    assert_same(ours.reset(seed=5), theirs.reset(seed=5))
+    assert_same(ours.reset(seed=5), theirs.reset(seed=copy_seeds(5, num_envs)))
     theirs.action_space.seed(0)
     for _ in range(14):
         actions = theirs.action_space.sample()
@@ -50,5 +51,5 @@ def test_arrays_of_earlier_steps_stay_as_they_were() -> None:
 
 def test_teams_of_different_layout_are_refused() -> None:
     envs = [make_joint_env("coordination/distinct_choice", {"n_agents": n}) for n in (2, 3)]
-    with pytest.raises(ValueError, match="same agents and spaces"):
+    with pytest.raises(ValueError, match="same agents, spaces and options"):
         JointVectorEnv(envs)

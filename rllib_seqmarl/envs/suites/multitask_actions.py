@@ -102,5 +102,4 @@ class CommonForces(CommonActions):
         layout = self._layouts[task]
         joint_action = np.zeros((layout.n_agents, layout.dim), np.float32)
         joint_action[rows] = np.reshape(actions, (len(rows), self._dim))[:, : layout.dim]
-        middle, half = (layout.high + layout.low) / 2, (layout.high - layout.low) / 2
-        return np.clip(middle + half * joint_action, layout.low, layout.high)
+        return layout.fit(joint_action, normalize=True, clip=True)

@@ -1,0 +1,45 @@
+"""Numbers and flags as environments give them: Python's, NumPy's, or arrays with one entry."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from rllib_seqmarl.envs.errors import JointEnvError
+
+
+def as_number(value: Any, what: str) -> float:
+    """A finite number; `what` is named if it is none.
+
+    Raises:
+        JointEnvError: It is no number, or not finite.
+    """
+    if isinstance(value, int | float | np.number | np.bool_):
+        number = float(value)
+    else:
+        array = np.asarray(value)
+        if array.size != 1 or array.dtype.kind not in "biuf":
+            raise JointEnvError(f"{what} must be a number, not {_brief(value)}.")
+        number = float(array.item())
+    if not math.isfinite(number):
+        raise JointEnvError(f"{what} is {number}.")
+    return number
+
+
+def as_flag(value: Any, what: str) -> bool:
+    """True or False, also given as 1 or 0; `what` is named if it is neither.
+
+    Raises:
+        JointEnvError: It is neither.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
+        raise JointEnvError(f"{what} must be True or False, not {_brief(value)}.")
+    return bool(array.item())
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
