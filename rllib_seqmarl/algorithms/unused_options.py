@@ -97,7 +97,7 @@ _OFFLINE_EVALUATION = "leave it out: a joint policy is evaluated in the environm
 _TF = "leave it out: networks are torch modules"
 _REPLAY = "leave it out: PPO has no replay buffer"
 _RUNTIME_ENV = "set variables with `ray.init(runtime_env={'env_vars': {...}})`"
-_CLIPPED = "leave it out: each agent's ratio is clipped instead (see 'clip_param'); the KL divergence is reported as `approx_kl`"
+_CLIPPED = "leave it out: each agent's ratio is clipped instead (see 'clip_param'), and `approx_kl` is reported"
 _SPACES = "leave it out: the environment's own spaces are used"
 _AGGREGATORS = "leave it out: PPO has no aggregator actors"
 _CONNECTED = "leave it out: connector states are always synchronized (see 'merge_env_runner_states')"

@@ -104,5 +104,5 @@ def _check_connector(key: str, function: Any) -> None:
     if isinstance(function, ConnectorV2 | type) or not callable(function):
         raise ValueError(
             f"{key}={getattr(function, '__name__', f'{type(function).__name__}(...)')} is not a function that makes "
-            f"connectors. Write `{key}=lambda *args, **kwargs: MyConnector()`, or a function that returns a list of them."
+            f"connectors. Write `{key}=lambda *args, **kwargs: MyConnector()`; a list of connectors will do as well."
         )

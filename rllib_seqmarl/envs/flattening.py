@@ -50,7 +50,7 @@ def flattener(space: Space) -> Flatten:
             return partial(_flat_dict, parts={key: flattener(part) for key, part in space.spaces.items()})
         case spaces.Tuple():
             return partial(_flat_tuple, parts=tuple(map(flattener, space.spaces)))
-    return partial(_flat_array, shape=space.shape)
+    return partial(_flat_array, shape=space.shape or ())
 
 
 def _flat_array(seen: Any, shape: tuple[int, ...]) -> np.ndarray:

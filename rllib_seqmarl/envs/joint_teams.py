@@ -125,7 +125,7 @@ class JointTeams(ABC):
         self._returns[teams] = 0.0
         self._lengths[teams] = 0
         if self._shuffles:
-            rows = np.tile(np.arange(self.layout.n_agents), (np.count_nonzero(teams), 1))
+            rows = np.tile(np.arange(self.layout.n_agents), (int(np.count_nonzero(teams)), 1))
             self._order[teams] = self._rng.permuted(rows, axis=1)
 
     def _complete(self, arrays: Arrays, done: np.ndarray) -> None:

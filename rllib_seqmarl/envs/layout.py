@@ -312,8 +312,8 @@ class TeamLayout(JointActions):
 
     def _has_legal_choice(self, mask: np.ndarray) -> np.ndarray:
         if len(self.nvec) == 1:
-            return mask.any(axis=-1)
-        return np.logical_or.reduceat(mask, self._component_starts, axis=-1).all(axis=-1)
+            return np.asarray(mask.any(axis=-1))
+        return np.asarray(np.logical_or.reduceat(mask, self._component_starts, axis=-1).all(axis=-1))
 
     def _check_legal(self, legal: np.ndarray) -> None:
         for *team, row in np.argwhere(~legal):

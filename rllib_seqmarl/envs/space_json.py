@@ -78,7 +78,8 @@ def space_from_json(data: JSON) -> spaces.Space[Any]:
         case {"multi_binary": shape}:
             return spaces.MultiBinary(shape)
         case {"dict": items}:
-            return spaces.Dict([(name_from_json(key), space_from_json(part)) for key, part in items])
+            parts: list[Any] = [(name_from_json(key), space_from_json(part)) for key, part in items]
+            return spaces.Dict(parts)
         case {"tuple": parts}:
             return spaces.Tuple([space_from_json(part) for part in parts])
     raise ValueError(f"Not the description of a space: {data!r}")
