@@ -119,7 +119,9 @@ class JointBatchEnv(gym.vector.VectorEnv):
             raise self._error(copy, row, f"its reward is {agent_rewards[copy, row]}")
         self._write(arrays, seen, over)
         ordered = _in_order(agent_rewards, self._order) if self._shuffles else agent_rewards
-        infos: dict[str, Any] = {"agent_rewards": ordered, "_agent_rewards": ~reset_mask}
+        is_step = ~reset_mask
+        infos: dict[str, Any] = {"agent_rewards": ordered, "_agent_rewards": is_step}
+        infos |= {"team_reward": team_rewards, "_team_reward": is_step}
         if over.any():
             infos["episode_agent_returns"] = self._returns.astype(np.float32)
             infos["_episode_agent_returns"] = over

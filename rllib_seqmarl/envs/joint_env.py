@@ -202,6 +202,7 @@ class JointEnv(gym.Env):
         if self._shuffles:
             self._arrange(arrays)
         info: dict[str, Any] = {"agent_rewards": agent_rewards[self._order] if self._shuffles else agent_rewards}
+        info["team_reward"] = reward  # callbacks and connectors may change the episode's rewards, which is seen by this
         # An agent that is cut off while others go on leaves no last observation to value, so its life ends as well.
         if somebody_ended:
             ended = [bool(terminated.get(a) or (truncated.get(a) and not over)) for a in self._agents]

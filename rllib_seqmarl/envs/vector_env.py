@@ -67,13 +67,16 @@ class JointVectorEnv(gym.vector.VectorEnv):
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         agent_rewards = np.zeros((self.num_envs, self.layout.n_agents), np.float32)
-        infos: dict[str, Any] = {"agent_rewards": agent_rewards, "_agent_rewards": ~self._done}
+        is_step = ~self._done
+        infos: dict[str, Any] = {"agent_rewards": agent_rewards, "_agent_rewards": is_step}
+        infos |= {"team_reward": rewards, "_team_reward": is_step}
         for i, env in enumerate(self.envs):
             if self._done[i]:
                 info = env.reset_into(_row(arrays, i))
             else:
                 rewards[i], terminated[i], truncated[i], info = env.step_into(actions[i], _row(arrays, i))
                 agent_rewards[i] = info.pop("agent_rewards")
+                del info["team_reward"]
             if info:
                 infos = self._add_info(infos, info, i)
         self._done = terminated | truncated
