@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -30,7 +31,6 @@ from torch import Tensor
 from rllib_seqmarl.learners.advantages import AGENT_EARNS
 from rllib_seqmarl.learners.decoupled import decouple
 from rllib_seqmarl.learners.distributed import (
-    LearnersFailedError,
     failing_together,
     num_learners,
     sum_over_learners,
@@ -91,8 +91,6 @@ class JointPPOTorchLearner(PPOTorchLearner):
         # means all of it, not all but a few steps, and those in the next epoch.
         if minibatch_size is not None and minibatch_size >= self.config.train_batch_size_per_learner:
             minibatch_size, num_total_minibatches = None, 0
-        if self.config.num_learners > 1 and num_learners() == 1:
-            raise LearnersFailedError("An update of several learners has failed before. Restore the last checkpoint.")
         with failing_together(NonFiniteLossError):
             return super().update(
                 *args, minibatch_size=minibatch_size, num_total_minibatches=num_total_minibatches, **kwargs
@@ -224,11 +222,11 @@ class JointPPOTorchLearner(PPOTorchLearner):
         return {}, {DEFAULT_MODULE_ID: loss.total}, {}
 
     def _may_slice(self) -> bool:
-        """Whether a batch's loss is the sum of its slices': not if somebody has changed it. Compiled, it is taken
-        whole: slices have more shapes than one, and several threads, which a compiler does not like."""
-        own = JointPPOTorchLearner
+        """Whether a batch's loss is the sum of its slices': not if a subclass changes it. Compiled, it is taken whole:
+        slices have more shapes than one, and several threads, which a compiler does not like."""
+        # In a remote learner Ray has wrapped all methods.
         is_own = all(
-            getattr(type(self), name) is getattr(own, name)
+            inspect.unwrap(getattr(type(self), name)) is inspect.unwrap(getattr(JointPPOTorchLearner, name))
             for name in ("compute_loss_for_module", "compute_losses", "compute_gradients")
         )
         return is_own and self._grad_scalers is None and not self._torch_compile_forward_train
