@@ -103,6 +103,7 @@ def rollout_columns(
     """
     parts: list[dict[str, Any]] = []
     for rollout in rollouts:
+        rollout.take_changes()
         last = {key: torch.from_numpy(writable(array[-1])).to(device) for key, array in rollout.obs.items()}
         with torch.no_grad():
             bootstrap = module.compute_values({Columns.OBS: last}).cpu().numpy()  # (envs, n)

@@ -120,8 +120,32 @@ class Rollout(Sequence[SingleAgentEpisode]):
             self._episodes[index] = make_episode(self, self.segments[index])
         return self._episodes[index]
 
+    def take_changes(self) -> None:
+        """Writes rewards that callbacks have changed in episodes into the arrays.
+
+        `set_rewards` writes there by itself; an episode's reward buffer, or `agent_rewards` in its infos, may also have
+        been replaced.
+
+        Raises:
+            ValueError: An episode has got another length.
+        """
+        for index, episode in self._episodes.items():
+            env, first, last, _ = self.segments[index]
+            if len(episode) != last - first:
+                raise ValueError(
+                    f"a callback has changed the length of an episode from {last - first} to {len(episode)} steps. "
+                    f"Change rewards only; what is not to be learned from belongs into a learner connector."
+                )
+            rewards = np.asarray(episode.get_rewards(), np.float32)
+            agent_rewards = [info["agent_rewards"] for info in episode.get_infos(slice(1, None))]
+            if not np.array_equal(rewards, self.rewards[first:last, env]):
+                self.rewards[first:last, env] = rewards
+            if not np.array_equal(agent_rewards, self.agent_rewards[first:last, env]):
+                self.agent_rewards[first:last, env] = agent_rewards
+
     def writable(self) -> Rollout:
         """This rollout, with copies of arrays that are read-only because they lie in Ray's object store."""
+        self.take_changes()
         tables = {key: _map(value, writable) for key, value in self._tables.items()}
         return replace(self, **tables)
 
@@ -175,6 +199,7 @@ class Rollout(Sequence[SingleAgentEpisode]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Episodes that were made share memory with the arrays, and stay behind.
+        self.take_changes()
         return Rollout, tuple(getattr(self, field.name) for field in fields(self))
 
 

@@ -32,6 +32,8 @@ def share_out(rollouts: Sequence[Rollout], num_shares: int) -> list[list[Rollout
             f"num_learners={num_shares} learners cannot share {num_steps} sampled steps. Raise "
             f"`train_batch_size_per_learner`, or lower `num_learners`."
         )
+    for rollout in rollouts:
+        rollout.take_changes()
     per_env = [rollout.is_step.sum(axis=0) for rollout in rollouts]  # (B,) of each
     if np.count_nonzero(np.concatenate(per_env)) >= num_shares:
         return _shares(rollouts, per_env, num_shares, lambda rollout, *envs: rollout.of_envs(*envs))

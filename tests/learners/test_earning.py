@@ -39,7 +39,7 @@ def test_rollouts_and_episodes_become_the_same_columns(options: dict[str, Any], 
         if options.get("team_reward") == "sum":
             rollout = dataclasses.replace(rollout, rewards=rollout.rewards * 2, env_rewards=rollout.env_rewards * 2)
         rollout.rewards[::2] += change
-        found, expected = columns_of(learner, rollout, True), columns_of(learner, rollout, False)
+        expected, found = columns_of(learner, rollout, False), columns_of(learner, rollout, True)
         for name in expected:
             np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
         assert 0 < expected[AGENT_EARNS].mean() < 1
