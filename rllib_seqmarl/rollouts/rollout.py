@@ -137,11 +137,11 @@ class Rollout(Sequence[SingleAgentEpisode]):
                     f"Change rewards only; what is not to be learned from belongs into a learner connector."
                 )
             rewards = np.asarray(episode.get_rewards(), np.float32)
-            agent_rewards = [info["agent_rewards"] for info in episode.get_infos(slice(1, None))]
             if not np.array_equal(rewards, self.rewards[first:last, env]):
                 self.rewards[first:last, env] = rewards
-            if not np.array_equal(agent_rewards, self.agent_rewards[first:last, env]):
-                self.agent_rewards[first:last, env] = agent_rewards
+            for t, info in enumerate(episode.get_infos(slice(1, None)), first):
+                if not np.array_equal(info["agent_rewards"], self.agent_rewards[t, env]):
+                    self.agent_rewards[t, env] = info["agent_rewards"]
 
     def writable(self) -> Rollout:
         """This rollout, with copies of arrays that are read-only because they lie in Ray's object store."""

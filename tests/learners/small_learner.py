@@ -68,9 +68,10 @@ def make_rollout(seed: int) -> Rollout:
         is_step=is_step,
         agent_terminated=agent_terminated,
         agent_earns=earns,
-        last_infos={},
+        infos={},
         lengths_before=np.zeros(B, np.int64),
-        ids=[f"{b}" for b in range(B)],
+        episodes_before=np.zeros(B, np.int64),
+        env_ids=[f"{b}" for b in range(B)],
         weights_seq_no=0,
         spaces=SPACES,
     )
