@@ -44,6 +44,7 @@ from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.catalog import find_entry
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
+from rllib_seqmarl.learners.distributed import check_that_all_can_learn
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.mixers import REGISTERED_MIXERS
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
@@ -477,6 +478,7 @@ class JointPPO(ChecksummedCheckpoints, PPO):
         self.metrics.log_value(("seconds", part), time.perf_counter() - start, reduce="sum")
 
     def _learn(self, samples: list[Any]) -> None:
+        check_that_all_can_learn(self.learner_group)
         trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
         timesteps = {
             NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)),

@@ -14,7 +14,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED
 
-from rllib_seqmarl.learners.rollout_data import RolloutData
+from rllib_seqmarl.learners.rollout_data import EpisodeData, RolloutData
 from rllib_seqmarl.rollouts import Rollout
 
 logger = logging.getLogger(__name__)
@@ -106,4 +106,4 @@ def training_data(samples: Sequence[Any], config: AlgorithmConfig) -> TrainingDa
     """What a learner group takes: rollouts as they are, or the episodes of all samples."""
     if all(isinstance(sample, Rollout) for sample in samples):
         return RolloutData(rollouts=list(samples))
-    return TrainingData(episodes=[episode for sample in samples for episode in sample])
+    return EpisodeData(episodes=[episode for sample in samples for episode in sample])

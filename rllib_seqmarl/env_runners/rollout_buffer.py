@@ -39,6 +39,7 @@ class RolloutBuffer:
         self.truncated = np.empty(shape, np.bool_)
         self.is_step = np.empty(shape, np.bool_)
         self.agent_terminated = np.zeros((*shape, layout.n_agents), np.bool_)
+        self.agent_earns = np.ones((*shape, layout.n_agents), np.bool_)
         self.infos: dict[tuple[int, int], dict[str, Any]] = {}
         self._share_memory()
         self.see(0, first)
@@ -92,8 +93,10 @@ class RolloutBuffer:
             "truncated",
             "is_step",
             "agent_terminated",
+            "agent_earns",
         ):
             setattr(self, name, longer(getattr(self, name), self.capacity))
+        self.agent_earns[self.capacity // 2 :] = True
         self._share_memory()
 
     def rollout(
@@ -124,6 +127,7 @@ class RolloutBuffer:
             truncated=self.truncated[:rows],
             is_step=is_step,
             agent_terminated=self.agent_terminated[:rows],
+            agent_earns=self.agent_earns[:rows],
             infos=self.infos,
             lengths_before=lengths_before,
             episodes_before=episodes_before,

@@ -39,7 +39,12 @@ logger = logging.getLogger(__name__)
 _DURING_EPISODES = ("on_episode_created", "on_episode_start", "on_episode_step")
 # Callbacks that are called with complete episodes or pieces of them, and may read or change them.
 _WITH_EPISODES = ("on_episode_end", "on_sample_end")
-_IN_ARRAYS = ("agent_rewards", "agent_terminateds")  # infos that a rollout holds as arrays
+_IN_ARRAYS = (
+    "agent_rewards",
+    "agent_terminateds",
+    "agent_earns",
+    "team_reward",
+)  # infos that a rollout holds as arrays
 _UNKNOWN = "not looked for yet"
 _TOKENS_FOR_THREADS = 1 << 13  # agents in all environments
 _FIRST_CAPACITY = 128  # rows for whole episodes, whose number of steps nobody knows; doubled as needed
@@ -269,6 +274,9 @@ class RolloutEnvRunner(JointEnvRunner):
         if "agent_terminateds" in infos:
             some = infos["_agent_terminateds"]  # (B,)
             buffer.agent_terminated[t, some] = np.stack(list(infos["agent_terminateds"][some])).astype(bool)
+        if "agent_earns" in infos:
+            some = infos["_agent_earns"]  # (B,)
+            buffer.agent_earns[t, some] = np.stack(list(infos["agent_earns"][some])).astype(bool)
         self._lengths += buffer.is_step[t]
         self._returns += rewards
         self._done = over
@@ -310,6 +318,7 @@ class RolloutEnvRunner(JointEnvRunner):
 
     def _log_changed_returns(self, rollout: Rollout) -> None:
         """Corrects the returns to be logged for what callbacks have changed, as RLlib's loop does."""
+        rollout.take_changes()
         changes = rollout.rewards - rollout.env_rewards  # (T, B)
         sums = [float(changes[part.first : part.last, part.env].sum()) for part in rollout.segments]
         num_ended = sum(segment.is_done for segment in rollout.segments)  # these come first

@@ -33,6 +33,7 @@ class JointEnv(gym.Env):
 
     The reward is the team's. Infos hold:
         agent_rewards: float32 (n,), each agent's own; after every step.
+        team_reward: The team's reward again, which callbacks and connectors leave as it is; after every step.
         agent_terminateds: bool (n,), whether an agent's life ended with this step; absent if none did.
         agent_earns: bool (n,), whether an agent's return was running when the step was made: it had appeared in the
             episode and had not terminated or been cut off. Absent if all were. Agents that are dead by `alive: False`,

@@ -112,7 +112,9 @@ class JointTeams(ABC):
             for key in ("agent_terminateds", "agent_earns"):
                 if key in infos:
                     infos[key] = _in_order(infos[key], self._order)
-        infos["agent_rewards"], infos["_agent_rewards"] = agent_rewards, ~begins
+        infos["agent_rewards"] = agent_rewards
+        infos["team_reward"] = team_rewards  # episodes' rewards may be changed later, which shows by comparison
+        infos["_agent_rewards"] = infos["_team_reward"] = ~begins
         if done.any():
             infos["episode_agent_returns"] = self._returns.astype(np.float32)
             infos["_episode_agent_returns"] = done

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from rllib_seqmarl.learners.distributed import sum_over_learners
 
+AGENT_EARNS = "agent_earns"  # the column that says whose return still ran, (B, n)
+
 
 def per_agent_gae(
     rewards: np.ndarray,

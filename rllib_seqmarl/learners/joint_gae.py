@@ -16,11 +16,12 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from rllib_seqmarl.learners.advantages import normalized_advantages, per_agent_gae
+from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalized_advantages, per_agent_gae
+from rllib_seqmarl.learners.rewards import rewards_to_learn_from
 
 
 class JointGAE(ConnectorV2):
-    """Adds per-agent ADVANTAGES and VALUE_TARGETS, (B, n), to the train batch.
+    """Adds per-agent ADVANTAGES, VALUE_TARGETS and AGENT_EARNS, (B, n), to the train batch.
 
     It stands last in the learner pipeline and takes the place of RLlib's `GeneralAdvantageEstimation`. Like that one
     it relies on `AddOneTsToEpisodesAndTruncate`, which gives every episode chunk one more row (its last observation),
@@ -40,6 +41,7 @@ class JointGAE(ConnectorV2):
         gamma: float,
         lambda_: float,
         shared_reward: bool,
+        team_reward: str = "mean",
     ) -> None:
         """Initialises the connector.
 
@@ -49,11 +51,13 @@ class JointGAE(ConnectorV2):
             gamma: The discount factor.
             lambda_: GAE's lambda.
             shared_reward: Whether every agent learns from the team's reward, rather than from its own.
+            team_reward: How agents' rewards make the team's, "mean" or "sum".
         """
         super().__init__(input_observation_space, input_action_space)
         self.gamma = gamma
         self.lambda_ = lambda_
         self.shared_reward = shared_reward
+        self.team_reward = team_reward
 
     @override(ConnectorV2)
     def __call__(
@@ -74,11 +78,12 @@ class JointGAE(ConnectorV2):
             values[last] = module.compute_values(
                 {Columns.OBS: tree.map_structure(lambda x: x[last], columns[Columns.OBS])}
             )
-        rewards, continues = self._rewards_and_continues(columns, episodes, values)
+        rewards, continues, earns = self._read_steps(columns, episodes, values)
         advantages = self._advantages(values, rewards, continues, last)  # (rows, n)
 
         columns[Postprocessing.ADVANTAGES] = advantages
         columns[Postprocessing.VALUE_TARGETS] = advantages + values
+        columns[AGENT_EARNS] = torch.from_numpy(earns).to(values.device)
         columns[Columns.VF_PREDS] = module.normalize_values(values)
         columns = tree.map_structure(lambda x: x[is_step], columns)
         columns[Postprocessing.ADVANTAGES] = normalized_advantages(
@@ -87,26 +92,38 @@ class JointGAE(ConnectorV2):
         batch[DEFAULT_MODULE_ID] = columns
         return batch
 
-    def _rewards_and_continues(
+    def _read_steps(
         self, columns: dict[str, Any], episodes: list[SingleAgentEpisode], values: Tensor
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The rewards to learn from and whether each agent lived on after its step; both (rows, n)."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rewards, whether each agent's return went on after its step, and whether it ran at it; all (rows, n)."""
         shape = tuple(values.shape)
         terminated = columns[Columns.TERMINATEDS].cpu().numpy()  # (rows,)
         continues = np.broadcast_to(1.0 - terminated[:, None], shape).astype(np.float32)
-        team_rewards = columns[Columns.REWARDS].cpu().numpy()  # (rows,)
-        rewards = np.broadcast_to(team_rewards[:, None], shape).astype(np.float32)
+        earns = np.ones(shape, np.bool_)
+        team_rewards = columns[Columns.REWARDS].cpu().numpy().astype(np.float32)  # (rows,)
+        env_rewards, agent_rewards = team_rewards.copy(), np.zeros(shape, np.float32)
         row = 0
         for episode in episodes:
             # The added row's info repeats the last one and is not a step.
             for info in episode.get_infos(slice(1, len(episode))):
                 if not self.shared_reward:
-                    rewards[row] = info["agent_rewards"]
+                    agent_rewards[row] = info["agent_rewards"]
+                    env_rewards[row] = info.get("team_reward", team_rewards[row])
                 if "agent_terminateds" in info:
                     continues[row] *= ~np.asarray(info["agent_terminateds"], bool)
+                if "agent_earns" in info:
+                    earns[row] = info["agent_earns"]
                 row += 1
+            env_rewards[row] = team_rewards[row]
             row += 1
-        return rewards, continues
+        rewards = rewards_to_learn_from(
+            team_rewards,
+            env_rewards,
+            agent_rewards,
+            shared_reward=self.shared_reward,
+            team_reward=self.team_reward,
+        )
+        return rewards, continues, earns
 
     def _advantages(self, values: Tensor, rewards: np.ndarray, continues: np.ndarray, last: Tensor) -> Tensor:
         """Per-agent GAE over all chunks side by side, (rows, n); the added rows' advantages are 0.

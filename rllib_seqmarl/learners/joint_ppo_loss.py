@@ -16,7 +16,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class JointPPOLoss:
-    """What one evaluation of the objective gives; all are scalar tensors, averaged over living agent-steps.
+    """What one evaluation of the objective gives; all are scalar tensors.
+
+    The value loss is averaged over the agent-steps that earn, everything else over those that act.
 
     With weights that add up to 1 over several calls, the sums of what they give are what one call would give.
     """
@@ -39,6 +41,7 @@ def joint_ppo_loss(
     old_values: Tensor,
     value_targets: Tensor,
     weights: Tensor,
+    value_weights: Tensor | None = None,
     clip_param: float,
     vf_clip_param: float,
     huber_delta: float | None,
@@ -56,8 +59,10 @@ def joint_ppo_loss(
         values: (B, n), the current value predictions, in the value normaliser's units.
         old_values: (B, n), those at the time of acting, in the same units.
         value_targets: (B, n), in the same units.
-        weights: (B, n), what each agent-step counts: 0 for the dead, and 1 / (number of living agent-steps) for the
-            others, so that sums are means.
+        weights: (B, n), the weight of each agent-step in the policy loss and the entropy: 0 where the agent is dead,
+            else 1 / (number of living agent-steps), so that sums are means.
+        value_weights: The same for the value loss: 0 where the agent's return has ended. An agent that is dead while
+            its team earns on has a value, from which the values of its last steps bootstrap. None for `weights`.
         clip_param: The policy's ratio stays within 1 +- this.
         vf_clip_param: Value predictions may leave `old_values` by this much before the clipped loss takes over.
         huber_delta: Where the value loss turns from quadratic to linear; None for the quadratic loss.
@@ -79,7 +84,7 @@ def joint_ppo_loss(
     value_errors = torch.maximum(
         _value_error(values, value_targets, huber_delta), _value_error(clipped_values, value_targets, huber_delta)
     )
-    value_loss = (weights * value_errors).sum()
+    value_loss = ((weights if value_weights is None else value_weights) * value_errors).sum()
 
     mean_entropy = (weights * entropy.reshape(*weights.shape, -1).sum(-1)).sum()
     total = policy_loss + vf_loss_coeff * value_loss - entropy_coeff * mean_entropy
@@ -105,7 +110,7 @@ def _value_error(values: Tensor, targets: Tensor, huber_delta: float | None) -> 
 
 
 def explained_variance(values: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """1 - Var[targets - values] / Var[targets] over living agent-steps; 1 is perfect, 0 as good as a constant."""
+    """1 - Var[targets - values] / Var[targets] over weighted agent-steps; 1 is perfect, 0 as good as a constant."""
     total = weights.sum().clamp_min(1e-8)
 
     def variance(x: Tensor) -> Tensor:

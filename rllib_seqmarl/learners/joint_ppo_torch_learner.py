@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -27,19 +28,23 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.torch_utils import clip_gradients
 from torch import Tensor
 
+from rllib_seqmarl.learners.advantages import AGENT_EARNS
 from rllib_seqmarl.learners.decoupled import decouple
-from rllib_seqmarl.learners.distributed import num_learners, sum_over_learners
+from rllib_seqmarl.learners.distributed import (
+    failing_together,
+    num_learners,
+    sum_over_learners,
+)
+from rllib_seqmarl.learners.guard import NonFiniteLossError, UpdateGuard
 from rllib_seqmarl.learners.joint_gae import JointGAE
 from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss, explained_variance, joint_ppo_loss
 from rllib_seqmarl.learners.minibatches import minibatches
 from rllib_seqmarl.learners.rollout_data import RolloutData, rollout_columns
 from rllib_seqmarl.learners.slices import add_gradients, map_slices, slices
 
-_WEIGHTS = "loss_weights"  # the column that says what each agent-step counts
-
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite. No update was made with it; the last checkpoint is good."""
+__all__ = ["JointPPOTorchLearner", "NonFiniteLossError"]
+# Columns with the weight of each agent-step in the policy loss, and in the value loss.
+_WEIGHTS, _VALUE_WEIGHTS = "loss_weights", "value_loss_weights"
 
 
 class JointPPOTorchLearner(PPOTorchLearner):
@@ -51,6 +56,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
         # With `debugging(seed=...)` RLlib makes torch deterministic, which then also fills all new memory with NaNs, a
         # help in finding bugs that costs a tenth of an update.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        self._guard = UpdateGuard(self.config)
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         if self._torch_compile_forward_train and "_forward_train" not in vars(module):
             module.compile(self._torch_compile_cfg)  # RLlib's own asks the wrong object whether it can, and does not
@@ -61,6 +67,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
                     gamma=self.config.gamma,
                     lambda_=self.config.lambda_,
                     shared_reward=self.config.shared_reward,
+                    team_reward=self.config.team_reward,
                 )
             )
 
@@ -84,9 +91,10 @@ class JointPPOTorchLearner(PPOTorchLearner):
         # means all of it, not all but a few steps, and those in the next epoch.
         if minibatch_size is not None and minibatch_size >= self.config.train_batch_size_per_learner:
             minibatch_size, num_total_minibatches = None, 0
-        return super().update(
-            *args, minibatch_size=minibatch_size, num_total_minibatches=num_total_minibatches, **kwargs
-        )
+        with failing_together(NonFiniteLossError):
+            return super().update(
+                *args, minibatch_size=minibatch_size, num_total_minibatches=num_total_minibatches, **kwargs
+            )
 
     @override(TorchLearner)
     def _create_iterator_if_necessary(
@@ -126,7 +134,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
             return super()._make_batch_if_necessary(training_data)
         if self.config._learner_connector is not None or not self.config.add_default_connectors_to_learner_pipeline:
             # The user's connectors want episodes.
-            episodes = [episode for rollout in training_data.rollouts for episode in rollout]
+            episodes = [episode for rollout in training_data.rollouts for episode in rollout.writable()]
             return super()._make_batch_if_necessary(TrainingData(episodes=episodes))
         columns = rollout_columns(
             training_data.rollouts,
@@ -134,6 +142,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
             gamma=self.config.gamma,
             lambda_=self.config.lambda_,
             shared_reward=self.config.shared_reward,
+            team_reward=self.config.team_reward,
             device=self.device,
         )
         age = self._weights_seq_no - min(rollout.weights_seq_no for rollout in training_data.rollouts)
@@ -158,12 +167,35 @@ class JointPPOTorchLearner(PPOTorchLearner):
     @override(TorchLearner)
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
-        # PPO sets the entropy coefficient after an update, for the next one. Nothing of that is in a checkpoint, so
-        # the first update after a restore would start the schedule over; the step counter is always right.
+        # RLlib sets what is scheduled after an update, for the next one. Nothing of that is in a checkpoint, so the
+        # first update after a restore would start the schedules over; the step counter is always right.
+        step = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
         for module_id in self.module.keys():  # noqa: SIM118 (a MultiRLModule is no dict)
-            self.entropy_coeff_schedulers_per_module[module_id].update(
-                timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
-            )
+            self.entropy_coeff_schedulers_per_module[module_id].update(timestep=step)
+        if self._lr_scheduler_classes is None:
+            for optimizer, schedule in self._optimizer_lr_schedules.items():
+                self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=step))
+
+    @override(TorchLearner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        # RLlib keeps a module's weights where they have had more updates than those of the state. That suits env
+        # runners, which may get old ones late; a learner that goes back to a checkpoint means it.
+        self._weights_seq_no = 0
+        super().set_state(state)
+
+    @override(TorchLearner)
+    def _set_optimizer_state(self, state: dict[str, Any]) -> None:
+        """As RLlib's, except that only moments and step counts are the state's; settings are the config's."""
+        # Schedulers of torch carry on from the learning rate that they have set, which is part of the state.
+        scheduled = ("lr", "initial_lr") if self._lr_scheduler_classes is not None else ()
+        settings = {
+            name: [{k: v for k, v in group.items() if k != "params" and k not in scheduled} for group in groups]
+            for name, groups in ((name, optimizer.param_groups) for name, optimizer in self._named_optimizers.items())
+        }
+        super()._set_optimizer_state(state)
+        for name, groups in settings.items():
+            for group, kept in zip(self._named_optimizers[name].param_groups, groups, strict=True):
+                group.update(kept)
 
     @override(TorchLearner)
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
@@ -185,16 +217,16 @@ class JointPPOTorchLearner(PPOTorchLearner):
         terms = {term.name: [getattr(loss, term.name).detach() for loss in losses] for term in fields(JointPPOLoss)}
         loss = JointPPOLoss(**{name: torch.stack(of_slices).sum() for name, of_slices in terms.items()})
         self._report(loss, torch.cat(values), columns)
-        summed = dict(zip(self._params, add_gradients(gradients), strict=True))
-        self.apply_gradients(self.postprocess_gradients(summed))
+        summed, self._guard.loss = add_gradients(gradients, loss.total)
+        self.apply_gradients(self.postprocess_gradients(dict(zip(self._params, summed, strict=True))))
         return {}, {DEFAULT_MODULE_ID: loss.total}, {}
 
     def _may_slice(self) -> bool:
-        """Whether a batch's loss is the sum of its slices': not if somebody has changed it. Compiled, it is taken
-        whole: slices have more shapes than one, and several threads, which a compiler does not like."""
-        own = JointPPOTorchLearner
+        """Whether a batch's loss is the sum of its slices': not if a subclass changes it. Compiled, it is taken whole:
+        slices have more shapes than one, and several threads, which a compiler does not like."""
+        # In a remote learner Ray has wrapped all methods.
         is_own = all(
-            getattr(type(self), name) is getattr(own, name)
+            inspect.unwrap(getattr(type(self), name)) is inspect.unwrap(getattr(JointPPOTorchLearner, name))
             for name in ("compute_loss_for_module", "compute_losses", "compute_gradients")
         )
         return is_own and self._grad_scalers is None and not self._torch_compile_forward_train
@@ -214,9 +246,12 @@ class JointPPOTorchLearner(PPOTorchLearner):
         """Adds what a minibatch needs as a whole before it is cut up, and takes its returns into the normaliser."""
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         returns = columns[Postprocessing.VALUE_TARGETS]  # (b, n), in reward units
-        module.update_value_normalizer(returns, sync=sum_over_learners)
+        acts = columns[Columns.OBS]["alive"].to(returns.dtype)  # (b, n)
+        earns = columns[AGENT_EARNS].to(returns.dtype) if AGENT_EARNS in columns else acts.new_ones(acts.shape)
+        self._guard.begin(module.value_normalizer)
+        module.update_value_normalizer(returns, weights=earns, sync=sum_over_learners)
         columns[Postprocessing.VALUE_TARGETS] = module.normalize_values(returns)
-        columns[_WEIGHTS] = _living_agent_weights(columns[Columns.OBS]["alive"], returns.dtype)
+        columns[_WEIGHTS], columns[_VALUE_WEIGHTS] = _mean_weights(acts, earns)
 
     def _loss_of(self, columns: dict[str, Any], fwd_out: dict[str, Tensor]) -> tuple[JointPPOLoss, Tensor]:
         """The objective, summed over the given rows by their weights, and the values predicted for them."""
@@ -231,6 +266,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
             old_values=columns[Columns.VF_PREDS],
             value_targets=columns[Postprocessing.VALUE_TARGETS],
             weights=columns[_WEIGHTS],
+            value_weights=columns[_VALUE_WEIGHTS],
             clip_param=config.clip_param,
             vf_clip_param=config.clip_param if config.vf_clip_param is None else config.vf_clip_param,
             huber_delta=config.huber_delta,
@@ -240,20 +276,10 @@ class JointPPOTorchLearner(PPOTorchLearner):
         return loss, values.detach()
 
     def _report(self, loss: JointPPOLoss, values: Tensor, columns: dict[str, Any]) -> None:
-        """Logs a minibatch's loss.
-
-        Raises:
-            NonFiniteLossError: It is no number.
-        """
-        if not torch.isfinite(loss.total):
-            raise NonFiniteLossError(
-                f"The loss became {loss.total.item()} (policy loss {loss.policy.item():.4g}, value loss "
-                f"{loss.value.item():.4g}, entropy {loss.entropy.item():.4g}), so training stopped before this update "
-                f"was made. Continue from the last checkpoint with a lower `lr` (now "
-                f"{self.config.lr}) or a lower `grad_clip` (now {self.config.grad_clip}), and check the scale of the "
-                f"environment's rewards and observations."
-            )
-        explained = explained_variance(values, columns[Postprocessing.VALUE_TARGETS], columns[_WEIGHTS])
+        """Logs a minibatch's loss, which the guard tests together with its gradients."""
+        self._guard.terms = replace(loss, total=loss.total.detach())
+        self._guard.loss = self._guard.terms.total
+        explained = explained_variance(values, columns[Postprocessing.VALUE_TARGETS], columns[_VALUE_WEIGHTS])
         self.metrics.log_dict(
             {
                 "policy_loss": loss.policy,
@@ -268,12 +294,46 @@ class JointPPOTorchLearner(PPOTorchLearner):
         )
 
     @override(TorchLearner)
+    def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> dict[Tensor, Tensor]:
+        """As RLlib's, which has the gradients averaged over all learners; so is the loss, to be tested by all."""
+        gradients = super().compute_gradients(loss_per_module, **kwargs)
+        loss = torch.stack([torch.as_tensor(loss).detach() for loss in loss_per_module.values()]).sum() / num_learners()
+        sum_over_learners(loss)
+        self._guard.loss = loss
+        return gradients
+
+    @override(TorchLearner)
+    def postprocess_gradients_for_module(
+        self, *, module_id: str, config: PPOConfig | None = None, module_gradients_dict: dict[Tensor, Tensor]
+    ) -> dict[Tensor, Tensor]:
+        """Clips gradients and logs their norm, as RLlib's, which loses the gradients where it only logs it."""
+        config = config or self.config.get_config_for_module(module_id)
+        for name, optimizer in self.get_optimizers_for_module(module_id):
+            gradients = self.filter_param_dict_for_optimizer(module_gradients_dict, optimizer)
+            if not gradients:
+                continue
+            norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+            self._note_norm(norm)
+            if config.grad_clip and config.grad_clip_by == "global_norm":
+                # One operation over all gradients.
+                torch._foreach_mul_(list(gradients.values()), (config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
+            elif config.grad_clip:
+                clip_gradients(gradients, grad_clip=config.grad_clip, grad_clip_by=config.grad_clip_by)
+                module_gradients_dict.update(gradients)
+            if config.log_gradients or (config.grad_clip and config.grad_clip_by == "global_norm"):
+                self.metrics.log_value((module_id, f"gradients_{name}_global_norm"), norm, window=1)
+        return module_gradients_dict
+
+    @override(TorchLearner)
     def apply_gradients(self, gradients_dict: dict[Tensor, Tensor]) -> None:
         # RLlib asks every gradient by itself, twice, whether it is finite, which is a hundred small operations and on
         # a GPU as many waits. Their common norm answers for all.
         gradients = [gradient for gradient in gradients_dict.values() if gradient is not None]
-        is_plain = self._grad_scalers is None and self._lr_scheduler_classes is None
-        if not (is_plain and torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+        if gradients:
+            self._note_norm(torch.nn.utils.get_total_norm(gradients))
+        if not self._guard.passes():
+            return
+        if self._grad_scalers is not None or self._lr_scheduler_classes is not None:
             super().apply_gradients(gradients_dict)
             return
         for parameter, gradient in gradients_dict.items():
@@ -281,29 +341,17 @@ class JointPPOTorchLearner(PPOTorchLearner):
         for optimizer in self._named_optimizers.values():
             optimizer.step()
 
-    @staticmethod
-    @override(TorchLearner)
-    def _get_clip_function() -> Callable[..., Tensor | None]:
-        return _clip_gradients
+    def _note_norm(self, norm: Tensor) -> None:
+        if self._grad_scalers is None:  # a scaler tests gradients by itself, and lowers its scale where they overflow
+            self._guard.norms.append(norm)
 
 
-def _clip_gradients(gradients_dict: dict[Tensor, Tensor], *, grad_clip: float, grad_clip_by: str) -> Tensor | None:
-    """RLlib's clipping, in place, with one operation over all gradients where it is by global norm."""
-    if grad_clip_by != "global_norm":
-        return clip_gradients(gradients_dict, grad_clip=grad_clip, grad_clip_by=grad_clip_by)
-    gradients = [gradient for gradient in gradients_dict.values() if gradient is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    torch._foreach_mul_(gradients, (grad_clip / (norm + 1e-6)).clamp(max=1.0))
-    return norm
+def _mean_weights(*counted: Tensor) -> list[Tensor]:
+    """For each mask (b, n) the weights of agent-steps that make a sum their mean.
 
-
-def _living_agent_weights(alive: Tensor, dtype: torch.dtype) -> Tensor:
-    """What each agent-step counts in the loss, (b, n), such that a sum is the mean over the living.
-
-    With several learners, whose gradients are averaged, shares with more living agents count for more, so that the
+    With several learners, whose gradients are averaged, shares with more such agent-steps count for more, so that the
     average is the mean over the agent-steps of all learners.
     """
-    alive = alive.to(dtype)
-    count = alive.sum()
-    sum_over_learners(count)
-    return alive * (num_learners() / count.clamp_min(1.0))
+    counts = torch.stack([mask.sum() for mask in counted])
+    sum_over_learners(counts)
+    return [mask * weight for mask, weight in zip(counted, num_learners() / counts.clamp_min(1.0), strict=True)]

@@ -13,13 +13,48 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
-from rllib_seqmarl.learners.advantages import normalized_advantages, per_agent_gae
+from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalized_advantages, per_agent_gae
+from rllib_seqmarl.learners.rewards import rewards_to_learn_from
 from rllib_seqmarl.rollouts import Rollout
+from rllib_seqmarl.rollouts.rollout import writable
+from rllib_seqmarl.rollouts.shares import share_out
+
+
+class TeamData(TrainingData):
+    """RLlib's training data, shared out so that all learners make the same number of updates."""
+
+    @property
+    def env_steps(self) -> int:
+        """How many steps there are."""
+        raise NotImplementedError
+
+    def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any) -> list[Any]:
+        """A share for each learner, and with how many minibatches all go through their shares."""
+        size, total = kwargs.get("minibatch_size"), 0
+        if size is not None and num_shards > 1:
+            total = max(1, kwargs.get("num_epochs", 1) * self.env_steps // (num_shards * size))
+        return [(share, {"num_total_minibatches": total}) for share in self._shares(num_shards, len_lookback_buffer)]
+
+    def _shares(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
+        raise NotImplementedError
 
 
 @dataclass
-class RolloutData(TrainingData):
-    """RLlib's training data, of one more kind.
+class EpisodeData(TeamData):
+    """Episodes, as RLlib's own loop samples them."""
+
+    @property
+    def env_steps(self) -> int:
+        return sum(map(len, self.episodes or ()))
+
+    def _shares(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
+        shares = TrainingData(episodes=self.episodes).shard(num_shards, len_lookback_buffer)
+        return [EpisodeData(episodes=share.episodes) for share, _ in shares]
+
+
+@dataclass
+class RolloutData(TeamData):
+    """Rollouts.
 
     Attributes:
         rollouts: What env runners have sampled.
@@ -32,19 +67,23 @@ class RolloutData(TrainingData):
         if not self.rollouts:
             raise ValueError("There is no rollout to learn from.")
 
-    def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any) -> Any:
-        """A share of every rollout for each learner."""
-        shares = zip(*(rollout.split(num_shards) for rollout in self.rollouts), strict=True)
-        return [(RolloutData(rollouts=share), {}) for share in shares]
-
     @property
     def env_steps(self) -> int:
-        """How many steps there are."""
         return sum(rollout.env_steps for rollout in self.rollouts)
+
+    def _shares(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
+        return [RolloutData(rollouts=share) for share in share_out(self.rollouts, num_shards)]
 
 
 def rollout_columns(
-    rollouts: Sequence[Rollout], module: Any, *, gamma: float, lambda_: float, shared_reward: bool, device: Any
+    rollouts: Sequence[Rollout],
+    module: Any,
+    *,
+    gamma: float,
+    lambda_: float,
+    shared_reward: bool,
+    team_reward: str = "mean",
+    device: Any,
 ) -> dict[str, Any]:
     """The columns to learn from, (B, n, ...) tensors on `device`, where B is the number of all steps.
 
@@ -55,19 +94,27 @@ def rollout_columns(
         gamma: The discount factor.
         lambda_: GAE's lambda.
         shared_reward: Whether every agent learns from the team's reward, rather than from its own.
+        team_reward: How agents' rewards make the team's, "mean" or "sum".
         device: Where learning happens.
 
     Returns:
         OBS (a dict), ACTIONS, ACTION_LOGP, ADVANTAGES (normalised over the living agents of all learners),
-        VALUE_TARGETS in reward units, VF_PREDS in the value normaliser's.
+        VALUE_TARGETS in reward units, VF_PREDS in the value normaliser's, AGENT_EARNS.
     """
     parts: list[dict[str, Any]] = []
     for rollout in rollouts:
-        last = {key: torch.from_numpy(_writable(array[-1])).to(device) for key, array in rollout.obs.items()}
+        rollout.take_changes()
+        last = {key: torch.from_numpy(writable(array[-1])).to(device) for key, array in rollout.obs.items()}
         with torch.no_grad():
             bootstrap = module.compute_values({Columns.OBS: last}).cpu().numpy()  # (envs, n)
         values = rollout.outputs[Columns.VF_PREDS]  # (T, envs, n), in reward units
-        rewards = rollout.rewards[..., None] + np.zeros_like(values) if shared_reward else rollout.agent_rewards
+        rewards = rewards_to_learn_from(
+            rollout.rewards,
+            rollout.env_rewards,
+            rollout.agent_rewards,
+            shared_reward=shared_reward,
+            team_reward=team_reward,
+        )  # (T, envs, n)
         advantages = per_agent_gae(
             rewards,
             np.concatenate([values, bootstrap[None]]),
@@ -84,6 +131,7 @@ def rollout_columns(
                 Columns.ACTION_LOGP: rows(rollout.outputs[Columns.ACTION_LOGP]),
                 Columns.VF_PREDS: rows(values),
                 Postprocessing.ADVANTAGES: rows(advantages),
+                AGENT_EARNS: rows(rollout.agent_earns),
             }
         )
     columns = _joined(parts, device)
@@ -98,18 +146,13 @@ def rollout_columns(
 def _steps_of(rollout: Rollout) -> Callable[[np.ndarray], Tensor]:
     """From an array (T, envs, ...) to its steps (B, ...): the same memory where every row is a step."""
     if rollout.env_steps == rollout.is_step.size:
-        return lambda array: torch.from_numpy(_writable(array.reshape(-1, *array.shape[2:])))
+        return lambda array: torch.from_numpy(writable(array.reshape(-1, *array.shape[2:])))
     steps = torch.from_numpy(np.flatnonzero(rollout.is_step))
 
     def gather(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(_writable(array.reshape(-1, *array.shape[2:])))[steps]
+        return torch.from_numpy(writable(array.reshape(-1, *array.shape[2:])))[steps]
 
     return gather
-
-
-def _writable(array: np.ndarray) -> np.ndarray:
-    """The array itself, unless it lies in Ray's object store, where torch does not like to share it."""
-    return array if array.flags.writeable else array.copy()
 
 
 def _joined(parts: list[Any], device: Any) -> Any:

@@ -42,19 +42,22 @@ def map_slices(function: Callable[[Any], Result], parts: list[Any]) -> list[Resu
     return list(_pool(num_threads).map(function, parts))
 
 
-def add_gradients(gradients: Sequence[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
-    """The slices' gradients added up, and averaged over all learners; None where no slice has one."""
+def add_gradients(gradients: Sequence[tuple[Tensor | None, ...]], loss: Tensor) -> tuple[list[Tensor | None], Tensor]:
+    """The slices' gradients added up, None where no slice has one, and the loss; both averaged over all learners.
+
+    The loss travels with the gradients, so that all learners agree on whether it is finite.
+    """
     given = [i for i, gradient in enumerate(gradients[0]) if gradient is not None]
     totals = [cast(Tensor, gradients[0][i]) for i in given]
     for others in gradients[1:]:
         torch._foreach_add_(totals, [cast(Tensor, others[i]) for i in given])
     if num_learners() > 1:
-        flat = torch.cat([total.flatten() for total in totals]) / num_learners()
+        flat = torch.cat([*(total.flatten() for total in totals), loss.reshape(1)]) / num_learners()
         sum_over_learners(flat)
-        parts = flat.split([total.numel() for total in totals])
+        *parts, loss = flat.split([*(total.numel() for total in totals), 1])
         totals = [part.view_as(total) for part, total in zip(parts, totals, strict=True)]
     found = dict(zip(given, totals, strict=True))
-    return [found.get(i) for i in range(len(gradients[0]))]
+    return [found.get(i) for i in range(len(gradients[0]))], loss.squeeze()
 
 
 @lru_cache

@@ -101,10 +101,12 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         """From the units that the network predicts in to reward units."""
         return values if self.value_normalizer is None else self.value_normalizer.denormalize(values)
 
-    def update_value_normalizer(self, returns: Tensor, sync: Callable[[Tensor], None] | None = None) -> None:
-        """Takes the statistics of `returns`, in reward units, into the value normaliser, if there is one."""
+    def update_value_normalizer(
+        self, returns: Tensor, weights: Tensor | None = None, sync: Callable[[Tensor], None] | None = None
+    ) -> None:
+        """As :meth:`ValueNormalizer.update`, if there is a value normaliser; `returns` are in reward units."""
         if self.value_normalizer is not None:
-            self.value_normalizer.update(returns, sync=sync)
+            self.value_normalizer.update(returns, weights=weights, sync=sync)
 
     @override(RLModule)
     def set_state(self, state: dict[str, Any]) -> None:

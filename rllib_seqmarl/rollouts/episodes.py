@@ -68,6 +68,9 @@ def row_info(rows: Any, t: int, env: int) -> dict[str, Any]:
     info: dict[str, Any] = {}
     if t >= 0 and rows.is_step[t, env]:
         info["agent_rewards"] = rows.agent_rewards[t, env]
+        info["team_reward"] = float(rows.env_rewards[t, env])
+        if not rows.agent_earns[t, env].all():
+            info["agent_earns"] = rows.agent_earns[t, env]
         if rows.agent_terminated[t, env].any():
             info["agent_terminateds"] = rows.agent_terminated[t, env]
     return info | rows.infos.get((t, env), {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, overload
 
@@ -12,6 +12,7 @@ import numpy as np
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_seqmarl.rollouts.episodes import Segment, find_segments, make_episode
+from rllib_seqmarl.rollouts.shares import balanced_cuts
 
 Arrays = dict[str, np.ndarray]
 
@@ -38,6 +39,8 @@ class Rollout(Sequence[SingleAgentEpisode]):
         truncated: Whether it was cut off, (T, B).
         is_step: Whether the row is a step of this environment, (T, B).
         agent_terminated: Whose life ended with this step, (T, B, n).
+        agent_earns: Whether the agent's return still ran at this step, (T, B, n): until its own termination, also of an
+            agent that is dead while its team plays on.
         infos: Infos by (t, b), without what the arrays hold: of each step that ended an episode, and, where something
             may read them, of all steps, of resets, and at (-1, b) of the first row's observations.
         lengths_before: How many steps the first row's episodes had already had, (B,).
@@ -56,6 +59,7 @@ class Rollout(Sequence[SingleAgentEpisode]):
     truncated: np.ndarray
     is_step: np.ndarray
     agent_terminated: np.ndarray
+    agent_earns: np.ndarray
     infos: dict[tuple[int, int], dict[str, Any]]
     lengths_before: np.ndarray
     episodes_before: np.ndarray
@@ -92,6 +96,11 @@ class Rollout(Sequence[SingleAgentEpisode]):
         """Where the episodes lie: those that ended, in the order of their ends, and then those that go on."""
         return find_segments(self.is_step, self.terminated | self.truncated)
 
+    @property
+    def chunks(self) -> list[Segment]:
+        """The former name of `segments`."""
+        return self.segments
+
     @cached_property
     def _episodes(self) -> dict[int, SingleAgentEpisode]:
         return {}
@@ -111,31 +120,61 @@ class Rollout(Sequence[SingleAgentEpisode]):
             self._episodes[index] = make_episode(self, self.segments[index])
         return self._episodes[index]
 
+    def take_changes(self) -> None:
+        """Writes rewards that callbacks have changed in episodes into the arrays.
+
+        `set_rewards` writes there by itself; an episode's reward buffer, or `agent_rewards` in its infos, may also have
+        been replaced.
+
+        Raises:
+            ValueError: An episode has got another length.
+        """
+        for index, episode in self._episodes.items():
+            env, first, last, _ = self.segments[index]
+            if len(episode) != last - first:
+                raise ValueError(
+                    f"a callback has changed the length of an episode from {last - first} to {len(episode)} steps. "
+                    f"Change rewards only; what is not to be learned from belongs into a learner connector."
+                )
+            rewards = np.asarray(episode.get_rewards(), np.float32)
+            if not np.array_equal(rewards, self.rewards[first:last, env]):
+                self.rewards[first:last, env] = rewards
+            for t, info in enumerate(episode.get_infos(slice(1, None)), first):
+                if not np.array_equal(info["agent_rewards"], self.agent_rewards[t, env]):
+                    self.agent_rewards[t, env] = info["agent_rewards"]
+
+    def writable(self) -> Rollout:
+        """This rollout, with copies of arrays that are read-only because they lie in Ray's object store."""
+        self.take_changes()
+        tables = {key: _map(value, writable) for key, value in self._tables.items()}
+        return replace(self, **tables)
+
     # -- as shares -------------------------------------------------------------------------------------------
 
     def split(self, num_shares: int) -> list[Rollout]:
-        """Shares of about equal size: of the environments, or of the time where there are too few of them."""
-        if self.num_envs >= num_shares:
-            cuts = [self.num_envs * i // num_shares for i in range(num_shares + 1)]
-            return [self._of_envs(slice(*cut)) for cut in zip(cuts, cuts[1:], strict=False)]
-        cuts = [self.num_rows * i // num_shares for i in range(num_shares + 1)]
-        return [self._of_rows(*cut) for cut in zip(cuts, cuts[1:], strict=False)]
+        """Shares of about equal numbers of steps: of the environments, or of the time if these are too few."""
+        per_env = self.is_step.sum(axis=0)  # (B,)
+        if np.count_nonzero(per_env) >= num_shares:
+            cuts, part = balanced_cuts(per_env, num_shares), self.of_envs
+        else:
+            cuts, part = [self.num_rows * i // num_shares for i in range(num_shares + 1)], self.of_rows
+        return [part(*cut) for cut in zip(cuts, cuts[1:], strict=False)]
 
-    def _of_envs(self, envs: slice) -> Rollout:
-        first, last = envs.start, envs.stop
+    def of_envs(self, first: int, last: int) -> Rollout:
+        """The environments `first` to before `last`, in views."""
         infos = {(t, b - first): info for (t, b), info in self.infos.items() if first <= b < last}
-        parts = {key: _map(value, lambda array: array[:, envs]) for key, value in self._tables.items()}
-        return Rollout(
+        parts = {key: _map(value, lambda array: array[:, first:last]) for key, value in self._tables.items()}
+        return replace(
+            self,
             **parts,
             infos=infos,
-            lengths_before=self.lengths_before[envs],
-            episodes_before=self.episodes_before[envs],
-            env_ids=self.env_ids[envs],
-            weights_seq_no=self.weights_seq_no,
-            spaces=self.spaces,
+            lengths_before=self.lengths_before[first:last],
+            episodes_before=self.episodes_before[first:last],
+            env_ids=self.env_ids[first:last],
         )
 
-    def _of_rows(self, first: int, last: int) -> Rollout:
+    def of_rows(self, first: int, last: int) -> Rollout:
+        """The rows `first` to before `last`, in views."""
         parts = {key: _map(value, lambda array: array[first:last]) for key, value in self._tables.items()}
         parts["obs"] = {key: array[first : last + 1] for key, array in self.obs.items()}
         infos = {(t - first, b): info for (t, b), info in self.infos.items() if first <= t + 1 and t < last}
@@ -144,25 +183,29 @@ class Rollout(Sequence[SingleAgentEpisode]):
             length + first if start is None else first - start - 1
             for start, length in zip(begun, self.lengths_before, strict=True)
         ]
-        return Rollout(
+        return replace(
+            self,
             **parts,
             infos=infos,
             lengths_before=np.array(before),
             episodes_before=self.episodes_before + np.count_nonzero(~self.is_step[:first], axis=0),
-            env_ids=self.env_ids,
-            weights_seq_no=self.weights_seq_no,
-            spaces=self.spaces,
         )
 
     @property
     def _tables(self) -> dict[str, Any]:
         """What has a row for every step."""
-        names = "obs outputs rewards env_rewards agent_rewards terminated truncated is_step agent_terminated"
-        return {name: getattr(self, name) for name in names.split()}
+        others = ("infos", "lengths_before", "episodes_before", "env_ids", "weights_seq_no", "spaces")
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Episodes that were made share memory with the arrays, and stay behind.
+        self.take_changes()
         return Rollout, tuple(getattr(self, field.name) for field in fields(self))
+
+
+def writable(array: np.ndarray) -> np.ndarray:
+    """The array itself, or a copy of one that is read-only."""
+    return array if array.flags.writeable else array.copy()
 
 
 def _map(table: Any, function: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY
 
 from rllib_seqmarl import MATConfig
 from rllib_seqmarl.algorithms.sampler import training_data
-from rllib_seqmarl.learners.rollout_data import RolloutData
+from rllib_seqmarl.learners.distributed import LearnersFailedError
+from rllib_seqmarl.learners.joint_ppo_torch_learner import NonFiniteLossError
+from rllib_seqmarl.learners.rollout_data import EpisodeData, RolloutData
 from rllib_seqmarl.rollouts import Rollout
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -182,7 +186,56 @@ def test_two_learners_learn_from_rollouts_as_one_does() -> None:
     for key, value in two_learners.learner_group.get_weights()[DEFAULT_MODULE_ID].items():
         np.testing.assert_allclose(value, expected[key], atol=2e-5, err_msg=key)
     one.stop()
+    check_that_learners_stay_together(two_learners, rollout)
     two_learners.stop()
+
+
+def check_that_learners_stay_together(algo: Algorithm, rollout: Rollout) -> None:
+    """Whatever their shares are, and whichever of them fails: they end an update together."""
+    group = algo.learner_group
+
+    def steps_and_weights() -> list[tuple[int, float]]:
+        def of(learner: Any) -> tuple[int, float]:
+            state = next(iter(learner.get_optimizer().state.values()))
+            module = learner.module["default_policy"]
+            return int(state["step"]), sum(float(p.detach().abs().sum()) for p in module.parameters())
+
+        for learner in range(2):
+            group._worker_manager.set_actor_state(learner, healthy=True)  # RLlib drops those that have raised an error
+        return [result.get() for result in group.foreach_learner(of)]
+
+    def break_the_second(learner: Any) -> None:
+        if learner._learner_index == 1:
+            learner._weigh = lambda columns: columns["my loss"]
+
+    # The first learner's environments have twice as many steps as the second one's.
+    uneven = copy.deepcopy(rollout)
+    uneven.is_step[uneven.num_rows // 2 :, uneven.num_envs // 2 :] = False
+    done, _ = steps_and_weights()[0]
+    for data, minibatches in ((RolloutData(rollouts=[uneven]), 2 * 60 // 20), (EpisodeData(episodes=list(uneven)), 6)):
+        group.update(training_data=data, minibatch_size=10, num_epochs=2)
+        done += minibatches
+        first, second = steps_and_weights()
+        assert first[0] == second[0] == done and first[1] == pytest.approx(second[1], abs=1e-5)
+    algo.train()  # minibatch_size=None: each takes its whole share
+
+    # What is not finite in one share is refused by both, and then they go on.
+    before = steps_and_weights()
+    bad = copy.deepcopy(rollout)
+    bad.outputs["action_logp"][2, 0] = np.nan
+    with pytest.raises(NonFiniteLossError, match="lower `lr`"):
+        group.update(training_data=RolloutData(rollouts=[bad]))
+    assert steps_and_weights() == before
+    group.update(training_data=RolloutData(rollouts=[rollout]))
+
+    # Where one alone raises an error, the other does not wait for it.
+    group.foreach_learner(break_the_second)
+    start = time.perf_counter()
+    with pytest.raises(LearnersFailedError, match="Learner 1 failed with KeyError: 'my loss'"):
+        group.update(training_data=RolloutData(rollouts=[rollout]))
+    assert time.perf_counter() - start < 60
+    with pytest.raises(LearnersFailedError, match="Restore the last checkpoint"):
+        algo.train()
 
 
 def doubling_connector() -> Callable[..., Any]:

@@ -101,7 +101,13 @@ def golden_episodes(golden: dict[str, np.ndarray], denormalize: Any) -> list[Sin
                     ],
                     actions=[golden["actions"][t, env] for t in steps],
                     rewards=[float(golden["rewards"][t, env].mean()) for t in steps],
-                    infos=[{}, *({"agent_rewards": golden["rewards"][t, env]} for t in steps)],
+                    infos=[
+                        {},
+                        *(
+                            {"agent_rewards": golden["rewards"][t, env], "agent_earns": golden["active"][t, env] > 0}
+                            for t in steps
+                        ),
+                    ],
                     terminated=stop - 1 in ends,
                     extra_model_outputs={
                         Columns.ACTION_LOGP: [golden["log_probs"][t, env] for t in steps],
@@ -128,9 +134,16 @@ def test_advantages_and_returns(golden: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(advantages + values[:-1], golden["returns"][:-1], atol=1e-5)
 
 
-def test_whole_update(golden: dict[str, np.ndarray]) -> None:
+def test_whole_update(golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published update masks its value loss by who is alive, as if the returns of the dead had ended, but takes
+    the returns of all into its normaliser; so the episodes' `agent_earns` are `active`, and the normaliser takes all.
+    """
     learner = make_learner(golden)
     module = learner.module[DEFAULT_MODULE_ID]
+    update = module.update_value_normalizer
+    monkeypatch.setattr(
+        module, "update_value_normalizer", lambda returns, weights=None, sync=None: update(returns, sync=sync)
+    )
     results = learner.update(episodes=golden_episodes(golden, module.denormalize_values))[DEFAULT_MODULE_ID]
 
     measured = {key: float(getattr(value, "peek", lambda v=value: v)()) for key, value in results.items()}

@@ -46,6 +46,24 @@ def test_an_epochs_last_minibatch_is_filled_up_from_the_next() -> None:
     assert cut == [[0, 1, 2], [3, 4, 0], [1, 2, 3]]
 
 
-def test_learners_with_less_make_as_many_as_they_are_told() -> None:
-    made = [steps_of(one) for one in minibatches(batch_of(3), size=4, num_epochs=1, shuffle=False, total=2)]
-    assert made == [[0, 1, 2, 0], [1, 2, 0, 1]]
+@pytest.mark.parametrize(("count", "total", "num_epochs"), [(12, 4, 2), (7, 3, 2), (5, 2, 1), (100, 7, 3)])
+def test_learners_with_any_number_of_steps_divide_their_epochs_by_the_same_number(
+    count: int, total: int, num_epochs: int
+) -> None:
+    made = [
+        steps_of(one) for one in minibatches(batch_of(count), size=4, num_epochs=num_epochs, shuffle=True, total=total)
+    ]
+    assert len(made) == total
+    assert sorted(sum(made, [])) == sorted(list(range(count)) * num_epochs)
+    assert max(map(len, made)) - min(map(len, made)) <= 1
+
+
+def test_a_share_of_fewer_steps_than_minibatches_repeats_them() -> None:
+    made = [steps_of(one) for one in minibatches(batch_of(1), size=4, num_epochs=1, shuffle=False, total=3)]
+    assert made == [[0], [0], [0]]
+
+
+@pytest.mark.parametrize("total", [0, 2])
+def test_a_batch_without_steps_is_refused(total: int) -> None:
+    with pytest.raises(ValueError, match="without steps"):
+        next(minibatches(batch_of(0), size=4, num_epochs=1, shuffle=False, total=total))

@@ -62,7 +62,8 @@ def test_an_error_in_a_slice_is_raised(threads: int) -> None:
 
 def test_gradients_that_no_slice_has_stay_none() -> None:
     one, two = (torch.ones(2), None, torch.ones(1)), (torch.ones(2), None, torch.ones(1))
-    first, second, third = slicing.add_gradients([one, two])
+    (first, second, third), loss = slicing.add_gradients([one, two], torch.tensor(3.0))
+    assert loss.item() == 3.0
     assert second is None
     assert first is not None and first.tolist() == [2.0, 2.0]
     assert third is not None and third.tolist() == [2.0]

@@ -41,6 +41,7 @@ def make_rollout(seed: int, num_rows: int, num_envs: int) -> Rollout:
         truncated=truncated,
         is_step=is_step,
         agent_terminated=np.zeros((*shape, 2), bool),
+        agent_earns=rng.random((*shape, 2)) < 0.7,
         infos={(int(t), int(b)): {"win": float(t)} for t, b in np.argwhere(terminated | truncated)},
         lengths_before=rng.integers(0, 5, num_envs),
         episodes_before=rng.integers(0, 5, num_envs),

@@ -1,0 +1,131 @@
+"""Rewards that callbacks or connectors change are what agents learn from."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from small_learner import make_learner, make_rollout
+
+from rllib_seqmarl import make_joint_env
+from rllib_seqmarl.learners.rewards import rewards_to_learn_from
+from rllib_seqmarl.learners.rollout_data import RolloutData
+from rllib_seqmarl.rollouts import Rollout
+
+
+@pytest.mark.parametrize("team_reward", ["mean", "sum"])
+def test_agents_rewards_still_make_the_teams_after_a_change(team_reward: str) -> None:
+    rng = np.random.default_rng(0)
+    agents = rng.normal(size=(7, 2, 3)).astype(np.float32)
+    team = getattr(agents, team_reward)(-1)
+    options: dict[str, Any] = {"shared_reward": False, "team_reward": team_reward}
+    assert rewards_to_learn_from(team, team.copy(), agents, **options) is agents
+    changed = 2 * team + 5
+    found = rewards_to_learn_from(changed, team, agents, **options)
+    np.testing.assert_allclose(getattr(found, team_reward)(-1), changed, rtol=1e-5)
+    np.testing.assert_allclose(found - agents, np.broadcast_to((found - agents)[..., :1], agents.shape), atol=1e-5)
+    shared = rewards_to_learn_from(changed, team, agents, shared_reward=True, team_reward=team_reward)
+    np.testing.assert_array_equal(shared, np.broadcast_to(changed[..., None], agents.shape))
+
+
+def infos_of(episode: SingleAgentEpisode) -> list[dict[str, Any]]:
+    """Each info once: in the learner pipeline RLlib has added a row that repeats the last one."""
+    return list({id(info): info for info in episode.get_infos(slice(1, None))}.values())
+
+
+def add_to_each(episode: SingleAgentEpisode) -> None:
+    for t in range(len(episode)):
+        episode.set_rewards(new_data=episode.get_rewards(t) + 10.0, at_indices=t)
+
+
+def add_to_all(episode: SingleAgentEpisode) -> None:
+    episode.set_rewards(new_data=np.asarray(episode.get_rewards()) + 10.0)
+
+
+def replace_the_buffer(episode: SingleAgentEpisode) -> None:
+    episode.rewards = InfiniteLookbackBuffer(np.asarray(episode.get_rewards()) + 10.0)
+
+
+def replace_agents_rewards(episode: SingleAgentEpisode) -> None:
+    for info in infos_of(episode):
+        info["agent_rewards"] = info["agent_rewards"] + 10.0
+
+
+def add_to_agents_rewards(episode: SingleAgentEpisode) -> None:
+    for info in infos_of(episode):
+        info["agent_rewards"] += 10.0
+
+
+CHANGES: list[Callable[[SingleAgentEpisode], None]] = [
+    add_to_each,
+    add_to_all,
+    replace_the_buffer,
+    replace_agents_rewards,
+    add_to_agents_rewards,
+]
+
+
+def advantages_of_one_step(rollout: Rollout, connector: ConnectorV2 | None = None) -> np.ndarray:
+    """Value targets with gamma = 0: the rewards that are learned from, in no particular order."""
+    learner = make_learner(gamma=0.0, _learner_connector=connector and (lambda *_, **__: connector))
+    columns = learner._make_batch(RolloutData(rollouts=[rollout])).policy_batches[DEFAULT_MODULE_ID]
+    return np.sort(columns[Postprocessing.VALUE_TARGETS].numpy(), axis=0)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("sent", [False, True])
+def test_what_on_sample_end_changes_in_episodes_is_learned_from(
+    change: Callable[[SingleAgentEpisode], None], sent: bool
+) -> None:
+    rollout, plain = make_rollout(0), advantages_of_one_step(make_rollout(0))
+    for episode in rollout:
+        change(episode)
+    found = advantages_of_one_step(pickle.loads(pickle.dumps(rollout)) if sent else rollout)
+    np.testing.assert_allclose(found, plain + 10.0, atol=1e-4)
+    shares = RolloutData(rollouts=[rollout]).shard(2)
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([r.rewards[r.is_step] for share, _ in shares for r in share.rollouts])),
+        np.sort(rollout.rewards[rollout.is_step]),
+    )
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_a_learner_connector_changes_is_learned_from(
+    change: Callable[[SingleAgentEpisode], None], stored: bool
+) -> None:
+    class Change(ConnectorV2):
+        def __call__(self, *, batch: Any, episodes: Any, **kwargs: Any) -> Any:
+            for episode in self.single_agent_episode_iterator(episodes, agents_that_stepped_only=False):
+                change(episode)
+            return batch
+
+    rollout, plain = make_rollout(1), advantages_of_one_step(make_rollout(1))
+    if stored:  # Ray's object store hands out arrays that cannot be written to
+        for array in (*rollout.obs.values(), *rollout.outputs.values(), rollout.rewards, rollout.agent_rewards):
+            array.flags.writeable = False
+    np.testing.assert_allclose(advantages_of_one_step(rollout, Change()), plain + 10.0, atol=1e-4)
+
+
+def test_an_episode_of_another_length_is_refused() -> None:
+    rollout = make_rollout(0)
+    rollout[0].rewards.append(1.0)
+    rollout[0].t += 1
+    with pytest.raises(ValueError, match="length of an episode"):
+        pickle.dumps(rollout)
+
+
+def test_an_environment_gives_the_teams_reward_in_its_infos() -> None:
+    env = make_joint_env("coordination/distinct_choice", {"n_agents": 3})
+    env.reset(seed=0)
+    for _ in range(3):
+        _, reward, *_, info = env.step(env.action_space.sample())
+        assert info["team_reward"] == reward
