@@ -9,11 +9,21 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.utils.env_checker import data_equivalence
 
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.layout import Arrays
 from rllib_seqmarl.envs.read_teams import AGENT_INFOS, ReadTeams
 from rllib_seqmarl.envs.team_reader import TeamReader
+
+
+class AgentInfos(UserDict[Any, Any]):
+    """An environment's infos by agent; two are equal if all their arrays are, which a dict cannot tell."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AgentInfos) and bool(data_equivalence(self.data, other.data))
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class JointEnv(gym.Env):
@@ -145,5 +155,5 @@ def _only_info(infos: dict[str, Any]) -> dict[str, Any]:
     """The info of a single team out of a vector environment's infos."""
     info = {name: infos[name][0] for name in infos if name[0] != "_" and infos[f"_{name}"][0]}
     if AGENT_INFOS in info:  # gymnasium's own vector environments would take a plain dict apart, agent by agent
-        info[AGENT_INFOS] = UserDict(info[AGENT_INFOS])
+        info[AGENT_INFOS] = AgentInfos(info[AGENT_INFOS])
     return info
