@@ -76,20 +76,20 @@ def check_evaluation_team(config: JointPPOConfig, training: EnvRunnerGroup, eval
         )
 
 
-def _inputs(config: JointPPOConfig, obs_space: gym.spaces.Dict, action_space: gym.Space) -> tuple[Any, ...]:
+def _inputs(config: JointPPOConfig, obs_space: Any, action_space: gym.Space) -> tuple[Any, ...]:
     """What must be the same for one network to act in two environments."""
-    n_agents, *obs_dim = obs_space["observations"].shape or ()
+    n_agents, obs_dim = obs_space["observations"].shape[0], obs_space["observations"].shape[1:]
     network = network_config(obs_space, action_space, config.model_config)
     return network, obs_dim, n_agents if config.agent_ids else None
 
 
-def _described(obs_space: gym.spaces.Dict, action_space: gym.Space) -> str:
-    n_agents, obs_dim = obs_space["observations"].shape or ()
-    state = f", a state of {obs_space['state'].shape}" if "state" in obs_space.spaces else ""
-    return f"{n_agents} agents with {obs_dim} observed numbers each{state} and {_actions(action_space)}"
+def _described(obs_space: Any, action_space: gym.Space) -> str:
+    n_agents, *obs_dim = obs_space["observations"].shape
+    state = f", a state of {obs_space['state'].shape[0]}" if "state" in obs_space.spaces else ""
+    return f"{n_agents} agents with {obs_dim[-1]} observed numbers each{state} and {_actions(action_space)}"
 
 
-def _actions(space: gym.Space) -> str:
+def _actions(space: Any) -> str:
     if isinstance(space, gym.spaces.MultiDiscrete):
         return f"{space.nvec.reshape(len(space.nvec), -1).max(axis=0).tolist()} actions"
-    return f"actions of shape {space.shape}"
+    return f"actions of {space.shape[-1]} numbers"

@@ -97,7 +97,7 @@ _OFFLINE_EVALUATION = "leave it out: a joint policy is evaluated in the environm
 _TF = "leave it out: networks are torch modules"
 _REPLAY = "leave it out: PPO has no replay buffer"
 _RUNTIME_ENV = "set variables with `ray.init(runtime_env={'env_vars': {...}})`"
-_CLIPPED = "leave it out: ratios are clipped instead (see 'clip_param'); the KL divergence is reported as `approx_kl`"
+_CLIPPED = "leave it out: each agent's ratio is clipped instead (see 'clip_param'), and `approx_kl` is reported"
 _SPACES = "leave it out: the environment's own spaces are used"
 _AGGREGATORS = "leave it out: PPO has no aggregator actors"
 _CONNECTED = "leave it out: connector states are always synchronized (see 'merge_env_runner_states')"
@@ -106,7 +106,7 @@ _UNUSED: dict[str, str] = {
     # sampling
     "action_mask_key": "leave it out: `JointEnv` finds the environment's action masks",
     "auto_wrap_old_gym_envs": _LEAVE_OUT,
-    "clip_rewards": "clip rewards in the environment, or leave it out: returns are normalized ('use_value_norm')",
+    "clip_rewards": "leave it out, or clip in the environment: returns are normalized already ('use_value_norm')",
     "compress_observations": _LEAVE_OUT,
     "disable_env_checking": "leave it out: nothing is checked while stepping that could be switched off",
     "env_task_fn": "set tasks from a callback with `env_runner_group.foreach_env(lambda env: env.set_task(...))`",

@@ -102,8 +102,7 @@ def _check_connector(key: str, function: Any) -> None:
     if function is None:
         return
     if isinstance(function, ConnectorV2 | type) or not callable(function):
-        shown = getattr(function, "__name__", f"{type(function).__name__}(...)")
         raise ValueError(
-            f"{key}={shown} is not a function that makes connectors. Write "
-            f"`{key}=lambda *args, **kwargs: MyConnector()`, or a function that returns a list of them."
+            f"{key}={getattr(function, '__name__', f'{type(function).__name__}(...)')} is not a function that makes "
+            f"connectors. Write `{key}=lambda *args, **kwargs: MyConnector()`; a list of connectors will do as well."
         )
