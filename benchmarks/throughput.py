@@ -65,7 +65,6 @@ def joint_path(env: str, num_envs: int, *, one_by_one: bool) -> MATConfig:
     if one_by_one:
         config.env_runners(gym_env_vectorize_mode="sync")
     config.env_runners(
-        env_runner_cls=SingleAgentEnvRunner,
         env_to_module_connector=lambda *args, **kwargs: [],
         module_to_env_connector=lambda *args, **kwargs: [],
     )

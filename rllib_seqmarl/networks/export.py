@@ -96,7 +96,8 @@ def load_network(
         network = JointPolicyNetwork(NetworkConfig.from_dict(description["network"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         modules = description.get("mixer_modules")
-        hint = f" Import {' and '.join(map(repr, modules))} first, which define its mixers." if modules else ""
+        named = " and ".join(map(repr, modules)) if isinstance(modules, list) else ""
+        hint = f" Its mixers are defined in {named}." if named else ""
         raise ExportError(f"{description_file}: 'network' describes no network: {error}{hint}") from None
     network.to(next(iter(weights.values())).dtype if weights else None)
     try:

@@ -149,11 +149,11 @@ def spaces(agent_ids: bool, **env_config: Any) -> Any:
 
 def test_evaluation_with_another_team_works_if_the_network_allows_it() -> None:
     config = MATConfig().environment(ENV).joint_env(agent_ids=False)
-    small, large = (spaces(False, n_agents=n, n_actions=4) for n in (2, 5))
+    small, large = (spaces(False, n_agents=n, n_choices=4) for n in (2, 4))
     check_evaluation_team(config, small, large)
     check_evaluation_team(config, small, None)
     with pytest.raises(ValueError, match=r"for 2 agents with .* \[4\] actions, and cannot .* for 2 agents .* \[6\] ac"):
-        check_evaluation_team(config, small, spaces(False, n_agents=2, n_actions=6))
+        check_evaluation_team(config, small, spaces(False, n_agents=2, n_choices=6))
     config.joint_env(agent_ids=True)
     with pytest.raises(ValueError, match=r"evaluation_config: .* 3 agents with .* 2 agents .* `joint_env\(agent_ids=F"):
         check_evaluation_team(config, spaces(True, n_agents=3), spaces(True, n_agents=2))

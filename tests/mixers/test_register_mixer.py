@@ -112,5 +112,5 @@ def test_a_saved_policy_says_which_module_to_import(tmp_path: Path) -> None:
     obs = torch.randn(2, 3, 3)
     assert torch.equal(loaded.act(obs, deterministic=True)[0], network.act(obs, deterministic=True)[0])
     del MIXERS["sum"]
-    with pytest.raises(ExportError, match=re.escape(f"Import {Sum.__module__!r} first, which defined its mixers")):
+    with pytest.raises(ExportError, match=re.escape(f"first. Its mixers are defined in {Sum.__module__!r}.")):
         load_network(tmp_path / "policy")
