@@ -92,7 +92,7 @@ def test_a_policy_acts_where_ray_is_not_installed(checkpoint: Path) -> None:
         policy = JointPolicy.from_checkpoint({str(checkpoint)!r})
         env = make_joint_env(policy.deployment["env"], policy.deployment["env_config"]).env
         observations, _ = env.reset(seed=0)
-        print(json.dumps(policy.act(observations)))
+        print(json.dumps(policy.act(observations), default=int))
         assert "ray" not in sys.modules
         """
     )
