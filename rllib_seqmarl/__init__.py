@@ -1,31 +1,32 @@
 """Cooperative multi-agent reinforcement learning as sequence modelling, on Ray RLlib.
 
-Importing the package makes its algorithms and environments known to RLlib and Tune by their names. Where Ray is not
-installed, the networks and trained policies still work.
+Importing the package registers its algorithms and environments with RLlib and Tune, by name. Without Ray, the networks
+and trained policies still work.
 """
 
-from importlib.util import find_spec
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rllib_seqmarl.envs import JointEnv, check_joint_env, make_joint_env
-from rllib_seqmarl.mixers import register_mixer
-from rllib_seqmarl.networks import load_published_marwkv, load_published_mat
-from rllib_seqmarl.policy import JointPolicy
-from rllib_seqmarl.version import __version__
+from rllib_seqmarl.version import __version__ as __version__
 
-__all__ = [
-    "JointEnv",
-    "JointPolicy",
-    "__version__",
-    "check_joint_env",
-    "load_published_marwkv",
-    "load_published_mat",
-    "make_joint_env",
-    "register_mixer",
-]
 
-if find_spec("ray") is not None:
-    from rllib_seqmarl.algorithms import MAM, MARWKV, MAT, MAMConfig, MARWKVConfig, MATConfig
-    from rllib_seqmarl.registry import register
+def _is_command() -> bool:
+    """Whether this process is the `rllib` command before it has needed Ray.
 
-    __all__ += ["MAM", "MARWKV", "MAT", "MAMConfig", "MARWKVConfig", "MATConfig"]
-    register()
+    Ray and torch take seconds to import, and `rllib --help` needs neither; each subcommand imports what it uses.
+    """
+    is_script = Path(sys.argv[0]).stem == "rllib" if sys.argv else False
+    return (is_script or "rllib_seqmarl.cli" in sys.orig_argv) and "ray" not in sys.modules
+
+
+if TYPE_CHECKING or not _is_command():
+    from rllib_seqmarl.api import *  # noqa: F403
+    from rllib_seqmarl.api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
+        return getattr(import_module("rllib_seqmarl.api"), name)

@@ -26,26 +26,16 @@ if TYPE_CHECKING:
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-class _Echo(logging.Handler):
-    """Shows the package's log messages as plain lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record))
-
-
 def _shown_to_people(show_traceback: bool = False) -> Callable[[Callable[[], Any]], Any]:
     """Runs a command's body with log messages shown, and ends it with one message if the user has to act."""
 
     def run(body: Callable[[], Any]) -> Any:
+        from rllib_seqmarl.experiments.console import Console
         from rllib_seqmarl.experiments.errors import ExperimentError
 
-        logger = logging.getLogger("rllib_seqmarl")
-        handler = _Echo()
-        level = logger.level
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
         try:
-            return body()
+            with Console():
+                return body()
         except ExperimentError as error:
             if show_traceback:
                 click.echo(traceback.format_exc(), err=True)
@@ -53,9 +43,6 @@ def _shown_to_people(show_traceback: bool = False) -> Callable[[Callable[[], Any
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             sys.exit(130)
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
 
     return run
 
@@ -169,10 +156,15 @@ def train_file(files: tuple[str, ...], **options: Any) -> None:
     _train(experiments, **options)
 
 
+def _starting_ray() -> None:
+    logging.getLogger("rllib_seqmarl").info("Starting Ray ...", extra={"under_way": "importing Ray and torch"})
+
+
 def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: bool, **options: Any) -> None:
     show_traceback = trace or verbose > 1
 
     def body() -> int:
+        _starting_ray()
         from rllib_seqmarl.experiments.ray_session import RaySession
         from rllib_seqmarl.experiments.report import closing_words, results_table
         from rllib_seqmarl.experiments.runner import check_runnable, check_startable, run_experiment
@@ -264,11 +256,11 @@ def evaluate(
     """
 
     def body() -> None:
+        from rllib_seqmarl.experiments.animation import write_gif
         from rllib_seqmarl.experiments.errors import ExperimentError
         from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, load_policy, policy_env
         from rllib_seqmarl.experiments.evaluation import evaluate as play
         from rllib_seqmarl.experiments.plain_yaml import parse_yaml
-        from rllib_seqmarl.experiments.plots import write_gif
         from rllib_seqmarl.experiments.trial_files import find_checkpoint
 
         env_config = parse_yaml(env_config_text, "--env-config", numbered=False).value
@@ -306,6 +298,7 @@ def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
     """
 
     def body() -> None:
+        _starting_ray()
         from rllib_seqmarl.experiments.profile import plot_profile, profile_experiment
         from rllib_seqmarl.experiments.ray_session import RaySession
         from rllib_seqmarl.experiments.runner import check_runnable
@@ -355,6 +348,7 @@ def quickstart(minutes: float, steps: int | None, out: Path, trace: bool) -> Non
     """Train a team in minutes, and watch it."""
 
     def body() -> None:
+        _starting_ray()
         from rllib_seqmarl.experiments.quickstart import run_quickstart
 
         run_quickstart(out, minutes=minutes, steps=steps)

@@ -1,4 +1,4 @@
-"""The tables of what this package adds to RLlib, and their registration with Ray Tune."""
+"""The tables of what this package adds to RLlib. Importing this module registers all of it with Ray Tune."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.tune.registry import register_env, register_trainable
 
-from rllib_seqmarl.algorithms import MAM, MARWKV, MAT
+from rllib_seqmarl import algorithms
+from rllib_seqmarl.algorithm_names import ALGORITHM_NAMES
 from rllib_seqmarl.envs.catalog import CATALOG, make_env
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"MAT": MAT, "MAM": MAM, "MARWKV": MARWKV}
+ALGORITHMS: dict[str, type[Algorithm]] = {name: getattr(algorithms, name) for name in ALGORITHM_NAMES}
 
 
 class _RLlibCreator:
@@ -27,8 +28,11 @@ class _RLlibCreator:
 
 
 def register() -> None:
-    """Makes every algorithm and environment known to Ray Tune by its name."""
+    """Registers every algorithm and environment with Ray Tune by its name."""
     for name, algorithm in ALGORITHMS.items():
         register_trainable(name, algorithm)
     for name in CATALOG:
         register_env(name, _RLlibCreator(name))
+
+
+register()

@@ -42,12 +42,14 @@ from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard
 from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner, RecordingJointEnvRunner
 from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
+from rllib_seqmarl.envs.catalog import find_entry
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.mixers import REGISTERED_MIXERS
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
 from rllib_seqmarl.modules.team_connectors import FitActionsToBounds, ModuleToTeam, TeamToModule
 from rllib_seqmarl.modules.users_connectors import for_teams
+from rllib_seqmarl.provenance import ProvenanceFile, drawn_seed, provenance
 
 
 class JointPPOConfig(PPOConfig):
@@ -419,6 +421,7 @@ class JointPPO(ChecksummedCheckpoints, PPO):
     def setup(self, config: AlgorithmConfig) -> None:
         self._env_errors = EnvErrorBoard(self.logdir)
         self._env_errors.clear()  # a trial that is taken up again has the log directory it had
+        config = self._recorded(config)
         with self._env_errors.watched():
             super().setup(config)
         check_evaluation_team(self.config, self.env_runner_group, self.eval_env_runner_group)
@@ -427,6 +430,21 @@ class JointPPO(ChecksummedCheckpoints, PPO):
             # RLlib has given the learners' weights to the env runners that sample first, but not to all.
             for runners in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
                 runners.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def _recorded(self, config: JointPPOConfig) -> JointPPOConfig:
+        """The config with its seed, drawn if none was given, and recorded in the trial's folder."""
+        file = ProvenanceFile.of(self)
+        if config.seed is None:
+            config = config.copy(copy_frozen=False)
+            config.seed = file.seed() or drawn_seed()  # a trial that is resumed keeps its seed
+            config.freeze()
+            self.config = config
+        env = repr(config.env) if isinstance(config.env, JointEnvCreator) else config.env
+        entry = find_entry(env)
+        values = config.to_dict() | {"env": env}
+        needs = entry.suite.requires if entry is not None else ()
+        file.write(provenance(type(self).__name__, values, self.get_default_config().to_dict(), needs))
+        return config
 
     @override(PPO)
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

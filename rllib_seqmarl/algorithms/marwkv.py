@@ -71,7 +71,7 @@ class MARWKVConfig(JointPPOConfig):
 
 
 class MARWKV(JointPPO):
-    """The multi-agent RWKV."""
+    """Multi-Agent RWKV."""
 
     @classmethod
     @override(JointPPO)

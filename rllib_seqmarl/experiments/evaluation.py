@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator, JointVector
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
+from rllib_seqmarl.experiments.animation import Frame
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.failures import root_message
 from rllib_seqmarl.networks.export import ExportError
@@ -30,14 +31,14 @@ class Evaluation:
         agent_returns: agent -> (episodes,), each the sum of the agent's own rewards.
         lengths: (episodes,), in env steps.
         wins: (episodes,), from 0 to 1; None where the environment reports none.
-        frames: Pictures (height, width, 3) of the episodes drawn, one after the other.
+        frames: The steps of the episodes drawn, one after the other.
     """
 
     team_returns: np.ndarray
     agent_returns: dict[str, np.ndarray]
     lengths: np.ndarray
     wins: np.ndarray | None
-    frames: list[np.ndarray]
+    frames: list[Frame]
 
     def summary(self) -> str:
         """The results in words, one line each: mean and standard deviation over the episodes."""
@@ -118,8 +119,15 @@ def policy_env(
     return joint
 
 
+class Team(Protocol):
+    """Anything that decides for teams: a `JointPolicy`, a `RandomPolicy`."""
+
+    def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool) -> np.ndarray:
+        """Joint actions (teams, n, ...) for joint observations."""
+
+
 def evaluate(
-    policy: JointPolicy,
+    policy: Team,
     env: JointVector,
     episodes: int,
     *,
@@ -130,46 +138,47 @@ def evaluate(
     """Plays whole episodes. The same policy, environment and seed give the same result.
 
     Args:
-        policy: Who acts.
-        env: Where, as `policy_env` makes it: as many episodes are played side by side. Sampled actions depend on how
-            many these are, greedy ones do not.
-        episodes: How many; the i-th is reset with `seed + i`.
-        explore: Whether actions are sampled; the most probable ones are taken otherwise.
-        seed: Seeds the episodes, and the sampling.
-        draw: How many episodes to keep pictures of, of those that the first of the environments plays.
+        policy: The team's policy.
+        env: The environments, from `policy_env`; each plays one episode at a time. Sampled actions depend on the number
+            of environments, greedy actions do not.
+        episodes: The number of episodes; episode i is reset with `seed + i`.
+        explore: Whether to sample actions instead of taking the most probable ones.
+        seed: Seeds the episodes and the sampling.
+        draw: How many of the first environment's episodes to render.
 
     Returns:
-        What came of it.
+        The results, per episode.
 
     Raises:
-        ExperimentError: the environment draws no pictures.
+        ExperimentError: The environment renders no pictures.
     """
     torch.manual_seed(seed)
     team_returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     agent_returns, wins = np.zeros((env.layout.n_agents, episodes)), np.full(episodes, np.nan)
-    frames: list[np.ndarray] = []
+    frames: list[Frame] = []
     for first in range(0, episodes, env.num_envs):
         observations, _ = env.reset(seed=seed + first)
         drawn = draw * env.num_envs > first
         if drawn:
-            frames.append(_frame(env))
-        playing = np.arange(
-            first, min(first + env.num_envs, episodes)
-        )  # which episodes, and, counted from `first`, who
+            frames.append(_frame(env, f"episode {first + 1} | start", alive=observations["alive"][0]))
+        # Episodes being played; counted from `first`, the environments that play them.
+        playing = np.arange(first, min(first + env.num_envs, episodes))
         while playing.size:
-            actions = policy.act_for_many(observations, explore=explore)
+            actions, alive = policy.act_for_many(observations, explore=explore), observations["alive"][0].copy()
             observations, rewards, terminated, truncated, infos = env.step(actions)
             who = playing - first
             team_returns[playing] += rewards[who]
             lengths[playing] += 1
+            over = terminated | truncated
             if drawn and who[0] == 0:
-                frames.append(_frame(env))
-            over = (terminated | truncated)[who]
-            if over.any():
-                agent_returns[:, playing[over]] = infos["episode_agent_returns"][who[over]].T
+                headline = _headline(first, lengths[first], team_returns[first], rewards[0], infos, ended=over[0])
+                frames.append(_frame(env, headline, actions[0], alive))
+            ended = over[who]
+            if ended.any():
+                agent_returns[:, playing[ended]] = infos["episode_agent_returns"][who[ended]].T
                 if "win" in infos:
-                    wins[playing[over]] = infos["win"][who[over]]
-                playing = playing[~over]  # who has finished goes on unobserved until all have
+                    wins[playing[ended]] = infos["win"][who[ended]]
+                playing = playing[~ended]  # environments that have finished are stepped on, unobserved
     return Evaluation(
         team_returns=team_returns,
         agent_returns={str(agent): row for agent, row in zip(env.layout.agents, agent_returns, strict=True)},
@@ -179,14 +188,33 @@ def evaluate(
     )
 
 
-def _frame(env: JointVector) -> np.ndarray:
-    """A picture of the first of the environments."""
+def _headline(
+    first: int, step: int, team_return: float, reward: float, infos: Mapping[str, Any], *, ended: bool
+) -> str:
+    parts = [f"episode {first + 1}", f"step {step}", f"reward {reward:.2f}", f"return {team_return:.2f}"]
+    if ended and "win" in infos:
+        parts.append("won" if infos["win"][0] > 0 else "lost")
+    return " | ".join([*parts, *(["end"] if ended and "win" not in infos else [])])
+
+
+def _frame(env: JointVector, headline: str, actions: np.ndarray | None = None, alive: Any = None) -> Frame:
+    """The first environment's picture, and its agents' actions where there are any yet."""
     try:
-        frame = env.envs[0].render() if isinstance(env, JointVectorEnv) else env.render()[0]
+        picture = env.envs[0].render() if isinstance(env, JointVectorEnv) else env.render()[0]
     except NotImplementedError:
-        frame = None
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3:
-        raise ExperimentError(
-            f"environment '{env.name}' draws no pictures (render_mode 'rgb_array'); leave --render out."
-        )
-    return frame
+        picture = None
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+        raise ExperimentError(f"environment '{env.name}' renders no pictures (render_mode 'rgb_array'); omit --render.")
+    split = {} if actions is None else env.layout.split(actions)
+    agents = [
+        f"{agent}: {_in_words(split[agent]) if agent in split else 'ready'}" if lives else f"{agent}: dead"
+        for agent, lives in zip(env.layout.agents, alive, strict=True)
+    ]
+    return Frame(picture, headline, tuple(agents))
+
+
+def _in_words(action: Any) -> str:
+    """An action, short: "3", "3, 1", "0.25, -0.70"."""
+    values = np.asarray(action).reshape(-1).tolist()
+    shown = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values[:3]]
+    return ", ".join(shown + (["..."] if len(values) > 3 else []))

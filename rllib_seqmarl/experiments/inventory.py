@@ -1,50 +1,48 @@
-"""What there is to run, and what is missing to use it."""
+"""Everything there is to run, and what has to be installed for it; found out without importing Ray or torch."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 
-from ray.rllib.algorithms.registry import ALGORITHMS as RLLIB_ALGORITHMS
-
+from rllib_seqmarl.algorithm_names import ALGORITHM_NAMES, RLLIB_ALGORITHM_NAMES
 from rllib_seqmarl.envs import CATALOG, EnvEntry
 from rllib_seqmarl.envs.descriptions import EnvDescription, known_descriptions
 from rllib_seqmarl.experiments.errors import ExperimentError
-from rllib_seqmarl.experiments.report import table
+from rllib_seqmarl.experiments.table import table
 from rllib_seqmarl.experiments.tuned import tuned_configs
-from rllib_seqmarl.registry import ALGORITHMS
 from rllib_seqmarl.suggestions import did_you_mean
 
 
 def inventory(word: str = "") -> str:
-    """Algorithms, environments and tuned experiments, as text.
+    """Lists algorithms, environments and tuned experiments, as text.
 
     Args:
-        word: Only those whose name has this in it; environments then with a sentence each.
+        word: Lists only names that contain this, and describes each environment in a sentence.
+
+    Returns:
+        Tables and paragraphs, separated by empty lines.
 
     Raises:
-        ExperimentError: Nothing is named so.
+        ExperimentError: No name contains `word`.
     """
     entries = [entry for entry in CATALOG.values() if word in entry.name]
-    algorithms = [
-        [name, (inspect.getdoc(cls) or "").splitlines()[0]] for name, cls in ALGORITHMS.items() if word in name
-    ]
+    algorithms = [[name, summary] for name, summary in ALGORITHM_NAMES.items() if word in name]
     configs = [name for name in tuned_configs() if word in name]
     parts = []
     if algorithms:
         parts.append(table(["algorithm", ""], algorithms))
     if not word:
-        parts.append(f"RLlib's own: {', '.join(RLLIB_ALGORITHMS)}")
+        parts.append(f"RLlib's own: {', '.join(RLLIB_ALGORITHM_NAMES)}")
     if entries:
         known = known_descriptions()
         rows = [_row(entry, known.get(entry.name), bool(word)) for entry in entries]
-        parts.append(table([*_HEADER, "what it is"] if word else _HEADER, rows))
+        parts.append(table([*_HEADER, "description"] if word else _HEADER, rows))
         parts.extend(_notes(entries))
     if configs:
         lines = [f"  {name}" for name in configs] if word else [f"  {line}" for line in _grouped(configs)]
         parts.append("\n".join(["tuned experiments: rllib train file NAME", *lines]))
     if not parts:
-        raise ExperimentError(f"nothing is named '{word}'.{did_you_mean(word, [*CATALOG, *ALGORITHMS])}")
+        raise ExperimentError(f"no name contains '{word}'.{did_you_mean(word, [*CATALOG, *ALGORITHM_NAMES])}")
     return "\n\n".join(parts)
 
 
@@ -66,7 +64,7 @@ def _needs(entry: EnvEntry) -> str:
 
 
 def _notes(entries: list[EnvEntry]) -> Iterator[str]:
-    """What to install, and which tasks there are beside the listed ones; a paragraph each."""
+    """What to install, and which tasks exist besides those listed; a paragraph each."""
     suites = {entry.suite.name: entry for entry in entries}
     missing = [f"  {name}: {entry.missing()}" for name, entry in suites.items() if entry.missing()]
     if missing:

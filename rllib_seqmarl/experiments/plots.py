@@ -1,4 +1,4 @@
-"""Pictures for people: learning curves, and animations of a team at work."""
+"""Pictures of learning curves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from rllib_seqmarl.experiments.trial_files import Curve
 
 _REACH = 8  # how many reported returns on either side the bold line averages
-_SMALLEST = 300  # pixels of an animation's longer side, about
 _COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -18,7 +17,7 @@ _COLOURS = (
     "#cc79a7",
     "#e69f00",
     "#56b4e9",
-)  # told apart by colour-blind eyes too
+)  # distinguishable with colour-blindness
 
 
 def plot_learning_curves(
@@ -27,9 +26,9 @@ def plot_learning_curves(
     """Writes a picture of returns against env steps.
 
     Args:
-        curves: Label -> curve. Each is drawn as reported, thin, and as a running mean, bold.
-        path: Where to; the suffix tells the format (.png, .svg, .pdf).
-        title: What stands above.
+        curves: Label -> curve. Each is drawn as reported (thin) and as a running mean (bold).
+        path: The file to write; its suffix selects the format (.png, .svg, .pdf).
+        title: The title.
         marks: Label -> a return to mark with a dashed line, such as that of an evaluation.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -44,7 +43,7 @@ def plot_learning_curves(
         axes.plot(curve.steps, curve.returns, color=colour, linewidth=0.7, alpha=0.35)
         axes.plot(curve.steps, running_mean(curve.returns, _REACH), color=colour, linewidth=2.0, label=label)
     for number, (label, value) in enumerate((marks or {}).items()):
-        colour = ("#999999", "#333333")[number % 2]
+        colour = ("#bbbbbb", "#888888", "#333333")[number % 3]
         axes.axhline(value, color=colour, linestyle=(0, (4, 3)), linewidth=1.1, label=f"{label}: {value:.4g}")
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("environment steps")
@@ -66,21 +65,3 @@ def running_mean(values: Sequence[float], reach: int) -> list[float]:
     places = np.arange(len(values))
     starts, ends = np.maximum(0, places - reach), np.minimum(len(values), places + reach + 1)
     return list((sums[ends] - sums[starts]) / (ends - starts))
-
-
-def write_gif(frames: Sequence[np.ndarray], path: Path, fps: float = 10.0) -> None:
-    """Writes an endless animation; its last frame stands for a second.
-
-    Args:
-        frames: Pictures (height, width, 3), uint8, all of one size; at least one. Small ones are enlarged.
-        path: Where to.
-        fps: Frames a second.
-    """
-    from PIL import Image
-
-    enlarge = max(1, _SMALLEST // max(frames[0].shape[:2]))
-    blocks = np.ones((enlarge, enlarge, 1), np.uint8)
-    images = [Image.fromarray(np.kron(frame, blocks)) for frame in frames]
-    durations = [round(1000 / fps)] * (len(images) - 1) + [1000]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)

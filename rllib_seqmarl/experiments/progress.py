@@ -1,4 +1,4 @@
-"""Lines that tell people how training goes: steps, return, win rate, speed, time left."""
+"""Progress lines of a training run: steps, return, win rate, speed, time left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from rllib_seqmarl.experiments.metrics import CLOCKS, ENV_STEPS, SECONDS, TEAM_RETURN, WIN_RATE, metric
+from rllib_seqmarl.experiments.metrics import CLOCKS, ENV_STEPS, ITERATION, SECONDS, TEAM_RETURN, WIN_RATE, metric
 
 logger = logging.getLogger(__name__)
 
@@ -22,23 +22,34 @@ class Progress(Callback):
         Args:
             name: The experiment's name.
             num_trials: How many trials it has; None where that is open.
-            stop: Its stop criteria, from which the time left is told.
-            interval: Seconds between a trial's lines, at least.
+            stop: Its stop criteria, from which the remaining time is estimated.
+            interval: Seconds within which a trial's next line should come, if its iterations are short enough.
         """
         self.name = name
         self.num_trials = num_trials
         self.stop = stop
         self.interval = interval
-        self._told: dict[str, tuple[float, dict[str, Any]]] = {}  # trial -> when, and the result told then
+        self._shown: dict[str, tuple[float, dict[str, Any]]] = {}  # trial -> time and result of its last line
+
+    def setup(self, stop: Any = None, num_samples: Any = None, total_num_samples: Any = None, **info: Any) -> None:
+        work = "building the environments and networks"
+        logger.info("%s | %s ...", self.name, work, extra={"under_way": f"{self.name} | {work}"})
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        label = self._label(trials, trial)
+        logger.info("%s | first iteration ...", label, extra={"under_way": f"{label} | first iteration"})
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         now = time.monotonic()
-        told_at, before = self._told.get(trial.trial_id, (float("-inf"), {}))
-        if now - told_at >= self.interval or result.get("done"):
-            self._told[trial.trial_id] = (now, result)
-            logger.info("%s", self.line(self._label(trials, trial), result, before))
+        shown_at, before = self._shown.get(trial.trial_id, (float("-inf"), {}))
+        # The next result may be as long in coming as this one was.
+        if now - shown_at + (metric(result, "time_this_iter_s") or 0.0) >= self.interval or result.get("done"):
+            self._shown[trial.trial_id] = (now, result)
+            label, following = self._label(trials, trial), (metric(result, ITERATION) or 0) + 1
+            under_way = None if result.get("done") else f"{label} | iteration {following:.0f}"
+            logger.info("%s", self.line(label, result, before), extra={"under_way": under_way})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         logger.info("%s | failed", self._label(trials, trial))

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.ray_messages import shorten_ray_messages
+
+logger = logging.getLogger(__name__)
 
 # Read by Ray when it starts; a user's own settings stay.
 _ENVIRONMENT = {
@@ -61,6 +64,7 @@ class RaySession:
             "include_dashboard": False,
         }
         on_terminate = signal.getsignal(signal.SIGTERM)
+        logger.info("Starting Ray's processes ...", extra={"under_way": "starting Ray's processes"})
         try:
             ray.init(
                 address=self.address,
@@ -90,6 +94,8 @@ class RaySession:
         # Failed trials are told once, by us; Tune would tell each with its whole traceback.
         logging.getLogger("ray.tune").setLevel(self._level if self.verbose else logging.CRITICAL)
         logging.getLogger("ray.rllib").setLevel(self._level)
+        if self.verbose < 2:
+            shorten_ray_messages()
         if not self.verbose:
             gymnasium.logger.min_level = gymnasium.logger.ERROR
 

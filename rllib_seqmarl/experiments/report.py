@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from rllib_seqmarl.experiments.metrics import ENV_STEPS, SECONDS, best, metric
 from rllib_seqmarl.experiments.progress import duration
 from rllib_seqmarl.experiments.runner import Outcome
+from rllib_seqmarl.experiments.table import table
 
 
 def results_table(outcome: Outcome) -> str:
@@ -34,21 +34,6 @@ def results_table(outcome: Outcome) -> str:
     short = name.rsplit("/", 1)[-1].replace("episode_return_mean", "return")
     header = ["trial", *keys, f"best {short}", f"last {short}", "env steps", "time", "state"]
     return table(header, [cells for _, cells in rows])
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text in columns, numbers to the right, under a ruled header."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    to_right = [all(cell[-1:].isdigit() or cell in ("", "-") for cell in column[1:]) for column in columns]
-    lines = [
-        "  ".join(
-            cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, to_right, strict=True)
-        )
-        for row in (header, *rows)
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def _parameter(config: dict[str, Any], key: str) -> str:

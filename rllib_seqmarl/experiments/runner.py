@@ -29,6 +29,7 @@ from rllib_seqmarl.experiments.results_folder import is_remote, only_run, storag
 from rllib_seqmarl.experiments.resume import SavedRun
 from rllib_seqmarl.experiments.search_space import corners
 from rllib_seqmarl.experiments.stopping import Stopping
+from rllib_seqmarl.experiments.tensorboard import TensorBoard
 from rllib_seqmarl.experiments.trial_files import find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -188,7 +189,12 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
             storage_path=storage_root(experiment.storage_path),
             stop=experiment.stop,
             verbose=verbose,
-            callbacks=[Progress(experiment.name, experiment.num_trials, experiment.stop), stopping, ResultFiles()],
+            callbacks=[
+                Progress(experiment.name, experiment.num_trials, experiment.stop),
+                stopping,
+                ResultFiles(),
+                TensorBoard(),
+            ],
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
             checkpoint_config=checkpoints,
         ),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import rllib_seqmarl
-from rllib_seqmarl.experiments.experiment import Experiment
-from rllib_seqmarl.experiments.experiment_file import load_experiments, read_document
+import yaml
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.experiments.experiment import Experiment
+
+_FOLDER = Path(__file__).parent.parent / "tuned_configs"
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class TunedConfig:
         Raises:
             ExperimentError: anything is wrong with it, or its environment's packages are missing.
         """
+        from rllib_seqmarl.experiments.experiment_file import load_experiments  # imports Ray
+
         (experiment,) = load_experiments(self.file, only=self.experiment)
         return experiment
 
@@ -35,14 +42,14 @@ class TunedConfig:
 def tuned_configs() -> dict[str, TunedConfig]:
     """All tuned experiments by their names, "algorithm/suite-task".
 
-    They lie in the package, in a folder for each algorithm; in a checkout, that is a link to the folder beside it.
-    A file with one experiment gives it its name. Where several share a file, they are named after themselves:
+    The package holds one folder of them per algorithm; in a checkout, it links to `tuned_configs`. An experiment that
+    is alone in its file is named after the file. Where several share a file, each is named after its key:
     `mam-smax-3s5z` in `mam/smax.yaml` is "mam/smax-3s5z".
     """
-    folder = Path(rllib_seqmarl.__file__).parent / "tuned_configs"
     configs = {}
-    for file in sorted(folder.glob("*/*.yaml")):
-        algorithm, experiments = file.parent.name, list(read_document(file).value)
+    for file in sorted(_FOLDER.glob("*/*.yaml")):
+        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)
+        algorithm, experiments = file.parent.name, [key.value for key, _ in root.value]
         for name in experiments:
             task = file.stem if len(experiments) == 1 else name.removeprefix(f"{algorithm}-")
             configs[f"{algorithm}/{task}"] = TunedConfig(file, name)
@@ -55,5 +62,7 @@ def find_experiments(name: str) -> list[Experiment]:
     Raises:
         ExperimentError: as `load_experiments`.
     """
+    from rllib_seqmarl.experiments.experiment_file import load_experiments  # imports Ray
+
     tuned = tuned_configs().get(name)
     return load_experiments(name) if tuned is None else [tuned.load()]

@@ -43,7 +43,11 @@ def test_side_by_side_is_the_same_as_one_after_the_other(episodes: int) -> None:
     assert_same(together, alone)
     assert len(alone.frames) == sum(alone.lengths[:2] + 1)
     assert len(together.frames) == alone.lengths[0] + 1
-    assert all(map(np.array_equal, together.frames, alone.frames))
+    for played, same in zip(together.frames, alone.frames, strict=False):
+        assert np.array_equal(played.picture, same.picture)
+        assert (played.headline, played.agents) == (same.headline, same.agents)
+    assert together.frames[2].headline.startswith("episode 1 | step 2 | reward ")
+    assert [text.partition(": ")[0] for text in together.frames[2].agents] == list(one.layout.agents)
     assert episodes == 1 or alone.team_returns.std() > 0
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
+from ray.rllib.algorithms.registry import ALGORITHMS as RLLIB_ALGORITHMS
 from toy_envs import ToyTeam
 
+from rllib_seqmarl.algorithm_names import ALGORITHM_NAMES, RLLIB_ALGORITHM_NAMES
 from rllib_seqmarl.envs import CATALOG, EnvEntry
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.inventory import inventory
 from rllib_seqmarl.registry import ALGORITHMS
+
+
+def test_the_names_of_algorithms_are_true() -> None:
+    assert {name: inspect.getdoc(cls) for name, cls in ALGORITHMS.items()} == ALGORITHM_NAMES
+    assert tuple(RLLIB_ALGORITHMS) == RLLIB_ALGORITHM_NAMES
 
 
 def test_all_algorithms_and_environments_are_there() -> None:
@@ -42,5 +51,5 @@ def test_what_is_missing_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unknown_word_is_answered_with_the_nearest_names() -> None:
-    with pytest.raises(ExperimentError, match="nothing is named 'mpe/simple_spred'. Did you mean 'mpe/simple_spread'"):
+    with pytest.raises(ExperimentError, match="no name contains 'mpe/simple_spred'. Did you mean 'mpe/simple_spread'"):
         inventory("mpe/simple_spred")

@@ -19,8 +19,12 @@ def test_the_quickstart_leaves_a_curve_an_animation_and_a_checkpoint(
         result = run_quickstart(tmp_path, minutes=1.0, steps=2400, episodes=4)
     assert result.before.team_returns.shape == (4,)
     assert not np.array_equal(result.before.team_returns, result.after.team_returns)
+    assert len({tuple(team.team_returns) for team in (result.random, result.before, result.after)}) == 3
     assert Image.open(result.curve).size[0] > 600
     with Image.open(result.animation) as animation:
         assert 45 <= animation.n_frames <= 3 * 26  # the first sight and 25 steps; frames alike are shown as one
     text = "\n".join(record.getMessage() for record in caplog.records)
-    assert f"{result.before.team_returns.mean():7.2f}" in text and str(result.checkpoint) in text
+    for name, team in (("random actions", result.random), ("untrained network, greedy", result.before)):
+        (row,) = (line for line in text.splitlines() if line.startswith(name) and "." in line)
+        assert f"{team.team_returns.mean():.2f}" in row
+    assert str(result.checkpoint) in text

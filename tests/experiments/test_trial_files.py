@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rllib_seqmarl.experiments.animation import Frame, write_gif
 from rllib_seqmarl.experiments.errors import ExperimentError
-from rllib_seqmarl.experiments.plots import plot_learning_curves, running_mean, write_gif
+from rllib_seqmarl.experiments.plots import plot_learning_curves, running_mean
 from rllib_seqmarl.experiments.trial_files import Curve, find_checkpoint, read_curve
 
 
@@ -62,7 +63,15 @@ def test_pictures_are_written(tmp_path):
     picture = tmp_path / "new" / "curve.png"
     plot_learning_curves({"a": Curve([1, 2], [3, 4]), "b": Curve([], [])}, picture, "title", marks={"m": 3.5})
     assert Image.open(picture).size[0] > 600
-    frames = [np.full((40, 60, 3), shade, np.uint8) for shade in (0, 120, 250)]
+
+
+@pytest.mark.parametrize(("n_agents", "height"), [(0, 200), (2, 200 + 2 * 18 + 12), (40, 0)])
+def test_captions_are_below_the_picture(tmp_path, n_agents, height):
+    agents = tuple(f"agent_{i}: {i}" for i in range(n_agents))
+    headline = "episode 1 | step 2" if agents else ""
+    frames = [Frame(np.full((40, 60, 3), shade, np.uint8), headline, agents) for shade in (0, 120, 200)]
     write_gif(frames, tmp_path / "new" / "a.gif", fps=20)
     with Image.open(tmp_path / "new" / "a.gif") as animation:
-        assert (animation.n_frames, animation.size) == (3, (300, 200))
+        assert (animation.n_frames, animation.width) == (3, 300) and animation.height == (height or animation.height)
+        pixels = np.asarray(animation.convert("RGB"))
+    assert (pixels[:200] == 0).all() and (pixels[200:] > 250).sum() > (pixels[200:] < 250).sum() - (not agents)

@@ -1,0 +1,11 @@
+"""The names of all algorithms, readable without importing Ray or torch."""
+
+ALGORITHM_NAMES = {
+    "MAT": "The Multi-Agent Transformer.",
+    "MAM": "Multi-Agent Mamba.",
+    "MARWKV": "Multi-Agent RWKV.",
+}
+"""The package's algorithms, each with a one-line description."""
+
+RLLIB_ALGORITHM_NAMES = ("APPO", "BC", "CQL", "DQN", "DreamerV3", "IMPALA", "IQL", "MARWIL", "PPO", "SAC")
+"""RLlib's algorithms."""

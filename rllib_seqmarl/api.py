@@ -1,0 +1,26 @@
+"""The package's public names. Those that need Ray are missing where Ray is not installed."""
+
+from importlib.util import find_spec
+
+from rllib_seqmarl.envs import JointEnv, check_joint_env, make_joint_env
+from rllib_seqmarl.mixers import register_mixer
+from rllib_seqmarl.networks import load_published_marwkv, load_published_mat
+from rllib_seqmarl.policy import JointPolicy
+from rllib_seqmarl.version import __version__
+
+__all__ = [
+    "JointEnv",
+    "JointPolicy",
+    "__version__",
+    "check_joint_env",
+    "load_published_marwkv",
+    "load_published_mat",
+    "make_joint_env",
+    "register_mixer",
+]
+
+if find_spec("ray") is not None:
+    import rllib_seqmarl.registry  # noqa: F401  registers all names
+    from rllib_seqmarl.algorithms import MAM, MARWKV, MAT, MAMConfig, MARWKVConfig, MATConfig
+
+    __all__ += ["MAM", "MARWKV", "MAT", "MAMConfig", "MARWKVConfig", "MATConfig"]
