@@ -49,6 +49,7 @@ def tuned_configs() -> dict[str, TunedConfig]:
     configs = {}
     for file in sorted(_FOLDER.glob("*/*.yaml")):
         root = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)
+        assert isinstance(root, yaml.MappingNode), file
         algorithm, experiments = file.parent.name, [key.value for key, _ in root.value]
         for name in experiments:
             task = file.stem if len(experiments) == 1 else name.removeprefix(f"{algorithm}-")
