@@ -157,7 +157,7 @@ def evaluate(
     agent_returns, wins = np.zeros((env.layout.n_agents, episodes)), np.full(episodes, np.nan)
     frames: list[Frame] = []
     for first in range(0, episodes, env.num_envs):
-        observations, _ = env.reset(seed=seed + first)
+        observations, _ = env.reset(seed=[seed + first + i for i in range(env.num_envs)])
         drawn = draw * env.num_envs > first
         if drawn:
             frames.append(_frame(env, f"episode {first + 1} | start", alive=observations["alive"][0]))
