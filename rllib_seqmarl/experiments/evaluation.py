@@ -200,7 +200,7 @@ def _headline(
 def _frame(env: JointVector, headline: str, actions: np.ndarray | None = None, alive: Any = None) -> Frame:
     """The first environment's picture, and its agents' actions where there are any yet."""
     try:
-        picture = env.envs[0].render() if isinstance(env, JointVectorEnv) else env.render()[0]
+        picture = env.envs[0].render() if isinstance(env, JointVectorEnv) else (env.render() or (None,))[0]
     except NotImplementedError:
         picture = None
     if not isinstance(picture, np.ndarray) or picture.ndim != 3:
