@@ -157,7 +157,7 @@ def evaluate(
     agent_returns, wins = np.zeros((env.layout.n_agents, episodes)), np.full(episodes, np.nan)
     frames: list[Frame] = []
     for first in range(0, episodes, env.num_envs):
-        observations, _ = env.reset(seed=seed + first)
+        observations, _ = env.reset(seed=[seed + first + i for i in range(env.num_envs)])
         drawn = draw * env.num_envs > first
         if drawn:
             frames.append(_frame(env, f"episode {first + 1} | start", alive=observations["alive"][0]))
@@ -200,8 +200,7 @@ def _headline(
 def _frame(env: JointVector, headline: str, actions: np.ndarray | None = None, alive: Any = None) -> Frame:
     """The first environment's picture, and its agents' actions where there are any yet."""
     try:
-        pictures: Any = [env.envs[0].render()] if isinstance(env, JointVectorEnv) else env.render()
-        picture = pictures[0]
+        picture = env.envs[0].render() if isinstance(env, JointVectorEnv) else (env.render() or (None,))[0]
     except NotImplementedError:
         picture = None
     if not isinstance(picture, np.ndarray) or picture.ndim != 3:

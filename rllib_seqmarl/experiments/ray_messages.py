@@ -16,11 +16,12 @@ def one_line(text: str) -> str:
 
 
 class OneLine(logging.Filter):
-    """Shortens log records to one line; tracebacks go to Ray's log files."""
+    """Shortens Ray's log records to one line; tracebacks go to Ray's log files."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = one_line(record.getMessage()), ()
-        record.exc_info = record.exc_text = record.stack_info = None
+        if record.name.partition(".")[0] == "ray":  # the handler may serve other loggers too
+            record.msg, record.args = one_line(record.getMessage()), ()
+            record.exc_info = record.exc_text = record.stack_info = None
         return True
 
 

@@ -22,7 +22,7 @@ def some_policy(layout: TeamLayout) -> JointPolicy:
     network = JointPolicyNetwork(NetworkConfig(layout.obs_dim, ActionSpec("discrete", layout.nvec), embed_dim=8))
     for parameter in network.parameters():
         parameter.data += 0.5 * torch.randn_like(parameter)
-    return JointPolicy(network, layout, None, {})
+    return JointPolicy(network, layout, None, {"normalize_actions": True, "clip_actions": False})
 
 
 def assert_same(together: Evaluation, alone: Evaluation) -> None:

@@ -24,7 +24,7 @@ def test_the_quickstart_leaves_a_curve_an_animation_and_a_checkpoint(
     with Image.open(result.animation) as animation:
         assert 45 <= animation.n_frames <= 3 * 26  # the first sight and 25 steps; frames alike are shown as one
     text = "\n".join(record.getMessage() for record in caplog.records)
-    for name, team in (("random actions", result.random), ("untrained network, greedy", result.before)):
-        (row,) = (line for line in text.splitlines() if line.startswith(name) and "." in line)
+    for name, team in (("random actions (uniform)", result.random), ("untrained network, greedy", result.before)):
+        (row,) = (line for line in text.splitlines() if line.startswith(name))
         assert f"{team.team_returns.mean():.2f}" in row
     assert str(result.checkpoint) in text

@@ -31,6 +31,8 @@ def test_a_paragraph_becomes_a_line() -> None:
 def test_log_records_are_shortened() -> None:
     record = logging.LogRecord("ray.rllib", logging.ERROR, "", 0, "%s", (FAILED,), None)
     assert OneLine().filter(record) and record.getMessage() == one_line(FAILED)
+    ours = logging.LogRecord("rllib_seqmarl.cli", logging.ERROR, "", 0, "%s", (FAILED,), None)
+    assert OneLine().filter(ours) and ours.getMessage() == FAILED
 
 
 def test_messages_of_the_raylet_are_shortened(
