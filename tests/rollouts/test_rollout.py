@@ -106,7 +106,7 @@ def test_an_episode_has_the_rows_of_its_chunk(rollout: Rollout) -> None:
 def test_the_pieces_of_an_episode_have_one_id(rollout: Rollout, row: int) -> None:
     whole = {(env, t): e.id_ for e, (env, first, last, _) in pairs(rollout) for t in range(first, last)}
     row = min(row, rollout.num_rows)
-    parts = rollout._of_rows(0, row), rollout._of_rows(row, rollout.num_rows)
+    parts = rollout.of_rows(0, row), rollout.of_rows(row, rollout.num_rows)
     for start, part in zip((0, row), parts, strict=True):
         for episode, (env, first, last, _) in pairs(part):
             assert {whole[env, start + t] for t in range(first, last)} == {episode.id_}
