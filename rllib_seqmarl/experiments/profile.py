@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -103,7 +104,7 @@ def profile_experiment(experiment: Experiment, iterations: int, say: Callable[[s
     finally:
         algo.stop()
         with suppress(OSError):  # not empty, if callbacks have written there
-            Path(algo.logdir).rmdir()
+            shutil.rmtree(algo.logdir)  # made for this run alone
 
 
 def _profile(results: list[tuple[float, dict[str, Any]]], algo: Any) -> Profile:
