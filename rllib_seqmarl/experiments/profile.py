@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.report import table
 from rllib_seqmarl.experiments.search_space import corners
+from rllib_seqmarl.provenance import FILE as PROVENANCE
 
 SAMPLING_PARTS = {
     "environment": "stepping the simulator and laying out what teams see",
@@ -104,7 +104,8 @@ def profile_experiment(experiment: Experiment, iterations: int, say: Callable[[s
     finally:
         algo.stop()
         with suppress(OSError):  # not empty, if callbacks have written there
-            shutil.rmtree(algo.logdir)  # made for this run alone
+            (Path(algo.logdir) / PROVENANCE).unlink()
+            Path(algo.logdir).rmdir()
 
 
 def _profile(results: list[tuple[float, dict[str, Any]]], algo: Any) -> Profile:
