@@ -224,17 +224,16 @@ class JointPolicy:
         values_of = dict(zip(self.layout.agents, values[0].tolist(), strict=True))
         return {agent: values_of[agent] for agent in self.layout.agents if agent in observations}
 
-    def to_onnx(self, path: str | os.PathLike[str], num_teams: int = 1) -> Path:
+    def to_onnx(self, path: str | os.PathLike[str]) -> Path:
         """Writes greedy decisions as an ONNX file, for runtimes that have neither this package nor torch.
 
-        Its inputs are the arrays of a joint observation, as `TeamLayout.observe` makes them, for `num_teams` teams:
+        Its inputs are the arrays of joint observations, as `TeamLayout.observe` makes them, of any number of teams:
         "observations" (teams, n, obs_dim), "alive" (teams, n), and where the team has them "action_mask"
         (teams, n, width) and "state" (teams, state_dim). Its output "actions" (teams, n, ...) is what `act_for_many`
         returns for them.
 
         Args:
             path: The file.
-            num_teams: How many teams each call decides for.
 
         Returns:
             The file's path.
@@ -242,7 +241,7 @@ class JointPolicy:
         Raises:
             ImportError: onnx or onnxscript is missing.
         """
-        example = {key: torch.from_numpy(array) for key, array in self.layout.blank(num_teams).items()}
+        example = {key: torch.from_numpy(array) for key, array in self.layout.blank(2).items()}
         device = self.device
         try:
             write_onnx(

@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHORT = {
     "own_environment.py": ["--iterations", "1"],
+    "serve_policy.py": ["--port", "8765"],
     "optuna_sweep.py": ["--trials", "2", "--steps", "640"],
 }
 

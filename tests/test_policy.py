@@ -43,7 +43,8 @@ def team(
     masks: bool = True,
     names: tuple[Any, ...] = NAMES,
 ) -> JointPolicy:
-    layout = TeamLayout(names, (SEEN,) * 3, (action,) * 3, info_masks=masks, state_dim=state_dim)
+    n = len(names)
+    layout = TeamLayout(names, (SEEN,) * n, (action,) * n, info_masks=masks, state_dim=state_dim)
     spec = ActionSpec("discrete", nvec=(3,)) if action is CHOICE else ActionSpec("continuous", dim=2)
     torch.manual_seed(1)
     config = NetworkConfig(layout.obs_dim + state_dim, spec, embed_dim=8, encoder_mixer=mixer, decoder_mixer=mixer)
@@ -205,33 +206,71 @@ def test_each_entry_of_layout_and_deployment_is_guarded(copied: Path) -> None:
     assert {path[0] for path in accepted if path} <= FREE | {"agents", "observation_spaces", "action_spaces"}
 
 
+def test_an_error_while_writing_leaves_the_old_files(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {ending: file(copied, ending).read_bytes() for ending in ("json", "safetensors")}
+    write = Path.write_bytes
+
+    def fail_for_json(path: Path, content: bytes) -> int:
+        if ".json" in path.name:
+            write(path, content[:10])
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fail_for_json)
+    with pytest.raises(OSError, match="No space left"):
+        team(state_dim=0).save(copied)
+    assert {path.name for path in copied.parent.iterdir()} == {"team.json", "team.safetensors"}
+    assert {ending: file(copied, ending).read_bytes() for ending in old} == old
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+
+def test_observations_follow_the_network_to_its_device(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = JointPolicy.load(copied, device="meta")
+    devices = []
+
+    def act(obs: torch.Tensor, *rest: torch.Tensor, deterministic: bool) -> tuple[torch.Tensor, ...]:
+        devices.extend(given.device.type for given in (obs, *rest))
+        return (torch.zeros(1, 3, dtype=torch.int64),) * 3
+
+    monkeypatch.setattr(policy.network, "act", act)
+    assert policy.act(observed(), ALL_LEGAL, state=STATE) == dict.fromkeys(NAMES, 0)
+    assert devices == ["meta"] * 3
+    assert all(tensor.device.type == "meta" for tensor in policy.value_normalizer.buffers())
+
+
 # -- export -----------------------------------------------------------------------------------------------------------
 
 
-def some_observations(policy: JointPolicy) -> dict[str, np.ndarray]:
-    """Joint observations of two teams, with a dead agent and an illegal choice."""
-    arrays = policy.layout.blank(2)
-    rng = np.random.default_rng(0)
-    arrays["observations"][..., :4] = rng.normal(size=(2, 3, 4))
-    arrays["state"][:] = rng.normal(size=(2, 2))
-    arrays["alive"][1, 0] = 0
+def some_observations(policy: JointPolicy, teams: int) -> dict[str, np.ndarray]:
+    """Joint observations of several teams, with dead agents and illegal choices."""
+    arrays = policy.layout.blank(teams)
+    rng = np.random.default_rng(teams)
+    arrays["observations"][..., :4] = rng.normal(size=(*arrays["alive"].shape, 4))
+    arrays["state"][:] = rng.normal(size=(teams, 2))
+    arrays["alive"][-1, 0] = 0
     if policy.layout.is_discrete:
         arrays["action_mask"][0, 1, 0] = 0
     return arrays
 
 
 @pytest.mark.parametrize(("mixer", "action"), zip(MIXERS, [CHOICE, FORCE, FORCE, CHOICE, CHOICE], strict=True))
-def test_an_onnx_file_decides_as_the_policy_does(mixer: str, action: spaces.Space, tmp_path: Path) -> None:
-    policy = team(action, mixer, masks=action is CHOICE)
-    written = policy.to_onnx(tmp_path / "team.onnx", num_teams=2)
-    session = onnxruntime.InferenceSession(written)
-    arrays = some_observations(policy)
-    assert {given.name for given in session.get_inputs()} == set(arrays)
-    (actions,) = session.run(None, arrays)
-    np.testing.assert_allclose(actions, policy.act_for_many(arrays), atol=1e-5)
+def test_an_onnx_file_decides_as_the_policy_does_for_any_number_of_teams(
+    mixer: str, action: spaces.Space, tmp_path: Path
+) -> None:
+    policy = team(action, mixer, masks=action is CHOICE, names=NAMES[:2])
+    session = onnxruntime.InferenceSession(policy.to_onnx(tmp_path / "new" / "team.onnx"))
+    for teams in (1, 2, 5):
+        arrays = some_observations(policy, teams)
+        assert {given.name for given in session.get_inputs()} == set(arrays)
+        (actions,) = session.run(None, arrays)
+        np.testing.assert_allclose(actions, policy.act_for_many(arrays), atol=1e-5)
 
 
-def test_a_trace_decides_as_the_policy_does() -> None:
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_trace_decides_as_the_policy_does(mixer: str) -> None:
     class Act(torch.nn.Module):
         def __init__(self, network: JointPolicyNetwork) -> None:
             super().__init__()
@@ -240,7 +279,7 @@ def test_a_trace_decides_as_the_policy_does() -> None:
         def forward(self, obs: torch.Tensor) -> torch.Tensor:
             return self.network.act(obs)[0]
 
-    policy = team(mixer="mamba")
+    policy = team(mixer=mixer)
     act, obs = Act(policy.network), torch.randn(2, 3, policy.network.config.obs_dim)
     traced = torch.jit.trace(act, (obs,))
     other = torch.randn_like(obs)

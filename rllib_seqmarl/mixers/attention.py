@@ -103,8 +103,8 @@ class CausalAttention(Attention, CausalMixer):
     def attend_step(self, q: Tensor, x: Tensor, state: AttentionState) -> Tensor:
         """The query ``q`` (B, d) asks ``x`` (B, d) and everything in ``state``; (B, d)."""
         entry = x if self.is_folded else self.key_value(x)
-        keys_values = state.append(entry.view(len(x), -1, self.n_head, self.head_dim).transpose(0, 1))
-        found = scaled_dot_product_attention(q.view(len(x), self.n_head, 1, self.head_dim), *keys_values)
+        keys_values = state.append(entry.view(x.shape[0], -1, self.n_head, self.head_dim).transpose(0, 1))
+        found = scaled_dot_product_attention(q.view(x.shape[0], self.n_head, 1, self.head_dim), *keys_values)
         return affine(found.flatten(1), *state.output_weights)  # found is (B, h, 1, d/h)
 
 

@@ -65,8 +65,8 @@ def save_network(
         _OWN_SUM: _ZEROS,
     }
     unsealed = json.dumps(content, indent=2).encode()
-    _replace(_with_ending(path, "safetensors"), weights)
-    _replace(_with_ending(path, "json"), _with_sum(unsealed, hashlib.sha256(unsealed).hexdigest()))
+    description_file, weights_file = _with_ending(path, "json"), _with_ending(path, "safetensors")
+    _replace({weights_file: weights, description_file: _with_sum(unsealed, hashlib.sha256(unsealed).hexdigest())})
 
 
 def load_network(
@@ -148,9 +148,15 @@ def _with_ending(path: str | os.PathLike[str], ending: str) -> Path:
     return path.with_name(f"{path.name}.{ending}")
 
 
-def _replace(file: Path, content: bytes) -> None:
-    """Writes a whole file or none: a fault in the middle leaves what was there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(file.name + ".tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(file)
+def _replace(contents: Mapping[Path, bytes]) -> None:
+    """Writes all of the files before it replaces the first one: an error while writing leaves the old files."""
+    unfinished = {file: file.with_name(file.name + ".tmp") for file in contents}
+    try:
+        for file, content in contents.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished[file].write_bytes(content)
+        for file, written in unfinished.items():
+            written.replace(file)
+    finally:
+        for written in unfinished.values():
+            written.unlink(missing_ok=True)

@@ -43,7 +43,13 @@ class GreedyActor(nn.Module):
 
 
 def write_onnx(path: Path, actor: GreedyActor, example: Sequence[Tensor]) -> None:
-    """Writes `actor` as an ONNX file that takes arrays of the shapes and types of `example`.
+    """Writes `actor` as an ONNX file that takes arrays of the types of `example`, for any number of teams.
+
+    Args:
+        path: The file; missing directories are made.
+        actor: What to write.
+        example: An array for each of the actor's inputs, of two teams or more: torch.export takes an axis of length one
+            for a constant.
 
     Raises:
         ImportError: The packages that write ONNX files are missing.
@@ -52,10 +58,15 @@ def write_onnx(path: Path, actor: GreedyActor, example: Sequence[Tensor]) -> Non
         import onnxscript  # noqa: F401, torch.onnx needs it
     except ImportError:
         raise ImportError("an ONNX export needs onnx and onnxscript: pip install onnx onnxscript") from None
+    teams = torch.export.Dim("teams", min=1)
+    # Exported here, because torch.onnx.export would fix the number of teams where it cannot leave it open.
+    program = torch.export.export(
+        actor.eval(), tuple(example), dynamic_shapes=(tuple({0: teams} for _ in example),), strict=False
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.onnx.export(
-        actor.eval(),
-        tuple(example),
-        path,
+        program,
+        f=path,
         input_names=list(actor.inputs),
         output_names=["actions"],
         dynamo=True,

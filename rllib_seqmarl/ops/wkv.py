@@ -70,7 +70,9 @@ def wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tens
 
     ``state`` is updated in place.
     """
-    check_shapes("k", k, w=(w, k.shape[1:]), u=(u, k.shape[1:]), v=(v, k.shape), state=(state, (len(k), 3, k.shape[1])))
+    check_shapes(
+        "k", k, w=(w, k.shape[1:]), u=(u, k.shape[1:]), v=(v, k.shape), state=(state, (k.shape[0], 3, k.shape[1]))
+    )
     dtype = k.dtype
     w, u, k, v, state = in_one_dtype(w, u, k, v, state)
     y, new_state = _token4(w, u, k, v, state.unbind(1))
@@ -127,7 +129,7 @@ def reference_wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The recurrence token by token in units of e^(largest exponent so far); autograd differentiates it."""
     dtype = k.dtype
     w, u, k, v = in_one_dtype(w, u, k, v, at_least=torch.float32)
-    state = wkv4_state(len(k), k[0, 0]).unbind(1)  # three times (batch, dim)
+    state = wkv4_state(k.shape[0], k[0, 0]).unbind(1)  # three times (batch, dim)
     outputs = []
     for k_t, v_t in zip(k.unbind(1), v.unbind(1), strict=True):
         y, state = _token4(w, u, k_t, v_t, state)
@@ -152,7 +154,7 @@ def reference_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Ten
     """The recurrence token by token, as it is written; autograd differentiates it."""
     dtype = r.dtype
     r, k, v, w, u = in_one_dtype(r, k, v, w, u, at_least=torch.float32)
-    state = r.new_zeros(len(r), *u.shape, u.shape[1])  # (batch, heads, size, size)
+    state = r.new_zeros(r.shape[0], *u.shape, u.shape[1])  # (batch, heads, size, size)
     decay = w.exp().expand_as(k)
     outputs = []
     for r_t, k_t, v_t, decay_t in zip(r.unbind(1), k.unbind(1), v.unbind(1), decay.unbind(1), strict=True):
