@@ -1,8 +1,8 @@
 """Serve a trained team over HTTP with Ray Serve.
 
-A request is a JSON object {agent: observation}, the answer {agent: action}. The replica reads the policy's safetensors and
-JSON files alone: it restores no algorithm, starts no environment and unpickles nothing. Without `--policy` a small team is
-trained first. Needs `pip install "ray[serve]"`.
+A request is a JSON object {agent: observation}, the answer {agent: action}. The replica reads only the policy's
+safetensors and JSON files: it restores no algorithm, starts no environment and unpickles nothing. Without `--policy`, a
+small team is trained first. Needs `pip install "ray[serve]"`.
 
     python examples/serve_policy.py --policy results/.../checkpoint_000009 --wait
     curl -d '{"agent_0": [0.0, 1.0], "agent_1": [1.0, 0.0]}' http://127.0.0.1:8000/
@@ -16,11 +16,6 @@ import tempfile
 from typing import Any
 
 import numpy as np
-import ray
-import requests
-from ray import serve
-from starlette.requests import Request
-from starlette.responses import JSONResponse
 
 from rllib_seqmarl import JointPolicy, MATConfig, make_joint_env
 
@@ -33,7 +28,9 @@ class Team:
         # Keys of JSON objects are strings; agents may be named by integers or tuples as well.
         self.agents = {str(agent): agent for agent in self.policy.layout.agents}
 
-    async def __call__(self, request: Request) -> JSONResponse:
+    async def __call__(self, request: Any) -> Any:
+        from starlette.responses import JSONResponse
+
         try:
             return JSONResponse(self.act(await request.json()))
         except ValueError as error:  # not JSON, or a LayoutError that names the agent
@@ -65,6 +62,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--wait", action="store_true", help="serve until interrupted")
     options = parser.parse_args()
+
+    import ray
+    import requests
+    from ray import serve
 
     with tempfile.TemporaryDirectory() as folder:
         path = options.policy or folder
