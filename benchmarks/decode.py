@@ -1,6 +1,6 @@
 """What deciding costs: against a decoder without cached state, and against the number of agents for every mixer.
 
-First table: MAT's decoder with cached state beside one that recomputes the sequence for every agent. Both run in this
+First table: MAT's decoder with cached state against one that recomputes the sequence for every agent. Both run in this
 process, on one core, with the same weights, and must choose the same actions; timings alternate and the best of several
 is kept, so that a busy machine harms neither side.
 

@@ -1,4 +1,4 @@
-"""Env steps per second: sampling and whole training, beside RLlib's own runners in the same run.
+"""Env steps per second: sampling and whole training, compared with RLlib's own runners in the same run.
 
 Four tables. The contestants of a line take turns in one process, so that the ratios hold on a noisy machine.
 

@@ -4,7 +4,7 @@ First table: MAT at batch 800. The reference, timed in turn with it, is a networ
 `nn.TransformerEncoder` and `nn.TransformerDecoder`, with the same loss and optimiser. The published MAT code took 80,
 155 and 310 ms of CPU time for 8, 16 and 32 agents on the machine that these benchmarks were made on.
 
-Second table: every mixer beside MAT, at batch 800 up to 32 agents and with fewer teams beyond, so that all rows from
+Second table: every mixer against MAT, at batch 800 up to 32 agents and with fewer teams beyond, so that all rows from
 there have as many agents in a batch; and the number of agents from which each is cheaper than MAT.
 
     python benchmarks/update.py [--repeats 15] [--agents 3 8 16 32]

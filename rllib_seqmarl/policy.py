@@ -184,7 +184,7 @@ class JointPolicy:
 
         Args:
             observations: What each living agent observes, in its own observation space; absent agents are dead.
-            action_masks: The legal actions of each living agent, if the environment gives them beside observations.
+            action_masks: The legal actions of each living agent, if the environment gives them next to observations.
             state: The global state, if the policy was trained with it.
             explore: Whether to sample actions, rather than take the most probable ones.
 

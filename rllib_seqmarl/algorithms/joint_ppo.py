@@ -231,9 +231,9 @@ class JointPPOConfig(PPOConfig):
                 alike, so without ids agents that observe the same act alike.
             team_reward: How the agents' rewards make the team's: "mean" or "sum".
             global_state: Whether the environment's global state is observed as well; the encoder then reads it
-                beside each agent's observation.
+                together with each agent's observation.
             agent_order: In which order agents stand in the sequence and decide: "fixed", as the environment names them,
-                or "shuffled" anew for every episode.
+                or "shuffled" for every episode.
 
         Returns:
             This updated config.
@@ -336,7 +336,7 @@ class JointPPOConfig(PPOConfig):
         return {
             **self._network_options,
             "use_value_norm": self.use_value_norm,
-            # What a policy needs beside its network to act outside of RLlib; it goes into every checkpoint.
+            # What a policy needs besides its network to act outside of RLlib; it goes into every checkpoint.
             "deployment": {
                 "env": repr(self.env),
                 "env_config": {key: value for key, value in self.env_config.items() if _is_json(value)},

@@ -47,7 +47,7 @@ _IN_ARRAYS = (
 )  # infos that a rollout holds as arrays
 _UNKNOWN = "not looked for yet"
 _TOKENS_FOR_THREADS = 1 << 13  # agents in all environments
-_FIRST_CAPACITY = 128  # rows for whole episodes, whose number of steps nobody knows; doubled as needed
+_FIRST_CAPACITY = 128  # rows for whole episodes, whose number of steps is unknown; doubled as needed
 
 
 class RolloutEnvRunner(JointEnvRunner):
@@ -94,7 +94,7 @@ class RolloutEnvRunner(JointEnvRunner):
         self._obstacle: str | None = _UNKNOWN
 
     def obstacle(self) -> str | None:
-        """Why something has to happen at every step beside acting and stepping, so that RLlib's own loop runs."""
+        """Why RLlib's own loop has to run: what must happen at every step besides acting and stepping."""
         if self.module is None:
             return "there is no module to act with"
         if not isinstance(self.env.unwrapped, JointVector):
@@ -185,7 +185,7 @@ class RolloutEnvRunner(JointEnvRunner):
 
     def _roll_out(self, num_timesteps: int | None, num_episodes: int | None, explore: bool) -> tuple[Rollout, int]:
         """Steps all environments until there are so many steps, or ends of episodes; returns how many steps it took."""
-        # Every other row at least is a step: an episode that is over begins anew in the next row.
+        # At least every other row is a step: the row after an episode's end is a reset.
         capacity = _FIRST_CAPACITY if num_timesteps is None else 2 * -(-num_timesteps // self.num_envs) + 1
         assert self._seen is not None
         buffer = RolloutBuffer(self.env.unwrapped.layout, self.num_envs, capacity, self._seen)
@@ -238,7 +238,7 @@ class RolloutEnvRunner(JointEnvRunner):
         return buffer.write_outputs(t, self.module.forward_exploration(batch, t=lifetime))
 
     def _step_into(self, actions: np.ndarray, seen: Arrays) -> tuple[Any, ...] | None:
-        """As `JointVector.step_into`; None where the environments failed, and were made anew."""
+        """As `JointVector.step_into`; None if the environments failed and were recreated."""
         (fit,) = self._module_to_env.connectors
         try:
             return self.env.unwrapped.step_into(fit.fit(actions), seen)
@@ -246,14 +246,14 @@ class RolloutEnvRunner(JointEnvRunner):
             self.metrics.log_value(NUM_ENV_STEP_FAILURES_LIFETIME, 1, reduce="lifetime_sum")
             if not self.config.restart_failed_sub_environments:
                 raise RuntimeError(f"stepping the environments failed: {error}") from error
-            logger.warning("Stepping the environments failed, and they are made anew: %r", error)
+            logger.warning("Stepping the environments failed, and they are recreated: %r", error)
             self.make_env()
             return None
 
     def _take_in(self, buffer: RolloutBuffer, t: int, stepped: tuple[Any, ...] | None, keeps_infos: bool) -> int:
         """Writes what came of row `t`; returns how many steps it was."""
         if stepped is None:
-            # All begin anew, as after the end of an episode; what was sampled before is still good.
+            # All are reset, as after the end of an episode; earlier samples remain valid.
             for part in (buffer.is_step, buffer.terminated, buffer.truncated):
                 part[t] = False
             buffer.rewards[t], buffer.env_rewards[t], buffer.agent_rewards[t] = 0.0, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""What MARL people look at beside the team's return."""
+"""Metrics that MARL users expect besides the team's return."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class TeamAdapter(Protocol):
 
     agents: tuple[AgentID, ...]
     is_parallel: bool
-    """Whether `agents` lists who acts next and is empty at the end; otherwise whoever is given an observation acts."""
+    """Whether `agents` lists who acts next and is empty at the end; otherwise every agent with an observation acts."""
 
     def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         """The agent's observation and action space."""

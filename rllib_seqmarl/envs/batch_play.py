@@ -10,7 +10,7 @@ from rllib_seqmarl.envs.batch_promises import A_BATCH, of_moved, of_seen
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.promises import Breaches, refuse
 
-Looked = dict[str, np.ndarray]  # the arrays of a reset or step by name, blank where nobody looks
+Looked = dict[str, np.ndarray]  # the arrays of a reset or step by name, blank where values are unused
 SEEN = ("observations", "alive", "action_mask", "state")
 ENDS = ("terminated", "truncated")
 
@@ -71,7 +71,7 @@ class Player:
         return rng.uniform(*self.bounds, self.shape).astype(np.float32)
 
     def look(self, result: BatchObservation | StepResult) -> Looked:
-        """Copies of the arrays; zero is what nobody looks at: of the dead, of padding, and wins before the end."""
+        """Copies of the arrays; unused values are zero: those of dead agents, padding, and wins before the end."""
         seen = result if isinstance(result, BatchObservation) else result.observation
         alive = seen.alive[:, :, None]
         looked = {"observations": np.where(alive, seen.observations, 0.0), "alive": seen.alive.copy()}

@@ -1,8 +1,8 @@
 """What a task looks like from outside: how many agents, what they see, what they can do.
 
 Finding out means making the environment, which takes seconds for some and is impossible where a package is missing. So
-what was found is kept in `descriptions.json` beside this file. The tests hold it to the truth;
-`python -m rllib_seqmarl.envs.descriptions` writes it anew.
+what was found is kept in `descriptions.json` next to this file. Tests compare it with the environments;
+`python -m rllib_seqmarl.envs.descriptions` regenerates it.
 """
 
 import json
@@ -74,7 +74,7 @@ def known_descriptions() -> dict[str, EnvDescription]:
 
 
 def write_descriptions(names: Iterable[str]) -> None:
-    """Describes these tasks anew and keeps what was found; tasks that are no longer listed are dropped."""
+    """Regenerates the descriptions of these tasks and saves them; tasks that are no longer listed are dropped."""
     known = known_descriptions() if _FILE.exists() else {}
     for name in names:
         env = make_env(name)

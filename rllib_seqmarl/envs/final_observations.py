@@ -34,8 +34,8 @@ def check_start(batch: BatchedSimulator) -> None:
     """A look, before training, at whether a batch resets itself, unless its `check_at_start` is False.
 
     Each copy plays an episode of at most `START_STEPS` steps twice; several, if too few end with the same step. After
-    `START_SECONDS` it only ends what it plays for the second time, so that twice this time is the most it takes, beside
-    the first step, which may compile. All randomness is drawn anew afterwards.
+    `START_SECONDS` it only ends what it plays for the second time, so that twice this time is the most it takes, plus
+    the first step, which may compile. All random streams are reseeded afterwards.
 
     Raises:
         JointEnvError: it does, or what it gives is wrong in form.
@@ -82,7 +82,7 @@ def of_final_observations(stage: Stage, *, max_steps: int, seconds: float = inf)
                 FINAL,
                 f"What copy {found.copy} shows at the end of its episode, step {found.step}, is the beginning of its "
                 "next one, whatever the team did: it has reset itself. Step it without its automatic reset, return the "
-                "last observation, and start anew when `reset_mask` says so.",
+                "last observation, and start a new episode where `reset_mask` is set.",
             )
             return
         if time.monotonic() > until or len(ends) >= MANY_ENDS:
@@ -146,7 +146,7 @@ def _beginnings(ends: list[_End], moments: Counter[int]) -> _End | None:
     """The first of these ends if, taken together, they can only be beginnings.
 
     Some tell nothing. If all episodes start alike, a team may terminate where it started, as by falling back; and what
-    many see at their end, and nobody at the start, may be nothing at all.
+    many see at their end, and none at the start, may be nothing at all.
     """
     times = Counter(end.view for end in ends)
     telling = [end for end in ends if (end.truncated if end.view == end.start else times[end.view] == 1)]

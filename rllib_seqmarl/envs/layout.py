@@ -42,7 +42,7 @@ def missing_mask(agent: AgentID) -> LayoutError:
 
 
 class JointObservationSpace(spaces.Dict):
-    """A Dict of arrays that remembers its layout, so that whoever is given the space can read the arrays."""
+    """A Dict of arrays that remembers its layout, so that the arrays can be read with the space alone."""
 
     def __init__(self, parts: dict[str, Space], layout: "TeamLayout"):
         super().__init__(parts)

@@ -11,7 +11,7 @@ from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.options import check_choice, check_names, check_number
 
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets whoever imports it
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints a greeting on import
 
 
 class PettingZooTurns(ParallelEnv):

@@ -24,7 +24,7 @@ class Suite:
             options.
         requires: importable packages it needs beyond the core dependencies.
         extra: the extra of this package that installs them.
-        external: what plays it outside of this Python, so that nobody can tell from here whether it is installed.
+        external: The program outside of this Python that runs it, so that its installation cannot be checked from here.
         install: what to do where no extra can install it all (a game's binary); empty otherwise.
         knows: whether a task exists that `tasks` does not list.
         other_tasks: in words, which tasks `knows` accepts, such as "{tiny,small}-{1..19}ag"; empty if none.

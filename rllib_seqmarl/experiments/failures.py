@@ -1,4 +1,4 @@
-"""What went wrong, in the words of whoever noticed it, out of the wrappings that Ray puts around an error."""
+"""The original message of an error that Ray has wrapped."""
 
 from __future__ import annotations
 

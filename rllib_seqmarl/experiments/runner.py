@@ -236,7 +236,7 @@ def check_runnable(experiments: Sequence[Experiment], session: RaySession) -> No
 
     Raises:
         ExperimentError: two have one name and folder, a checkpoint to start from is not there, or a trial
-            would wait for CPUs or GPUs for ever.
+            would wait for CPUs or GPUs without end.
     """
     folders = [(experiment.storage_path, experiment.name) for experiment in experiments]
     for experiment, folder in zip(experiments, folders, strict=True):

@@ -29,7 +29,7 @@ def per_agent_gae(
             episode goes on as far as values are concerned: only a termination is a 0.
         gamma: The discount factor.
         lambda_: The exponential weight between bootstrapping (0) and Monte Carlo returns (1).
-        is_step: (T, ...), which rows are steps, where some are not: those in which an environment began anew. An
+        is_step: (T, ...), which rows are steps, where some are not: those in which an environment was reset. An
             episode's last step bootstraps from the value of the row after it, and no advantage crosses that row.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A batch in epochs and minibatches, by index: nothing is shuffled or sent anew."""
+"""A batch in epochs and minibatches, by index: nothing is copied to be shuffled or sent again."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from rllib_seqmarl.ops.backends import AUTO, Operation
 
 @dataclass(frozen=True)
 class MixerOptions:
-    """What a mixer lets its user choose beside width and heads. A mixer with options derives its own.
+    """A mixer's options besides width and heads. A mixer with options derives its own.
 
     Fields need defaults; ``__post_init__`` raises a ValueError that names key, value and remedy.
     """

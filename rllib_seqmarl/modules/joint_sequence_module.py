@@ -29,7 +29,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
 
     Observations are the Dict of arrays that a `JointEnv` gives: "observations" (B, n, obs_dim), "alive" (B, n), and
     where there are such "action_mask" (B, n, width) and "state" (B, state_dim). The global state, where there is one,
-    is read by the encoder beside each agent's observation.
+    is read by the encoder together with each agent's observation.
 
     What the forward methods return, n agents each:
         ACTIONS: (B, n), or (B, n, k) for actions of several components or dimensions.
@@ -124,7 +124,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
 
     @override(RLModule)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Saves the module as RLlib does, and beside it the policy in a form that loads without unpickling."""
+        """Saves the module as RLlib does, and next to it the policy in a form that loads without unpickling."""
         saved_to = super().save_to_path(path, **kwargs)
         is_local = kwargs.get("filesystem") is None or isinstance(kwargs["filesystem"], LocalFileSystem)
         if is_local and hasattr(self.observation_space, "layout"):

@@ -53,7 +53,7 @@ def save_network(
     content = {
         "format_version": FORMAT_VERSION,
         "rllib_seqmarl_version": __version__,
-        # How it is computed is not part of what it is: whoever loads it may have other libraries and devices.
+        # The backend stays behind: the machine that loads the file may have other libraries and devices.
         "network": replace(network.config, backend=AUTO).to_dict(),
         **(
             {"mixer_modules": modules}

@@ -178,7 +178,7 @@ def check_shapes(given: str, like: Tensor, **expected: tuple[Tensor | None, Sequ
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tensor.shape != torch.Size(shape):
             raise ValueError(
-                f"{name} must have shape {tuple(shape)} beside {given} {tuple(like.shape)}, not {tuple(tensor.shape)}"
+                f"{name} must have shape {tuple(shape)} with {given} {tuple(like.shape)}, not {tuple(tensor.shape)}"
             )
 
 
@@ -195,7 +195,7 @@ def without_gradients(x: Tensor) -> Tensor:
     """``x``, which goes where no gradients come from.
 
     Raises:
-        RuntimeError: It is part of a graph for gradients, which would be lost without a word.
+        RuntimeError: It is part of a graph for gradients, which would be lost silently.
     """
     if x.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
@@ -206,7 +206,7 @@ def without_gradients(x: Tensor) -> Tensor:
 
 
 def single_step(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorates a step of a recurrence that updates its state in place: no gradients, but not without a word.
+    """Decorates a step of a recurrence that updates its state in place: no gradients, and an error rather than silence.
 
     It raises a RuntimeError as :func:`without_gradients` does.
     """

@@ -17,7 +17,7 @@ from rllib_seqmarl.ops.numba_cache import SharedCache
 def kernel(function: Callable[..., Any]) -> Any:
     """Compiles a kernel on first use. Sums may be reordered and products fused; NaNs keep their meaning.
 
-    Where numba finds no folder that it can write its cache to, every process compiles anew.
+    Where numba finds no folder that it can write its cache to, every process compiles again.
     """
     dispatcher = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
     try:

@@ -1,4 +1,4 @@
-"""RLlib's episodes out of a rollout's arrays, for callbacks, connectors and whoever else reads episodes."""
+"""RLlib's episodes out of a rollout's arrays, for callbacks, connectors and other code that reads episodes."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Rollout(Sequence[SingleAgentEpisode]):
     is the last one of the old episode, and the value that was predicted for it is the one to bootstrap from.
 
     It is also the list of episodes, or pieces of episodes, that RLlib's samples are, those that ended first. These
-    are made when somebody asks for them, and share the arrays' memory. The pieces have no lookback.
+    are created on demand, and share the arrays' memory. The pieces have no lookback.
 
     Attributes:
         obs: What the teams saw, each array (T + 1, B, ...).

@@ -80,7 +80,7 @@ class PixelTurns(PettingZooTurns):
         return super().reset(seed, options)
 
     def state(self) -> np.ndarray:
-        raise NotImplementedError("agents see images; there is no global state beside them")
+        raise NotImplementedError("agents see images; there is no global state besides")
 
     def _observe(self, agents: Iterable[str]) -> dict[str, np.ndarray]:
         # All see parts of one screen, which is drawn and read once, and not for every agent as by PettingZoo.

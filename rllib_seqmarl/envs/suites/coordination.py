@@ -15,7 +15,7 @@ asked:
     QED. The bound is reached: the first agent takes s, agent i > 1 always takes choice i.
     A sequential team reaches 1: agents see what their predecessors took and take the lowest free choice.
 
-**UnrepeatedChoice** asks that the joint action differ from the one of the step before. Nobody sees anything
+**UnrepeatedChoice** asks that the joint action differ from the one of the step before. No agent sees anything
 (the observation is constant), so sharing observations does not help: only *drawing* the actions together
 does.
 
@@ -157,7 +157,7 @@ class _ChoiceTask(ParallelEnv):
 class DistinctChoice(_ChoiceTask):
     """All agents must take different choices, the first one a choice that it alone is told.
 
-    Observations, float32 (n_choices,): the first agent's is the one-hot secret, drawn anew for each step; all
+    Observations, float32 (n_choices,): the first agent's is the one-hot secret, drawn again at each step; all
     others see zeros. The optimum is a return of `max_cycles`.
 
     Args:

@@ -71,7 +71,7 @@ class IsaacHands(BatchedSimulator):
     numbers are.
 
     Bi-DexHands reports every end alike. Here the time limit truncates, and other ends terminate; an end at the very
-    last step counts as the time limit's. A copy starts anew with the step after its last one, so final observations are
+    last step counts as the time limit's. A copy restarts with the step after its last one, so final observations are
     seen; that step, with actions of zero, is the first of the time limit's. `wins` tells whether the task's success was
     ever reached in the episode.
 

@@ -41,8 +41,8 @@ def main() -> None:
         joint[reset_mask] = 0.0
         actions = torch.from_numpy(joint).to(team.rl_device)
         task = team.task
-        # A task starts anew at the beginning of a step the copies that are marked as over. Marking exactly those that
-        # are to begin also undoes the mark of one that was over as soon as it had begun: it is judged anew.
+        # At the beginning of a step, a task restarts the copies that are marked as done. Marking exactly those that
+        # are to begin also undoes the mark of one that was done as soon as it had begun: it is evaluated again.
         task.reset_buf[:] = torch.tensor(reset_mask, dtype=task.reset_buf.dtype)
         seen, state, rewards, done, _, _ = team.step([actions[:, row, :width] for row, width in enumerate(widths)])
         timed_out = task.progress_buf >= task.max_episode_length

@@ -148,7 +148,7 @@ def make_connector_batch(
     timestep_reward: float = -0.03,
     render_mode: str | None = None,
 ) -> JaxBatchedSimulator:
-    """Grids on which each agent draws a path to its target, and nobody may cross a path.
+    """Grids on which each agent draws a path to its target, and no agent may cross a path.
 
     Rewards are each agent's own. An episode terminates when every agent is connected or blocked, and is won if all are
     connected. The returns that Mava reports are those with `team_reward="sum"`. Agents observe five layers of the

@@ -141,7 +141,7 @@ class MaMuJoCo(ParallelEnv):
         actuators: for each agent, the entries of the robot's action that it gives.
         looks: for each agent, what it observes of MuJoCo's data; None if everybody observes what `robot` does.
         disabled_joints: entries of the robot's action that stay 0.
-        another: makes a team like this one. Copies and pickles are made anew, as gymnasium's are.
+        another: makes a team like this one. Copies and pickles construct a new environment, as gymnasium's do.
         robot: gymnasium's MujocoEnv, with its time limit.
     """
 

@@ -20,7 +20,7 @@ JOINT_EACH = {
     "Walker2d-6x1": "2x3",
 }
 
-# What is seen of one's own joints by default, beside positions and velocities.
+# What is seen of one's own joints by default, in addition to positions and velocities.
 _OWN = {
     "Ant": ("cfrc_ext",),
     "ManySegmentAnt": ("cfrc_ext",),
@@ -102,7 +102,7 @@ class Joints:
 
 
 def _check_categories(option: str, categories: Sequence[str], nodes: Sequence[Any]) -> None:
-    """The package passes over what no node has without a word."""
+    """The package silently skips what no node has."""
     known = [category for node in nodes for category in node.extra_obs]
     if all(node.qpos_ids is not None for node in nodes):
         known += ["qpos", "qvel", "qfrc_actuator"]

@@ -49,7 +49,7 @@ def fuse(looks: Sequence[Look], data: Any) -> Callable[[], list[np.ndarray]]:
     low, high = bounds
     is_clipped = bool(np.isfinite(bounds).any())
 
-    # Only the fields that somebody looks at are read, as flat views.
+    # Only the fields in use are read, as flat views.
     starts = np.cumsum([0, *(field.size for field in fields)])
     field_of = np.searchsorted(starts, take, side="right") - 1
     used = np.unique(field_of)

@@ -61,7 +61,7 @@ def make_rware(
         request_queue_size: shelves requested at a time, >= 1 and less than there are; None for what the task says.
         column_height: shelves in a column, >= 1.
         sensor_range: how far a robot sees to each side, >= 1.
-        msg_bits: bits that a robot tells those who see it, chosen beside its move, >= 0.
+        msg_bits: bits that a robot tells those who see it, chosen in addition to its move, >= 0.
         normalised_coordinates: whether a robot's own place is observed as a fraction of the warehouse.
         render_mode: None or "rgb_array".
 

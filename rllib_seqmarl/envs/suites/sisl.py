@@ -108,13 +108,13 @@ def _pursuit(options: dict[str, Any]) -> ParallelEnv:
 
 
 def _check_field(options: dict[str, Any]) -> None:
-    """Refuses what PettingZoo takes without a word: sights that are lopsided, fields too full to begin on."""
+    """Refuses what PettingZoo accepts silently: asymmetric observation ranges, fields too full to start on."""
     from pettingzoo.sisl.pursuit.utils.two_d_maps import rectangle_map
 
     obs_range = options.get("obs_range", 7)
     if obs_range % 2 == 0:
         raise ValueError(f"obs_range={obs_range} is even: give an odd number, for an agent sees as far to all sides.")
-    # Pursuers, and evaders, are placed at random until none touch each other, for ever if there is no room. Placed so,
+    # Pursuers and evaders are placed at random until none touch, without end if there is no room. Placed like that,
     # they fill about 36% of the fields before no room is left.
     sides = options.get("x_size", 16), options.get("y_size", 16)
     window = [int(side * options.get("constraint_window", 1.0)) for side in sides]

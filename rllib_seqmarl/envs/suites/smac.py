@@ -88,7 +88,7 @@ def make_smac(
         reward_negative_scale: weight of what counts against the team, >= 0.
         reward_scale: whether rewards are divided such that all that can be earned is `reward_scale_rate`.
         reward_scale_rate: see there, > 0.
-        restart_on_seed: whether `reset(seed)` starts the game anew, which takes seconds: it takes its seed at no other
+        restart_on_seed: whether `reset(seed)` restarts the game, which takes seconds: it takes its seed at no other
             time. If not, the seed means nothing on these maps.
         render_mode: None or "rgb_array".
     """

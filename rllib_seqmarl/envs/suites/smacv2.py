@@ -94,7 +94,7 @@ def make_smacv2(
             obs_timestep_number, state_last_action, state_timestep_number: as in `make_smac`.
         reward_sparse, reward_only_positive, reward_death_value, reward_win, reward_defeat, reward_negative_scale,
             reward_scale, reward_scale_rate: as in `make_smac`.
-        restart_on_seed: whether `reset(seed)` starts the game anew, which takes seconds: it takes its seed at no other
+        restart_on_seed: whether `reset(seed)` restarts the game, which takes seconds: it takes its seed at no other
             time. If not, the seed sets teams and places, and the game's own chance goes on.
         render_mode: None or "rgb_array".
     """

@@ -30,14 +30,14 @@ INSTALL_GAME = (
 
 
 class GameFault(RuntimeError):
-    """The game crashed or cannot be reached: a fault of the moment. RLlib makes such an environment anew."""
+    """The game crashed or cannot be reached: a transient fault. RLlib recreates such an environment."""
 
 
 def import_package(name: str) -> ModuleType:
     """Imports smac or smacv2.
 
     Raises:
-        ImportError: it cannot be imported beside what is loaded already.
+        ImportError: It cannot be imported together with the modules that are loaded already.
     """
     other = "smac" if name == "smacv2" else "smacv2"
     if f"{other}.env.starcraft2.maps" in sys.modules:
@@ -46,7 +46,7 @@ def import_package(name: str) -> ModuleType:
         return importlib.import_module("smac.env" if name == "smac" else "smacv2.env.starcraft2.wrapper")
     except TypeError as error:  # protobuf's complaint of s2clientprotocol, which was generated long ago
         raise ImportError(
-            f"{name} cannot be imported beside this version of protobuf. Set the environment variable "
+            f"{name} cannot be imported with this version of protobuf. Set the environment variable "
             f"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python before Python (and Ray) starts."
         ) from error
 
@@ -80,7 +80,7 @@ class StarCraftTeam(ParallelEnv):
         make_game: makes the package's environment, given the game's seed or None; the game itself starts with its
             first reset.
         seed_draws: seeds what the package draws by generators of its own.
-        restart_on_seed: whether `reset(seed)` starts the game anew. Only then it begins with that seed.
+        restart_on_seed: whether `reset(seed)` restarts the game. Only then does it begin with that seed.
         render_mode: None or "rgb_array".
     """
 

@@ -4,7 +4,7 @@ Physics in torch, on the CPU, of many teams at once. Rewards, shared or each age
 scenario's own defaults; there are no action masks and there is no global state.
 
 Left out of the package's scenarios: those with opponents (football, simple_tag, ...), those for debugging,
-road_traffic, which starts its agents anew in mid-episode, and simple_reference and simple_speaker_listener, where all
+road_traffic, which restarts its agents in mid-episode, and simple_reference and simple_speaker_listener, where all
 copies of a batch share one goal (`mpe/...` has both).
 """
 
@@ -130,7 +130,7 @@ class VmasBatch(BatchedSimulator):
         # What lies beneath them is called, and with this batch's stream.
         self._random = _random_state(np.random.SeedSequence().generate_state(1).item())
         self._step = partial(inspect.unwrap(type(self._env).step), self._env)
-        self._scenario.info = lambda agent: {}  # nobody reads these numbers
+        self._scenario.info = lambda agent: {}  # these numbers are not used
         self.agents = tuple(agent.name for agent in self._env.agents)
         self.observation_spaces = tuple(spaces.Box(-np.inf, np.inf, seen.shape) for seen in self._env.observation_space)
         self._sizes = [seen.shape[0] for seen in self._env.observation_space]

@@ -1,6 +1,6 @@
-"""Packed weights that are kept while somebody vouches that weights do not change, as while a rollout is sampled.
+"""Packed weights, cached while the caller guarantees that weights do not change, as during a rollout.
 
-Otherwise they are packed anew for every joint decision, because nobody tells when parameters have changed in place.
+Otherwise they are packed for every joint decision, since in-place changes of parameters cannot be noticed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def cached_packs() -> Iterator[dict[Any, Any]]:
 
 
 def cached_pack(pack: Callable[..., Any]) -> Callable[..., Any]:
-    """``pack(*layers)``, whose result nobody may write to, is called once for the same layers in `cached_packs`."""
+    """``pack(*layers)``, whose result must not be written to, is called once for the same layers in `cached_packs`."""
 
     @wraps(pack)
     def pack_or_find(*layers: Any) -> Any:

@@ -21,7 +21,7 @@ def tokens_of(x: Any, like: Any, shape: tuple[int, ...]) -> Any:
 
     Raises:
         ValueError: ``x`` has another shape.
-        RuntimeError: ``x`` is part of a graph for gradients, which would end here without a word.
+        RuntimeError: ``x`` is part of a graph for gradients, which would end here silently.
     """
     if tuple(x.shape) != shape:
         raise ValueError(f"this state goes on with tokens of shape {tuple(shape)}, not {tuple(x.shape)}")
