@@ -54,13 +54,13 @@ from rllib_seqmarl.provenance import ProvenanceFile, drawn_seed, provenance
 
 
 class JointPPOConfig(PPOConfig):
-    """RLlib's PPO configuration with what a joint policy adds; the algorithms' own configs derive from it.
+    """RLlib's PPO configuration plus the options of a joint policy; the base of the algorithms' configs.
 
     Everything else (env runners, learners, evaluation, callbacks, connectors, checkpoints, offline recording, ...) is
     RLlib's own and set as for PPO. The environment may be an RLlib `MultiAgentEnv`, a PettingZoo `ParallelEnv`, a
     `BatchedSimulator` that steps many teams at once (the class, a creator function or a registered name) or one that
-    this package registers; it becomes one joint environment by itself. A step is one step of the whole team, in
-    `train_batch_size_per_learner`, `minibatch_size` and all counters.
+    this package registers; it is joined automatically. In `train_batch_size_per_learner`, `minibatch_size` and all
+    counters, a step is one step of the whole team.
     """
 
     output: Any
@@ -135,13 +135,13 @@ class JointPPOConfig(PPOConfig):
                 instead of quadratically; None for a quadratic loss everywhere.
             adam_epsilon: Adam's epsilon.
             shared_reward: Whether every agent learns from the team's reward, rather than from its own.
-            sample_while_learning: Whether env runners take the next sample while the learner works on this one. An
-                iteration then takes as long as the longer of the two, where there are cores or GPUs for both. Samples
-                are off-policy by one update; the ratio is clipped around the policy that the update starts from, and
-                importance weights correct for the one that acted (decoupled PPO, arXiv 2110.00641).
-            **kwargs: RLlib's own settings of PPO. `clip_param` holds for each agent's ratio (for continuous actions
-                for each dimension's), and `vf_clip_param` for the change of the normalised value prediction; None
-                stands for `clip_param`. `minibatch_size=None` takes the whole batch in each epoch.
+            sample_while_learning: Whether env runners take the next sample while the learner updates on the current one.
+                With enough cores or GPUs for both, an iteration takes only as long as the slower of the two. Samples
+                are off-policy by one update; ratios are clipped around the policy at the start of the update, and
+                importance weights correct for the behaviour policy (decoupled PPO, arXiv 2110.00641).
+            **kwargs: RLlib's own settings of PPO. `clip_param` applies to each agent's ratio (with continuous actions,
+                to each dimension's), and `vf_clip_param` to the change of the normalised value prediction; None means
+                the value of `clip_param`. `minibatch_size=None` uses the whole batch in each epoch.
 
         Returns:
             This updated config.
@@ -174,29 +174,29 @@ class JointPPOConfig(PPOConfig):
         """Sets the joint network's sizes and mixers.
 
         Args:
-            n_block: How many blocks the encoder and the decoder have, each.
-            n_head: How many heads a mixer has, where it has heads.
+            n_block: Number of blocks of the encoder, and of the decoder.
+            n_head: Number of heads of mixers that have heads.
             embed_dim: The width of an agent's token; a multiple of `n_head`.
-            encoder_mixer: What mixes the agents' tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5",
+            encoder_mixer: The mixer of the agents' tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5",
                 "rwkv6", or the name of a mixer registered with `rllib_seqmarl.register_mixer`.
-            decoder_mixer: What mixes the tokens in the decoder; chosen independently of the encoder's.
-            mixer_options: Choices that the two mixers leave open, such as {"d_state": 8}: the fields of
+            decoder_mixer: The mixer in the decoder; independent of the encoder's.
+            mixer_options: Options of the two mixers, such as {"d_state": 8}: the fields of
                 `rllib_seqmarl.mixers.mamba.MambaOptions` and `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
             mixer_modules: Modules to import first because they register mixers, such as ["my_mixers"]. Scripts that
                 register their mixers themselves do not need it; experiment files do.
-            encoder_directions: 1, or 2 to run an RWKV encoder along the team and back. With 1, as published, an agent's
-                value and representation know of its predecessors' observations only.
+            encoder_directions: 1, or 2 to run an RWKV encoder over the team in both directions. With 1, as published, an
+                agent's value and representation depend on its own and its predecessors' observations only.
             decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder by adding
-                the encoder's output: what is cross mixing worth?
-            backend: Which implementation of scans and recurrences runs: "auto" takes the fastest that the device and
-                the installation allow; "reference" is plain torch; the others are in docs/mixers.md.
-            conv_filters: The convolutional layers that embed what agents see, where they see images: [output channels,
-                kernel size, stride] of each layer, such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]], without padding; None
-                for a choice by the size of the images.
-            initial_policy: A checkpoint's directory or an exported policy, with whose weights training begins; None to
-                begin afresh. Its team may have other numbers of agents, observations or actions: what both teams have
-                is carried over, and the network must be the same in all else. A checkpoint that is restored later has
-                weights of its own, and needs this one no more.
+                the encoder's output (an ablation).
+            backend: The implementation of scans and recurrences: "auto" takes the fastest that the device and the
+                installation allow, "reference" is plain torch; docs/mixers.md lists the others.
+            conv_filters: The convolutional layers that embed image observations: [output channels, kernel size, stride]
+                of each layer, such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]], without padding; None to choose them by the
+                size of the images.
+            initial_policy: A checkpoint's directory or an exported policy whose weights training starts from; None to
+                start from scratch. The number of agents, observations and actions may differ: parameters that both
+                teams share are copied, and all other network options must be equal. Checkpoints written later do not
+                depend on it.
 
         Returns:
             This updated config.
@@ -227,13 +227,13 @@ class JointPPOConfig(PPOConfig):
         """Sets how the team's environment becomes one joint environment.
 
         Args:
-            agent_ids: Whether a one-hot agent id is appended to each observation. The encoder treats all agents
-                alike, so without ids agents that observe the same act alike.
-            team_reward: How the agents' rewards make the team's: "mean" or "sum".
+            agent_ids: Whether a one-hot agent id is appended to each observation. The encoder is permutation-equivariant,
+                so that without ids, agents with equal observations act alike.
+            team_reward: How the agents' rewards are combined to the team's: "mean" or "sum".
             global_state: Whether the environment's global state is observed as well; the encoder then reads it
                 together with each agent's observation.
-            agent_order: In which order agents stand in the sequence and decide: "fixed", as the environment names them,
-                or "shuffled" for every episode.
+            agent_order: The order in which agents decide: "fixed" as listed by the environment, or "shuffled" for every
+                episode.
 
         Returns:
             This updated config.
