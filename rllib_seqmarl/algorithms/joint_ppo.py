@@ -135,9 +135,9 @@ class JointPPOConfig(PPOConfig):
                 instead of quadratically; None for a quadratic loss everywhere.
             adam_epsilon: Adam's epsilon.
             shared_reward: Whether every agent learns from the team's reward, rather than from its own.
-            sample_while_learning: Whether env runners take the next sample while the learner updates on the current one.
-                With enough cores or GPUs for both, an iteration takes only as long as the slower of the two. Samples
-                are off-policy by one update; ratios are clipped around the policy at the start of the update, and
+            sample_while_learning: Whether env runners take the next sample while the learner uses the current one.
+                With enough cores or GPUs for both, an iteration takes as long as the slower of the two. Samples are
+                off-policy by one update; ratios are clipped around the policy at the start of the update, and
                 importance weights correct for the behaviour policy (decoupled PPO, arXiv 2110.00641).
             **kwargs: RLlib's own settings of PPO. `clip_param` applies to each agent's ratio (with continuous actions,
                 to each dimension's), and `vf_clip_param` to the change of the normalised value prediction; None means
@@ -184,7 +184,7 @@ class JointPPOConfig(PPOConfig):
                 `rllib_seqmarl.mixers.mamba.MambaOptions` and `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
             mixer_modules: Modules to import first because they register mixers, such as ["my_mixers"]. Scripts that
                 register their mixers themselves do not need it; experiment files do.
-            encoder_directions: 1, or 2 to run an RWKV encoder over the team in both directions. With 1, as published, an
+            encoder_directions: 1, or 2 to run an RWKV encoder over the team both ways. With 1, as published, an
                 agent's value and representation depend on its own and its predecessors' observations only.
             decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder by adding
                 the encoder's output (an ablation).
@@ -227,7 +227,7 @@ class JointPPOConfig(PPOConfig):
         """Sets how the team's environment becomes one joint environment.
 
         Args:
-            agent_ids: Whether a one-hot agent id is appended to each observation. The encoder is permutation-equivariant,
+            agent_ids: Whether observations end with a one-hot agent id. The encoder is permutation-equivariant,
                 so that without ids, agents with equal observations act alike.
             team_reward: How the agents' rewards are combined to the team's: "mean" or "sum".
             global_state: Whether the environment's global state is observed as well; the encoder then reads it
