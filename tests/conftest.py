@@ -11,12 +11,23 @@ import torch
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RLLIB_TEST_NO_JAX_IMPORT", "1")  # a second less in each of some 200 processes
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # fifty tasks in JAX take longer to compile than to play
 torch.set_num_threads(1)
 
 
 # Modules that take minutes begin first, so that in the end no process waits for the other.
-LONGEST = ("test_readme", "test_tuned_configs", "test_all_tasks", "test_sampler")
+LONGEST = (
+    "test_readme",
+    "test_all_tasks",
+    "test_runner",
+    "test_rllib_behaviours",
+    "test_sampler",
+    "test_env_errors",
+    "test_initial_policy",
+    "test_tuned_configs",
+    "test_cli",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

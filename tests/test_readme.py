@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_command_and_program_runs_in_order(tmp_path: Path) -> None:
     """In an empty folder, as a reader would; `make` targets are only looked up, since they run this very test."""
     environment = os.environ | {

@@ -110,6 +110,13 @@ class JointEnvRunner(SingleAgentEnvRunner):
         self._envs_made += 1
         self._is_seeded = False
 
+    @override(SingleAgentEnvRunner)
+    def make_module(self) -> None:
+        """As RLlib's, and compiled with `torch_compile_worker`, which RLlib accepts and ignores."""
+        super().make_module()
+        if self.module is not None and self.config.torch_compile_worker:
+            self.module.compile(self.config.get_torch_compile_worker_config())
+
     @override(EnvRunner)
     def _try_env_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """As RLlib's, with one seed for each environment at its first reset; RLlib's `seed` is not used."""

@@ -109,8 +109,18 @@ def refuse(env: Any) -> TypeError:
             "creator with a parameter `num_envs`."
         )
     if issubclass(cls, gym.Env) or isinstance(env, str):
+        wrap = "Wrap it in a PettingZoo ParallelEnv that names the entries (agent_0, agent_1, ...)"
+        match getattr(env, "action_space", None):  # known of an instance, and of some classes
+            case gym.spaces.Tuple():
+                return TypeError(f"{kind} is a gymnasium.Env with one entry of its Tuple spaces per agent. {wrap}.")
+            case gym.Space():
+                return TypeError(
+                    f"{kind} is a single-agent environment: there is no team to decide for. Train it with RLlib's "
+                    "own PPO, or make it a team of one: a PettingZoo ParallelEnv with one agent."
+                )
         return TypeError(
-            f"{kind} is a single-agent environment: there is no team to decide for. Train it with RLlib's "
-            "own PPO, or make it a team of one: a PettingZoo ParallelEnv with one agent."
+            f"{kind} is a gymnasium.Env. If it is a team, with one entry of its Tuple spaces per agent: "
+            f"{wrap[0].lower()}{wrap[1:]}. A single agent is trained with RLlib's own PPO, or as a ParallelEnv with one "
+            f"agent."
         )
     return TypeError(f"{kind} is neither an RLlib MultiAgentEnv nor a PettingZoo ParallelEnv.")

@@ -81,7 +81,7 @@ def profile_experiment(experiment: Experiment, iterations: int, say: Callable[[s
 
     Args:
         experiment: A checked experiment of a joint-policy algorithm.
-        iterations: How many are measured, from 1; one before them warms up.
+        iterations: The number of measured iterations, from 1; one or two before them warm up.
         say: Takes progress, line by line.
 
     Raises:
@@ -94,13 +94,15 @@ def profile_experiment(experiment: Experiment, iterations: int, say: Callable[[s
     algo = config.build_algo()
     try:
         results = []
-        for number in range(iterations + 1):
+        # A sample taken ahead is reported one iteration later, and so is the time that its first steps take to compile.
+        warm_up = 2 if config.sample_while_learning else 1
+        for number in range(warm_up + iterations):
             start = time.perf_counter()
             result = algo.train()
             seconds = time.perf_counter() - start
-            say(f"iteration {number}: {seconds:.2f} s{' (warms up, not counted)' if number == 0 else ''}")
+            say(f"iteration {number}: {seconds:.2f} s{' (warms up, not counted)' if number < warm_up else ''}")
             results.append((seconds, result))
-        return _profile(results[1:], algo)
+        return _profile(results[warm_up:], algo)
     finally:
         algo.stop()
         with suppress(OSError):  # not empty, if callbacks have written there

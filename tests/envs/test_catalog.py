@@ -27,6 +27,13 @@ def one_option(length: int = 6) -> ToyTeam:
     return ToyTeam(length=length)
 
 
+class TupleTeam(gym.Env):
+    """A team in the form of EPyMARL."""
+
+    observation_space = gym.spaces.Tuple([gym.spaces.Discrete(2)] * 2)
+    action_space = gym.spaces.Tuple([gym.spaces.Discrete(3)] * 2)
+
+
 @pytest.mark.parametrize("source", [ToyTeam, keywords, keywords_only, one_option])
 def test_options_become_keywords(source: Any) -> None:
     assert make_env(source, {"length": 9}).length == 9
@@ -73,9 +80,16 @@ def test_a_joint_environment_is_taken_as_it_is_or_joined_anew() -> None:
             "CartPole-v1",
             {},
             TypeError,
-            "'CartPole-v1' is a single-agent environment: there is no team to decide for.",
+            "'CartPole-v1' is a gymnasium.Env. If it is a team, with one entry of its Tuple spaces per agent: wrap it",
         ),
-        (gym.Env, {}, TypeError, "Env is a single-agent environment"),
+        (gym.Env, {}, TypeError, "Env is a gymnasium.Env. If it is a team"),
+        (
+            TupleTeam,
+            {},
+            TypeError,
+            "TupleTeam is a gymnasium.Env with one entry of its Tuple spaces per agent. Wrap it",
+        ),
+        (lambda config: TupleTeam(), {}, TypeError, "with one entry of its Tuple spaces per agent"),
         (lambda config: gym.make("CartPole-v1"), {}, TypeError, "is a single-agent environment"),
         (
             lambda config: object(),
