@@ -120,7 +120,7 @@ def refuse(env: Any) -> TypeError:
                 )
         return TypeError(
             f"{kind} is a gymnasium.Env. If it is a team, with one entry of its Tuple spaces per agent: "
-            f"{wrap[0].lower()}{wrap[1:]}. A single agent is trained with RLlib's own PPO, or as a ParallelEnv with one "
+            f"{wrap[0].lower()}{wrap[1:]}. A single agent is trained with RLlib's own PPO, or as a ParallelEnv of one "
             f"agent."
         )
     return TypeError(f"{kind} is neither an RLlib MultiAgentEnv nor a PettingZoo ParallelEnv.")
