@@ -1,4 +1,4 @@
-"""What deciding costs: against a decoder without cached state, and against the number of agents for every mixer.
+"""The cost of decisions: against a decoder without cached state, and by the number of agents for every mixer.
 
 First table: MAT's decoder with cached state against one that recomputes the sequence for every agent. Both run in this
 process, on one core, with the same weights, and must choose the same actions; timings alternate and the best of several
@@ -63,7 +63,7 @@ def unfolded(network: JointPolicyNetwork) -> JointPolicyNetwork:
 
 @torch.no_grad()
 def act_by_recomputing(network: JointPolicyNetwork, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``network.act`` returns, decoded as by the published code: for each agent over the whole team."""
+    """The result of ``network.act``, decoded as by the published code: for each agent over the whole team."""
     head = network.head
     encoder_output, values = network.encoder(obs)
     actions = torch.zeros(obs.shape[:2], dtype=torch.int64)

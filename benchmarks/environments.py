@@ -29,7 +29,7 @@ Step = Callable[[], tuple[int, float]]  # moves on, and says by how many env ste
 
 
 def timed(copies: int, move: Callable[..., Any], *args: Any) -> tuple[Any, tuple[int, float]]:
-    """What `move` gave, and for how many env steps it took how long: choosing legal actions does not count."""
+    """The result of `move`, its env steps and seconds; choosing legal actions does not count."""
     start = time.perf_counter()
     result = move(*args)
     return result, (copies, time.perf_counter() - start)

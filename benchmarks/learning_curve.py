@@ -40,7 +40,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a task's curves are measured and drawn.
+    """The protocol by which a task's curves are measured and drawn.
 
     Attributes:
         marks: env steps after which a team is evaluated.
@@ -59,7 +59,7 @@ class Protocol:
 
     @property
     def label(self) -> str:
-        """What is measured, in words."""
+        """The measured quantity, in words."""
         return f"{'win rate' if self.metric == 'wins' else 'team return'}, {self.episodes} episodes"
 
 

@@ -31,7 +31,7 @@ _DEPLOYMENT = {
 
 
 def find_policy(path: str | os.PathLike[str]) -> Path:
-    """Where a policy's two files are, without their endings.
+    """The path of a policy's two files, without their endings.
 
     Args:
         path: A checkpoint's directory, the directory of the RLModule in it, or the files' name with or without ending.
@@ -51,7 +51,7 @@ def find_policy(path: str | os.PathLike[str]) -> Path:
 
 
 class SavedPolicy(NamedTuple):
-    """What a policy's two files hold.
+    """The contents of a policy's two files.
 
     Attributes:
         network: The network with its weights.
@@ -163,7 +163,7 @@ class JointPolicy:
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """The network's device."""
         return next(self.network.parameters()).device
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -292,7 +292,7 @@ class JointPolicy:
 
 
 def network_input(observation: Mapping[str, Tensor]) -> Tensor:
-    """What the encoder reads of a joint observation: (B, n, obs_dim), each with the global state if there is one."""
+    """The encoder's input from a joint observation: (B, n, obs_dim), each with the global state if there is one."""
     observations = observation["observations"]
     if "state" not in observation:
         return observations

@@ -1,4 +1,4 @@
-"""What a training run was made from: versions, command, seed and configuration, in one JSON file in its folder."""
+"""The provenance of a training run: versions, command, seed and configuration, in one JSON file in its folder."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ProvenanceFile:
 def provenance(
     run: str, config: Mapping[str, Any], defaults: Mapping[str, Any], suite_packages: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """What a run is made from, as JSON holds it.
+    """A run's provenance as JSON values.
 
     Args:
         run: The algorithm's name.

@@ -77,7 +77,7 @@ def check_evaluation_team(config: JointPPOConfig, training: EnvRunnerGroup, eval
 
 
 def _inputs(config: JointPPOConfig, obs_space: Any, action_space: gym.Space) -> tuple[Any, ...]:
-    """What must be the same for one network to act in two environments."""
+    """The properties that must agree for one network to act in two environments."""
     n_agents, obs_dim = obs_space["observations"].shape[0], obs_space["observations"].shape[1:]
     network = network_config(obs_space, action_space, config.model_config)
     return network, obs_dim, n_agents if config.agent_ids else None

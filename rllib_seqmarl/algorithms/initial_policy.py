@@ -50,7 +50,7 @@ class InitialPolicy:
 
 
 def check_initial_policy(config: JointPPOConfig, network_options: dict[str, Any]) -> None:
-    """What can be told of `config.initial_policy` before there is an environment.
+    """Checks of `config.initial_policy` that need no environment.
 
     Args:
         config: The algorithm's.

@@ -1,4 +1,4 @@
-"""What all joint-policy algorithms share: PPO on a whole team, one agent after another."""
+"""The base of all joint-policy algorithms: PPO on a whole team, one agent after another."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ class JointPPOConfig(PPOConfig):
 
     @resolved_option
     def gym_env_vectorize_mode(self, chosen: Any) -> Any:
-        """How environments are vectorized; "sync" for those whose creators read RLlib's `EnvContext`.
+        """The vectorization mode of environments; "sync" for those whose creators read RLlib's `EnvContext`.
 
         The vector entry point passes a plain dict to them, without `worker_index` and `vector_index`.
         """
@@ -350,7 +350,7 @@ class JointPPOConfig(PPOConfig):
 
     @property
     def _network_options(self) -> dict[str, Any]:
-        """What the user chose of the network; its other fields follow from the environment."""
+        """The network options that the user has chosen; its other fields follow from the environment."""
         return {
             "n_block": self.n_block,
             "n_head": self.n_head,

@@ -1,4 +1,4 @@
-"""How an algorithm gets its samples: a full batch from all env runners, now or while the learner is at work."""
+"""Sampling of an algorithm: a full batch from all env runners, before or during the learner's update."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _sample_and_report(env_runner: Any, num_timesteps: int | None = None) -> tup
 
 
 def training_data(samples: Sequence[Any], config: AlgorithmConfig) -> TrainingData:
-    """What a learner group takes: rollouts as they are, or the episodes of all samples."""
+    """The training data for a learner group: rollouts as they are, or the episodes of all samples."""
     if all(isinstance(sample, Rollout) for sample in samples):
         return RolloutData(rollouts=list(samples))
     return EpisodeData(episodes=[episode for sample in samples for episode in sample])

@@ -1,1 +1,1 @@
-"""Who steps the environments: RLlib's loop with an environment's own errors told, and a loop that writes arrays."""
+"""Env runners: RLlib's loop with clear errors of environments, and a loop that writes arrays."""

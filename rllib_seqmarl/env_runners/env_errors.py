@@ -53,7 +53,7 @@ def _user_code_error_in(error: BaseException) -> UserCodeError | None:
 
 
 def _user_code(frame: object) -> str | None:
-    """What a stack frame calls, if that is a callback or a connector."""
+    """The callback or connector that a stack frame calls, if any."""
     code, variables = frame.f_code, frame.f_locals  # type: ignore[attr-defined]
     if code is make_callback.__code__:
         return f"The callback {variables['callback_name']!r}"

@@ -187,7 +187,7 @@ class RecordingJointEnvRunner(OfflineSingleAgentEnvRunner, _RecordableJointEnvRu
 
 
 def _num_restarts() -> int:
-    """How often Ray has restarted the actor that runs here; 0 outside of actors."""
+    """The number of times that Ray has restarted this actor; 0 outside of actors."""
     actor_id = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
     return int(actors(actor_id)["NumRestarts"]) if actor_id else 0
 

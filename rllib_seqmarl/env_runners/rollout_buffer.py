@@ -1,4 +1,4 @@
-"""Where an env runner writes what happens, row by row, in arrays that are laid out once."""
+"""The arrays that an env runner writes row by row; allocated once."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ class RolloutEnvRunner(JointEnvRunner):
         return rollout, steps
 
     def _act(self, buffer: RolloutBuffer, t: int, steps: int, explore: bool) -> Arrays:
-        """What the module returns for row `t`."""
+        """The module's outputs for row `t`."""
         batch = {Columns.OBS: buffer.obs_tensors(t)}
         if self._device is not None and torch.device(self._device).type != "cpu":
             batch = {Columns.OBS: {key: x.to(self._device, non_blocking=True) for key, x in batch[Columns.OBS].items()}}
@@ -347,7 +347,7 @@ class RolloutEnvRunner(JointEnvRunner):
         self._packs.clear()  # callbacks may have changed them
 
     def _log_seconds(self, seconds: dict[str, float], rows: int) -> None:
-        """Where the time of the steps went: the means that RLlib logs, and sums for `rllib profile`."""
+        """Log the time spent by part: the means that RLlib logs, and sums for `rllib profile`."""
         self.metrics.log_value(RLMODULE_INFERENCE_TIMER, seconds["network"] / max(1, rows))
         self.metrics.log_value(ENV_STEP_TIMER, seconds["environment"] / max(1, rows))
         for part, spent in seconds.items():

@@ -18,7 +18,7 @@ ALL = "__all__"  # RLlib's key for the whole team
 
 
 class TeamAdapter(Protocol):
-    """What JointEnv asks of an environment."""
+    """The interface that JointEnv needs from an environment."""
 
     agents: tuple[AgentID, ...]
     is_parallel: bool

@@ -22,7 +22,7 @@ SMALLEST_IMAGE = 16  # What has fewer pixels in height or width is a grid of num
 
 @dataclass(frozen=True)
 class AgentObservation:
-    """How one agent's observation is read.
+    """How to read one agent's observation.
 
     Attributes:
         agent: The agent's name.
@@ -105,7 +105,7 @@ def flat_pixels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AgentAction:
-    """What one agent can do: categorical components (`nvec`) or real dimensions (`dim`), never both.
+    """The actions of one agent: categorical components (`nvec`) or real dimensions (`dim`), never both.
 
     Attributes:
         agent: the agent's name.

@@ -1,4 +1,4 @@
-"""What makes batches of teams: a class or function that is told by `num_envs` how many copies to make."""
+"""Creators of batched simulators: classes or functions with a parameter `num_envs`."""
 
 from collections.abc import Callable
 from inspect import Parameter, signature
@@ -22,7 +22,7 @@ def makes_batches(source: Any) -> bool:
 
 
 def of_size(make_batch: Callable[..., Any], num_envs: int) -> Callable[..., BatchedSimulator]:
-    """What makes batches of `num_envs` copies, with all the other arguments of `make_batch`.
+    """A creator of batches of `num_envs` copies, with all the other arguments of `make_batch`.
 
     Raises:
         TypeError: `make_batch` has no parameter `num_envs`; or, when called, it makes something else than a batch.

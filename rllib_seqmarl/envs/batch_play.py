@@ -1,4 +1,4 @@
-"""How checks play a batch of teams: with random legal actions, so that a play can be repeated and departed from."""
+"""Play of a batched simulator by its checks: random legal actions that can be replayed and varied."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ENDS = ("terminated", "truncated")
 
 @dataclass(frozen=True)
 class Play:
-    """What was done to a batch and what came of it. Step t, from 1, is `actions[t - 1]` and gave `looked[t]`.
+    """The inputs of a batch and its results. Step t, from 1, is `actions[t - 1]` and gave `looked[t]`.
 
     Attributes:
         actions: of each step.
@@ -40,7 +40,7 @@ class Play:
 
 
 class Player:
-    """Who may do what, and what of the answers is looked at.
+    """Legal actions of all agents, and the comparable part of results.
 
     Args:
         batch: whose attributes are in order.
@@ -104,14 +104,14 @@ class Stage:
         refuse(type(self.batch).__name__, A_BATCH, where, breaches)
 
     def reset(self, seed: int | None = None) -> Looked:
-        """What is seen after a reset with the stage's seed, or another one."""
+        """The observations after a reset with the stage's seed, or another one."""
         first = self.seed if seed is None else seed
         seen = self.batch.reset([first + copy for copy in range(self.batch.num_envs)])
         self.refuse("At reset: ", of_seen(self.batch, seen))
         return self.take("At reset: ", seen)
 
     def step(self, number: int, actions: np.ndarray, reset_mask: np.ndarray) -> Looked:
-        """What step `number`, from 1, brings."""
+        """The result of step `number`, from 1."""
         told = reset_mask.copy()
         moved = self.batch.step(actions, reset_mask)
         where = f"At step {number}: "
@@ -119,7 +119,7 @@ class Stage:
         return self.take(where, moved)
 
     def take(self, where: str, result: BatchObservation | StepResult) -> Looked:
-        """What is looked at of a result whose form is right; some checks look for more here."""
+        """The comparable part of a well-formed result; subclasses may check more here."""
         return self.player.look(result)
 
 

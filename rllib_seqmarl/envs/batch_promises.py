@@ -1,4 +1,4 @@
-"""What a batch of teams promises in form: its attributes, the arrays it gives, and that copies begin when told.
+"""Formal promises of a batched simulator: its attributes, the arrays it returns, and restarts on request.
 
 Cheap enough to be looked at whenever a batch enters RLlib. What only play shows is in `check_batch.py`.
 """

@@ -1,4 +1,4 @@
-"""What a simulator that steps many teams at once has to give, so that it enters RLlib as one batch."""
+"""The interface of simulators that step many teams at once."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from rllib_seqmarl.envs.agent_spaces import AgentID, Space
 
 
 class BatchObservation(NamedTuple):
-    """What B teams of n agents see.
+    """Observations of B teams of n agents.
 
     Attributes:
         observations: float32 (B, n, size), each row padded with zeros to the widest agent's size.
@@ -26,7 +26,7 @@ class BatchObservation(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What a step of B teams brought.
+    """The result of a step of B teams.
 
     Attributes:
         observation: what they see now; after the last step of an episode its final observation.

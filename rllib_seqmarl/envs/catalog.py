@@ -65,7 +65,7 @@ class EnvEntry:
             raise ImportError(f"{self.name} needs {', '.join(self.suite.requires)}: {self.missing()}")
 
     def missing(self) -> str:
-        """What to do before this environment can be made; empty if nothing."""
+        """How to install what this environment lacks; empty if nothing is missing."""
         if all(map(_is_importable, self.suite.requires)):
             return ""
         by_pip = f'pip install -e ".[{self.suite.extra}]"' if self.suite.extra else ""
@@ -97,7 +97,7 @@ def find_entry(name: Any) -> EnvEntry | None:
 
 
 def unknown_name(name: str, others: Iterable[str] = ()) -> str:
-    """What to say of a name that is no environment's: the nearest ones, also among `others`, and where to look."""
+    """The message for an unknown environment name: the nearest ones, also among `others`, and where to look."""
     suite = SUITES.get(name.partition("/")[0])
     words = f"Unknown environment {name!r}.{did_you_mean(name, [*CATALOG, *others])}"
     if suite is None:
@@ -146,7 +146,7 @@ def make_batch(source: EnvSource, num_envs: int, env_config: EnvConfig | None = 
 
 
 def find_creator(source: EnvSource) -> Callable[[EnvConfig], Any]:
-    """What makes the environment that `source` names out of its `env_config`; nothing is made yet.
+    """The function that makes the environment named by `source` from its `env_config`; nothing is made yet.
 
     Raises:
         ValueError, ImportError, TypeError: as :func:`make_env`.

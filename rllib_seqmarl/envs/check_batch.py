@@ -160,7 +160,7 @@ class _Check(Stage):
                 )
 
     def of_beginning(self, play: Play) -> Breaches:
-        """What changes if the last copy that can begins in mid-episode."""
+        """Changes that result from restarting a copy in mid-episode."""
         lengths = [(copy, play.end_of(copy, 1)) for copy in reversed(range(self.batch.num_envs))]
         copy, length = next(((copy, length) for copy, length in lengths if length > 1), (0, 0))
         if not length:

@@ -1,4 +1,4 @@
-"""What a task looks like from outside: how many agents, what they see, what they can do.
+"""Descriptions of tasks: the number of agents, their observations and actions.
 
 Finding out means making the environment, which takes seconds for some and is impossible where a package is missing. So
 what was found is kept in `descriptions.json` next to this file. Tests compare it with the environments;
@@ -69,7 +69,7 @@ def _state_size(env: Any) -> int:
 
 
 def known_descriptions() -> dict[str, EnvDescription]:
-    """What was found out about listed tasks, by name."""
+    """The descriptions of listed tasks, by name."""
     return {name: EnvDescription(**found) for name, found in json.loads(_FILE.read_text()).items()}
 
 

@@ -116,7 +116,7 @@ class JointEnv(gym.Env):
         return _only(arrays), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _only_info(infos)
 
     def render(self) -> Any:
-        """What the environment renders."""
+        """The picture that the environment renders."""
         render = getattr(self.env, "render", None)
         if render is None:
             raise JointEnvError(f"{self.name}: it has no method render(), so that there are no pictures. Add it.")

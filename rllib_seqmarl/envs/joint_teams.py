@@ -1,4 +1,4 @@
-"""What runs through the episodes of joint environments, however their teams are stepped: one team, many, or a batch.
+"""Episodes of joint environments, shared by all ways to step them: one team, many, or a batch.
 
 Row orders, team rewards, returns, infos, and the completion and checks of the arrays are here and nowhere else.
 """
@@ -145,7 +145,7 @@ class JointTeams(ABC):
         return JointEnvError(f"{self.name}, {f'step {length}' if length else 'at reset'}{self._place(team)}: {what}")
 
     def _place(self, team: int) -> str:
-        """Which of the teams, in a message."""
+        """A message's words for one of several teams."""
         return ""
 
     # -- how teams are stepped -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How one team's observations and actions lie in arrays: who sits where, what is padding, what is legal.
+"""The layout of a team's observations and actions in arrays: rows of agents, padding, and legal actions.
 
 Every array has one row per agent. Agents that differ are padded to the widest one: observations with zeros,
 actions with choices (or dimensions) that the action mask forbids. Observations are rows of float32, except where

@@ -89,7 +89,7 @@ class PettingZooTurns(ParallelEnv):
         return bool(self.env.truncations[agent])
 
     def _last_info(self) -> dict[str, Any]:
-        """What infos tell at the end of an episode."""
+        """Entries of infos at the end of an episode."""
         return {}
 
 

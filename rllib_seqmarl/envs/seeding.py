@@ -1,4 +1,4 @@
-"""How one seed becomes the seeds of many environments."""
+"""Seeds of many environments derived from one seed."""
 
 import numpy as np
 

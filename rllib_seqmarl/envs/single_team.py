@@ -105,7 +105,7 @@ class SingleTeam(ParallelEnv):
 
 
 def single(make_batch: Callable[..., BatchedSimulator]) -> Callable[..., SingleTeam]:
-    """What makes one environment, which is a batch of one, with all the arguments of `make_batch` but `num_envs`."""
+    """A creator of single environments, batches of one, with all arguments of `make_batch` except `num_envs`."""
     make_one = of_size(make_batch, 1)
 
     @wraps(make_one)

@@ -13,7 +13,7 @@ def _no_other(task: str) -> bool:
 
 @dataclass(frozen=True)
 class Suite:
-    """What one adapter file brings.
+    """The contents of one adapter file.
 
     Attributes:
         name: what stands before the slash in `suite/task`.

@@ -120,7 +120,7 @@ class TeamReader:
         return "seed" in self._accepts
 
     def num_present(self) -> int:
-        """How many agents an episode that has just begun counts."""
+        """The number of agents that are present as an episode begins."""
         return len(self.env.agents) if self._is_parallel and len(self.env.agents) else len(self._agents)
 
     def _call_reset(self, seed: int | None, options: dict[str, Any] | None) -> Any:
@@ -360,7 +360,7 @@ class TeamReader:
 
 
 def _reset_options(env: Any) -> set[str]:
-    """Which of `seed` and `options` the environment's reset accepts."""
+    """The subset of `seed` and `options` that the environment's reset accepts."""
     names = {"seed", "options"}
     try:
         parameters = inspect.signature(env.reset).parameters
@@ -376,7 +376,7 @@ def _info_of(infos: Infos | None, agent: AgentID) -> Mapping[str, Any]:
 
 
 def _summary(infos: Infos) -> dict[str, Any]:
-    """What the last infos of an episode say of it: `win`, the common one or the agents' mean, and `task`."""
+    """The outcome in an episode's last infos: `win`, the common one or the agents' mean, and `task`."""
     summary: dict[str, Any] = {}
     own = [info for info in infos.values() if isinstance(info, Mapping)]
     common = [infos, *(infos[key] for key in ("common", "__common__") if isinstance(infos.get(key), Mapping))]

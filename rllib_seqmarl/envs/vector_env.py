@@ -105,7 +105,7 @@ class JointVectorEnv(JointVector):
             env.set_wrapper_attr(name, value)
 
     def render(self) -> tuple[Any, ...]:
-        """What each environment renders."""
+        """The picture that each environment renders."""
         return self.call("render")
 
     def close_extras(self, **kwargs: Any) -> None:

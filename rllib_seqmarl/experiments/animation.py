@@ -48,7 +48,7 @@ def write_gif(frames: Sequence[Frame], path: Path, fps: float = 10.0) -> None:
 
 
 class _CaptionLayout:
-    """Where the words go: the headline, then the agents in as many columns as fit, alike in all frames."""
+    """The layout of a caption: the headline, then the agents in as many columns as fit, alike in all frames."""
 
     def __init__(self, frames: Sequence[Frame], width: int) -> None:
         self.font = ImageFont.load_default(_FONT_SIZE)

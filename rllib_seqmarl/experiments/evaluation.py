@@ -1,4 +1,4 @@
-"""How good a trained team is: whole episodes with fixed seeds, no Ray involved."""
+"""Evaluation of a trained team: whole episodes with fixed seeds, without Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIDE_BY_SIDE = 32
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of some episodes.
+    """The results of some episodes.
 
     Attributes:
         team_returns: (episodes,), each the sum of the team's rewards.

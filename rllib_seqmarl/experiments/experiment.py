@@ -1,4 +1,4 @@
-"""What one experiment is, and how its classic mapping `{run, env, stop, config, ...}` is read."""
+"""Experiments, and how their classic mapping `{run, env, stop, config, ...}` is read."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Experiment:
 
     @property
     def num_trials(self) -> int | None:
-        """How many trials it has; None for endless sampling."""
+        """The number of trials; None for endless sampling."""
         grids = [domain["grid_search"] for _, domain in distributions(self.config) if isinstance(domain, dict)]
         return None if self.num_samples == -1 else self.num_samples * math.prod(map(len, grids))
 

@@ -1,4 +1,4 @@
-"""What an experiment was started with, kept in its folder, so that resuming it can say what is different."""
+"""The record of an experiment's settings in its folder, with which a resumed run is compared."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def root_message(error: BaseException) -> str:
 
 
 def trial_message(error: BaseException, folder: str) -> str:
-    """What a trial ended with, in one message; where the disk was full, which folder is on it."""
+    """The error that ended a trial, in one message; for a full disk, with the folder on it."""
     return _disk_full(str(error), folder) or root_message(error)
 
 
@@ -55,7 +55,7 @@ def _say(kind: str, message: str) -> str:
 
 
 def _first_in_traceback(text: str) -> str | None:
-    """What the first error in a chain of tracebacks said: between processes, a cause travels as text."""
+    """The message of the first error in a chain of tracebacks: between processes, a cause travels as text."""
     first = text.split("\n\nThe above exception was the direct cause")[0]
     match = re.search(r"^(?:\w+\.)*(\w+): (.*)\Z", first[first.rfind("\n  File ") + 1 :], re.MULTILINE | re.DOTALL)
     return _say(match[1], match[2].strip()) if match else None

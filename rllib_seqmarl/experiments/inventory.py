@@ -64,7 +64,7 @@ def _needs(entry: EnvEntry) -> str:
 
 
 def _notes(entries: list[EnvEntry]) -> Iterator[str]:
-    """What to install, and which tasks exist besides those listed; a paragraph each."""
+    """Install hints, and tasks besides those listed; a paragraph each."""
     suites = {entry.suite.name: entry for entry in entries}
     missing = [f"  {name}: {entry.missing()}" for name, entry in suites.items() if entry.missing()]
     if missing:

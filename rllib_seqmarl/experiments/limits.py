@@ -1,4 +1,4 @@
-"""What the numbers of an experiment can be."""
+"""Limits of the numbers in an experiment."""
 
 from __future__ import annotations
 

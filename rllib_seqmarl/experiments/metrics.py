@@ -1,4 +1,4 @@
-"""Where the numbers people look at stand in a training result, and the names people call them by."""
+"""Paths of the common metrics in a training result, and their short names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a training iteration goes: measured on an experiment's own config, without Tune around it."""
+"""The time of a training iteration by part, measured with an experiment's config and without Tune."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _DRAWN = 3  # episodes in an animation
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What the quick start made. All three teams play the same episodes.
+    """The results of the quick start. All three teams play the same episodes.
 
     Attributes:
         random: The evaluation of a team that draws its actions uniformly at random.

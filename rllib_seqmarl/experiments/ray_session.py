@@ -27,7 +27,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class RaySession:
-    """Where to run.
+    """The Ray instance of a command.
 
     Attributes:
         address: A running cluster's address, or "auto"; None to start Ray here.

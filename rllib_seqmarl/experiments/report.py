@@ -1,4 +1,4 @@
-"""What to tell people when an experiment has ended."""
+"""The summary printed at the end of an experiment."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _number(value: float | None) -> str:
 
 
 def closing_words(outcome: Outcome) -> str:
-    """Where the results are, what failed and how to go on."""
+    """Closing lines: the results' folder, failures, and how to continue."""
     lines = [f"Results: {outcome.path}"]
     for failure in outcome.failures:
         lines += [

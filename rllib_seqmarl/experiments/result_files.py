@@ -99,7 +99,7 @@ def _read(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
 
 
 def _steps(results: bytes) -> set[int]:
-    """What loggers may take as the steps of these results."""
+    """The step numbers that loggers may have used for these results."""
     found = set()
     for line in results.splitlines():
         with suppress(ValueError):
@@ -109,7 +109,7 @@ def _steps(results: bytes) -> set[int]:
 
 
 def _events_until(steps: set[int], content: bytes) -> int:
-    """How many bytes of a TensorBoard file come before the first event at one of the steps."""
+    """The number of bytes of a TensorBoard file before the first event at one of the steps."""
     from tensorboardX.proto.event_pb2 import Event
 
     end = 0
@@ -122,7 +122,7 @@ def _events_until(steps: set[int], content: bytes) -> int:
 
 
 def _bytes_until(iteration: int, ends: Ends, content: bytes) -> int:
-    """How many bytes hold the results up to an iteration.
+    """The number of bytes that hold the results up to an iteration.
 
     Population-based training goes back in iterations, so the last result of the iteration counts.
     """

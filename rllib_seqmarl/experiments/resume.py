@@ -35,7 +35,7 @@ _CHECKPOINT = re.compile(r"checkpoint_(\d+)")
 
 
 class SavedRun:
-    """What an earlier run of an experiment has left in its folder."""
+    """The state of an experiment's earlier run in its folder."""
 
     def __init__(self, experiment: Experiment, folder: str) -> None:
         """Reads it.

@@ -54,7 +54,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an experiment.
+    """The outcome of an experiment.
 
     Attributes:
         experiment: The experiment.

@@ -1,4 +1,4 @@
-"""How an experiment chooses values and cuts trials short: the `search:` and `scheduler:` blocks."""
+"""The `search:` and `scheduler:` blocks of an experiment."""
 
 from __future__ import annotations
 

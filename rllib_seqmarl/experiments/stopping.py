@@ -1,4 +1,4 @@
-"""How a run ends before its time: by a signal, after a last checkpoint, or by a stop criterion that cannot be met."""
+"""Early ends of a run: a signal, after a last checkpoint, or a stop criterion that cannot be met."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training leaves on disk: finding checkpoints and reading learning curves in results' folders."""
+"""The files of a training run: finding checkpoints and reading learning curves in results' folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHECKPOINT = re.compile(r"checkpoint_(\d+)")
 
 @dataclass(frozen=True)
 class Curve:
-    """How a trial's return went.
+    """The learning curve of a trial.
 
     Attributes:
         steps: Env steps, where a return was reported.

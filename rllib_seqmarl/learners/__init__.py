@@ -1,1 +1,1 @@
-"""How parameters change: the joint PPO update, per-agent GAE, and their pure-tensor mathematics."""
+"""The joint PPO update, per-agent GAE, and their mathematics on plain tensors."""

@@ -31,7 +31,7 @@ def check_that_all_can_learn(group: LearnerGroup) -> None:
 
 
 def num_learners() -> int:
-    """How many learners take part in this update; 1 where learning is local."""
+    """The number of learners in this update; 1 if learning is local."""
     return torch.distributed.get_world_size() if _is_distributed() else 1
 
 
@@ -70,7 +70,7 @@ def failing_together(*agreed: type[Exception]) -> Iterator[None]:
 
 
 def _failure_of_another(error: Exception) -> str | None:
-    """What ended the update, if it was another learner; otherwise `error` is stored for the others."""
+    """The error of another learner that ended the update; if there is none, `error` is stored for the others."""
     store = torch.distributed.distributed_c10d._get_default_store()
     try:
         if store.check([_FAILURE]):

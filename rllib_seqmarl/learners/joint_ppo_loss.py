@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class JointPPOLoss:
-    """What one evaluation of the objective gives; all are scalar tensors.
+    """The terms of one evaluation of the objective; all are scalar tensors.
 
     The value loss is averaged over the agent-steps that earn, everything else over those that act.
 

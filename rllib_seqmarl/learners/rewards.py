@@ -1,4 +1,4 @@
-"""Which rewards agents learn from, also where callbacks or connectors have changed those of the team."""
+"""The rewards that agents learn from, including changes to the team's reward by callbacks or connectors."""
 
 from __future__ import annotations
 

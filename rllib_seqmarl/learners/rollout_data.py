@@ -25,7 +25,7 @@ class TeamData(TrainingData):
 
     @property
     def env_steps(self) -> int:
-        """How many steps there are."""
+        """The number of steps."""
         raise NotImplementedError
 
     def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any) -> list[Any]:

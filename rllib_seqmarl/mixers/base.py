@@ -1,4 +1,4 @@
-"""What a mixer is: the one part in which MAT, MAM and MARWKV differ.
+"""The contract of a mixer, the one part in which MAT, MAM and MARWKV differ.
 
 A mixer moves information along the agent axis. A *causal* mixer also runs one agent at a time, and both ways
 give the same numbers: ``mixer(x, context)[:, t]`` equals the t-th ``step``. Everything else leans on that.
@@ -26,7 +26,7 @@ class MixerOptions:
 
 @dataclass(frozen=True)
 class MixerShape:
-    """What a mixer is told when it is built.
+    """The constructor arguments of a mixer.
 
     Attributes:
         embed_dim: Its width d.

@@ -29,7 +29,7 @@ DELTA_RANGE = 1e-3, 1e-1  # of the step sizes at initialisation
 
 @dataclass(frozen=True)
 class MambaOptions(MixerOptions):
-    """What can be chosen of a Mamba mixer.
+    """Options of a Mamba mixer.
 
     Attributes:
         d_state: States per channel of the scan; the MAM paper searched 1 to 32.
@@ -63,7 +63,7 @@ class MambaOptions(MixerOptions):
 
 @dataclass(slots=True)
 class MambaState:
-    """What the core carries from token to token."""
+    """The core's state between tokens."""
 
     inputs: Tensor  # (B, c, d_conv), the last inputs of the convolution; c = expand * d
     states: Tensor  # (B, c, d_state)

@@ -19,7 +19,7 @@ from rllib_seqmarl.ops.token_shift import token_shift
 
 @dataclass(frozen=True)
 class RWKV6Options(MixerOptions):
-    """What can be chosen of RWKV-6.
+    """Options of RWKV-6.
 
     Attributes:
         mix_rank: Rank of what makes the shifts of a token. "auto": embed_dim / 16, but 4 to 32, the published number.
@@ -47,7 +47,7 @@ class RWKV6Options(MixerOptions):
 
 @dataclass(slots=True)
 class ProjectionState:
-    """What steps carry, and weights in the form that they want."""
+    """The state between steps, and weights in the layout that steps use."""
 
     previous: Tensor  # (B, d)
     weights: Tensor  # (4, d, d), from input to output
@@ -96,7 +96,7 @@ class RWKV6TimeMix(MatrixTimeMix):
         return Projected(self._decay_of(shifted[0]), *torch.bmm(shifted[1:], state.weights))
 
     def _own_mix(self, first: Tensor) -> Tensor:
-        """How much farther tokens are shifted (5, tokens, d), which they say after the ``first`` shift (tokens, d)."""
+        """The data-dependent part of the token shift (5, tokens, d), computed from the ``first`` shift (tokens, d)."""
         low = torch.tanh(F.linear(first, self.mix_down))  # (tokens, 5 rank)
         return torch.bmm(low.unflatten(-1, (5, -1)).transpose(0, 1), self.mix_up)
 

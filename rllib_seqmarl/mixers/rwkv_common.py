@@ -1,4 +1,4 @@
-"""What the RWKV mixers share: initial values, shifted projections, channel mixing, time mixing with a matrix state.
+"""Parts shared by the RWKV mixers: initial values, shifted projections, channel mixing, matrix-state time mixing.
 
 RWKV-4 is arXiv 2305.13048; RWKV-5 and 6 (Eagle and Finch) are arXiv 2404.05892. Initial values that depend on layer and
 channel are RWKV's own. Projections are orthogonal; those onto the residual stream start small as everywhere in this
@@ -45,7 +45,7 @@ class RWKVInit:
         self.channels = torch.arange(self.dim) / max(1, self.dim - 1)  # from 0 to 1
 
     def mix(self, exponent: float = 1.0, bonus: float = 0.0) -> Tensor:
-        """How far each channel of a token is moved towards its predecessor, for :func:`token_shift`."""
+        """The share of its predecessor in each channel of a token, for :func:`token_shift`."""
         kept = (torch.arange(self.dim) / self.dim) ** (exponent * self.depth_ratio) + bonus * self.depth
         return 1 - kept
 
@@ -137,7 +137,7 @@ class NarrowChannelMix(ChannelMix):
 
 @dataclass(slots=True)
 class Projected:
-    """What time mixing with a matrix state makes of tokens: each (..., d)."""
+    """The projections of tokens for time mixing with a matrix state; each (..., d)."""
 
     decay: Tensor  # its logarithm; (d,) where it is constant in time
     receptance: Tensor
@@ -190,7 +190,7 @@ class MatrixTimeMix(CausalMixer):
 
     @abstractmethod
     def initial_projections(self, batch_size: int) -> Any:
-        """What :meth:`project_step` carries from token to token, and its weights."""
+        """The state of :meth:`project_step` between tokens, and its weights."""
 
     @abstractmethod
     def project_step(self, x: Tensor, state: Any) -> Projected:

@@ -164,7 +164,7 @@ def _image_shape(observation_space: gym.spaces.Dict) -> tuple[int, int, int] | N
 
 
 def action_spec(action_space: gym.Space) -> ActionSpec:
-    """What one agent chooses in a joint action space: MultiDiscrete (n,) or (n, k), or Box (n, dim).
+    """The action of one agent in a joint action space: MultiDiscrete (n,) or (n, k), or Box (n, dim).
 
     Agents with fewer choices than others have the missing ones masked.
     """

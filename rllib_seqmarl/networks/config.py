@@ -1,4 +1,4 @@
-"""What describes a joint policy network completely: sizes, actions and mixers. Pure data, JSON-able."""
+"""The complete description of a joint policy network: sizes, actions and mixers. Plain data that JSON can hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a team decides agent by agent, once the decoder has made an agent's features."""
+"""Decisions of a team, agent by agent, from the decoder's features."""
 
 from __future__ import annotations
 

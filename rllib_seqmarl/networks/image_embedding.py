@@ -1,4 +1,4 @@
-"""What an agent sees as an image becomes a vector: a small convolutional network."""
+"""A small convolutional network that embeds image observations as vectors."""
 
 from __future__ import annotations
 

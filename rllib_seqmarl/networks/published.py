@@ -34,7 +34,7 @@ SHARED: Names = {
 
 @dataclass(frozen=True)
 class Published:
-    """How an architecture was published.
+    """The parameter names of a published architecture.
 
     Attributes:
         name: What it is called.

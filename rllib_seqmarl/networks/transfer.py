@@ -44,7 +44,7 @@ ACTION_AXES = {
 
 @dataclass(frozen=True)
 class Trained:
-    """What a network is made for.
+    """The team that a network is made for.
 
     Attributes:
         config: the network.
@@ -133,7 +133,7 @@ def _action_entries(old: NetworkConfig, new: NetworkConfig) -> Iterator[Span]:
 
 
 def _spans(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Span]:
-    """What two rows of parts, of sizes `old` and `new`, have in common: the first entries of each part."""
+    """The entries that two rows of parts, of sizes `old` and `new`, share: the first ones of each part."""
     begin_old = begin_new = 0
     for size_old, size_new in zip(old, new, strict=False):
         yield begin_old, begin_new, min(size_old, size_new)

@@ -1,4 +1,4 @@
-"""Which implementation of an operation runs: the fastest that the device and the installation allow.
+"""The choice of an operation's implementation: the fastest that the device and the installation allow.
 
 An operation lists its backends, fastest first. ``"auto"`` takes the first that can run where the tensors are; a backend
 asked for by name is taken or refused with a remedy. Every choice is logged once, with its reason.
@@ -223,5 +223,5 @@ def single_step(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What sums over a sequence are kept in: at least float32."""
+    """The dtype of sums over a sequence: at least float32."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""How kernels are compiled, their scratch memory, and fast elementary functions for them. Imports numba."""
+"""Compilation of kernels, their scratch memory, and fast elementary functions for them. Imports numba."""
 
 from __future__ import annotations
 

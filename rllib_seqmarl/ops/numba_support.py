@@ -1,4 +1,4 @@
-"""How operations reach their numba kernels: whether they can run, and threads over the batch. Does not import numba.
+"""Access to numba kernels: whether they can run, and threads over the batch. Does not import numba.
 
 Kernels are plain loops whose innermost index runs over channels, so that LLVM turns them into vector instructions.
 They are compiled on first use and kept in numba's cache, so later processes start without compiling. They release

@@ -93,7 +93,7 @@ def _through_gate(b: Any, z: Any, y: Any, grad_y: Any, grad_z: Any) -> None:
 
 @kernel
 def _planes(b: Any, u: Any, D: Any, dt: Any, du: Any, y: Any) -> None:
-    """What the scan of sequence b starts from: du = dt u, y = D u."""
+    """Initialise the scan of sequence b: du = dt u, y = D u."""
     for t in range(dt.shape[0]):
         for d in range(dt.shape[1]):
             du[t, d] = dt[t, d] * u[b, t, d]

@@ -127,7 +127,7 @@ def _ask(b: Any, first: Any, last: Any, x: Any, state: Any, out: Any) -> None:
 
 @kernel
 def _fade(left: Any, goes_on: Any, before: Any, after: Any) -> None:
-    """What a chunk leaves of the state before it, which is nothing unless it ``goes_on``."""
+    """The state before a chunk decayed over that chunk, into ``after``; zero unless it ``goes_on``."""
     zero = left.dtype.type(0)
     for h in range(after.shape[0]):
         for i in range(after.shape[1]):
@@ -137,7 +137,7 @@ def _fade(left: Any, goes_on: Any, before: Any, after: Any) -> None:
 
 @kernel
 def _asked(b: Any, first: Any, last: Any, r: Any, since: Any, factors: Any) -> None:
-    """factors: what each token of the chunk asks of the state before it."""
+    """factors: each token's receptance of the state before the chunk."""
     for t in range(last - first):
         for h in range(r.shape[2]):
             for i in range(r.shape[3]):

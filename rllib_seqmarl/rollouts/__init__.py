@@ -1,4 +1,4 @@
-"""What sampling gives and learning takes: arrays over time, environments and agents."""
+"""Rollouts, from env runners to learners: arrays over time, environments and agents."""
 
 from rllib_seqmarl.rollouts.rollout import Rollout
 

@@ -79,7 +79,7 @@ class Rollout(Sequence[SingleAgentEpisode]):
 
     @cached_property
     def env_steps(self) -> int:
-        """How many of the T x B rows are steps."""
+        """The number of steps among the T x B rows."""
         return int(np.count_nonzero(self.is_step))
 
     @property
@@ -93,7 +93,7 @@ class Rollout(Sequence[SingleAgentEpisode]):
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """Where the episodes lie: those that ended, in the order of their ends, and then those that go on."""
+        """The segments of episodes: completed ones in the order of their ends, then running ones."""
         return find_segments(self.is_step, self.terminated | self.truncated)
 
     @property
@@ -193,7 +193,7 @@ class Rollout(Sequence[SingleAgentEpisode]):
 
     @property
     def _tables(self) -> dict[str, Any]:
-        """What has a row for every step."""
+        """The arrays with a row for every step."""
         others = ("infos", "lengths_before", "episodes_before", "env_ids", "weights_seq_no", "spaces")
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
 

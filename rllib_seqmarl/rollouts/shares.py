@@ -59,7 +59,7 @@ def _shares(
 
 
 def balanced_cuts(steps: np.ndarray, num_shares: int) -> list[int]:
-    """Where to cut a line of items, which have `steps` steps each, so that all `num_shares` runs have some."""
+    """Cuts through a sequence of items with `steps` steps each, such that each of `num_shares` parts has some."""
     filled = np.flatnonzero(steps)
     behind = np.cumsum(steps[filled], dtype=np.int64)  # steps up to and with each item that has any
     cuts, taken = [0], 0  # `taken` counts the items that have steps

@@ -150,7 +150,7 @@ class _ChoiceTask(ParallelEnv):
         raise NotImplementedError
 
     def _observe(self) -> dict[str, np.ndarray]:
-        """What each agent sees."""
+        """Each agent's observation."""
         raise NotImplementedError
 
 

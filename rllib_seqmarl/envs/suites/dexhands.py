@@ -44,7 +44,7 @@ APART = 0.5  # how far apart the handles are, sideways, at success [m]
 
 @dataclass(frozen=True)
 class _Task:
-    """What sets the tasks apart.
+    """The parameters in which the tasks differ.
 
     Attributes:
         starts_open: whether the door does, and is to be closed.
@@ -242,7 +242,7 @@ class DexHands(ParallelEnv):
         return dict(zip(self.possible_agents, seen[self._hand_of], strict=True))
 
     def _choose_observed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What each hand observes: which of the numbers that `_observe` strings together, less what, and times what.
+        """The observation of each hand: indices into the numbers of `_observe`, their offsets and scales.
 
         Each is (2, 117).
         """

@@ -51,7 +51,7 @@ class JaxSimulator(ABC):
 
     @abstractmethod
     def look(self, state: State) -> BatchObservation:
-        """What the team sees, without a batch axis."""
+        """The team's observation, without a batch axis."""
 
     @abstractmethod
     def draw(self, state: State) -> np.ndarray:

@@ -18,7 +18,7 @@ from rllib_seqmarl.envs.suites.tuple_env import TupleEnv
 
 
 class _Task(NamedTuple):
-    """What a task's name says."""
+    """The parts of a task's name."""
 
     sight: int
     size: int

@@ -205,7 +205,7 @@ class MaMuJoCo(ParallelEnv):
         )
 
     def state(self) -> np.ndarray:
-        """What gymnasium's environment observes, float32."""
+        """The observation of gymnasium's environment, float32."""
         return self._state
 
     def render(self) -> Any:

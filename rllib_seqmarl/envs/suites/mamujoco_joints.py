@@ -1,4 +1,4 @@
-"""Which of a robot's joints are whose in MaMuJoCo, and what each agent sees of them."""
+"""The partition of a robot's joints among agents in MaMuJoCo, and the joints that each agent observes."""
 
 import contextlib
 import importlib
@@ -67,7 +67,7 @@ class Joints:
         local_categories: Sequence[Sequence[str]] | None,
         global_categories: Sequence[str] | None,
     ) -> list[Look]:
-        """What each agent sees of MuJoCo's data; arguments and errors as `make_mamujoco`'s."""
+        """The part of MuJoCo's data that each agent observes; arguments and errors as `make_mamujoco`'s."""
         if local_categories is None:
             local_categories = [("qpos", "qvel", *_OWN.get(self.domain, ())), *[("qpos",)] * agent_obsk]
         if global_categories is None:

@@ -1,4 +1,4 @@
-"""What MaMuJoCo's agents observe, looked up in MuJoCo's data at once.
+"""Observations of MaMuJoCo's agents, read from MuJoCo's data in one operation.
 
 The package walks the graph of joints for every agent at every step, which takes longer than the physics. Yet where an
 entry of an observation comes from never changes, nor the bounds it is clipped to. So the package's own functions are

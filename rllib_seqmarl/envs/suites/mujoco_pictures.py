@@ -15,7 +15,7 @@ def prepare_drawing() -> None:
 
 
 def try_to_draw(draw: Callable[[], Drawing]) -> Drawing:
-    """What `draw` gives.
+    """The result of `draw`, with a hint if there is no OpenGL.
 
     Raises:
         ValueError: MuJoCo finds no OpenGL; says what to do.

@@ -85,7 +85,7 @@ def _checked(entry: Any, option: str) -> Mapping[str, Any]:
 
 
 def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What each task is called: its name; with its options where a name comes several times."""
+    """A label for each task: its name, with its options where a name occurs several times."""
     names = [entry["name"] for entry in entries]
     labels = []
     for entry, name in zip(entries, names, strict=True):

@@ -1,4 +1,4 @@
-"""What agents can do in a mixture of tasks: the choices or dimensions of the task that has most of them."""
+"""Actions in a mixture of tasks: the choices or dimensions of the task that has most of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ _REWARD_TYPES = ("individual", "global", "two_stage")
 
 
 class _Task(NamedTuple):
-    """What a task's name says."""
+    """The parts of a task's name."""
 
     size: str
     n_agents: int

@@ -1,4 +1,4 @@
-"""What smac and smacv2 have in common: a team of StarCraft II units, played through their one interface.
+"""The common base of smac and smacv2: a team of StarCraft II units behind the packages' shared interface.
 
 Both packages start the game as a process of its own and talk to it. `docs/starcraft.md` says how to install them.
 """
@@ -164,7 +164,7 @@ class StarCraftTeam(ParallelEnv):
         )
 
     def state(self) -> np.ndarray:
-        """What the package's `get_state` gives: all units, their types, and by default the team's last actions."""
+        """The result of the package's `get_state`: all units, their types, and by default the team's last actions."""
         return np.asarray(self._game.get_state(), np.float32)
 
     def render(self) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""What rware and lbforaging have in common: a gymnasium environment whose spaces, observations and rewards are tuples
+"""The common base of rware and lbforaging: a gymnasium environment whose spaces, observations and rewards are tuples
 or lists with one entry per agent, which draws with pyglet."""
 
 import copy
@@ -80,9 +80,9 @@ class TupleEnv(ParallelEnv):
         raise NotImplementedError
 
     def _infos(self) -> dict[str, dict[str, Any]]:
-        """What agents are told with each observation."""
+        """The agents' infos with each observation."""
         return {agent: {} for agent in self.possible_agents}
 
     def _summary(self) -> dict[str, Any]:
-        """What all infos hold in addition after the last step."""
+        """Further entries of all infos after the last step."""
         return {}

@@ -209,7 +209,7 @@ class VmasBatch(BatchedSimulator):
         return [within[:, i, : acted.shape[0]] for i, acted in enumerate(self._env.action_space)]
 
     def _observe(self) -> BatchObservation:
-        """What the teams see now."""
+        """The teams' current observations."""
         (seen,) = self._env._get_from_scenario(
             get_observations=True, get_rewards=False, get_infos=False, get_dones=False
         )

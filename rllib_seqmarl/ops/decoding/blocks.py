@@ -1,4 +1,4 @@
-"""What stands between the mixers of a block: residuals, norms and the position-wise MLP."""
+"""The parts of a block around its mixers: residuals, norms and the position-wise MLP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What RWKV's mixers share for one token after another: the token shift, and channel mixing."""
+"""Token-by-token parts shared by RWKV's mixers: the token shift and channel mixing."""
 
 from __future__ import annotations
 

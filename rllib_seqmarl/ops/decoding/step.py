@@ -1,4 +1,4 @@
-"""What compiled steps have in common: a token in, a token out, a kernel in between."""
+"""The base of compiled steps: a token in, a token out, a kernel in between."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def _pack_each(weights: Any, biases: Any, is_turned: Any) -> Any:
 
 @kernel
 def _compose(first: Any, second: Any, bias: Any) -> Any:
-    """What ``first``, then ``second`` (both packed) and ``bias`` (width,) or (0,) make, packed."""
+    """The product of ``first`` and ``second`` (both packed) with ``bias`` (width,) or (0,), packed."""
     w = aligned(len(first), second.shape[1], second)
     # The last row of the first is its bias, which takes the same way.
     affine(first, 0, len(first), second, w)
