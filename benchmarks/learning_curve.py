@@ -43,12 +43,12 @@ class Protocol:
     """The protocol by which a task's curves are measured and drawn.
 
     Attributes:
-        marks: env steps after which a team is evaluated.
-        episodes: of an evaluation.
-        limits: of what is drawn.
-        published: mode -> mean returns at the marks, measured with the published MAT code
+        marks: Env steps after which a team is evaluated.
+        episodes: Of an evaluation.
+        limits: Of what is drawn.
+        published: Mode -> mean returns at the marks, measured with the published MAT code
             (github.com/PKU-MARL/Multi-Agent-Transformer) and the same settings; NaN where that was not measured.
-        metric: what is measured, a field of `Evaluation`: "team_returns" or "wins".
+        metric: What is measured, a field of `Evaluation`: "team_returns" or "wins".
     """
 
     marks: tuple[int, ...]

@@ -239,7 +239,7 @@ class JointPolicy:
             The file's path.
 
         Raises:
-            ImportError: onnx or onnxscript is missing.
+            ImportError: Onnx or onnxscript is missing.
         """
         example = {key: torch.from_numpy(array) for key, array in self.layout.blank(2).items()}
         device = self.device

@@ -85,7 +85,7 @@ def adapt(env: Any) -> TeamAdapter:
     """The adapter for a multi-agent environment.
 
     Raises:
-        TypeError: for anything else, with what to do about it.
+        TypeError: For anything else, with what to do about it.
     """
     if is_multi_agent(env):
         return MultiAgentAdapter(env)

@@ -95,7 +95,7 @@ def flat_pixels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
     """The pixels of an image as a vector.
 
     Raises:
-        ValueError: it has another shape than its space, or holds no uint8, so that numbers would be cut.
+        ValueError: It has another shape than its space, or holds no uint8, so that numbers would be cut.
     """
     image = np.asarray(image)
     if image.shape != shape or image.dtype != np.uint8:
@@ -108,10 +108,10 @@ class AgentAction:
     """The actions of one agent: categorical components (`nvec`) or real dimensions (`dim`), never both.
 
     Attributes:
-        agent: the agent's name.
-        space: its action space as the environment declares it.
-        nvec: choices of each categorical component; empty for continuous actions.
-        dim: number of real dimensions; 0 for discrete actions.
+        agent: The agent's name.
+        space: Its action space as the environment declares it.
+        nvec: Choices of each categorical component; empty for continuous actions.
+        dim: Number of real dimensions; 0 for discrete actions.
     """
 
     agent: AgentID
@@ -166,8 +166,8 @@ class AgentAction:
         """A function from the rows of a joint action to this agent's action in its own space.
 
         Args:
-            row: the agent's row.
-            several: whether a row of a discrete team is a list of components (else it is one integer).
+            row: The agent's row.
+            several: Whether a row of a discrete team is a list of components (else it is one integer).
         """
         space = self.space
         if isinstance(space, spaces.Box):

@@ -26,7 +26,7 @@ def of_size(make_batch: Callable[..., Any], num_envs: int) -> Callable[..., Batc
 
     Raises:
         TypeError: `make_batch` has no parameter `num_envs`; or, when called, it makes something else than a batch.
-        JointEnvError: when called: the batch has another number of copies, or its attributes are not in order.
+        JointEnvError: When called: the batch has another number of copies, or its attributes are not in order.
     """
     known = signature(make_batch)
     name = str(getattr(make_batch, "__name__", make_batch))

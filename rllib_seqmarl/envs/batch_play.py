@@ -20,9 +20,9 @@ class Play:
     """The inputs of a batch and its results. Step t, from 1, is `actions[t - 1]` and gave `looked[t]`.
 
     Attributes:
-        actions: of each step.
-        begins: of each step.
-        looked: of the reset, and of each step.
+        actions: Of each step.
+        begins: Of each step.
+        looked: Of the reset, and of each step.
     """
 
     actions: list[np.ndarray]
@@ -43,7 +43,7 @@ class Player:
     """Legal actions of all agents, and the comparable part of results.
 
     Args:
-        batch: whose attributes are in order.
+        batch: Whose attributes are in order.
     """
 
     def __init__(self, batch: BatchedSimulator):
@@ -90,8 +90,8 @@ class Stage:
     """A batch that is reset and stepped for a check; what it gives is looked at for its form.
 
     Args:
-        batch: whose attributes are in order.
-        seed: of the first copy, counted up from copy to copy.
+        batch: Whose attributes are in order.
+        seed: Of the first copy, counted up from copy to copy.
     """
 
     def __init__(self, batch: BatchedSimulator, seed: int):

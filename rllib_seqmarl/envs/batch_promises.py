@@ -77,9 +77,9 @@ def of_seen(batch: BatchedSimulator, seen: Any, method: str = "reset") -> Breach
     """Whether what the teams see has the form that `BatchObservation` describes. The batch's attributes are in order.
 
     Args:
-        batch: whose it is.
-        seen: what `reset` returned, or a part of what `step` did.
-        method: which of the two.
+        batch: Whose it is.
+        seen: What `reset` returned, or a part of what `step` did.
+        method: Which of the two.
     """
     if not isinstance(seen, BatchObservation):
         yield f"give a BatchObservation from {method}()", f"It gave {_kind(seen)}."
@@ -114,8 +114,8 @@ def of_moved(batch: BatchedSimulator, moved: Any, reset_mask: np.ndarray) -> Bre
     """Whether what a step brought has the form that `StepResult` describes, and copies began that had to.
 
     Args:
-        batch: whose it is; its attributes are in order.
-        moved: what `step` returned.
+        batch: Whose it is; its attributes are in order.
+        moved: What `step` returned.
         begins: bool (B,), as `step` was given it.
     """
     if not isinstance(moved, StepResult):

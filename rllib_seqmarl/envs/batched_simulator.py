@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
     """The result of a step of B teams.
 
     Attributes:
-        observation: what they see now; after the last step of an episode its final observation.
+        observation: What they see now; after the last step of an episode its final observation.
         rewards: float32 (B, n), each agent's own, also a dead one's: its part in what the team still wins.
         terminated: bool (B,), whether the episode came to an end of its own.
         truncated: bool (B,), whether it was cut off by the time limit.
@@ -48,13 +48,13 @@ class BatchedSimulator(ABC):
 
     Attributes:
         num_envs: B.
-        agents: names, in the order of the rows.
-        observation_spaces: each agent's own; one-dimensional Box.
-        action_spaces: each agent's own; all Discrete (choices counted from 0) or all one-dimensional Box.
-        has_action_mask: whether `BatchObservation.action_mask` is given.
-        state_dim: size of the global state; 0 without one.
-        metadata, render_mode: as a gymnasium environment's.
-        check_at_start: whether a few episodes are played before training, to see that final observations are shown.
+        agents: Names, in the order of the rows.
+        observation_spaces: Each agent's own; one-dimensional Box.
+        action_spaces: Each agent's own; all Discrete (choices counted from 0) or all one-dimensional Box.
+        has_action_mask: Whether `BatchObservation.action_mask` is given.
+        state_dim: Size of the global state; 0 without one.
+        metadata, render_mode: As a gymnasium environment's.
+        check_at_start: Whether a few episodes are played before training, to see that final observations are shown.
             False where a reset takes too long for that.
     """
 
@@ -73,7 +73,7 @@ class BatchedSimulator(ABC):
         """Starts an episode in every copy.
 
         Args:
-            seeds: one per copy, for all randomness from here on; None to go on with the random streams there are
+            seeds: One per copy, for all randomness from here on; None to go on with the random streams there are
                 (at first: unpredictable ones).
         """
 

@@ -31,8 +31,8 @@ class EnvEntry:
     """One task of a suite.
 
     Attributes:
-        suite: what it belongs to.
-        task: its name within the suite.
+        suite: What it belongs to.
+        task: Its name within the suite.
     """
 
     suite: Suite
@@ -110,20 +110,20 @@ def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
     """The environment that `source` names, as its author wrote it.
 
     Args:
-        source: a name of the table above, a name registered with `ray.tune.register_env`, an environment
+        source: A name of the table above, a name registered with `ray.tune.register_env`, an environment
             class, or a creator. A class of RLlib's is called with `env_config`, a class of PettingZoo's with
             its keys as keywords; a creator with one positional parameter is called with `env_config`, others
             with keywords. A BatchedSimulator class, or a creator with a parameter `num_envs`, makes a batch of one.
-        env_config: options of the environment.
+        env_config: Options of the environment.
 
     Returns:
         A ParallelEnv, MultiAgentEnv or JointEnv.
 
     Raises:
-        ValueError: an unknown name (the nearest known ones are named) or option.
-        ImportError: the environment's packages are missing; says what to install.
+        ValueError: An unknown name (the nearest known ones are named) or option.
+        ImportError: The environment's packages are missing; says what to install.
         TypeError: `source` makes no multi-agent environment.
-        JointEnvError: a BatchedSimulator's attributes are not in order, or it has not the number of copies asked for.
+        JointEnvError: A BatchedSimulator's attributes are not in order, or it has not the number of copies asked for.
     """
     env = find_creator(source)({} if env_config is None else env_config)
     if not isinstance(env, JointEnv):
@@ -135,7 +135,7 @@ def make_batch(source: EnvSource, num_envs: int, env_config: EnvConfig | None = 
     """A batch of environments, where `source` names a simulator that steps many at once; otherwise None.
 
     Raises:
-        ValueError, ImportError, TypeError, JointEnvError: as :func:`make_env`.
+        ValueError, ImportError, TypeError, JointEnvError: As :func:`make_env`.
     """
     options = {} if env_config is None else env_config
     entry = find_entry(source)
@@ -149,7 +149,7 @@ def find_creator(source: EnvSource) -> Callable[[EnvConfig], Any]:
     """The function that makes the environment named by `source` from its `env_config`; nothing is made yet.
 
     Raises:
-        ValueError, ImportError, TypeError: as :func:`make_env`.
+        ValueError, ImportError, TypeError: As :func:`make_env`.
     """
     entry = find_entry(source)
     if entry is not None:

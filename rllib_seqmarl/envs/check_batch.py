@@ -20,13 +20,13 @@ def check_batch(batch: BatchedSimulator, *, episodes: int, max_steps: int, seed:
     end.
 
     Args:
-        batch: of any size; that copies are independent shows from two on.
-        episodes: how many each copy plays, from 1.
-        max_steps: after how many an episode is left: the copy begins.
-        seed: of the first copy, counted up from copy to copy; and of the actions.
+        batch: Of any size; that copies are independent shows from two on.
+        episodes: How many each copy plays, from 1.
+        max_steps: After how many an episode is left: the copy begins.
+        seed: Of the first copy, counted up from copy to copy; and of the actions.
 
     Raises:
-        JointEnvError: a promise is broken.
+        JointEnvError: A promise is broken.
     """
     refuse(type(batch).__name__, A_BATCH, "", of_attributes(batch))
     check = _Check(batch, seed)

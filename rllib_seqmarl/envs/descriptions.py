@@ -26,10 +26,10 @@ class EnvDescription:
 
     Attributes:
         agents: n.
-        observation: an agent's flattened observation size without ids, such as "18", or "3-11" where agents differ.
-        action: what an agent chooses, such as "5 choices", "5 x 10 choices", "2 real"; several kinds with "or".
-        action_mask: whether the environment masks actions.
-        state: size of the global state; 0 without one.
+        observation: An agent's flattened observation size without ids, such as "18", or "3-11" where agents differ.
+        action: What an agent chooses, such as "5 choices", "5 x 10 choices", "2 real"; several kinds with "or".
+        action_mask: Whether the environment masks actions.
+        state: Size of the global state; 0 without one.
     """
 
     agents: int

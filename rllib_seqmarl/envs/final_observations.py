@@ -38,7 +38,7 @@ def check_start(batch: BatchedSimulator) -> None:
     the first step, which may compile. All random streams are reseeded afterwards.
 
     Raises:
-        JointEnvError: it does, or what it gives is wrong in form.
+        JointEnvError: It does, or what it gives is wrong in form.
     """
     if not batch.check_at_start:
         return
@@ -54,9 +54,9 @@ def of_final_observations(stage: Stage, *, max_steps: int, seconds: float = inf)
     """Whether final observations are shown.
 
     Args:
-        stage: where the batch plays.
-        max_steps: after how many an episode is broken off.
-        seconds: after how many no further episodes are begun, and those played for the first time are broken off.
+        stage: Where the batch plays.
+        max_steps: After how many an episode is broken off.
+        seconds: After how many no further episodes are begun, and those played for the first time are broken off.
     """
     # The first step may compile, and takes no part in the time.
     stage.step(1, stage.player.draw(stage.reset(), np.random.default_rng(0)), np.zeros(stage.batch.num_envs, np.bool_))

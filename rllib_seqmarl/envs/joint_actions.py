@@ -15,8 +15,8 @@ class JointActions:
     """The half of a TeamLayout that is about actions.
 
     Attributes:
-        agents: names, in the order of the rows.
-        action_spaces: each agent's own; all discrete or all Box.
+        agents: Names, in the order of the rows.
+        action_spaces: Each agent's own; all discrete or all Box.
     """
 
     agents: tuple[AgentID, ...]

@@ -54,7 +54,7 @@ class JointEnvCreator:
         """Makes one environment, or a batch where RLlib's vector entry point puts `num_envs` into the config.
 
         Raises:
-            JointEnvError: a user's own batch breaks a promise that shows at the start; see `check_start`.
+            JointEnvError: A user's own batch breaks a promise that shows at the start; see `check_start`.
         """
         if not (self.takes_keywords and "num_envs" in env_config):
             return make_joint_env(self.env, env_config, **self.joint_options)

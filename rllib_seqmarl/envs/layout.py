@@ -54,16 +54,16 @@ class TeamLayout(JointActions):
     """The places of n agents in the arrays of a joint environment.
 
     Attributes:
-        agents: names, in the order of the rows (the order in which a sequential policy decides).
-        observation_spaces: each agent's own, as the environment declares it.
-        action_spaces: each agent's own; all discrete (Discrete, MultiDiscrete, MultiBinary) or all Box.
-        agent_ids: whether each row of observations ends with the agent's one-hot number (n entries).
-        info_masks: whether the environment puts action masks into its infos (masks that lie in Dict
+        agents: Names, in the order of the rows (the order in which a sequential policy decides).
+        observation_spaces: Each agent's own, as the environment declares it.
+        action_spaces: Each agent's own; all discrete (Discrete, MultiDiscrete, MultiBinary) or all Box.
+        agent_ids: Whether each row of observations ends with the agent's one-hot number (n entries).
+        info_masks: Whether the environment puts action masks into its infos (masks that lie in Dict
             observations are known from the observation space).
-        state_dim: size of the global state; 0 without one.
+        state_dim: Size of the global state; 0 without one.
 
     Raises:
-        LayoutError: there are no agents, a name appears twice, or the spaces cannot be joined.
+        LayoutError: There are no agents, a name appears twice, or the spaces cannot be joined.
     """
 
     agents: tuple[AgentID, ...]

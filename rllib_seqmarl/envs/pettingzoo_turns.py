@@ -21,7 +21,7 @@ class PettingZooTurns(ParallelEnv):
     checked, or clipped, as the wrappers do.
 
     Args:
-        env: the task's `raw_env`.
+        env: The task's `raw_env`.
         render_mode: None or "rgb_array".
     """
 
@@ -103,11 +103,11 @@ def check_package_options(
     """Raises ValueError for the first option of `options` that a package's constructor does not have or allow.
 
     Args:
-        owner: what messages call the task.
-        make: the constructor. Its defaults tell which kind of value an option takes: a switch, an integer, a number.
-        options: what is given.
-        limits: the lowest value of a number, and the highest or None.
-        others: options that are not the package's.
+        owner: What messages call the task.
+        make: The constructor. Its defaults tell which kind of value an option takes: a switch, an integer, a number.
+        options: What is given.
+        limits: The lowest value of a number, and the highest or None.
+        others: Options that are not the package's.
     """
     known = {name: option for name, option in inspect.signature(make).parameters.items() if name != "self"}
     check_names(owner, options, [*known, *others])

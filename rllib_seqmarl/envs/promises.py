@@ -18,10 +18,10 @@ def refuse(who: str, as_what: str, where: str, breaches: Iterable[tuple[str, str
     """Raises JointEnvError if there are breaches; tells the first one of each promise.
 
     Args:
-        who: the environment's name.
-        as_what: what it should be, such as "a team's environment".
-        where: precedes each breach, such as "At step 3: "; may be empty.
-        breaches: pairs of a promise and how it was broken.
+        who: The environment's name.
+        as_what: What it should be, such as "a team's environment".
+        where: Precedes each breach, such as "At step 3: "; may be empty.
+        breaches: Pairs of a promise and how it was broken.
     """
     first: dict[str, str] = {}
     for promise, breach in breaches:

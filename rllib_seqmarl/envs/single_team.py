@@ -18,7 +18,7 @@ class SingleTeam(ParallelEnv):
     A dead agent stays in `agents` to the end: it observes zeros, and its info says `alive: False`.
 
     Args:
-        batch: what is stepped; its `num_envs` is 1.
+        batch: What is stepped; its `num_envs` is 1.
     """
 
     def __init__(self, batch: BatchedSimulator):
@@ -68,7 +68,7 @@ class SingleTeam(ParallelEnv):
         """The global state, float32 (state_dim,).
 
         Raises:
-            NotImplementedError: the task has none.
+            NotImplementedError: The task has none.
         """
         if not self.batch.state_dim:
             raise NotImplementedError("this task has no global state")

@@ -20,14 +20,14 @@ class SmallImages:
     At the start of an episode the first image stands for those before it.
 
     Args:
-        height: of the big images.
-        width: of the big images.
-        image_size: height and width of the small ones, from 16 to the big ones'; None to keep the size.
-        grayscale: one channel instead of red, green and blue.
-        frame_stack: how many images an observation holds, >= 1.
+        height: Of the big images.
+        width: Of the big images.
+        image_size: Height and width of the small ones, from 16 to the big ones'; None to keep the size.
+        grayscale: One channel instead of red, green and blue.
+        frame_stack: How many images an observation holds, >= 1.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class SmallImages:
         """Parts of an RGB image, made small: uint8 (height, width, 1 or 3) each.
 
         Args:
-            image: what is seen.
-            boxes: agent -> (left, top, right, bottom), of the big images' size. What lies outside of `image` is black.
+            image: What is seen.
+            boxes: Agent -> (left, top, right, bottom), of the big images' size. What lies outside of `image` is black.
         """
         if self.grayscale:
             image = image.convert("L")

@@ -38,7 +38,7 @@ def space_to_json(space: spaces.Space[Any]) -> JSON:
     """Describes a Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple space by JSON values.
 
     Raises:
-        TypeError: for any other kind of space.
+        TypeError: For any other kind of space.
     """
     match space:
         case spaces.Box():
@@ -65,7 +65,7 @@ def space_from_json(data: JSON) -> spaces.Space[Any]:
     """The inverse of :func:`space_to_json`.
 
     Raises:
-        ValueError: if `data` describes no space this module knows.
+        ValueError: If `data` describes no space this module knows.
     """
     match data:
         case {"box": shape, "low": low, "high": high, "dtype": dtype}:

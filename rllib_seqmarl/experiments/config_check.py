@@ -39,7 +39,7 @@ def algorithm_class(name: str, where: Where) -> type[Algorithm]:
     """The algorithm of that name: ours, RLlib's, or one registered with Tune.
 
     Raises:
-        ExperimentError: there is none, or what there is is not an RLlib algorithm.
+        ExperimentError: There is none, or what there is is not an RLlib algorithm.
     """
     known = {*ALGORITHMS, *RLLIB_ALGORITHMS}
     if name not in known and not _global_registry.contains(TRAINABLE_CLASS, name):
@@ -60,7 +60,7 @@ def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Wher
         where: Tells where a key was written, for errors.
 
     Raises:
-        ExperimentError: a key is unknown or retired, a value is of the wrong kind, the environment is
+        ExperimentError: A key is unknown or retired, a value is of the wrong kind, the environment is
             unknown, or the algorithm's own `validate()` refuses a combination.
     """
     default = algorithm.get_default_config()
@@ -95,7 +95,7 @@ def check_names(algorithm: type[Algorithm], config: Mapping[str, Any], where: Wh
         path: Where `config` stands.
 
     Raises:
-        ExperimentError: with a line for each such key.
+        ExperimentError: With a line for each such key.
     """
     default = algorithm.get_default_config()
     cls = type(default)

@@ -28,7 +28,7 @@ class Evaluation:
 
     Attributes:
         team_returns: (episodes,), each the sum of the team's rewards.
-        agent_returns: agent -> (episodes,), each the sum of the agent's own rewards.
+        agent_returns: Agent -> (episodes,), each the sum of the agent's own rewards.
         lengths: (episodes,), in env steps.
         wins: (episodes,), from 0 to 1; None where the environment reports none.
         frames: The steps of the episodes drawn, one after the other.
@@ -59,7 +59,7 @@ def load_policy(checkpoint: Path) -> JointPolicy:
     """The policy in a checkpoint's folder.
 
     Raises:
-        ExperimentError: there is none, or it is damaged, or of another version.
+        ExperimentError: There is none, or it is damaged, or of another version.
     """
     try:
         return JointPolicy.from_checkpoint(checkpoint)
@@ -87,7 +87,7 @@ def policy_env(
         render: Whether the environment shall draw pictures.
 
     Raises:
-        ExperimentError: it cannot be made here, or is not of the shape the policy was trained for.
+        ExperimentError: It cannot be made here, or is not of the shape the policy was trained for.
     """
     trained = policy.deployment
     name = env or trained["env"]

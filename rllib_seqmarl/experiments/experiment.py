@@ -139,7 +139,7 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         The experiment.
 
     Raises:
-        ExperimentError: anything is wrong with it; a line for each problem.
+        ExperimentError: Anything is wrong with it; a line for each problem.
     """
     problems = Problems()
     with problems.collect():
@@ -269,7 +269,7 @@ def parse_checkpoints(spec: dict[str, Any], where: Where, defaults: Checkpoints)
     What is not given is as in `defaults`.
 
     Raises:
-        ExperimentError: a key or value is wrong.
+        ExperimentError: A key or value is wrong.
     """
     given = dict(spec.get("checkpoint_config", {}))
     check_mapping(given, _CHECKPOINT_KINDS, where, "checkpoint_config")

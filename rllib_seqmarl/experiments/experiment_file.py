@@ -15,7 +15,7 @@ def read_document(path: str | Path) -> Document:
     """Reads an experiment file as far as the names of its experiments; what they are is not looked at.
 
     Raises:
-        ExperimentError: the file is missing, is not valid YAML, or holds no mapping.
+        ExperimentError: The file is missing, is not valid YAML, or holds no mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def load_experiments(path: str | Path, only: str | None = None) -> list[Experime
         The experiments.
 
     Raises:
-        ExperimentError: anything is wrong; a line for each problem, which begins with the file and the line.
+        ExperimentError: Anything is wrong; a line for each problem, which begins with the file and the line.
     """
     document = read_document(path)
     experiments, problems = [], Problems()

@@ -66,7 +66,7 @@ def config_changes(old: dict[str, Any], experiment: Experiment) -> dict[str, Any
         experiment: The experiment as it is to be resumed.
 
     Raises:
-        ExperimentError: something differs that cannot be changed on resuming, with a reason for each thing.
+        ExperimentError: Something differs that cannot be changed on resuming, with a reason for each thing.
     """
     new = record(experiment)
     refused = [

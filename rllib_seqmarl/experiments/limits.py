@@ -28,7 +28,7 @@ def check_numbers(spec: dict[str, Any], where: Where, *path: str) -> None:
         path: Where `spec` stands.
 
     Raises:
-        ExperimentError: with a line for each.
+        ExperimentError: With a line for each.
     """
     problems = Problems()
     for place, number in non_finite({key: value for key, value in spec.items() if key != "config"}):

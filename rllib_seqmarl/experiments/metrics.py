@@ -51,7 +51,7 @@ def resolve_metric(name: str, where: str) -> str:
     """The place of a metric in a result, from the name a user gave it; `where` is told in errors.
 
     Raises:
-        ExperimentError: the name is one of the old API stack's, or nearly that of a known metric.
+        ExperimentError: The name is one of the old API stack's, or nearly that of a known metric.
     """
     if name in SHORT_NAMES:
         return SHORT_NAMES[name]

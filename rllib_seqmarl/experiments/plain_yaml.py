@@ -163,7 +163,7 @@ def parse_yaml(text: str, source: str, numbered: bool = True) -> Document:
     What YAML 1.1 and 1.2 read differently (`010`, `1:30`, `yes`) is refused; a date is text.
 
     Raises:
-        ExperimentError: the text is not valid YAML, is no plain data, or is too large.
+        ExperimentError: The text is not valid YAML, is no plain data, or is too large.
     """
     if len(text) > MAX_CHARACTERS:
         raise ExperimentError(f"{source}: too long for an experiment: more than {MAX_CHARACTERS:,} characters.")

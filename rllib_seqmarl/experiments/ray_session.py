@@ -46,7 +46,7 @@ class RaySession:
         """Starts Ray or connects to it, and undoes that at the end; a Ray of this process is used as it is.
 
         Raises:
-            ExperimentError: there is no cluster at the address.
+            ExperimentError: There is no cluster at the address.
         """
         import ray
 

@@ -31,7 +31,7 @@ def check_name(name: Any, place: str) -> None:
         place: Where it was written.
 
     Raises:
-        ExperimentError: with the reason.
+        ExperimentError: With the reason.
     """
     if not isinstance(name, str):
         raise ExperimentError(f"{place}: an experiment's name is text; put {name} in quotes.")
@@ -89,7 +89,7 @@ def check_folder(folder: Path, name: str, resume: bool) -> None:
     Nothing is created.
 
     Raises:
-        ExperimentError: with the folder and the remedy.
+        ExperimentError: With the folder and the remedy.
     """
     try:
         existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -115,7 +115,7 @@ def only_run(folder: Path) -> Iterator[None]:
     The lock is the operating system's, which releases it when a process ends, however it ends.
 
     Raises:
-        ExperimentError: another run is using the folder, or it cannot be written to.
+        ExperimentError: Another run is using the folder, or it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

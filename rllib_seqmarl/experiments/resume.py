@@ -45,7 +45,7 @@ class SavedRun:
             folder: Its folder, or address.
 
         Raises:
-            ExperimentError: the state cannot be read, or something differs that cannot be changed.
+            ExperimentError: The state cannot be read, or something differs that cannot be changed.
         """
         self._experiment = experiment
         self._fs, self._folder = get_fs_and_path(folder)

@@ -87,7 +87,7 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
         What came of it, failed trials included.
 
     Raises:
-        ExperimentError: the folder is in use, holds another run's results or cannot be written to, or something differs
+        ExperimentError: The folder is in use, holds another run's results or cannot be written to, or something differs
             from the run to resume that cannot be changed.
     """
     check_folder(experiment, resume)
@@ -136,7 +136,7 @@ def check_folder(experiment: Experiment, resume: bool) -> None:
     """Refuses to start an experiment whose results' folder is not writable, is in use, or holds other results.
 
     Raises:
-        ExperimentError: with the remedy.
+        ExperimentError: With the remedy.
     """
     if not is_remote(experiment.storage_path):
         results_folder.check_folder(Path(_folder(experiment)), experiment.name, resume)
@@ -150,7 +150,7 @@ def check_startable(experiments: Sequence[Experiment], resume: bool) -> None:
     """Refuses experiments whose results' folders are not fit for a new run, or for the run to resume.
 
     Raises:
-        ExperimentError: as `run_experiment`.
+        ExperimentError: As `run_experiment`.
     """
     for experiment in experiments:
         check_folder(experiment, resume)
@@ -235,7 +235,7 @@ def check_runnable(experiments: Sequence[Experiment], session: RaySession) -> No
     """Refuses experiments that cannot start here, before Ray is started.
 
     Raises:
-        ExperimentError: two have one name and folder, a checkpoint to start from is not there, or a trial
+        ExperimentError: Two have one name and folder, a checkpoint to start from is not there, or a trial
             would wait for CPUs or GPUs without end.
     """
     folders = [(experiment.storage_path, experiment.name) for experiment in experiments]

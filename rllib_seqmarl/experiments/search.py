@@ -116,7 +116,7 @@ def parse_search(block: Any, where: Where) -> Search | None:
     """Reads a `search:` block; a bare name stands for `{algorithm: name}`.
 
     Raises:
-        ExperimentError: an unknown key, algorithm or mode, or a value of the wrong kind.
+        ExperimentError: An unknown key, algorithm or mode, or a value of the wrong kind.
     """
     if block is None:
         return None
@@ -146,7 +146,7 @@ def parse_scheduler(block: Any, where: Where) -> SchedulerChoice | None:
     """Reads a `scheduler:` block: a name, or `{name: asha, grace_period: 10, ...}` with Tune's options.
 
     Raises:
-        ExperimentError: an unknown name or option.
+        ExperimentError: An unknown name or option.
     """
     if block is None:
         return None

@@ -44,7 +44,7 @@ def to_search_space(value: Any, where: Callable[..., str], path: Path = ()) -> A
         path: Where `value` stands.
 
     Raises:
-        ExperimentError: a distribution's arguments are not what it takes.
+        ExperimentError: A distribution's arguments are not what it takes.
     """
     if not isinstance(value, dict):
         return value

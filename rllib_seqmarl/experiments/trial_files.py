@@ -30,7 +30,7 @@ def read_curve(trial: Path) -> Curve:
     """The learning curve in a trial's `result.json`; empty where no episode ended.
 
     Raises:
-        ExperimentError: there is no such file.
+        ExperimentError: There is no such file.
     """
     steps, returns = [], []
     try:
@@ -63,7 +63,7 @@ def find_checkpoint(path: Path) -> Path:
             with the best return).
 
     Raises:
-        ExperimentError: there is none.
+        ExperimentError: There is none.
     """
     if not path.exists():
         raise ExperimentError(f"{path}: there is no such folder. Give a checkpoint's, a trial's or an experiment's.")

@@ -31,7 +31,7 @@ class TunedConfig:
         """Reads and checks it.
 
         Raises:
-            ExperimentError: anything is wrong with it, or its environment's packages are missing.
+            ExperimentError: Anything is wrong with it, or its environment's packages are missing.
         """
         from rllib_seqmarl.experiments.experiment_file import load_experiments  # imports Ray
 
@@ -61,7 +61,7 @@ def find_experiments(name: str) -> list[Experiment]:
     """The experiments of a file, or the tuned one of that name.
 
     Raises:
-        ExperimentError: as `load_experiments`.
+        ExperimentError: As `load_experiments`.
     """
     from rllib_seqmarl.experiments.experiment_file import load_experiments  # imports Ray
 

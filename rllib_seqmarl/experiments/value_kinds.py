@@ -75,7 +75,7 @@ def check_mapping(given: Mapping[str, Any], kinds: Mapping[str, Any], where: Whe
         path: Where `given` stands.
 
     Raises:
-        ExperimentError: with the place, the key, and the nearest known one or what its value must be; a line for
+        ExperimentError: With the place, the key, and the nearest known one or what its value must be; a line for
             each of them.
     """
     problems = Problems()

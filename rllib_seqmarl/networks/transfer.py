@@ -47,9 +47,9 @@ class Trained:
     """The team that a network is made for.
 
     Attributes:
-        config: the network.
-        n_ids: entries of an observation that tell which agent it is.
-        state_dim: entries after these that are the global state.
+        config: The network.
+        n_ids: Entries of an observation that tell which agent it is.
+        state_dim: Entries after these that are the global state.
     """
 
     config: NetworkConfig
@@ -81,13 +81,13 @@ def carried_over(
     """A network's parameters, from those of another; those of equal teams are all carried over.
 
     Args:
-        old: what `weights` were trained for.
-        weights: the other network's.
-        new: what the result is for.
-        fresh: parameters of such a network, as it is made.
+        old: What `weights` were trained for.
+        weights: The other network's.
+        new: What the result is for.
+        fresh: Parameters of such a network, as it is made.
 
     Raises:
-        ValueError: the networks differ in more than observations and numbers of agents or actions.
+        ValueError: The networks differ in more than observations and numbers of agents or actions.
     """
     check_alike(old.config, new.config)
     observations = list(_observation_entries(old, weights, new, fresh))

@@ -12,11 +12,11 @@ class Unit(NamedTuple):
     """A unit that lives.
 
     Attributes:
-        x, y: where it is, in units of the map; y points up.
-        radius: in units of the map.
-        health: the share that is left, from 0 to 1.
-        is_ally: whether it is of the team.
-        kind: a short name of its type, or none.
+        x, y: Where it is, in units of the map; y points up.
+        radius: In units of the map.
+        health: The share that is left, from 0 to 1.
+        is_ally: Whether it is of the team.
+        kind: A short name of its type, or none.
     """
 
     x: float

@@ -22,7 +22,7 @@ def make_butterfly(task: str, **options: Any) -> ParallelEnv:
 
     Args:
         task: "pistonball", "cooperative_pong" or "knights_archers_zombies".
-        **options: first, for agents that see images (in knights_archers_zombies with `obs_method="image"`)
+        **options: First, for agents that see images (in knights_archers_zombies with `obs_method="image"`)
             image_size: height and width to which images are scaled down, at least 16 each, (64, 64) by default; None
                 to keep their size: 457 x 120, 280 x 480 and 512 x 512 in the order of the tasks above.
             grayscale: instead of red, green and blue; True by default.
@@ -46,7 +46,7 @@ def make_butterfly(task: str, **options: Any) -> ParallelEnv:
             array of a team can.
 
     Raises:
-        ValueError: an option which the task does not have, or a value out of range.
+        ValueError: An option which the task does not have, or a value out of range.
     """
     return _MAKERS[task](options)
 
@@ -61,10 +61,10 @@ class PixelTurns(PettingZooTurns):
     """Agents see images, scaled down and stacked. There is no global state: it would be the picture of all of them.
 
     Args:
-        env: a `raw_env` that draws: made with render_mode="rgb_array", for without it PettingZoo draws nothing, and
+        env: A `raw_env` that draws: made with render_mode="rgb_array", for without it PettingZoo draws nothing, and
             agents would see an empty screen.
         render_mode: None or "rgb_array".
-        image_options: of SmallImages.
+        image_options: Of SmallImages.
     """
 
     def __init__(self, env: Any, render_mode: str | None, image_options: dict[str, Any]):

@@ -162,8 +162,8 @@ class DistinctChoice(_ChoiceTask):
 
     Args:
         n_agents: n.
-        n_choices: k >= n; n by default.
-        max_cycles: steps of an episode.
+        n_choices: K >= n; n by default.
+        max_cycles: Steps of an episode.
         render_mode: "rgb_array" or None.
     """
 
@@ -200,8 +200,8 @@ class UnrepeatedChoice(_ChoiceTask):
     unrepeated_optimum(n_agents)`.
 
     Args:
-        n_agents: n, also the number of choices.
-        max_cycles: steps of an episode, at least 2.
+        n_agents: N, also the number of choices.
+        max_cycles: Steps of an episode, at least 2.
         render_mode: "rgb_array" or None.
     """
 
@@ -225,7 +225,7 @@ def make_coordination(task: str, **options: Any) -> ParallelEnv:
     """One of the two tasks.
 
     Raises:
-        ValueError: an option which the task does not have, or a value out of range.
+        ValueError: An option which the task does not have, or a value out of range.
     """
     check_names(f"coordination/{task}", options, inspect.signature(_TASKS[task]).parameters)
     return _TASKS[task](**options)

@@ -47,9 +47,9 @@ class _Task:
     """The parameters in which the tasks differ.
 
     Attributes:
-        starts_open: whether the door does, and is to be closed.
-        offset: the constant part of the reward.
-        too_far: sum of a hand's five finger distances to its handle that ends the episode [m].
+        starts_open: Whether the door does, and is to be closed.
+        offset: The constant part of the reward.
+        too_far: Sum of a hand's five finger distances to its handle that ends the episode [m].
     """
 
     summary: str
@@ -96,13 +96,13 @@ class DexHands(ParallelEnv):
         task: "door_open_inward" or "door_close_outward".
         agents: "hands": two agents, right_hand and left_hand, of 26 actions; or "fingers": twelve, the palm (base and
             wrist, 8 actions) and the fingers (3, 3, 3, 4, 5) of either hand.
-        episode_length: steps of an episode, at least 1.
-        reset_noise: joints start up to this part of their range away from the stretched hand, 0 to 1. With 0, as
+        episode_length: Steps of an episode, at least 1.
+        reset_noise: Joints start up to this part of their range away from the stretched hand, 0 to 1. With 0, as
             published, all episodes start alike.
         render_mode: "rgb_array" or None.
 
     Raises:
-        ValueError: an option has a wrong value, or pictures are asked for and there is no OpenGL; says what to do.
+        ValueError: An option has a wrong value, or pictures are asked for and there is no OpenGL; says what to do.
     """
 
     metadata = {"name": "dexhands", "render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}

@@ -78,17 +78,17 @@ class IsaacHands(BatchedSimulator):
     A seed is for all copies: that of the first. The GPU's physics does not repeat to the last digit.
 
     Args:
-        task: such as "ShadowHandDoorOpenInward".
+        task: Such as "ShadowHandDoorOpenInward".
         num_envs: B.
-        python: the Python, 3.8, that has Isaac Gym and Bi-DexHands.
+        python: The Python, 3.8, that has Isaac Gym and Bi-DexHands.
         agents: "hands": two agents, right_hand and left_hand; or "fingers": twelve, the palm (base and wrist) and the
             fingers of either hand.
-        episode_length: steps of an episode, at least 1; by default the task's own.
-        device: where Isaac Gym simulates, "cuda:0", "cuda:1", ... or "cpu".
+        episode_length: Steps of an episode, at least 1; by default the task's own.
+        device: Where Isaac Gym simulates, "cuda:0", "cuda:1", ... or "cpu".
 
     Raises:
-        ValueError: an option has a wrong value.
-        RuntimeError: the worker has ended; what it said last is in the standard error.
+        ValueError: An option has a wrong value.
+        RuntimeError: The worker has ended; what it said last is in the standard error.
     """
 
     def __init__(

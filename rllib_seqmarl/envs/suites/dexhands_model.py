@@ -55,7 +55,7 @@ def build_model(*, starts_open: bool) -> Any:
     the base in -1..1, then target angles. Sites: of each hand `{hand}_{finger}_tip`, of each leaf `{hand}_handle`.
 
     Args:
-        starts_open: whether the leaves start open, away from the hands, or shut, to be opened towards the hands.
+        starts_open: Whether the leaves start open, away from the hands, or shut, to be opened towards the hands.
     """
     import mujoco
 

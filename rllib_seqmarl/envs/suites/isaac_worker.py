@@ -55,7 +55,7 @@ def make_team(settings: Any) -> Any:
     """A task in its multi-agent form, and what seeds it.
 
     Args:
-        settings: the task's name; which of a hand's parts are whose ("agents", in Bi-DexHands' notation); and further
+        settings: The task's name; which of a hand's parts are whose ("agents", in Bi-DexHands' notation); and further
             command line arguments, from which Bi-DexHands takes its options.
     """
     import bidexhands  # imports Isaac Gym, which has to come before torch

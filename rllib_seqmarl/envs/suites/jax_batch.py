@@ -29,10 +29,10 @@ class JaxSimulator(ABC):
     """One team's task as pure functions of jax arrays, without a batch axis. They are compiled once per instance.
 
     Attributes:
-        agents: names, in the order of the rows.
-        obs_size, num_choices: of every agent.
-        state_dim: size of the global state that `look` gives.
-        state_is_joint_view: the global state is all agents' observations, one after the other; `look` gives none.
+        agents: Names, in the order of the rows.
+        obs_size, num_choices: Of every agent.
+        state_dim: Size of the global state that `look` gives.
+        state_is_joint_view: The global state is all agents' observations, one after the other; `look` gives none.
     """
 
     agents: tuple[str, ...]

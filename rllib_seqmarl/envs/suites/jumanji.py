@@ -83,11 +83,11 @@ def make_rware_batch(
     global state is all agents' observations together.
 
     Args:
-        task: such as "tiny-2ag": size, number of robots; as many shelves are requested at a time as there are robots,
+        task: Such as "tiny-2ag": size, number of robots; as many shelves are requested at a time as there are robots,
             "-easy" twice and "-hard" half as many.
         num_envs: copies.
-        time_limit: after how many steps an episode is cut off, from 1.
-        sensor_range: how many cells a robot sees in each direction, 1 to 5.
+        time_limit: After how many steps an episode is cut off, from 1.
+        sensor_range: How many cells a robot sees in each direction, 1 to 5.
         render_mode: None or "rgb_array".
     """
     sizes = _sizes(task, read_rware)
@@ -114,13 +114,13 @@ def make_lbf_batch(
     those with `team_reward="sum"`. The global state is all agents' observations together.
 
     Args:
-        task: such as "2s-8x8-2p-2f-coop": how far agents see (to the ends of the grid, if not given), grid, numbers of
+        task: Such as "2s-8x8-2p-2f-coop": how far agents see (to the ends of the grid, if not given), grid, numbers of
             agents and of food; with "-coop" food takes the levels of all agents, or of the three lowest.
         num_envs: copies.
-        time_limit: after how many steps an episode is cut off, from 1.
-        max_agent_level: agents' levels are drawn from 1 to this, which is from 2.
-        normalize_reward: whether rewards are divided by the sum of all food's levels.
-        penalty: what agents lose that try to eat food above their levels, a number >= 0.
+        time_limit: After how many steps an episode is cut off, from 1.
+        max_agent_level: Agents' levels are drawn from 1 to this, which is from 2.
+        normalize_reward: Whether rewards are divided by the sum of all food's levels.
+        penalty: What agents lose that try to eat food above their levels, a number >= 0.
         render_mode: None or "rgb_array".
     """
     sizes = _sizes(task, read_lbf)
@@ -157,11 +157,11 @@ def make_connector_batch(
     global state is the first agent's first three layers.
 
     Args:
-        task: such as "con-5x5x3a": grid, number of agents.
+        task: Such as "con-5x5x3a": grid, number of agents.
         num_envs: copies.
-        time_limit: after how many steps an episode is cut off, from 1; None for as many as the grid has cells.
-        connected_reward: for reaching the target, once.
-        timestep_reward: in each step that an agent begins unconnected.
+        time_limit: After how many steps an episode is cut off, from 1; None for as many as the grid has cells.
+        connected_reward: For reaching the target, once.
+        timestep_reward: In each step that an agent begins unconnected.
         render_mode: None or "rgb_array".
     """
     sizes = _sizes(task, read_connector)
@@ -194,11 +194,11 @@ def make_cleaner_batch(
     own place; Mava's runs have no ids besides (`agent_ids=False`). The global state is the first three layers.
 
     Args:
-        task: such as "clean-10x10x3a": maze, number of agents.
+        task: Such as "clean-10x10x3a": maze, number of agents.
         num_envs: copies.
-        time_limit: after how many steps an episode is cut off, from 1; None for as many as the maze has cells, at most
+        time_limit: After how many steps an episode is cut off, from 1; None for as many as the maze has cells, at most
             600.
-        penalty_per_timestep: what each step costs, a number >= 0.
+        penalty_per_timestep: What each step costs, a number >= 0.
         render_mode: None or "rgb_array".
     """
     sizes = _sizes(task, read_cleaner)

@@ -56,18 +56,18 @@ def make_lbf(
     state. Observations are vectors: lbforaging 2.0 cannot make its grid observations.
 
     Args:
-        task: such as "2s-8x8-2p-2f-coop".
-        max_episode_steps: steps after which an episode is truncated, >= 1.
-        penalty: what an attempt to pick up food costs if the levels do not suffice, >= 0.
-        normalize_reward: whether all rewards of a won episode add up to 1.
-        max_player_level: agents' levels are drawn from 1 to this, >= 1.
-        max_food_level: foods' levels are drawn from 1 to this, >= 1, or all are this in "-coop" tasks; None for the
+        task: Such as "2s-8x8-2p-2f-coop".
+        max_episode_steps: Steps after which an episode is truncated, >= 1.
+        penalty: What an attempt to pick up food costs if the levels do not suffice, >= 0.
+        normalize_reward: Whether all rewards of a won episode add up to 1.
+        max_player_level: Agents' levels are drawn from 1 to this, >= 1.
+        max_food_level: Foods' levels are drawn from 1 to this, >= 1, or all are this in "-coop" tasks; None for the
             sum of the three lowest levels of agents.
-        observe_agent_levels: whether agents see levels of agents.
+        observe_agent_levels: Whether agents see levels of agents.
         render_mode: None or "rgb_array".
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: A value out of range.
     """
     read = _read(task)
     assert read is not None

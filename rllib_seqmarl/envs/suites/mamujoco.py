@@ -73,24 +73,24 @@ def make_mamujoco(
     for the networks' first layer, a LayerNorm over the same entries, makes it all the same.
 
     Args:
-        task: such as "HalfCheetah-6x1"; "Humanoid-9_8" is the package's "9|8".
-        agent_obsk: how many joints away an agent sees, >= 0; with 0 its own joints only. Everybody sees the torso.
+        task: Such as "HalfCheetah-6x1"; "Humanoid-9_8" is the package's "9|8".
+        agent_obsk: How many joints away an agent sees, >= 0; with 0 its own joints only. Everybody sees the torso.
             None: everybody observes the whole state.
-        local_categories: what is seen of joints at distances 0, 1, ..., agent_obsk: for each a list of "qpos", "qvel",
+        local_categories: What is seen of joints at distances 0, 1, ..., agent_obsk: for each a list of "qpos", "qvel",
             "qfrc_actuator", "cinert", "cvel", "cfrc_ext" and whatever else the domain's joints have. None: positions
             and velocities (and more, for some domains) of one's own joints, positions of others.
-        global_categories: what is seen of the torso; None: "qpos" and "qvel".
-        disabled_joints: joints that get no control, whatever their agents do: numbers from 0 in the order of the
+        global_categories: What is seen of the torso; None: "qpos" and "qvel".
+        disabled_joints: Joints that get no control, whatever their agents do: numbers from 0 in the order of the
             robot's action, which for HalfCheetah-6x1 are the agents' numbers.
-        max_episode_steps: after which an episode is truncated, >= 1; None: the domain's own, 1000, but 50 for Reacher
+        max_episode_steps: After which an episode is truncated, >= 1; None: the domain's own, 1000, but 50 for Reacher
             and 100 for Pusher.
         render_mode: None or "rgb_array". Where there is no screen, EGL draws, unless MUJOCO_GL says otherwise.
-        **physics: options of gymnasium's environment that leave observations what they are, such as
+        **physics: Options of gymnasium's environment that leave observations what they are, such as
             forward_reward_weight, ctrl_cost_weight, reset_noise_scale, terminate_when_unhealthy or frame_skip, and a
             picture's width and height.
 
     Raises:
-        ValueError: an option that the domain does not have or whose value is out of range, or there is no OpenGL to
+        ValueError: An option that the domain does not have or whose value is out of range, or there is no OpenGL to
             draw pictures with.
     """
     given = {**locals(), **physics}
@@ -137,12 +137,12 @@ class MaMuJoCo(ParallelEnv):
     """A robot as a team.
 
     Args:
-        name: the environment's.
-        actuators: for each agent, the entries of the robot's action that it gives.
-        looks: for each agent, what it observes of MuJoCo's data; None if everybody observes what `robot` does.
-        disabled_joints: entries of the robot's action that stay 0.
-        another: makes a team like this one. Copies and pickles construct a new environment, as gymnasium's do.
-        robot: gymnasium's MujocoEnv, with its time limit.
+        name: The environment's.
+        actuators: For each agent, the entries of the robot's action that it gives.
+        looks: For each agent, what it observes of MuJoCo's data; None if everybody observes what `robot` does.
+        disabled_joints: Entries of the robot's action that stay 0.
+        another: Makes a team like this one. Copies and pickles construct a new environment, as gymnasium's do.
+        robot: Gymnasium's MujocoEnv, with its time limit.
     """
 
     def __init__(

@@ -35,10 +35,10 @@ class Joints:
     """A robot's joints, as the package's nodes.
 
     Attributes:
-        domain: the robot.
-        parts: each agent's joints.
-        edges: which joints are neighbours.
-        torso: nodes without a motor, which everybody sees.
+        domain: The robot.
+        parts: Each agent's joints.
+        edges: Which joints are neighbours.
+        torso: Nodes without a motor, which everybody sees.
     """
 
     domain: str

@@ -24,8 +24,8 @@ def fuse(looks: Sequence[Look], data: Any) -> Callable[[], list[np.ndarray]]:
     Reacher's sines, cosines and distance), the looks are called as they are.
 
     Args:
-        looks: one per agent.
-        data: an MjData, read whenever the function is called.
+        looks: One per agent.
+        data: An MjData, read whenever the function is called.
     """
     fields = [getattr(data, name) for name in _FIELDS]
     # Small enough to be clipped nowhere, and so irregular that nothing computed of them is one of them.

@@ -30,8 +30,8 @@ def make_mpe(task: str, **options: Any) -> ParallelEnv:
     """One task, as mpe2 publishes it: rewards are each agent's own, or shared where the task says so.
 
     Args:
-        task: its name without the version, such as "simple_spread".
-        **options: passed on to the task, which need not have them all.
+        task: Its name without the version, such as "simple_spread".
+        **options: Passed on to the task, which need not have them all.
             max_cycles: steps after which an episode is truncated, >= 1; 25 by default.
             continuous_actions: real numbers from 0 to 1 instead of choices.
             render_mode: None, "rgb_array" or "human".
@@ -47,7 +47,7 @@ def make_mpe(task: str, **options: Any) -> ParallelEnv:
             num_collectors, num_deposits, num_treasures: of collect_treasure, >= 1, and no more than 6 deposits.
 
     Raises:
-        ValueError: an option which the task does not have (the nearest it has is named), or a value out of range.
+        ValueError: An option which the task does not have (the nearest it has is named), or a value out of range.
     """
     module = importlib.import_module(f"mpe2.{task}_v{_VERSIONS[task]}")
     known = [name for name in inspect.signature(module.raw_env.__init__).parameters if name != "self"]

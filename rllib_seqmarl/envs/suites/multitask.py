@@ -102,8 +102,8 @@ class Team:
     """A task of the mixture.
 
     Attributes:
-        name: what it is called.
-        joint: its environment, joined. Its rows are the agents.
+        name: What it is called.
+        joint: Its environment, joined. Its rows are the agents.
     """
 
     name: str
@@ -138,9 +138,9 @@ class Mixture(ParallelEnv):
     of the mixture's own, so that `reset(seed)` decides all that follows.
 
     Args:
-        teams: all tasks.
-        probabilities: of the first ones; the others are only padded for.
-        sampling, task_ids, render_mode: as of :func:`make_multitask`.
+        teams: All tasks.
+        probabilities: Of the first ones; the others are only padded for.
+        sampling, task_ids, render_mode: As of :func:`make_multitask`.
     """
 
     def __init__(

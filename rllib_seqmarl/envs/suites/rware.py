@@ -53,20 +53,20 @@ def make_rware(
     """One warehouse. There are no action masks (an action that cannot be done does nothing) and no global state.
 
     Args:
-        task: such as "tiny-2ag".
-        max_steps: steps after which an episode is truncated, >= 1.
-        max_inactivity_steps: steps without a delivery after which it is terminated, >= 1; None for never.
-        reward_type: who gets the 1 for a delivered shelf: "individual", the robot that carries it; "global", each
+        task: Such as "tiny-2ag".
+        max_steps: Steps after which an episode is truncated, >= 1.
+        max_inactivity_steps: Steps without a delivery after which it is terminated, >= 1; None for never.
+        reward_type: Who gets the 1 for a delivered shelf: "individual", the robot that carries it; "global", each
             robot; "two_stage", the carrier, one half for delivering it and one half for putting it back.
-        request_queue_size: shelves requested at a time, >= 1 and less than there are; None for what the task says.
-        column_height: shelves in a column, >= 1.
-        sensor_range: how far a robot sees to each side, >= 1.
-        msg_bits: bits that a robot tells those who see it, chosen in addition to its move, >= 0.
-        normalised_coordinates: whether a robot's own place is observed as a fraction of the warehouse.
+        request_queue_size: Shelves requested at a time, >= 1 and less than there are; None for what the task says.
+        column_height: Shelves in a column, >= 1.
+        sensor_range: How far a robot sees to each side, >= 1.
+        msg_bits: Bits that a robot tells those who see it, chosen in addition to its move, >= 0.
+        normalised_coordinates: Whether a robot's own place is observed as a fraction of the warehouse.
         render_mode: None or "rgb_array".
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: A value out of range.
     """
     read = _read(task)
     assert read is not None

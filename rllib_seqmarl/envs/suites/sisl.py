@@ -34,7 +34,7 @@ def make_sisl(task: str, **options: Any) -> ParallelEnv:
             freeze_evaders (False); constraint_window (1): the part of the sides in which all begin, 0 to 1.
 
     Raises:
-        ValueError: an option which the task does not have, or a value out of range.
+        ValueError: An option which the task does not have, or a value out of range.
     """
     return _MAKERS[task](options)
 

@@ -67,28 +67,28 @@ def make_smac(
     """One map; see `StarCraftTeam`. The defaults are the package's own.
 
     Args:
-        task: the map's name.
-        difficulty: of the game's own player, "1" to "9" or "A".
-        game_version: such as "4.6.2", which the paper played, or "4.10"; results of different versions do not
+        task: The map's name.
+        difficulty: Of the game's own player, "1" to "9" or "A".
+        game_version: Such as "4.6.2", which the paper played, or "4.10"; results of different versions do not
             compare. None is the latest installed one.
-        step_mul: game steps to an agents' step, >= 1.
-        move_amount: how far a unit is sent with one move, >= 0.
-        obs_last_action: whether units see what visible allies did last.
-        obs_pathing_grid: whether they see where around them one can walk.
-        obs_terrain_height: whether they see how high the ground around them is.
-        obs_timestep_number: whether they see how much of the time is over.
-        state_last_action: whether the global state holds everybody's last action.
-        state_timestep_number: whether it holds how much of the time is over.
+        step_mul: Game steps to an agents' step, >= 1.
+        move_amount: How far a unit is sent with one move, >= 0.
+        obs_last_action: Whether units see what visible allies did last.
+        obs_pathing_grid: Whether they see where around them one can walk.
+        obs_terrain_height: Whether they see how high the ground around them is.
+        obs_timestep_number: Whether they see how much of the time is over.
+        state_last_action: Whether the global state holds everybody's last action.
+        state_timestep_number: Whether it holds how much of the time is over.
         reward_sparse: 1 for a victory, -1 for a defeat and 0 for all else, instead of the options below, but for
             `reward_scale`, which should be off then.
-        reward_only_positive: damage and death count for the enemies alone, not against the allies.
-        reward_death_value: for each enemy that dies (against each ally, unless only positive), >= 0.
-        reward_win: for a victory, >= 0.
-        reward_defeat: for a defeat, from -1e6 to 0.
-        reward_negative_scale: weight of what counts against the team, >= 0.
-        reward_scale: whether rewards are divided such that all that can be earned is `reward_scale_rate`.
-        reward_scale_rate: see there, > 0.
-        restart_on_seed: whether `reset(seed)` restarts the game, which takes seconds: it takes its seed at no other
+        reward_only_positive: Damage and death count for the enemies alone, not against the allies.
+        reward_death_value: For each enemy that dies (against each ally, unless only positive), >= 0.
+        reward_win: For a victory, >= 0.
+        reward_defeat: For a defeat, from -1e6 to 0.
+        reward_negative_scale: Weight of what counts against the team, >= 0.
+        reward_scale: Whether rewards are divided such that all that can be earned is `reward_scale_rate`.
+        reward_scale_rate: See there, > 0.
+        restart_on_seed: Whether `reset(seed)` restarts the game, which takes seconds: it takes its seed at no other
             time. If not, the seed means nothing on these maps.
         render_mode: None or "rgb_array".
     """

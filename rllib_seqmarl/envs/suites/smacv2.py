@@ -76,25 +76,25 @@ def make_smacv2(
     differs a little from game to game.
 
     Args:
-        task: such as "terran_5_vs_5".
-        capability_config: what is laid over the race's file in `smacv2_maps/`, section by section and key by key.
+        task: Such as "terran_5_vs_5".
+        capability_config: What is laid over the race's file in `smacv2_maps/`, section by section and key by key.
             team_gen: dist_type (weighted_teams; all_teams: every combination is as likely, against the same team),
             unit_types, weights (probabilities), exception_unit_types, observe. start_positions: dist_type, p, map_x,
             map_y; None puts each side in one fixed place. enemy_mask, which no file has: dist_type: mask and
             mask_probability, which for all its name is how likely a unit can tell a certain enemy's health and type.
-        conic_fov: whether units see a cone of `num_fov_actions` directions, chosen by as many more actions.
-        num_fov_actions: see there, >= 1.
-        obs_own_pos: whether units see where they are.
-        use_unit_ranges: whether each type has its own ranges of sight and attack.
-        min_attack_range: the least range of attack, >= 0.
-        prob_obs_enemy: how likely an ally sees an enemy that a teammate saw first, from 0 to 1.
-        action_mask: whether only enemies in range can be attacked; if not, all that live. With `prob_obs_enemy=0` this
+        conic_fov: Whether units see a cone of `num_fov_actions` directions, chosen by as many more actions.
+        num_fov_actions: See there, >= 1.
+        obs_own_pos: Whether units see where they are.
+        use_unit_ranges: Whether each type has its own ranges of sight and attack.
+        min_attack_range: The least range of attack, >= 0.
+        prob_obs_enemy: How likely an ally sees an enemy that a teammate saw first, from 0 to 1.
+        action_mask: Whether only enemies in range can be attacked; if not, all that live. With `prob_obs_enemy=0` this
             is the extended partial observability challenge.
         difficulty, game_version, step_mul, move_amount, obs_last_action, obs_pathing_grid, obs_terrain_height,
             obs_timestep_number, state_last_action, state_timestep_number: as in `make_smac`.
         reward_sparse, reward_only_positive, reward_death_value, reward_win, reward_defeat, reward_negative_scale,
             reward_scale, reward_scale_rate: as in `make_smac`.
-        restart_on_seed: whether `reset(seed)` restarts the game, which takes seconds: it takes its seed at no other
+        restart_on_seed: Whether `reset(seed)` restarts the game, which takes seconds: it takes its seed at no other
             time. If not, the seed sets teams and places, and the game's own chance goes on.
         render_mode: None or "rgb_array".
     """

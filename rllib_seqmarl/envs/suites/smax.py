@@ -142,14 +142,14 @@ def make_smax_batch(
     only stop. The global state is every unit's features.
 
     Args:
-        task: a name of `TASKS`.
+        task: A name of `TASKS`.
         num_envs: copies.
-        max_steps: from 1. As JaxMARL counts, a battle is cut off after one step more, the default after 101.
-        attack_mode: which of the agents in its range an enemy shoots: the "closest" or a "random" one.
-        enemy_shoots: whether enemies attack at all.
-        see_enemy_actions: whether agents observe what enemies did last.
-        walls_cause_death: whether a unit that touches the edge of the map dies.
-        won_battle_bonus: reward for a battle that is won, a number >= 0.
+        max_steps: From 1. As JaxMARL counts, a battle is cut off after one step more, the default after 101.
+        attack_mode: Which of the agents in its range an enemy shoots: the "closest" or a "random" one.
+        enemy_shoots: Whether enemies attack at all.
+        see_enemy_actions: Whether agents observe what enemies did last.
+        walls_cause_death: Whether a unit that touches the edge of the map dies.
+        won_battle_bonus: Reward for a battle that is won, a number >= 0.
         render_mode: None or "rgb_array".
     """
     check_choice("task", task, TASKS)

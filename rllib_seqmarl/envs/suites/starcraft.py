@@ -76,11 +76,11 @@ class StarCraftTeam(ParallelEnv):
     packages would go on with an episode that ends by itself (at a step) or with units of the game before (at a reset).
 
     Args:
-        name: what the environment is called.
-        make_game: makes the package's environment, given the game's seed or None; the game itself starts with its
+        name: What the environment is called.
+        make_game: Makes the package's environment, given the game's seed or None; the game itself starts with its
             first reset.
-        seed_draws: seeds what the package draws by generators of its own.
-        restart_on_seed: whether `reset(seed)` restarts the game. Only then does it begin with that seed.
+        seed_draws: Seeds what the package draws by generators of its own.
+        restart_on_seed: Whether `reset(seed)` restarts the game. Only then does it begin with that seed.
         render_mode: None or "rgb_array".
     """
 
@@ -120,7 +120,7 @@ class StarCraftTeam(ParallelEnv):
 
         Raises:
             JointEnvError: StarCraft II or its map is not installed.
-            GameFault: it crashed.
+            GameFault: It crashed.
         """
         if self._game is None or (seed is not None and self._restart_on_seed):
             self.close()

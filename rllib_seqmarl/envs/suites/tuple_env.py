@@ -15,8 +15,8 @@ class TupleEnv(ParallelEnv):
     """Such an environment, as a ParallelEnv. Rewards are each agent's own.
 
     Args:
-        env: its `step` says only that an episode is over, not why: `_why_over` tells.
-        name: for messages.
+        env: Its `step` says only that an episode is over, not why: `_why_over` tells.
+        name: For messages.
         render_mode: None or "rgb_array".
     """
 
