@@ -256,15 +256,15 @@ def test_a_backend_that_cannot_be_had_is_refused_with_a_remedy(backend, message)
 
 
 def test_wrong_shapes_are_named():
-    with pytest.raises(ValueError, match=r"weight must have shape \(4, 2\) beside x \(1, 4, 3\), not \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"weight must have shape \(4, 2\) with x \(1, 4, 3\), not \(2, 2\)"):
         causal_conv1d(torch.randn(1, 4, 3), torch.randn(2, 2))
     now = [x[..., 0] if x.dim() == 3 else x for x in arguments(2, 4, 6, 3)]
-    expected = r"state must have shape \(2, 4, 3\) beside u \(2, 4\), not \(1, 4, 3\)"
+    expected = r"state must have shape \(2, 4, 3\) with u \(2, 4\), not \(1, 4, 3\)"
     with pytest.raises(ValueError, match=expected), torch.no_grad():
         selective_scan_step(torch.zeros(1, 4, 3), *now)
     inputs = arguments(2, 4, 6, 3)
     inputs[3] = inputs[3].mT
-    with pytest.raises(ValueError, match=r"B must have shape \(2, 3, 6\) beside u \(2, 4, 6\), not \(2, 6, 3\)"):
+    with pytest.raises(ValueError, match=r"B must have shape \(2, 3, 6\) with u \(2, 4, 6\), not \(2, 6, 3\)"):
         selective_scan(*inputs)
 
 

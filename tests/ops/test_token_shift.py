@@ -41,7 +41,7 @@ def test_an_input_that_nobody_uses_has_no_gradient(backend):
 
 def test_a_mix_of_another_shape_is_refused():
     x = torch.zeros(2, 3, 4)
-    with pytest.raises(ValueError, match=r"mix must have shape \(2, 4\) beside x \(2, 3, 4\), not \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"mix must have shape \(2, 4\) with x \(2, 3, 4\), not \(2, 1\)"):
         token_shift(x, torch.zeros(2, 1))
-    with pytest.raises(ValueError, match=r"own must have shape \(2, 2, 3, 4\) beside x \(2, 3, 4\), not \(2, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"own must have shape \(2, 2, 3, 4\) with x \(2, 3, 4\), not \(2, 3, 4\)"):
         token_shift(x, torch.zeros(2, 4), x)

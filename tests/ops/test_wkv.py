@@ -210,16 +210,16 @@ def test_an_unknown_backend_is_refused_with_the_known_ones():
 
 def test_wrong_shapes_are_named():
     r, k, v, w, u = arguments6(2, 6, 3, 4)
-    with pytest.raises(ValueError, match=r"w must have shape \(2, 6, 3, 4\) beside r \(2, 6, 3, 4\), not \(6, 3, 4\)"):
+    with pytest.raises(ValueError, match=r"w must have shape \(2, 6, 3, 4\) with r \(2, 6, 3, 4\), not \(6, 3, 4\)"):
         wkv6(r, k, v, w[0], u)
     w, u, k, v = arguments4(2, 6, 3)
-    with pytest.raises(ValueError, match=r"u must have shape \(3,\) beside k \(2, 6, 3\), not \(1,\)"):
+    with pytest.raises(ValueError, match=r"u must have shape \(3,\) with k \(2, 6, 3\), not \(1,\)"):
         wkv4(w, u[:1], k, v)
 
 
 def test_states_of_the_wrong_size_are_named():
     w, u, k, v = (x.detach() for x in arguments4(2, 6, 3))
-    with pytest.raises(ValueError, match=r"state must have shape \(2, 3, 3\) beside k \(2, 3\), not \(1, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"state must have shape \(2, 3, 3\) with k \(2, 3\), not \(1, 3, 3\)"):
         wkv4_step(w, u, k[:, 0], v[:, 0], wkv4_state(1, w))
     r, k, v, w, u = (x.detach() for x in arguments6(2, 6, 3, 4))
     with pytest.raises(ValueError, match=r"state must have shape \(2, 3, 4, 4\)"):
