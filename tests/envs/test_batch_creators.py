@@ -74,7 +74,7 @@ def not_a_batch(num_envs: int = 1) -> ToyTeam:
             {},
             JointEnvError,
             "Few is not a valid batch of teams:\n- It must have the number of copies passed as `num_envs`. "
-            "It was made with num_envs={requested}, but has 3. Set `self.num_envs` to the argument, and make that many.",
+            "It was made with num_envs={requested}, but has 3. Set `self.num_envs` to the argument, and make that man",
         ),
         (WithoutNumEnvs, {}, TypeError, "WithoutNumEnvs has no parameter `num_envs`. Add it"),
         (
