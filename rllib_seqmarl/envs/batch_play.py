@@ -17,7 +17,7 @@ END_KEYS = ("terminated", "truncated")
 
 @dataclass(frozen=True)
 class Recording:
-    """The inputs and results of a batch. Step t, from 1, has the inputs at t - 1 and the result `snapshots[t]`.
+    """The inputs and results of a batch. Step t, from 1, has the inputs at index t - 1 and the result `snapshots[t]`.
 
     Attributes:
         actions: One array per step.

@@ -168,7 +168,7 @@ def find_creator(source: EnvSource) -> Callable[[EnvConfig], Any]:
 
 
 def make_joint_env(source: EnvSource, env_config: EnvConfig | None = None, **joint_options: Any) -> JointEnv:
-    """Make an environment as :func:`make_env` does, and join it with the keyword arguments of JointEnv."""
+    """Make a JointEnv from the arguments of :func:`make_env` and the keyword arguments of JointEnv."""
     env = make_env(source, env_config)
     if isinstance(env, JointEnv):
         return JointEnv(env.env, **joint_options) if joint_options else env

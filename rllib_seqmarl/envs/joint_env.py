@@ -11,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
+from rllib_seqmarl.envs.env_teams import AGENT_INFOS, EnvTeams
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.layout import Arrays
-from rllib_seqmarl.envs.read_teams import AGENT_INFOS, ReadTeams
 from rllib_seqmarl.envs.team_reader import TeamReader
 
 
@@ -94,7 +94,7 @@ class JointEnv(gym.Env):
             raise JointEnvError(f"{self.name}: {error}") from error.__cause__
         self.layout = self.reader.layout
         self.teams_options = {"team_reward": team_reward, "agent_order": agent_order}
-        self._teams = ReadTeams(self.name, [self.reader], **self.teams_options)
+        self._teams = EnvTeams(self.name, [self.reader], **self.teams_options)
         self.observation_space = self.layout.observation_space
         self.action_space = self.layout.action_space
         self.metadata = dict(getattr(env, "metadata", None) or {"render_modes": []})

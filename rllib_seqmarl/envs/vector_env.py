@@ -11,9 +11,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from rllib_seqmarl.envs.env_teams import EnvTeams
 from rllib_seqmarl.envs.joint_teams import JointStep, JointTeams
 from rllib_seqmarl.envs.layout import Arrays
-from rllib_seqmarl.envs.read_teams import ReadTeams
 from rllib_seqmarl.envs.seeding import copy_seeds
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class JointVectorEnv(JointVector):
         first = self.envs[0]
         if any(env.layout != first.layout or env.teams_options != first.teams_options for env in self.envs):
             raise ValueError("all environments of a batch need the same agents, spaces and options.")
-        teams = ReadTeams(first.name, [env.reader for env in self.envs], **first.teams_options)
+        teams = EnvTeams(first.name, [env.reader for env in self.envs], **first.teams_options)
         super().__init__(teams, first.metadata, first.render_mode)
 
     def _get_attributes(self, name: str) -> tuple[Any, ...]:

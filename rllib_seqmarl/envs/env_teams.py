@@ -13,7 +13,7 @@ from rllib_seqmarl.envs.team_reader import TeamReader
 AGENT_INFOS = "agent_infos"  # in joint infos: the environment's infos by agent
 
 
-class ReadTeams(JointTeams):
+class EnvTeams(JointTeams):
     """Teams that are each stepped by a TeamReader.
 
     Args:
