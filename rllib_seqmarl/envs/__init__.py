@@ -1,4 +1,4 @@
-"""Multi-agent environments as joint ones: the wrapper, its check, and the table of known environments."""
+"""Joint environments: the wrapper for multi-agent environments, its check, and the catalog of named environments."""
 
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.catalog import CATALOG, EnvEntry, make_env, make_joint_env

@@ -1,9 +1,8 @@
-"""The two kinds of multi-agent environment behind one small face: PettingZoo's ParallelEnv, RLlib's
-MultiAgentEnv.
+"""A common interface for PettingZoo's ParallelEnv and RLlib's MultiAgentEnv.
 
-Both step with dictionaries, so only three things differ: where the agents' names and spaces are, who is to
-act next, and how the end of an episode is told. Environments are recognised by their methods, so that neither
-library has to be installed for the other's.
+Both step with dictionaries. They differ in where the agents' names and spaces are, which agents act next, and how the
+end of an episode is signalled. Environments are recognised by their methods, so that neither library has to be
+installed for the other's environments.
 """
 
 from typing import Any, Protocol
@@ -22,14 +21,14 @@ class TeamAdapter(Protocol):
 
     agents: tuple[AgentID, ...]
     is_parallel: bool
-    """Whether `agents` lists who acts next and is empty at the end; otherwise every agent with an observation acts."""
+    """Whether `env.agents` lists the agents that act next; otherwise those with an observation act."""
 
     def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         """The agent's observation and action space."""
 
 
 class ParallelAdapter:
-    """PettingZoo: `agents` lists who acts next, and is empty when the episode is over."""
+    """PettingZoo: `agents` lists the agents that act next and is empty when the episode is over."""
 
     is_parallel = True
 
@@ -42,17 +41,17 @@ class ParallelAdapter:
 
 
 class MultiAgentAdapter:
-    """RLlib: who has an observation acts next (agents may pause); `__all__` ends the episode."""
+    """RLlib: agents with an observation act next (others pause); `__all__` ends the episode."""
 
     is_parallel = False
 
     def __init__(self, env: Any):
         self.env = env
-        # The current API names the agents; older environments only have a dictionary of spaces.
-        places = ("possible_agents", "agents", "action_spaces", "observation_spaces")
-        named = (getattr(env, place, None) for place in places)
+        # The current API lists the agents; older environments only have dictionaries of spaces.
+        attributes = ("possible_agents", "agents", "action_spaces", "observation_spaces")
+        candidates = (getattr(env, attribute, None) for attribute in attributes)
         self.agents: tuple[AgentID, ...] = next(
-            (tuple(names) for names in named if names is not None and len(names)), ()
+            (tuple(names) for names in candidates if names is not None and len(names)), ()
         )
 
     def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
@@ -66,61 +65,61 @@ class MultiAgentAdapter:
 
 
 def is_multi_agent(env: Any) -> bool:
-    """Whether `env` (an environment or a class) has RLlib's MultiAgentEnv interface."""
+    """Return whether `env` (an environment or a class) has RLlib's MultiAgentEnv interface."""
     return all(callable(getattr(env, name, None)) for name in ("get_observation_space", "get_action_space", "step"))
 
 
 def is_parallel(env: Any) -> bool:
-    """Whether `env` (an environment or a class) has PettingZoo's ParallelEnv interface."""
+    """Return whether `env` (an environment or a class) has PettingZoo's ParallelEnv interface."""
     methods = ("observation_space", "action_space", "reset", "step")
     return not is_turn_based(env) and all(callable(getattr(env, name, None)) for name in methods)
 
 
 def is_turn_based(env: Any) -> bool:
-    """Whether `env` (an environment or a class) is a PettingZoo AECEnv."""
+    """Return whether `env` (an environment or a class) is a PettingZoo AECEnv."""
     return callable(getattr(env, "agent_iter", None))
 
 
 def adapt(env: Any) -> TeamAdapter:
-    """The adapter for a multi-agent environment.
+    """Return the adapter for a multi-agent environment.
 
     Raises:
-        TypeError: For anything else, with what to do about it.
+        TypeError: `env` is anything else; the message suggests a remedy.
     """
     if is_multi_agent(env):
         return MultiAgentAdapter(env)
     if is_parallel(env):
         return ParallelAdapter(env)
-    raise refuse(env)
+    raise unsupported_env(env)
 
 
-def refuse(env: Any) -> TypeError:
-    """Why `env` (an environment, a class or a gymnasium id) cannot be joined, and what to do about it."""
+def unsupported_env(env: Any) -> TypeError:
+    """The error for an `env` (an environment, a class or a gymnasium ID) that is not supported, with a remedy."""
     cls = env if isinstance(env, type) else type(env)
     kind = repr(env) if isinstance(env, str) else cls.__name__
     if is_turn_based(env):
         return TypeError(
-            f"{kind} is a turn-based PettingZoo AECEnv. Convert it where its agents can act at once: "
+            f"{kind} is a turn-based PettingZoo AECEnv. If its agents can act simultaneously, convert it with "
             "pettingzoo.utils.aec_to_parallel(env)."
         )
     if issubclass(cls, BatchedSimulator):
         return TypeError(
-            f"{kind} is an instance of BatchedSimulator, whose number of copies is fixed. Give its class instead, or a "
-            "creator with a parameter `num_envs`."
+            f"{kind} is an instance of BatchedSimulator, whose number of copies is fixed. Pass its class or a creator "
+            "with a parameter `num_envs` instead."
         )
     if issubclass(cls, gym.Env) or isinstance(env, str):
         wrap = "Wrap it in a PettingZoo ParallelEnv that names the entries (agent_0, agent_1, ...)"
-        match getattr(env, "action_space", None):  # known of an instance, and of some classes
+        match getattr(env, "action_space", None):  # an attribute of instances and some classes
             case gym.spaces.Tuple():
                 return TypeError(f"{kind} is a gymnasium.Env with one entry of its Tuple spaces per agent. {wrap}.")
             case gym.Space():
                 return TypeError(
-                    f"{kind} is a single-agent environment: there is no team to decide for. Train it with RLlib's "
-                    "own PPO, or make it a team of one: a PettingZoo ParallelEnv with one agent."
+                    f"{kind} is a single-agent environment. Train it with RLlib's PPO, or wrap it in a PettingZoo "
+                    "ParallelEnv with one agent."
                 )
         return TypeError(
-            f"{kind} is a gymnasium.Env. If it is a team, with one entry of its Tuple spaces per agent: "
-            f"{wrap[0].lower()}{wrap[1:]}. A single agent is trained with RLlib's own PPO, or as a ParallelEnv of one "
-            f"agent."
+            f"{kind} is a gymnasium.Env. If it is a team with one entry of its Tuple spaces per agent, "
+            f"{wrap[0].lower()}{wrap[1:]}. If it is a single agent, train it with RLlib's PPO, or wrap it in a "
+            f"ParallelEnv with one agent."
         )
     return TypeError(f"{kind} is neither an RLlib MultiAgentEnv nor a PettingZoo ParallelEnv.")

@@ -1,4 +1,4 @@
-"""One agent's own spaces: how its observation becomes a vector, how its action comes out of a joint one."""
+"""One agent's spaces: flattening its observation and decoding its action from a joint action."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from rllib_seqmarl.envs.flattening import Flatten, Space, brief, flat_size, flat
 AgentID = Hashable
 
 MASK_KEY = "action_mask"
-TASK_KEY = "task"  # in infos: the name of the task that was played, where there are several
-ALIVE_KEY = "alive"  # in infos: False for an agent that is dead, but stays and is rewarded with its team
-NO_BOUND = 1e30  # A bound of a continuous action from here on is none: float32 ends at 3.4e38.
-SMALLEST_IMAGE = 16  # What has fewer pixels in height or width is a grid of numbers rather than an image.
+TASK_KEY = "task"  # in infos: the name of the current task, in environments with several
+ALIVE_KEY = "alive"  # in infos: False for a dead agent that stays and shares the team's reward
+NO_BOUND = 1e30  # Larger bounds of continuous actions count as infinite; the largest float32 is 3.4e38.
+SMALLEST_IMAGE = 16  # Anything smaller in height or width is treated as a grid of numbers.
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,10 @@ class AgentObservation:
 
     Attributes:
         agent: The agent's name.
-        size: Entries of the flattened observation.
-        flatten: Turns an observation into a vector of `size` entries; None where it is one already.
-        key: Where the observation is in the Dict that the agent observes, if it holds the action mask and one other
-            part.
-        has_mask: Whether the agent observes a Dict that holds its action mask.
+        size: Number of entries of the flattened observation.
+        flatten: Turns an observation into a vector of `size` entries; None if it already is one.
+        key: Key of the observation, if the agent observes a Dict of its action mask and one other part.
+        has_mask: Whether the agent observes a Dict with its action mask.
         image_shape: Height, width and channels, if the agent observes an image: a Box of uint8 with three axes, at
             least 16 pixels high and wide.
     """
@@ -50,7 +49,7 @@ class AgentObservation:
         assert isinstance(space, spaces.Dict)
         parts = {key: part for key, part in space.spaces.items() if key != MASK_KEY}
         if not parts:
-            raise LayoutError(f"agent {agent!r} observes nothing but its {MASK_KEY}. Add a part 'observations'.")
+            raise LayoutError(f"agent {agent!r} observes only its {MASK_KEY}. Add a part 'observations'.")
         if len(parts) > 1:
             whole = spaces.Dict(list(parts.items()))
             return cls(agent, _size(agent, whole), partial(_flat_without_mask, flatten=flattener(whole)), has_mask=True)
@@ -63,7 +62,7 @@ def _size(agent: AgentID, space: Space) -> int:
         return flat_size(space)
     except ValueError as error:
         raise LayoutError(
-            f"agent {agent!r}: observations of {brief(space)} cannot be read as a fixed number of numbers: {error}."
+            f"agent {agent!r}: observations of {brief(space)} cannot be flattened to a fixed size: {error}."
         ) from None
 
 
@@ -71,12 +70,12 @@ def _flattener(space: Space) -> Flatten | None:
     return None if isinstance(space, spaces.Box) and len(space.shape) == 1 else flattener(space)
 
 
-def _flat_without_mask(seen: Mapping[str, Any], flatten: Flatten) -> Any:
-    return flatten({key: part for key, part in seen.items() if key != MASK_KEY})
+def _flat_without_mask(observation: Mapping[str, Any], flatten: Flatten) -> Any:
+    return flatten({key: part for key, part in observation.items() if key != MASK_KEY})
 
 
 def has_channels_first(space: Space) -> bool:
-    """Whether a space is of images (channels, height, width): pixels from 0 to 255 of 1, 3 or 4 channels."""
+    """Return whether a space is of images (channels, height, width), with values 0 to 255 and 1, 3 or 4 channels."""
     if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3):
         return False
     channels, height, width = space.shape
@@ -92,10 +91,10 @@ def _image_shape(space: Space) -> tuple[int, int, int] | None:
 
 
 def flat_pixels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    """The pixels of an image as a vector.
+    """Flatten an image to a vector of pixels.
 
     Raises:
-        ValueError: It has another shape than its space, or holds no uint8, so that numbers would be cut.
+        ValueError: The image's shape differs from its space's, or it is not uint8, so values would be truncated.
     """
     image = np.asarray(image)
     if image.shape != shape or image.dtype != np.uint8:
@@ -105,13 +104,13 @@ def flat_pixels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AgentAction:
-    """The actions of one agent: categorical components (`nvec`) or real dimensions (`dim`), never both.
+    """The actions of one agent: either categorical components (`nvec`) or continuous dimensions (`dim`).
 
     Attributes:
         agent: The agent's name.
-        space: Its action space as the environment declares it.
-        nvec: Choices of each categorical component; empty for continuous actions.
-        dim: Number of real dimensions; 0 for discrete actions.
+        space: Its action space as declared by the environment.
+        nvec: Number of choices of each categorical component; empty for continuous actions.
+        dim: Number of continuous dimensions; 0 for discrete actions.
     """
 
     agent: AgentID
@@ -130,12 +129,12 @@ class AgentAction:
                 return cls(agent, space, nvec=(2,) * int(np.prod(space.shape)))
             case spaces.Box() if np.issubdtype(space.dtype, np.floating) and np.prod(space.shape):
                 if not (space.low <= space.high).all():
-                    raise LayoutError(f"agent {agent!r} acts in {space}: give bounds with low <= high.")
+                    raise LayoutError(f"agent {agent!r} acts in {space}: its bounds need low <= high.")
                 return cls(agent, space, dim=int(np.prod(space.shape)))
         raise LayoutError(
             f"agent {agent!r} acts in {brief(space)}: a joint policy needs Discrete, MultiDiscrete, "
-            "MultiBinary or a floating-point Box with entries. Wrap the environment so that the agent's action is one "
-            "of these."
+            "MultiBinary or a non-empty floating-point Box. Wrap the environment so that the agent's action space is "
+            "one of these."
         )
 
     @property
@@ -144,13 +143,13 @@ class AgentAction:
 
     @property
     def width(self) -> int:
-        """Entries of this agent's action mask."""
+        """Number of entries of this agent's action mask."""
         return sum(self.nvec) or self.dim
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest action, each float32 (dim,), rounded inwards, so that all between them is legal.
+        """Lowest and highest action, each float32 (dim,), rounded inwards so that everything between them is legal.
 
-        Bounds that only say what the type can hold are infinite: its largest number, or anything from `NO_BOUND`.
+        Bounds of at least `NO_BOUND`, or equal to the dtype's largest number, are returned as infinite.
         """
         assert isinstance(self.space, spaces.Box)
         low, high = self.space.low.ravel(), self.space.high.ravel()
@@ -163,11 +162,11 @@ class AgentAction:
         return np.where(low <= -limit, -infinity, low32), np.where(high >= limit, infinity, high32)
 
     def decoder(self, row: int, *, several: bool) -> Callable[[Any], Any]:
-        """A function from the rows of a joint action to this agent's action in its own space.
+        """Return a function that decodes this agent's action, in its own space, from the rows of a joint action.
 
         Args:
             row: The agent's row.
-            several: Whether a row of a discrete team is a list of components (else it is one integer).
+            several: Whether each row of a discrete team is a list of components rather than one integer.
         """
         space = self.space
         if isinstance(space, spaces.Box):
@@ -184,12 +183,12 @@ def _take_dimensions(rows: np.ndarray, row: int, dim: int, shape: tuple[int, ...
 def _choice_decoder(action: AgentAction, row: int, start: int, several: bool) -> Callable[[Any], Any]:
     (n,) = action.nvec
     assert action.space.dtype is not None
-    kind = action.space.dtype.type  # as what `space.sample()` returns
+    dtype = action.space.dtype.type  # as `space.sample()` returns
 
     def decode(rows: list[Any]) -> Any:
         choice = rows[row][0] if several else rows[row]
         if 0 <= choice < n:
-            return kind(choice + start)
+            return dtype(choice + start)
         raise _out_of_range(action, choice)
 
     return decode
@@ -214,17 +213,17 @@ def _out_of_range(action: AgentAction, choice: int | list[int]) -> LayoutError:
 
 
 def check_joinable(actions: Sequence[AgentAction]) -> None:
-    """Raises LayoutError unless all agents act discretely or all continuously; says who does not."""
+    """Raise LayoutError, naming the agents, unless all action spaces are discrete or all are continuous."""
     discrete = [action for action in actions if action.is_discrete]
     continuous = [action for action in actions if not action.is_discrete]
     if discrete and continuous:
         raise LayoutError(
-            f"the action spaces cannot be joined: {_who(discrete)} but {_who(continuous)}. Wrap the "
-            "environment so that all agents act discretely (cut each Box into choices: MultiDiscrete) or all "
-            "act in a Box."
+            f"the action spaces cannot be joined: {_agents_and_space(discrete)} but "
+            f"{_agents_and_space(continuous)}. Wrap the environment so that all action spaces are discrete (bin each "
+            "Box into a MultiDiscrete) or all are Boxes."
         )
 
 
-def _who(actions: Sequence[AgentAction]) -> str:
+def _agents_and_space(actions: Sequence[AgentAction]) -> str:
     names = ", ".join(repr(action.agent) for action in actions[:4]) + (", ..." if len(actions) > 4 else "")
     return f"{names} act{'s' if len(actions) == 1 else ''} in {brief(actions[0].space)}"

@@ -1,16 +1,16 @@
-"""A simulator that steps many teams at once, as one vector environment of joint ones."""
+"""A batched simulator as a vector environment of joint environments."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from rllib_seqmarl.envs.batch_promises import A_BATCH, of_attributes, of_moved, of_seen
+from rllib_seqmarl.envs.batch_contract import BATCH, check_attributes, check_observation, check_step_result
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
+from rllib_seqmarl.envs.contract import raise_violations
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_teams import Infos, JointTeams, TeamsStep
 from rllib_seqmarl.envs.layout import ACTION_MASK, ALIVE, OBSERVATIONS, STATE, Arrays, TeamLayout
-from rllib_seqmarl.envs.promises import refuse
 from rllib_seqmarl.envs.vector_env import JointVector
 
 
@@ -18,29 +18,29 @@ class BatchTeams(JointTeams):
     """The copies of a BatchedSimulator.
 
     Args:
-        name: What messages call the simulator.
-        batch: What is stepped; its attributes are in order.
-        layout: Of its teams.
-        options: `team_reward` and `agent_order`, as JointEnv's.
+        name: The simulator's name in messages.
+        batch: The simulator; its attributes are valid.
+        layout: The layout of its teams.
+        options: `team_reward` and `agent_order`, as in JointEnv.
     """
 
     def __init__(self, name: str, batch: BatchedSimulator, layout: TeamLayout, **options: str):
         super().__init__(name, layout, batch.num_envs, **options)
         self.batch = batch
         self._size = max(layout.obs_sizes)
-        # A batch returns one form throughout: once copies have begun again, every kind of step has been seen.
-        self._step_batch: Callable[[np.ndarray, np.ndarray], StepResult] = self._step_watched
+        # The form of results does not change, so checks stop once there has been a step with restarts.
+        self._step_batch: Callable[[np.ndarray, np.ndarray], StepResult] = self._checked_step
 
     def _reset(self, arrays: Arrays, seeds: Sequence[int | None], options: dict[str, Any] | None) -> Infos:
-        known = [int(seed) for seed in seeds if seed is not None]
-        seen = self.batch.reset(known if len(known) == self.num_envs else None)
-        refuse(self.name, A_BATCH, "At reset: ", of_seen(self.batch, seen))
-        self._place_seen(arrays, seen)
+        given = [int(seed) for seed in seeds if seed is not None]
+        observation = self.batch.reset(given if len(given) == self.num_envs else None)
+        raise_violations(self.name, BATCH, "At reset: ", check_observation(self.batch, observation))
+        self._place_observation(arrays, observation)
         return {}
 
-    def _step(self, actions: np.ndarray, begins: np.ndarray, arrays: Arrays) -> TeamsStep:
-        seen, rewards, terminated, truncated, wins = self._step_batch(actions, begins)
-        self._place_seen(arrays, seen)
+    def _step(self, actions: np.ndarray, reset_mask: np.ndarray, arrays: Arrays) -> TeamsStep:
+        observation, rewards, terminated, truncated, wins = self._step_batch(actions, reset_mask)
+        self._place_observation(arrays, observation)
         infos: Infos = {}
         if terminated.any():
             infos["agent_terminateds"] = np.repeat(terminated[:, None], self.layout.n_agents, axis=1)  # (B, n)
@@ -51,45 +51,45 @@ class BatchTeams(JointTeams):
                 infos["win"], infos["_win"] = wins, done
         return TeamsStep(rewards, terminated, truncated, infos)
 
-    def _step_watched(self, actions: np.ndarray, begins: np.ndarray) -> StepResult:
-        """The batch's own step, and a check of the form of its results; in the end it gives way to that step alone."""
-        moved = self.batch.step(actions, begins)
+    def _checked_step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        """Step the batch and check the form of the result; after the first restart, the checks are dropped."""
+        result = self.batch.step(actions, reset_mask)
         where = f"At step {self._lengths.max()}: "
-        refuse(self.name, A_BATCH, where, of_moved(self.batch, moved, begins))
-        if begins.any():
+        raise_violations(self.name, BATCH, where, check_step_result(self.batch, result, reset_mask))
+        if reset_mask.any():
             self._step_batch = self.batch.step
-        return moved
+        return result
 
-    def _place_seen(self, arrays: Arrays, seen: BatchObservation) -> None:
-        """Writes what the teams observe into blank arrays (B, n, ...)."""
-        observed, alive = seen.observations, seen.alive
+    def _place_observation(self, arrays: Arrays, observation: BatchObservation) -> None:
+        """Write a batch's observation into blank arrays (B, n, ...)."""
+        observations, alive = observation.observations, observation.alive
         if not alive.all():
-            observed = np.where(alive[:, :, None], observed, 0.0)
-        arrays[OBSERVATIONS][:, :, : self._size] = observed
+            observations = np.where(alive[:, :, None], observations, 0.0)
+        arrays[OBSERVATIONS][:, :, : self._size] = observations
         arrays[ALIVE][:] = alive
-        if seen.action_mask is not None:
-            arrays[ACTION_MASK] &= seen.action_mask.astype(np.int8, copy=False)
+        if observation.action_mask is not None:
+            arrays[ACTION_MASK] &= observation.action_mask.astype(np.int8, copy=False)
         if self.layout.state_dim:
-            assert seen.state is not None
-            arrays[STATE][:] = seen.state
+            assert observation.state is not None
+            arrays[STATE][:] = observation.state
 
-    def _place(self, team: int) -> str:
+    def _location(self, team: int) -> str:
         return f", environment {team} of {self.num_envs}"
 
 
 class JointBatchEnv(JointVector):
-    """A BatchedSimulator with JointEnv's observations, actions, rewards and infos, without a loop over its copies.
+    """A BatchedSimulator with JointEnv's observations, actions, rewards and infos, stepped without a loop over copies.
 
     Args:
         batch: The simulator.
-        agent_ids, team_reward, global_state, agent_order, name: As JointEnv's.
+        agent_ids, team_reward, global_state, agent_order, name: As in JointEnv.
 
     Raises:
-        ValueError: An option has a wrong value.
-        JointEnvError: An attribute of the batch is missing or wrong, or it has no global state although one is
-            required; at a reset, or at a step until copies have begun again for the first time, an array is missing or
-            of the wrong type or shape, or a copy does not begin as `reset_mask` requires; or, at any time, an
-            observation or reward is not finite or a mask forbids every action.
+        ValueError: An option is invalid.
+        JointEnvError: An attribute of the batch is missing or wrong, or `global_state` is set for a batch without one.
+            At a reset, or a step up to the first restart of a copy: an array is missing or has the wrong type or
+            shape, or `reset_mask` was not followed. At any time: an observation or reward is not finite, or a mask
+            forbids every action.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class JointBatchEnv(JointVector):
     ):
         self.batch = batch
         name = name or type(batch).__name__
-        refuse(name, A_BATCH, "", of_attributes(batch))
+        raise_violations(name, BATCH, "", check_attributes(batch))
         if global_state and not batch.state_dim:
-            raise JointEnvError(f"{name}: it has no global state. Set global_state=False.")
+            raise JointEnvError(f"{name} has no global state. Set global_state=False.")
         layout = TeamLayout(
             agents=tuple(batch.agents),
             observation_spaces=tuple(batch.observation_spaces),
@@ -118,23 +118,23 @@ class JointBatchEnv(JointVector):
         teams = BatchTeams(name, batch, layout, team_reward=team_reward, agent_order=agent_order)
         super().__init__(teams, batch.metadata, batch.render_mode)
 
-    def _found(self, name: str) -> tuple[Any, ...]:
+    def _get_attributes(self, name: str) -> tuple[Any, ...]:
         owner = self if hasattr(self, name) else self.batch
         return (getattr(owner, name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The attribute `name`, called once where it is a method: all copies have one simulator, and one result."""
-        value = self._found(name)[0]
+        """The attribute `name`, called once if it is a method; all copies share the simulator and thus the result."""
+        value = self._get_attributes(name)[0]
         return (value(*args, **kwargs) if callable(value) else value,) * self.num_envs
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Sets an attribute of the simulator."""
+        """Set an attribute of the simulator."""
         setattr(self.batch, name, values)
 
     def render(self) -> tuple[Any, ...]:
-        """A picture of the first copy."""
+        """Render the first copy."""
         return (self.batch.render(),)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes the simulator."""
+        """Close the simulator."""
         self.batch.close()

@@ -1,4 +1,4 @@
-"""Play of a batched simulator by its checks: random legal actions that can be replayed and varied."""
+"""Random play of a batched simulator for its checks: legal actions that can be replayed and varied."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,132 +6,136 @@ from dataclasses import dataclass
 import numpy as np
 
 from rllib_seqmarl.envs.agent_spaces import AgentAction
-from rllib_seqmarl.envs.batch_promises import A_BATCH, of_moved, of_seen
+from rllib_seqmarl.envs.batch_contract import BATCH, check_observation, check_step_result
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
-from rllib_seqmarl.envs.promises import Breaches, refuse
+from rllib_seqmarl.envs.contract import Violations, raise_violations
 
-Looked = dict[str, np.ndarray]  # the arrays of a reset or step by name, blank where values are unused
-SEEN = ("observations", "alive", "action_mask", "state")
-ENDS = ("terminated", "truncated")
+Snapshot = dict[str, np.ndarray]  # copies of the arrays of a reset or step, zero where values are unused
+OBSERVATION_KEYS = ("observations", "alive", "action_mask", "state")
+END_KEYS = ("terminated", "truncated")
 
 
 @dataclass(frozen=True)
-class Play:
-    """The inputs of a batch and its results. Step t, from 1, is `actions[t - 1]` and gave `looked[t]`.
+class Recording:
+    """The inputs and results of a batch. Step t, from 1, has the inputs at index t - 1 and the result `snapshots[t]`.
 
     Attributes:
-        actions: Of each step.
-        begins: Of each step.
-        looked: Of the reset, and of each step.
+        actions: One array per step.
+        reset_masks: One array per step.
+        snapshots: The reset's, then one per step.
     """
 
     actions: list[np.ndarray]
-    reset_mask: list[np.ndarray]
-    looked: list[Looked]
+    reset_masks: list[np.ndarray]
+    snapshots: list[Snapshot]
 
     def over(self, step: int) -> np.ndarray:
-        """Bool (B,), whose episode ended with this step."""
-        return ended(self.looked[step])
+        """Bool (B,): the copies whose episode ended with this step."""
+        return ended(self.snapshots[step])
 
     def end_of(self, copy: int, step: int) -> int:
-        """The last step of the episode that a copy plays at `step`; of the play, where it is broken off before."""
-        begun = (later for later in range(step + 1, len(self.looked)) if self.reset_mask[later - 1][copy])
-        return next(begun, len(self.looked)) - 1
+        """The last step of the episode that a copy plays at `step`, or of the recording if that ends earlier."""
+        restarts = (later for later in range(step + 1, len(self.snapshots)) if self.reset_masks[later - 1][copy])
+        return next(restarts, len(self.snapshots)) - 1
 
 
-class Player:
-    """Legal actions of all agents, and the comparable part of results.
+class RandomPlayer:
+    """Draws legal actions for all agents and takes comparable snapshots of results.
 
     Args:
-        batch: Whose attributes are in order.
+        batch: The simulator; its attributes are valid.
     """
 
     def __init__(self, batch: BatchedSimulator):
-        self.own = [
+        self.agent_actions = [
             AgentAction.of(agent, space) for agent, space in zip(batch.agents, batch.action_spaces, strict=True)
         ]
-        self.is_discrete = self.own[0].is_discrete
-        self.shape = (batch.num_envs, len(self.own), max(action.width for action in self.own))
-        # Bool (n, width): an agent's own choices or dimensions among the padded ones.
-        self.is_own = np.arange(self.shape[2]) < np.array([[action.width] for action in self.own])
+        self.is_discrete = self.agent_actions[0].is_discrete
+        widest = max(action.width for action in self.agent_actions)
+        self.shape = (batch.num_envs, len(self.agent_actions), widest)
+        # Bool (n, width): the choices or dimensions that are not padding.
+        self.is_own = np.arange(self.shape[2]) < np.array([[action.width] for action in self.agent_actions])
         if not self.is_discrete:
             low, high = (np.zeros(self.shape[1:], np.float32) for _ in range(2))
-            for row, action in enumerate(self.own):
+            for row, action in enumerate(self.agent_actions):
                 low[row, : action.dim], high[row, : action.dim] = action.bounds()
             self.bounds = np.clip(low, -1e3, 1e3), np.clip(high, -1e3, 1e3)
 
-    def action_mask(self, looked: Looked) -> np.ndarray:
-        """Bool (B, n, width)."""
-        return np.broadcast_to(looked.get("action_mask", self.is_own), self.shape)
+    def action_mask(self, snapshot: Snapshot) -> np.ndarray:
+        """The legal choices, bool (B, n, width)."""
+        return np.broadcast_to(snapshot.get("action_mask", self.is_own), self.shape)
 
-    def draw(self, looked: Looked, rng: np.random.Generator) -> np.ndarray:
-        """Random legal actions, int64 (B, n) or float32 (B, n, dim)."""
+    def draw(self, snapshot: Snapshot, rng: np.random.Generator) -> np.ndarray:
+        """Draw random legal actions, int64 (B, n) or float32 (B, n, dim)."""
         if self.is_discrete:
-            return np.where(self.action_mask(looked), rng.random(self.shape), -1.0).argmax(axis=2)
+            return np.where(self.action_mask(snapshot), rng.random(self.shape), -1.0).argmax(axis=2)
         return rng.uniform(*self.bounds, self.shape).astype(np.float32)
 
-    def look(self, result: BatchObservation | StepResult) -> Looked:
-        """Copies of the arrays; unused values are zero: those of dead agents, padding, and wins before the end."""
-        seen = result if isinstance(result, BatchObservation) else result.observation
-        alive = seen.alive[:, :, None]
-        looked = {"observations": np.where(alive, seen.observations, 0.0), "alive": seen.alive.copy()}
-        if seen.action_mask is not None:
-            looked["action_mask"] = (seen.action_mask != 0) & alive & self.is_own
-        if seen.state is not None:
-            looked["state"] = seen.state.copy()
+    def snapshot(self, result: BatchObservation | StepResult) -> Snapshot:
+        """Copy the arrays, with zeros for dead agents, for padding, and for wins before the end of an episode."""
+        observation = result if isinstance(result, BatchObservation) else result.observation
+        alive = observation.alive[:, :, None]
+        snapshot = {
+            "observations": np.where(alive, observation.observations, 0.0),
+            "alive": observation.alive.copy(),
+        }
+        if observation.action_mask is not None:
+            snapshot["action_mask"] = (observation.action_mask != 0) & alive & self.is_own
+        if observation.state is not None:
+            snapshot["state"] = observation.state.copy()
         if isinstance(result, StepResult):
-            looked |= {name: getattr(result, name).copy() for name in ("rewards", *ENDS)}
+            snapshot |= {name: getattr(result, name).copy() for name in ("rewards", *END_KEYS)}
             if result.wins is not None:
-                looked["wins"] = np.where(ended(looked), result.wins, 0.0)
-        return looked
+                snapshot["wins"] = np.where(ended(snapshot), result.wins, 0.0)
+        return snapshot
 
 
-class Stage:
-    """A batch that is reset and stepped for a check; what it gives is looked at for its form.
+class CheckedBatch:
+    """A batch whose results are checked for their form whenever it is reset or stepped.
 
     Args:
-        batch: Whose attributes are in order.
-        seed: Of the first copy, counted up from copy to copy.
+        batch: The simulator; its attributes are valid.
+        seed: Seed of the first copy; copy i has `seed + i`.
     """
 
     def __init__(self, batch: BatchedSimulator, seed: int):
         self.batch = batch
         self.seed = seed
-        self.player = Player(batch)
+        self.player = RandomPlayer(batch)
 
-    def refuse(self, where: str, breaches: Breaches) -> None:
-        """Raises JointEnvError if there are breaches."""
-        refuse(type(self.batch).__name__, A_BATCH, where, breaches)
+    def raise_violations(self, where: str, violations: Violations) -> None:
+        """Raise JointEnvError if there are violations."""
+        raise_violations(type(self.batch).__name__, BATCH, where, violations)
 
-    def reset(self, seed: int | None = None) -> Looked:
-        """The observations after a reset with the stage's seed, or another one."""
+    def reset(self, seed: int | None = None) -> Snapshot:
+        """Reset the batch with `seed`, by default its own, and return a snapshot of the observations."""
         first = self.seed if seed is None else seed
-        seen = self.batch.reset([first + copy for copy in range(self.batch.num_envs)])
-        self.refuse("At reset: ", of_seen(self.batch, seen))
-        return self.take("At reset: ", seen)
+        observation = self.batch.reset([first + copy for copy in range(self.batch.num_envs)])
+        self.raise_violations("At reset: ", check_observation(self.batch, observation))
+        return self.process("At reset: ", observation)
 
-    def step(self, number: int, actions: np.ndarray, reset_mask: np.ndarray) -> Looked:
-        """The result of step `number`, from 1."""
-        told = reset_mask.copy()
-        moved = self.batch.step(actions, reset_mask)
+    def step(self, number: int, actions: np.ndarray, reset_mask: np.ndarray) -> Snapshot:
+        """Take step `number`, from 1, and return a snapshot of its result."""
+        original_mask = reset_mask.copy()
+        result = self.batch.step(actions, reset_mask)
         where = f"At step {number}: "
-        self.refuse(where, of_moved(self.batch, moved, told))
-        return self.take(where, moved)
+        self.raise_violations(where, check_step_result(self.batch, result, original_mask))
+        return self.process(where, result)
 
-    def take(self, where: str, result: BatchObservation | StepResult) -> Looked:
-        """The comparable part of a well-formed result; subclasses may check more here."""
-        return self.player.look(result)
-
-
-def ended(looked: Looked) -> np.ndarray:
-    """Bool (B,), whose episode ended with this step."""
-    return looked["terminated"] | looked["truncated"]
+    def process(self, where: str, result: BatchObservation | StepResult) -> Snapshot:
+        """Take a snapshot of a well-formed result; subclasses may add checks."""
+        return self.player.snapshot(result)
 
 
-def difference(
-    a: Looked, b: Looked, copies: Sequence[int] | np.ndarray, names: Iterable[str] | None = None
+def ended(snapshot: Snapshot) -> np.ndarray:
+    """Bool (B,): the copies whose episode ended with this step."""
+    return snapshot["terminated"] | snapshot["truncated"]
+
+
+def first_difference(
+    a: Snapshot, b: Snapshot, copies: Sequence[int] | np.ndarray, names: Iterable[str] | None = None
 ) -> tuple[str, int] | None:
-    """The first array (of `names`, if given) in which one of these copies differs, and the copy; None if all agree."""
+    """The first array (among `names`, if given) and copy (among `copies`) that differ; None if all are equal."""
     for name in dict.fromkeys((*a, *b)) if names is None else names:
         for copy in copies:
             if (name in a) != (name in b) or not (name not in a or np.array_equal(a[name][copy], b[name][copy])):
@@ -139,6 +143,6 @@ def difference(
     return None
 
 
-def sees_same(a: Looked, b: Looked, copy: int) -> bool:
-    """Whether a team sees the same in both."""
-    return difference(a, b, [copy], [name for name in SEEN if name in a]) is None
+def has_same_observation(a: Snapshot, b: Snapshot, copy: int) -> bool:
+    """Return whether a copy's observations are equal in both snapshots."""
+    return first_difference(a, b, [copy], [name for name in OBSERVATION_KEYS if name in a]) is None

@@ -1,4 +1,4 @@
-"""The environments this package knows by name, and how any environment a user may name is made.
+"""The catalog of named environments, and the creation of environments from names, classes and creators.
 
 The suites and their tasks are in `suites/`.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from rllib_seqmarl.envs.adapters import adapt, is_multi_agent, is_parallel, refuse
-from rllib_seqmarl.envs.batch_creators import makes_batches, of_size
+from rllib_seqmarl.envs.adapters import adapt, is_multi_agent, is_parallel, unsupported_env
+from rllib_seqmarl.envs.batch_creators import makes_batches, with_num_envs
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.options import check_names
@@ -31,8 +31,8 @@ class EnvEntry:
     """One task of a suite.
 
     Attributes:
-        suite: What it belongs to.
-        task: Its name within the suite.
+        suite: The suite.
+        task: The task's name within the suite.
     """
 
     suite: Suite
@@ -49,27 +49,29 @@ class EnvEntry:
         return self.suite.tasks.get(self.task, "")
 
     def make(self, **options: Any) -> Any:
-        """One environment: a ParallelEnv or MultiAgentEnv."""
+        """Make one environment: a ParallelEnv or MultiAgentEnv."""
         return call_with_keywords(partial(self.suite.make, self.task), options, self.name)
 
     def make_batch(self, num_envs: int, **options: Any) -> BatchedSimulator | None:
-        """A batch of environments, where the suite steps many at once; otherwise None."""
+        """Make a batch of environments if the suite is a batched simulator; otherwise return None."""
         if self.suite.make_batch is None:
             return None
         self.require()
-        return call_with_keywords(of_size(partial(self.suite.make_batch, self.task), num_envs), options, self.name)
+        return call_with_keywords(
+            with_num_envs(partial(self.suite.make_batch, self.task), num_envs), options, self.name
+        )
 
     def require(self) -> None:
-        """Raises ImportError, with the remedy, unless all that it needs is installed."""
+        """Raise ImportError, with instructions, unless all required packages are installed."""
         if self.missing():
             raise ImportError(f"{self.name} needs {', '.join(self.suite.requires)}: {self.missing()}")
 
     def missing(self) -> str:
-        """How to install what this environment lacks; empty if nothing is missing."""
+        """How to install the missing packages; empty if none are missing."""
         if all(map(_is_importable, self.suite.requires)):
             return ""
-        by_pip = f'pip install -e ".[{self.suite.extra}]"' if self.suite.extra else ""
-        return " ".join(filter(None, (by_pip, self.suite.install)))
+        pip_command = f'pip install -e ".[{self.suite.extra}]"' if self.suite.extra else ""
+        return " ".join(filter(None, (pip_command, self.suite.install)))
 
 
 def _is_importable(module: str) -> bool:
@@ -82,11 +84,11 @@ def _is_importable(module: str) -> bool:
 CATALOG: dict[str, EnvEntry] = {
     entry.name: entry for suite in SUITES.values() for entry in (EnvEntry(suite, task) for task in suite.tasks)
 }
-"""All tasks that are listed. Some suites know more: :func:`find_entry` finds those as well."""
+"""All listed tasks. Some suites have more, which :func:`find_entry` finds as well."""
 
 
 def find_entry(name: Any) -> EnvEntry | None:
-    """The task that `name` ("suite/task") names, listed or not; None if there is none."""
+    """Find the task with the name "suite/task", listed or not; None if there is none."""
     if not isinstance(name, str):
         return None
     suite_name, _, task = name.partition("/")
@@ -97,59 +99,59 @@ def find_entry(name: Any) -> EnvEntry | None:
 
 
 def unknown_name(name: str, others: Iterable[str] = ()) -> str:
-    """The message for an unknown environment name: the nearest ones, also among `others`, and where to look."""
+    """The message for an unknown environment name, with similar names (also from `others`) and where to look."""
     suite = SUITES.get(name.partition("/")[0])
-    words = f"Unknown environment {name!r}.{did_you_mean(name, [*CATALOG, *others])}"
+    message = f"Unknown environment {name!r}.{did_you_mean(name, [*CATALOG, *others])}"
     if suite is None:
-        return f"{words} Known suites: {', '.join(SUITES)}; `rllib list` shows their tasks."
-    others = f", and {suite.other_tasks}" if suite.other_tasks else ""
-    return f"{words} Tasks of {suite.name}: {', '.join(suite.tasks)}{others}."
+        return f"{message} Known suites: {', '.join(SUITES)}; `rllib list` shows their tasks."
+    unlisted = f", and {suite.other_tasks}" if suite.other_tasks else ""
+    return f"{message} Tasks of {suite.name}: {', '.join(suite.tasks)}{unlisted}."
 
 
 def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
-    """The environment that `source` names, as its author wrote it.
+    """Make the multi-agent environment given by `source`, without joining it.
 
     Args:
-        source: A name of the table above, a name registered with `ray.tune.register_env`, an environment
-            class, or a creator. A class of RLlib's is called with `env_config`, a class of PettingZoo's with
-            its keys as keywords; a creator with one positional parameter is called with `env_config`, others
-            with keywords. A BatchedSimulator class, or a creator with a parameter `num_envs`, makes a batch of one.
+        source: A name in the catalog, a name registered with `ray.tune.register_env`, an environment class, or a
+            creator. RLlib environment classes are called with `env_config`, PettingZoo classes with its items as
+            keyword arguments; creators with one positional parameter are called with `env_config`, others with
+            keyword arguments. BatchedSimulator classes and creators with a parameter `num_envs` make a batch of one.
         env_config: Options of the environment.
 
     Returns:
         A ParallelEnv, MultiAgentEnv or JointEnv.
 
     Raises:
-        ValueError: An unknown name (the nearest known ones are named) or option.
-        ImportError: The environment's packages are missing; says what to install.
-        TypeError: `source` makes no multi-agent environment.
-        JointEnvError: A BatchedSimulator's attributes are not in order, or it has not the number of copies asked for.
+        ValueError: An unknown name or option; the message suggests similar ones.
+        ImportError: Required packages are missing; the message says how to install them.
+        TypeError: `source` does not make a multi-agent environment.
+        JointEnvError: A BatchedSimulator's number of copies or another attribute is wrong.
     """
     env = find_creator(source)({} if env_config is None else env_config)
     if not isinstance(env, JointEnv):
-        adapt(env)  # raises for what is no team
+        adapt(env)  # raises TypeError for anything else
     return env
 
 
 def make_batch(source: EnvSource, num_envs: int, env_config: EnvConfig | None = None) -> BatchedSimulator | None:
-    """A batch of environments, where `source` names a simulator that steps many at once; otherwise None.
+    """Make a batch of environments if `source` is a batched simulator; otherwise return None.
 
     Raises:
-        ValueError, ImportError, TypeError, JointEnvError: As :func:`make_env`.
+        ValueError, ImportError, TypeError, JointEnvError: As in :func:`make_env`.
     """
     options = {} if env_config is None else env_config
     entry = find_entry(source)
     if entry is not None:
         return entry.make_batch(num_envs, **options)
     maker = _resolve(source)
-    return call_with_keywords(of_size(maker, num_envs), options) if makes_batches(maker) else None
+    return call_with_keywords(with_num_envs(maker, num_envs), options) if makes_batches(maker) else None
 
 
 def find_creator(source: EnvSource) -> Callable[[EnvConfig], Any]:
-    """The function that makes the environment named by `source` from its `env_config`; nothing is made yet.
+    """Return the function that makes the environment given by `source` from its `env_config`.
 
     Raises:
-        ValueError, ImportError, TypeError: As :func:`make_env`.
+        ValueError, ImportError, TypeError: As in :func:`make_env`.
     """
     entry = find_entry(source)
     if entry is not None:
@@ -159,14 +161,14 @@ def find_creator(source: EnvSource) -> Callable[[EnvConfig], Any]:
     if makes_batches(maker):
         return partial(call_with_keywords, single(maker))
     if isinstance(source, str):
-        return maker  # what is registered with Ray takes the config
+        return maker  # creators registered with Ray take the config
     if isinstance(maker, type) and not (is_multi_agent(maker) or is_parallel(maker)):
-        raise refuse(maker)
+        raise unsupported_env(maker)
     return maker if _takes_config(maker) else partial(call_with_keywords, maker)
 
 
 def make_joint_env(source: EnvSource, env_config: EnvConfig | None = None, **joint_options: Any) -> JointEnv:
-    """As :func:`make_env`, joined: `joint_options` go to JointEnv (agent_ids, team_reward, global_state)."""
+    """Make a JointEnv from the arguments of :func:`make_env` and the keyword arguments of JointEnv."""
     env = make_env(source, env_config)
     if isinstance(env, JointEnv):
         return JointEnv(env.env, **joint_options) if joint_options else env
@@ -175,10 +177,10 @@ def make_joint_env(source: EnvSource, env_config: EnvConfig | None = None, **joi
 
 
 def _resolve(source: EnvSource) -> Callable[..., Any]:
-    """The class or creator itself, or that which is registered with Ray by this name."""
+    """Return the class or creator itself, or the creator registered with Ray by this name."""
     if not isinstance(source, str):
         if not callable(source):
-            raise TypeError(f"An environment is given by its name, its class or a creator, not by {source!r}.")
+            raise TypeError(f"An environment must be a name, a class or a creator, not {source!r}.")
         return source
     if find_spec("ray"):
         from ray.tune.registry import ENV_CREATOR, _global_registry
@@ -186,14 +188,14 @@ def _resolve(source: EnvSource) -> Callable[..., Any]:
         if _global_registry.contains(ENV_CREATOR, source):
             return _global_registry.get(ENV_CREATOR, source)
     if source in gym.registry:
-        raise refuse(source)
+        raise unsupported_env(source)
     raise ValueError(
-        f"{unknown_name(source)} Register your own with ray.tune.register_env(name, creator), or give its class."
+        f"{unknown_name(source)} Register your own with ray.tune.register_env(name, creator), or pass its class."
     )
 
 
 def _takes_config(source: Callable[..., Any]) -> bool:
-    """Whether RLlib's convention holds: one positional argument, the whole config."""
+    """Return whether `source` follows RLlib's convention of one positional argument, the whole config."""
     if isinstance(source, type):
         return is_multi_agent(source)
     positional = [
@@ -208,8 +210,8 @@ def _takes_config(source: Callable[..., Any]) -> bool:
 
 
 def call_with_keywords(source: Callable[..., Any], config: EnvConfig, name: str | None = None) -> Any:
-    """`source(**config)`, after a look at whether it has all these options."""
-    known = inspect.signature(source).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        check_names(name or str(getattr(source, "__name__", source)), config, known)
+    """Call `source(**config)` after checking that it has all these options."""
+    parameters = inspect.signature(source).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        check_names(name or str(getattr(source, "__name__", source)), config, parameters)
     return source(**config)

@@ -1,9 +1,9 @@
-"""A test that anyone can run on their environment: does it keep what a joint environment relies on?
+"""A check that users can run on their multi-agent environments.
 
-As gymnasium's `check_env` and PettingZoo's `parallel_api_test` do for theirs, but for both kinds of multi-agent
-environment, and for batches of teams (`check_batch.py`). The environment is played through the JointEnv that trains, so
-that whatever training refuses is refused here, in the same words. What only a repetition or a comparison shows comes in
-addition.
+The counterpart of gymnasium's `check_env` and PettingZoo's `parallel_api_test` for both kinds of multi-agent
+environment and for batches of teams (`check_batch.py`). The environment is played through the same JointEnv as in
+training, so training errors are raised here with the same messages. Checks that need a repetition or a comparison are
+added.
 """
 
 from collections.abc import Mapping
@@ -17,30 +17,29 @@ from rllib_seqmarl.envs.agent_spaces import Space
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.catalog import EnvConfig, make_batch, make_env
 from rllib_seqmarl.envs.check_batch import check_batch
+from rllib_seqmarl.envs.contract import Violations, check_rendering, raise_violations
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.layout import ACTION_MASK, Arrays, TeamLayout
-from rllib_seqmarl.envs.promises import Breaches, of_pictures, refuse
 
-COPIES = 3  # in a batch that is made to be checked: enough for them to disturb each other
+COPIES = 3  # of a batch made for the check: enough to detect interference
 
 
 def check_joint_env(
     env: Any, env_config: EnvConfig | None = None, *, episodes: int = 3, max_steps: int = 200, seed: int = 0
 ) -> None:
-    """Plays an environment with random legal actions and reports which promises it breaks; returns if none.
+    """Play an environment with random legal actions and raise if it violates the contract.
 
     Args:
-        env: A JointEnv (which is played with its options), MultiAgentEnv, ParallelEnv or BatchedSimulator, or anything
-            that `make_env` takes (a name, class or creator); what makes batches of teams is checked as a batch, of
-            three copies.
-        env_config: Options, where `env` has still to be made.
-        episodes: How many are played (in a batch by every copy), at least 2.
-        max_steps: After how many an episode is left. Whether a batch shows final observations is found out only where
-            episodes end before.
-        seed: Of the resets and of the random actions.
+        env: A JointEnv (played with its options), MultiAgentEnv, ParallelEnv or BatchedSimulator, or anything that
+            `make_env` accepts (a name, class or creator). Sources of batches are checked as a batch of three copies.
+        env_config: Options, if `env` is a name, class or creator.
+        episodes: Number of episodes (per copy of a batch), at least 2.
+        max_steps: Number of steps after which an episode is abandoned. The final observations of a batch are checked
+            only if its episodes end earlier.
+        seed: Seed of the resets and the random actions.
 
     Raises:
-        JointEnvError: A promise is broken.
+        JointEnvError: The environment violates the contract.
         ValueError, ImportError, TypeError: The environment cannot be made; see `make_env`.
     """
     if isinstance(env, str | type) or not hasattr(env, "step"):
@@ -50,18 +49,18 @@ def check_joint_env(
         check_batch(env, episodes=episodes, max_steps=max_steps, seed=seed)
         return
     joint = env if isinstance(env, JointEnv) else JointEnv(env)
-    _refuse(joint, "", _of_spaces(joint))
-    joint.reader.env = watched = _Watched(joint.env)
+    _raise_violations(joint, "", _check_spaces(joint))
+    joint.reader.env = wrapped = _LastObservations(joint.env)
     try:
-        records = [_play(joint, watched, seed + max(0, episode - 1), max_steps) for episode in range(episodes)]
+        records = [_play(joint, wrapped, seed + max(0, episode - 1), max_steps) for episode in range(episodes)]
     finally:
         joint.reader.env = joint.env
-    _refuse(joint, "", _of_repetition(joint, seed, *records[:2]))
-    _refuse(joint, "", of_pictures(joint.env))
+    _raise_violations(joint, "", _check_determinism(joint, seed, *records[:2]))
+    _raise_violations(joint, "", check_rendering(joint.env))
 
 
-class _Watched:
-    """The user's environment, which keeps the last observations it returned."""
+class _LastObservations:
+    """Wraps the user's environment and keeps its last observations."""
 
     def __init__(self, env: Any):
         self.env = env
@@ -81,75 +80,76 @@ class _Watched:
         return result
 
 
-def _play(joint: JointEnv, watched: _Watched, seed: int, max_steps: int) -> list[Any]:
-    """Plays an episode; returns all that the joint environment gave."""
+def _play(joint: JointEnv, wrapped: _LastObservations, seed: int, max_steps: int) -> list[Any]:
+    """Play an episode and return all results of the joint environment."""
     rng = np.random.default_rng(seed)
-    seen, _ = joint.reset(seed=seed)
-    _refuse(joint, f"At reset(seed={seed}): ", _of_bounds(joint, watched))
-    record: list[Any] = [seen]
+    observation, _ = joint.reset(seed=seed)
+    _raise_violations(joint, f"At reset(seed={seed}): ", _check_bounds(joint, wrapped))
+    record: list[Any] = [observation]
     for step in range(1, max_steps + 1):
-        seen, *rest, info = joint.step(_draw(joint.layout, seen, rng))
-        _refuse(joint, f"At step {step} after reset(seed={seed}): ", _of_bounds(joint, watched))
-        record.append({**seen, "agent_rewards": info["agent_rewards"], "result": np.array(rest)})
+        observation, *rest, info = joint.step(_draw(joint.layout, observation, rng))
+        _raise_violations(joint, f"At step {step} after reset(seed={seed}): ", _check_bounds(joint, wrapped))
+        record.append({**observation, "agent_rewards": info["agent_rewards"], "result": np.array(rest)})
         if rest[1] or rest[2]:
             break
     return record
 
 
-def _draw(layout: TeamLayout, seen: Arrays, rng: np.random.Generator) -> np.ndarray:
-    """A random legal joint action."""
+def _draw(layout: TeamLayout, observation: Arrays, rng: np.random.Generator) -> np.ndarray:
+    """Draw a random legal joint action."""
     if not layout.is_discrete:
         return layout.fit(rng.uniform(-1.0, 1.0, layout.action_shape).astype(np.float32), normalize=True, clip=True)
-    scores = np.where(seen.get(ACTION_MASK, layout.own_actions), rng.random((layout.n_agents, layout.width)), -1.0)
+    mask = observation.get(ACTION_MASK, layout.own_actions)
+    scores = np.where(mask, rng.random((layout.n_agents, layout.width)), -1.0)
     components = np.split(scores, np.cumsum(layout.nvec)[:-1], axis=1)
     return np.stack([part.argmax(axis=1) for part in components], axis=1).reshape(layout.action_shape)
 
 
-def _refuse(joint: JointEnv, where: str, breaches: Breaches) -> None:
-    """Raises if there are breaches."""
-    refuse(type(joint.env).__name__, "a team's environment", where, breaches)
+def _raise_violations(joint: JointEnv, where: str, violations: Violations) -> None:
+    raise_violations(type(joint.env).__name__, "multi-agent environment", where, violations)
 
 
-# -- the promises: each function yields those that are broken -------------------------------------------------
+# -- checks: each function yields violations ------------------------------------------------------------------
 
 
-def _of_spaces(joint: JointEnv) -> Breaches:
+def _check_spaces(joint: JointEnv) -> Violations:
     layout = joint.layout
     first = zip(layout.agents, layout.observation_spaces, layout.action_spaces, strict=True)
-    again = adapt(joint.env)
+    adapter = adapt(joint.env)
     for agent, *pair in first:
-        if again.spaces_of(agent) != tuple(pair):
-            yield "give the same spaces each time it is asked", f"Agent {agent!r} had others the second time."
+        if adapter.spaces_of(agent) != tuple(pair):
+            yield "return the same spaces every time", f"Those of agent {agent!r} differed the second time."
 
 
-def _of_bounds(joint: JointEnv, watched: _Watched) -> Breaches:
+def _check_bounds(joint: JointEnv, wrapped: _LastObservations) -> Violations:
     for agent, space in zip(joint.layout.agents, joint.layout.observation_spaces, strict=True):
-        if agent not in watched.observations:
+        if agent not in wrapped.observations:
             continue
-        for array in _out_of_bounds(space, watched.observations[agent]):
+        for array in _out_of_bounds(space, wrapped.observations[agent]):
             yield (
-                "give observations within the bounds of their space",
+                "return observations within the bounds of their space",
                 f"Agent {agent!r} observes values from {array.min()} to {array.max()}. Clip them, or widen the space.",
             )
 
 
-def _out_of_bounds(space: Space, seen: Any) -> list[np.ndarray]:
-    """The arrays among the parts of an observation that leave their Box."""
+def _out_of_bounds(space: Space, observation: Any) -> list[np.ndarray]:
+    """The arrays in an observation that exceed the bounds of their Box."""
     if isinstance(space, spaces.Dict):
-        return [array for key, part in space.items() if key in seen for array in _out_of_bounds(part, seen[key])]
+        shared = (key for key in space.spaces if key in observation)
+        return [array for key in shared for array in _out_of_bounds(space[key], observation[key])]
     if isinstance(space, spaces.Tuple):
-        return [array for part, one in zip(space, seen, strict=True) for array in _out_of_bounds(part, one)]
+        return [array for part, one in zip(space, observation, strict=True) for array in _out_of_bounds(part, one)]
     if not isinstance(space, spaces.Box):
         return []
-    array = np.asarray(seen)
+    array = np.asarray(observation)
     return [] if ((array >= space.low) & (array <= space.high)).all() else [array]
 
 
-def _of_repetition(joint: JointEnv, seed: int, first: list[Any], second: list[Any]) -> Breaches:
-    """Two episodes with the same seed."""
+def _check_determinism(joint: JointEnv, seed: int, first: list[Any], second: list[Any]) -> Violations:
+    """Compare two episodes with the same seed."""
     if len(first) != len(second) or not all(map(_same, first, second)):
-        unseeded = "" if joint.reader.can_be_seeded else " Its reset() has no parameter `seed`: add it."
-        yield "play the same episode for the same seed and actions", f"reset(seed={seed}) gave two.{unseeded}"
+        remedy = "" if joint.reader.can_be_seeded else " Its reset() has no parameter `seed`: add it."
+        yield "play the same episode for the same seed and actions", f"Two with reset(seed={seed}) differed.{remedy}"
 
 
 def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:

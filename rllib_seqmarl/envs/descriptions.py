@@ -1,7 +1,7 @@
 """Descriptions of tasks: the number of agents, their observations and actions.
 
-Finding out means making the environment, which takes seconds for some and is impossible where a package is missing. So
-what was found is kept in `descriptions.json` next to this file. Tests compare it with the environments;
+Describing an environment means making it, which takes seconds for some and fails if a package is missing. Descriptions
+are therefore stored in `descriptions.json` next to this file. Tests compare them with the environments;
 `python -m rllib_seqmarl.envs.descriptions` regenerates it.
 """
 
@@ -22,14 +22,14 @@ _FILE = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class EnvDescription:
-    """One task in words.
+    """The description of a task.
 
     Attributes:
-        agents: n.
-        observation: An agent's flattened observation size without ids, such as "18", or "3-11" where agents differ.
-        action: What an agent chooses, such as "5 choices", "5 x 10 choices", "2 real"; several kinds with "or".
+        agents: Number of agents.
+        observation: An agent's flattened observation size without IDs, such as "18", or "3-11" if agents differ.
+        action: An agent's action, such as "5 choices", "5 x 10 choices" or "2 real"; several kinds are joined by "or".
         action_mask: Whether the environment masks actions.
-        state: Size of the global state; 0 without one.
+        state: Size of the global state; 0 if there is none.
     """
 
     agents: int
@@ -40,7 +40,7 @@ class EnvDescription:
 
     @classmethod
     def of(cls, env: Any) -> Self:
-        """Describes an environment: a JointEnv, ParallelEnv or MultiAgentEnv. It may be reset."""
+        """Describe a JointEnv, ParallelEnv or MultiAgentEnv, which may be reset."""
         layout = (env if isinstance(env, JointEnv) else JointEnv(env)).layout
         sizes = sorted(set(layout.obs_sizes))
         return cls(
@@ -53,7 +53,7 @@ class EnvDescription:
 
 
 def action_in_words(space: Any) -> str:
-    """An agent's action space as in `EnvDescription.action`."""
+    """Describe an agent's action space as in `EnvDescription.action`."""
     action = AgentAction.of("", space)
     if action.is_discrete:
         return f"{' x '.join(map(str, action.nvec))} choices"
@@ -69,18 +69,19 @@ def _state_size(env: Any) -> int:
 
 
 def known_descriptions() -> dict[str, EnvDescription]:
-    """The descriptions of listed tasks, by name."""
-    return {name: EnvDescription(**found) for name, found in json.loads(_FILE.read_text()).items()}
+    """The stored descriptions of listed tasks, by name."""
+    return {name: EnvDescription(**fields) for name, fields in json.loads(_FILE.read_text()).items()}
 
 
 def write_descriptions(names: Iterable[str]) -> None:
-    """Regenerates the descriptions of these tasks and saves them; tasks that are no longer listed are dropped."""
-    known = known_descriptions() if _FILE.exists() else {}
+    """Regenerate and save the descriptions of these tasks; tasks that are no longer listed are dropped."""
+    descriptions = known_descriptions() if _FILE.exists() else {}
     for name in names:
         env = make_env(name)
-        known[name] = EnvDescription.of(env)
+        descriptions[name] = EnvDescription.of(env)
         env.close()
-    lines = [f"{json.dumps(name)}: {json.dumps(asdict(known[name]))}" for name in CATALOG if name in known]
+    kept = [(name, asdict(descriptions[name])) for name in CATALOG if name in descriptions]
+    lines = [f"{json.dumps(name)}: {json.dumps(fields)}" for name, fields in kept]
     _FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

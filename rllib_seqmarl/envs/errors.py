@@ -1,14 +1,13 @@
-"""The errors an environment can cause. All are ValueErrors, with one sentence that says who, what and the
-remedy."""
+"""Errors caused by environments: ValueErrors whose message names the culprit, the problem and the remedy."""
 
 from collections.abc import Iterable
 
 
 class LayoutError(ValueError):
-    """A team's spaces, observations, masks or actions do not fit together; names the agent.
+    """Raised if a team's spaces, observations, masks or actions do not fit together; the message names the agent.
 
     Attributes:
-        team: Which one of several teams; 0 for a single one.
+        team: Index of the team in a batch; 0 for a single one.
     """
 
     def __init__(self, message: str, team: Iterable[int] = ()):
@@ -17,4 +16,4 @@ class LayoutError(ValueError):
 
 
 class JointEnvError(ValueError):
-    """An environment broke a promise while it ran; names the environment, the step and the agent."""
+    """Raised if an environment violates the contract; the message names the environment, the step and the agent."""

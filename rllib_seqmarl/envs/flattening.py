@@ -1,6 +1,6 @@
-"""An observation as a vector of numbers: gymnasium's `flatten`, except that what does not fit its space is refused.
+"""Flattening of observations like gymnasium's `flatten`, but rejecting those that do not fit their space.
 
-gymnasium's own writes a Discrete observation of -1 as the last choice, and drops the keys that a Dict does not have.
+gymnasium's version encodes a Discrete observation of -1 as the last choice and drops keys that a Dict does not have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ def flat_size(space: Space) -> int:
     """The number of entries of a flattened observation.
 
     Raises:
-        ValueError: An observation of this space, or of a part of it, is no fixed number of numbers.
+        ValueError: The space, or a part of it, cannot be flattened to a fixed size.
     """
     match space:
         case spaces.Box() if not (space.low <= space.high).all():
@@ -33,11 +33,11 @@ def flat_size(space: Space) -> int:
             return sum(map(flat_size, space.spaces.values()))
         case spaces.Tuple():
             return sum(map(flat_size, space.spaces))
-    raise ValueError(f"{brief(space)} is not among Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple")
+    raise ValueError(f"{brief(space)} is not one of Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple")
 
 
 def flattener(space: Space) -> Flatten:
-    """A function that flattens observations of a space, and raises ValueError, TypeError or KeyError if they differ."""
+    """Return a function that flattens observations; it raises ValueError, TypeError or KeyError if they do not fit."""
     match space:
         case spaces.Discrete():
             one_hot = np.eye(int(space.n), dtype=np.float32)
@@ -53,55 +53,55 @@ def flattener(space: Space) -> Flatten:
     return partial(_flat_array, shape=space.shape or ())
 
 
-def _flat_array(seen: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.asarray(seen)
+def _flat_array(observation: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.asarray(observation)
     if array.shape != shape:
-        raise ValueError(f"it is an array of shape {array.shape}, its space {shape}")
+        raise ValueError(f"it is an array of shape {array.shape}, not {shape}")
     return array.ravel()
 
 
-def _flat_bits(seen: Any, shape: tuple[int, ...]) -> np.ndarray:
-    bits = _flat_array(seen, shape)
+def _flat_bits(observation: Any, shape: tuple[int, ...]) -> np.ndarray:
+    bits = _flat_array(observation, shape)
     if not np.isin(bits, (0, 1)).all():
-        raise ValueError(f"{seen!r} holds other numbers than 0 and 1")
+        raise ValueError(f"{observation!r} has entries other than 0 and 1")
     return bits
 
 
-def _flat_choice(seen: Any, one_hot: np.ndarray, start: int) -> np.ndarray:
-    choice = np.asarray(seen)
+def _flat_choice(observation: Any, one_hot: np.ndarray, start: int) -> np.ndarray:
+    choice = np.asarray(observation)
     if choice.size != 1 or choice.dtype.kind not in "iu":
-        raise ValueError(f"{seen!r} is not an integer")
-    place = choice.item() - start
-    if not 0 <= place < len(one_hot):
-        raise ValueError(f"{seen!r} is not one of the {len(one_hot)} integers from {start}")
-    return one_hot[place]
+        raise ValueError(f"{observation!r} is not an integer")
+    index = choice.item() - start
+    if not 0 <= index < len(one_hot):
+        raise ValueError(f"{observation!r} is not one of the {len(one_hot)} integers from {start}")
+    return one_hot[index]
 
 
-def _flat_choices(seen: Any, nvec: np.ndarray, start: np.ndarray) -> np.ndarray:
-    choices = np.asarray(seen)
+def _flat_choices(observation: Any, nvec: np.ndarray, start: np.ndarray) -> np.ndarray:
+    choices = np.asarray(observation)
     if choices.shape != nvec.shape or choices.dtype.kind not in "iu":
-        raise ValueError(f"{seen!r} is not an array of integers of shape {nvec.shape}")
-    places = choices - start
-    if not ((places >= 0) & (places < nvec)).all():
+        raise ValueError(f"{observation!r} is not an array of integers of shape {nvec.shape}")
+    indices = choices - start
+    if not ((indices >= 0) & (indices < nvec)).all():
         raise ValueError(f"{choices.tolist()} is out of range (choices: {nvec.tolist()})")
     ends = nvec.ravel().cumsum()
     flat = np.zeros(int(ends[-1]), np.float32)
-    flat[ends - nvec.ravel() + places.ravel()] = 1.0
+    flat[ends - nvec.ravel() + indices.ravel()] = 1.0
     return flat
 
 
-def _flat_dict(seen: Mapping[str, Any], parts: Mapping[str, Flatten]) -> np.ndarray:
-    if seen.keys() != parts.keys():
-        raise ValueError(f"it holds {', '.join(map(str, seen))}, its space {', '.join(parts)}")
-    return np.concatenate([flatten(seen[key]) for key, flatten in parts.items()])
+def _flat_dict(observation: Mapping[str, Any], parts: Mapping[str, Flatten]) -> np.ndarray:
+    if observation.keys() != parts.keys():
+        raise ValueError(f"it has the keys {', '.join(map(str, observation))}, not {', '.join(parts)}")
+    return np.concatenate([flatten(observation[key]) for key, flatten in parts.items()])
 
 
-def _flat_tuple(seen: Sequence[Any], parts: Sequence[Flatten]) -> np.ndarray:
-    if len(seen) != len(parts):
-        raise ValueError(f"it has {len(seen)} parts, its space {len(parts)}")
-    return np.concatenate([flatten(part) for flatten, part in zip(parts, seen, strict=True)])
+def _flat_tuple(observation: Sequence[Any], parts: Sequence[Flatten]) -> np.ndarray:
+    if len(observation) != len(parts):
+        raise ValueError(f"it has {len(observation)} parts, not {len(parts)}")
+    return np.concatenate([flatten(part) for flatten, part in zip(parts, observation, strict=True)])
 
 
 def brief(space: Space) -> str:
-    """A space in few words."""
+    """A short description of a space."""
     return f"Box{space.shape}" if isinstance(space, spaces.Box) else str(space)

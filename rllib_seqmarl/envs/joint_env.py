@@ -1,7 +1,7 @@
-"""An n-agent environment as one environment: joint observations in, one joint action out.
+"""An n-agent environment as a single environment with joint observations and joint actions.
 
-RLlib then steps a whole team as it steps a single agent, so the cost of a step does not grow with per-agent
-episodes. What belongs to each agent, its reward above all, travels in `info`.
+RLlib steps the team like a single agent, which avoids the cost of per-agent episodes. Per-agent values, such as
+rewards, are in `info`.
 """
 
 from collections import UserDict
@@ -11,14 +11,14 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 
+from rllib_seqmarl.envs.env_teams import AGENT_INFOS, EnvTeams
 from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.layout import Arrays
-from rllib_seqmarl.envs.read_teams import AGENT_INFOS, ReadTeams
 from rllib_seqmarl.envs.team_reader import TeamReader
 
 
 class AgentInfos(UserDict[Any, Any]):
-    """An environment's infos by agent; two are equal if all their arrays are, which a dict cannot tell."""
+    """Infos by agent; unlike dicts, they can be compared if they contain arrays."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AgentInfos) and bool(data_equivalence(self.data, other.data))
@@ -27,53 +27,53 @@ class AgentInfos(UserDict[Any, Any]):
 
 
 class JointEnv(gym.Env):
-    """A PettingZoo ParallelEnv or RLlib MultiAgentEnv whose team acts as one.
+    """A PettingZoo ParallelEnv or RLlib MultiAgentEnv whose team acts as a single agent.
 
     Observations are a dictionary of arrays with one row per agent:
-        observations: float32 (n, obs_dim), padded with zeros to the widest agent, then n entries of agent id; uint8
-            if all agents observe images of one size.
-        alive: int8 (n,). A dead or absent agent keeps its row: it observes nothing and acts by its first
-            choice. An agent is dead once it has terminated, or while its info holds `alive: False`: then it remains one
-            of the environment's agents, and its share of what the team earns still counts.
+        observations: float32 (n, obs_dim), zero-padded to the widest agent, then n entries of agent ID; uint8 if all
+            agents observe images of one size.
+        alive: int8 (n,). Dead and absent agents keep their rows, with observations of zeros and only the first choice
+            legal. An agent is dead once it has terminated, or while its info has `alive: False`; in the latter case
+            it remains one of the environment's agents, and its rewards still count.
         action_mask: int8 (n, width), 1 where legal; present if the environment masks actions or actions are
             padded. Agents that have never had a mask may choose anything.
         state: float32 (s,), with `global_state=True`.
 
-    Actions are `TeamLayout.action_space`: choices (n,) or (n, k), or real numbers (n, dim).
+    Actions are `TeamLayout.action_space`: choices (n,) or (n, k), or continuous values (n, dim).
 
-    The reward is the team's. Infos hold:
-        agent_rewards: float32 (n,), each agent's own; after every step.
-        team_reward: The team's reward again, which callbacks and connectors leave as it is; after every step.
-        agent_terminateds: bool (n,), whether an agent's life ended with this step; absent if none did.
-        agent_earns: bool (n,), whether an agent's return was running when the step was made: it had appeared in the
-            episode and had not terminated or been cut off. Absent if all were. Agents that are dead by `alive: False`,
-            or that pause, earn.
-        agent_infos: the environment's own infos, {agent: info}; also after a reset. Absent if nothing is in them.
+    The reward is the team's. Infos contain:
+        agent_rewards: float32 (n,), per agent; after every step.
+        team_reward: The team's reward before callbacks and connectors change it; after every step.
+        agent_terminateds: bool (n,), whether an agent's own episode ended with this step; absent if none did.
+        agent_earns: bool (n,), whether an agent was part of the episode before the step: it had appeared and had not
+            terminated or been truncated. Absent if all were. True for agents that are dead due to `alive: False` or
+            that pause.
+        agent_infos: The environment's own infos, {agent: info}; also after a reset. Absent if they are empty.
         episode_agent_returns: float32 (n,), the sums of agent_rewards in the layout's order; after the last step.
         win: If the environment reports one (battle_won, won, win, success, is_success): after the last step.
-        task, episode_return: If the environment's infos name the task that was played, its name and the team's
-            return; after the last step.
+        task, episode_return: If the environment's infos name the current task, its name and the team's return; after
+            the last step.
 
-    An episode is truncated if it ended while some agent could have gone on, otherwise terminated. In the last
-    observation after truncation, the agents whose value bootstraps are the living ones.
+    An episode is truncated if it ended while some agent could have continued, otherwise terminated. In the last
+    observation after truncation, the living agents are those whose values are bootstrapped.
 
-    The environment is `env`; its attributes and methods are also found by `get_wrapper_attr`, as gymnasium's wrappers
-    find them. `unwrapped` is the joint environment.
+    The environment is `env`; `get_wrapper_attr` also finds its attributes and methods, as in gymnasium's wrappers.
+    `unwrapped` is the joint environment.
 
     Args:
-        env: The environment. It is reset once here, which shows whether it gives masks.
-        agent_ids: Whether observations end with the agent's one-hot number. Encoders without positions need it.
-        team_reward: "mean" or "sum" of the rewards of all agents (a dead agent's counts as given, else as 0).
-            Agents of a ParallelEnv that are absent when an episode begins are not counted in its mean.
-        global_state: Whether observations hold the environment's `state()`.
-        agent_order: "fixed": row i is agent i; or "shuffled": rows change places with every episode, which takes
-            agents with equal action spaces. Agent ids go with their agents.
-        name: What messages call the environment; its own name by default.
+        env: The environment. It is reset once here to find out whether it provides masks.
+        agent_ids: Whether observations end with the agent's one-hot index. Encoders without positions need it.
+        team_reward: "mean" or "sum" of the rewards of all agents (a dead agent without a reward counts as 0). Agents of
+            a ParallelEnv that are absent at the start of an episode are not counted in its mean.
+        global_state: Whether observations include the environment's `state()`.
+        agent_order: "fixed": row i is agent i; or "shuffled": rows are permuted in every episode, which requires
+            agents with equal action spaces. Agent IDs move with their agents.
+        name: The environment's name in messages; its own name by default.
 
     Raises:
-        TypeError: `env` is no multi-agent environment.
-        JointEnvError: It has no agents, its spaces cannot be joined, or what it returns at a reset or step cannot be
-            honoured. The message names the environment, the step and the agent.
+        TypeError: `env` is not a multi-agent environment.
+        JointEnvError: The environment has no agents, its spaces cannot be joined, or the results of a reset or step
+            are invalid. The message names the environment, the step and the agent.
     """
 
     def __init__(
@@ -94,21 +94,21 @@ class JointEnv(gym.Env):
             raise JointEnvError(f"{self.name}: {error}") from error.__cause__
         self.layout = self.reader.layout
         self.teams_options = {"team_reward": team_reward, "agent_order": agent_order}
-        self._teams = ReadTeams(self.name, [self.reader], **self.teams_options)
+        self._teams = EnvTeams(self.name, [self.reader], **self.teams_options)
         self.observation_space = self.layout.observation_space
         self.action_space = self.layout.action_space
         self.metadata = dict(getattr(env, "metadata", None) or {"render_modes": []})
         self.render_mode = getattr(env, "render_mode", None)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
-        """Starts an episode; returns the joint observation and an info."""
+        """Start an episode; return the joint observation and the info."""
         super().reset(seed=seed)
         arrays = self.layout.blank(1)
         infos = self._teams.reset_into(arrays, [seed], options)
         return _only(arrays), _only_info(infos)
 
     def step(self, action: Any) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
-        """Steps the team; returns joint observation, team reward, terminated, truncated and info."""
+        """Step the team; return the joint observation, team reward, terminated, truncated and info."""
         if not self.reader.running:
             raise JointEnvError(f"{self.name}: no episode is running. Call reset() first.")
         arrays = self.layout.blank(1)
@@ -116,30 +116,30 @@ class JointEnv(gym.Env):
         return _only(arrays), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _only_info(infos)
 
     def render(self) -> Any:
-        """The picture that the environment renders."""
+        """Render the environment."""
         render = getattr(self.env, "render", None)
         if render is None:
-            raise JointEnvError(f"{self.name}: it has no method render(), so that there are no pictures. Add it.")
+            raise JointEnvError(f"{self.name}: it has no method render(). Add it.")
         return render()
 
     def close(self) -> None:
-        """Closes the environment, if it can be closed."""
+        """Close the environment, if it has a method close()."""
         close = getattr(self.env, "close", None)
         if close is not None:
             close()
 
-    # -- the user's environment, found as through gymnasium's wrappers ---------------------------------------
+    # -- attributes of the user's environment, as in gymnasium's wrappers ------------------------------------
 
     def has_wrapper_attr(self, name: str) -> bool:
-        """Whether the joint environment or the user's has this attribute."""
+        """Return whether the joint environment or the user's has this attribute."""
         return hasattr(self, name) or hasattr(self.env, name)
 
     def get_wrapper_attr(self, name: str) -> Any:
-        """The joint environment's attribute or method of this name, or else the user's environment's."""
+        """Return the joint environment's attribute or method of this name, otherwise the user's environment's."""
         return getattr(self, name) if hasattr(self, name) else getattr(self.env, name)
 
     def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
-        """Sets an attribute where it is found, or, with `force`, as a new one of the user's environment."""
+        """Set an attribute on its owner or, with `force`, as a new one on the user's environment."""
         owner = self if hasattr(self, name) else self.env
         if not (force or hasattr(owner, name)):
             return False
@@ -152,8 +152,8 @@ def _only(arrays: Arrays) -> Arrays:
 
 
 def _only_info(infos: dict[str, Any]) -> dict[str, Any]:
-    """The info of a single team out of a vector environment's infos."""
+    """Extract the info of a single team from a vector environment's infos."""
     info = {name: infos[name][0] for name in infos if name[0] != "_" and infos[f"_{name}"][0]}
-    if AGENT_INFOS in info:  # gymnasium's own vector environments would take a plain dict apart, agent by agent
+    if AGENT_INFOS in info:  # gymnasium's vector environments would split a plain dict by agent
         info[AGENT_INFOS] = AgentInfos(info[AGENT_INFOS])
     return info

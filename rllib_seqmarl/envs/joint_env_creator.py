@@ -1,4 +1,4 @@
-"""The environment creator that an algorithm's config hands to RLlib."""
+"""The environment creator that an algorithm's config passes to RLlib."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ __all__ = ["JointEnvCreator", "JointVector"]
 
 
 class JointEnvCreator:
-    """Makes joint environments out of whatever the user named, on any worker.
+    """Makes joint environments from the user's environment, on any worker.
 
-    It travels to remote workers, and there resolves names that were registered with Ray as well as those of this
-    package.
+    It is sent to remote workers, where it resolves names registered with Ray as well as those of this package.
     """
 
     def __init__(self, env: Any, **joint_options: Any) -> None:
-        """Initialises the creator.
+        """Initialise the creator.
 
         Args:
             env: A registered name, an environment class or a creator function.
@@ -38,34 +37,34 @@ class JointEnvCreator:
     __hash__ = object.__hash__
 
     def require(self) -> None:
-        """Raises, before anything is made, if the environment is not known or its packages are missing."""
+        """Raise an error if the environment is unknown or its packages are missing, without making it."""
         find_creator(self.env)
 
     @property
     def takes_keywords(self) -> bool:
-        """Whether the environment is made with keywords, rather than with RLlib's own `EnvContext` object.
+        """Whether the environment is made with keyword arguments rather than with RLlib's `EnvContext` object.
 
-        Raises as :meth:`require` does.
+        Raises the same errors as :meth:`require`.
         """
         creator = find_creator(self.env)
         return isinstance(creator, partial) and creator.func is call_with_keywords
 
     def __call__(self, env_config: dict[str, Any]) -> gym.Env | JointVector:
-        """Makes one environment, or a batch where RLlib's vector entry point puts `num_envs` into the config.
+        """Make one environment, or a batch if RLlib's vector entry point has put `num_envs` into the config.
 
         Raises:
-            JointEnvError: A user's own batch breaks a promise that shows at the start; see `check_start`.
+            JointEnvError: A user's own batch violates the contract; see `check_start`.
         """
         if not (self.takes_keywords and "num_envs" in env_config):
             return make_joint_env(self.env, env_config, **self.joint_options)
         options = dict(env_config)
         joint = self.make_vector(options.pop("num_envs"), options)
-        if isinstance(joint, JointBatchEnv) and find_entry(self.env) is None:  # suites of this package are tested
+        if isinstance(joint, JointBatchEnv) and find_entry(self.env) is None:  # this package's own suites are tested
             check_start(joint.batch)
         return joint
 
     def make_vector(self, num_envs: int, env_config: dict[str, Any]) -> JointVector:
-        """Makes a batch: of one simulator that steps them all where the environment has one, else of single ones."""
+        """Make a batch: one batched simulator if the environment has one, otherwise single environments."""
         batch = make_batch(self.env, num_envs, env_config)
         if batch is not None:
             name = self.env if isinstance(self.env, str) else None

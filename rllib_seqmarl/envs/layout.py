@@ -1,10 +1,9 @@
-"""The layout of a team's observations and actions in arrays: rows of agents, padding, and legal actions.
+"""The layout of a team's observations and actions in arrays: rows, padding and legal actions.
 
-Every array has one row per agent. Agents that differ are padded to the widest one: observations with zeros,
-actions with choices (or dimensions) that the action mask forbids. Observations are rows of float32, except where
-all agents see images of one size: then they are the pixels as they are, in a quarter of the memory.
-The same layout serves the environment that trains (:class:`~rllib_seqmarl.envs.joint_env.JointEnv`) and the policy
-that is deployed without one.
+Every array has one row per agent. Agents are padded to the widest one: observations with zeros, actions with choices
+(or dimensions) that the action mask forbids. Observations are float32, except if all agents observe images of one
+size: then they are uint8 pixels, which take a quarter of the memory. Training environments
+(:class:`~rllib_seqmarl.envs.joint_env.JointEnv`) and deployed policies share the same layout.
 """
 
 import math
@@ -34,15 +33,15 @@ OBSERVATIONS, ALIVE, ACTION_MASK, STATE = "observations", "alive", "action_mask"
 
 
 def missing_mask(agent: AgentID) -> LayoutError:
-    """The error of an agent whose action mask is missing."""
+    """The error for a missing action mask."""
     return LayoutError(
-        f"agent {agent!r} has no action mask this time. Once an agent has masks, it needs one at every step while it "
-        "lives (all ones where everything is legal)."
+        f"agent {agent!r} has no action mask at this step. Once an agent has had a mask, it needs one at every step "
+        "while it is alive (all ones if everything is legal)."
     )
 
 
 class JointObservationSpace(spaces.Dict):
-    """A Dict of arrays that remembers its layout, so that the arrays can be read with the space alone."""
+    """A Dict space with its layout, so that arrays can be interpreted from the space alone."""
 
     def __init__(self, parts: dict[str, Space], layout: "TeamLayout"):
         super().__init__(parts)
@@ -51,19 +50,19 @@ class JointObservationSpace(spaces.Dict):
 
 @dataclass(frozen=True)
 class TeamLayout(JointActions):
-    """The places of n agents in the arrays of a joint environment.
+    """The layout of n agents in the arrays of a joint environment.
 
     Attributes:
         agents: Names, in the order of the rows (the order in which a sequential policy decides).
-        observation_spaces: Each agent's own, as the environment declares it.
-        action_spaces: Each agent's own; all discrete (Discrete, MultiDiscrete, MultiBinary) or all Box.
-        agent_ids: Whether each row of observations ends with the agent's one-hot number (n entries).
-        info_masks: Whether the environment puts action masks into its infos (masks that lie in Dict
-            observations are known from the observation space).
-        state_dim: Size of the global state; 0 without one.
+        observation_spaces: One per agent, as declared by the environment.
+        action_spaces: One per agent; all discrete (Discrete, MultiDiscrete, MultiBinary) or all Box.
+        agent_ids: Whether each row of observations ends with the agent's one-hot index (n entries).
+        info_masks: Whether the environment puts action masks into its infos (masks in Dict observations are inferred
+            from the observation space).
+        state_dim: Size of the global state; 0 if there is none.
 
     Raises:
-        LayoutError: There are no agents, a name appears twice, or the spaces cannot be joined.
+        LayoutError: There are no agents, a name is duplicated, or the spaces cannot be joined.
     """
 
     agents: tuple[AgentID, ...]
@@ -76,15 +75,15 @@ class TeamLayout(JointActions):
     def __post_init__(self) -> None:
         if not self.agents:
             raise LayoutError("there are no agents. Declare at least one in `possible_agents` (one agent is a team).")
-        twice = sorted({repr(agent) for agent in self.agents if self.agents.count(agent) > 1})
-        if twice:
-            raise LayoutError(f"the agent name {twice[0]} appears twice in `possible_agents`.")
+        duplicates = sorted({repr(agent) for agent in self.agents if self.agents.count(agent) > 1})
+        if duplicates:
+            raise LayoutError(f"the agent name {duplicates[0]} appears twice in `possible_agents`.")
         if not len(self.agents) == len(self.observation_spaces) == len(self.action_spaces):
-            raise LayoutError("give one observation space and one action space per agent.")
+            raise LayoutError("there must be one observation space and one action space per agent.")
         check_joinable(self._actions)
-        self.to_dict()  # checkpoints will hold it: an obstacle shows now, and not when the first one is written
+        self.to_dict()  # fail now rather than when the first checkpoint is written
         if self.obs_dim == 0:
-            raise LayoutError("no agent observes anything: every observation has size 0. Set agent_ids=True.")
+            raise LayoutError("every observation has size 0. Set agent_ids=True.")
 
     # -- sizes -----------------------------------------------------------------------------------------------
 
@@ -98,20 +97,20 @@ class TeamLayout(JointActions):
 
     @cached_property
     def obs_sizes(self) -> tuple[int, ...]:
-        """Each agent's own flattened observation size, without padding and ids."""
+        """Each agent's flattened observation size, without padding and IDs."""
         return tuple(observation.size for observation in self.observed)
 
     @cached_property
     def obs_dim(self) -> int:
-        """Entries of a row of observations: the widest agent's, and n more with agent ids."""
+        """Number of entries of an observation row: the widest agent's, plus n with agent IDs."""
         return max(self.obs_sizes) + (self.n_agents if self.agent_ids else 0)
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """Height, width and channels, if all agents see images of one size; otherwise None.
+        """Height, width and channels, if all agents observe images of one size; otherwise None.
 
-        Rows of observations are then uint8: the pixels, then the id. Images of several sizes, or of some agents only,
-        are flattened as any other observation.
+        Observation rows are then uint8: the pixels, then the ID. Images of several sizes, or of some agents only, are
+        flattened like any other observation.
         """
         shapes = {observation.image_shape for observation in self.observed}
         return shapes.pop() if len(shapes) == 1 else None
@@ -122,19 +121,19 @@ class TeamLayout(JointActions):
 
     @cached_property
     def declares_masks(self) -> bool:
-        """Whether the environment gives action masks, in observations or infos."""
+        """Whether the environment provides action masks, in observations or infos."""
         return self.info_masks or any(observation.has_mask for observation in self.observed)
 
     @cached_property
     def has_action_mask(self) -> bool:
-        """Whether joint observations hold a mask: the environment gives one, or actions are padded."""
+        """Whether joint observations contain a mask: the environment provides one, or actions are padded."""
         return self.declares_masks or not self.own_actions.all()
 
     # -- spaces ----------------------------------------------------------------------------------------------
 
     @cached_property
     def observation_space(self) -> "JointObservationSpace":
-        """Of joint observations: `observations`, `alive`, and where there are such `action_mask`, `state`."""
+        """The space of joint observations: `observations`, `alive` and, if available, `action_mask` and `state`."""
         n = self.n_agents
         low, high = (0, 255) if self.image_shape else (-np.inf, np.inf)
         parts: dict[str, Space] = {
@@ -150,7 +149,7 @@ class TeamLayout(JointActions):
     # -- joint observations ----------------------------------------------------------------------------------
 
     def blank(self, *batch: int) -> Arrays:
-        """Fresh arrays for joint observations, (*batch, n, ...): ids in place, all alive, nothing seen."""
+        """Create arrays for joint observations, (*batch, n, ...): IDs set, all agents alive, observations zero."""
         if not batch:
             return {name: array.copy() for name, array in self._blank.items()}
         return {name: np.tile(array, (*batch, *[1] * array.ndim)) for name, array in self._blank.items()}
@@ -170,11 +169,11 @@ class TeamLayout(JointActions):
 
     @cached_property
     def _readers(self) -> tuple[tuple[Any, ...], ...]:
-        # What the loop of `place` needs for each agent, in one tuple: prepared once, not at every step.
+        # What the loop in `place` needs per agent, prepared once for speed.
         pixels = partial(flat_pixels, shape=self.image_shape) if self.image_shape else None
         return tuple(
-            (seen.agent, row, (row, slice(0, seen.size)), seen.size, seen.key, pixels or seen.flatten)
-            for row, seen in enumerate(self.observed)
+            (own.agent, row, (row, slice(0, own.size)), own.size, own.key, pixels or own.flatten)
+            for row, own in enumerate(self.observed)
         )
 
     def observe(
@@ -185,17 +184,17 @@ class TeamLayout(JointActions):
         *,
         last: bool = False,
     ) -> Arrays:
-        """The joint observation of one team.
+        """Build the joint observation of one team.
 
         Args:
-            observations: What each living agent observes. Absent agents are dead: they observe zeros, and only their
+            observations: The observations of living agents. Absent agents are dead: they observe zeros, and only their
                 first choice is legal.
-            masks: The legal actions of living agents, for environments that put masks into infos.
+            masks: The action masks of living agents, for environments that put masks into infos.
             state: The global state, if `state_dim` is set.
-            last: The episode is over, and no agent will act: masks may be absent and may forbid everything.
+            last: Whether the episode is over, so that masks may be absent or forbid everything.
 
         Raises:
-            LayoutError: As `place` and `finish`; or all masks are missing.
+            LayoutError: As in `place` and `finish`; or all masks are missing.
         """
         if self.info_masks and observations and not (masks or last):
             raise missing_mask(next(iter(observations)))
@@ -213,31 +212,32 @@ class TeamLayout(JointActions):
         *,
         last: bool = False,
     ) -> None:
-        """Writes one team's observations into blank arrays, (n, ...); to be completed by `finish`.
+        """Write one team's observations into blank arrays, (n, ...), for completion by `finish`.
 
         Args:
             arrays: The arrays of one team, as `blank` returns them.
-            observations, masks, state, last: As for `observe`. A living agent without a mask may choose anything.
+            observations, masks, state, last: As in `observe`. A living agent without a mask may choose anything.
 
         Raises:
-            LayoutError: An observation, mask or state that does not fit its space or size.
+            LayoutError: An observation, mask or state does not fit its space or size.
         """
         table = arrays[OBSERVATIONS]
-        for agent, row, place, size, key, flatten in self._readers:
+        for agent, row, target, size, key, flatten in self._readers:
             if agent not in observations:
                 arrays[ALIVE][row] = 0
                 continue
-            seen = observations[agent]
+            observation = observations[agent]
             try:
                 if key is not None:
-                    if len(seen) > 2:
-                        raise ValueError(f"it holds {', '.join(map(str, seen))}, its space {key}, {MASK_KEY}")
-                    seen = seen[key]
+                    if len(observation) > 2:
+                        keys = ", ".join(map(str, observation))
+                        raise ValueError(f"it has the keys {keys}, not {key}, {MASK_KEY}")
+                    observation = observation[key]
                 if flatten is not None:
-                    seen = flatten(seen)
-                if len(seen) != size:
-                    raise ValueError(f"it has {len(seen)} entries, its space {size}")
-                table[place] = seen
+                    observation = flatten(observation)
+                if len(observation) != size:
+                    raise ValueError(f"it has {len(observation)} entries, not {size}")
+                table[target] = observation
             except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
                 raise LayoutError(f"agent {agent!r}: its observation does not fit its space: {error}.") from error
         if self.declares_masks:
@@ -248,7 +248,7 @@ class TeamLayout(JointActions):
     def _place_masks(
         self, table: np.ndarray, observations: Mapping[AgentID, Any], masks: Mapping[AgentID, Any], last: bool
     ) -> None:
-        for observed, action, row, places in zip(self.observed, self._actions, table, self._mask_places, strict=True):
+        for observed, action, row, columns in zip(self.observed, self._actions, table, self._mask_columns, strict=True):
             agent = action.agent
             if agent not in observations:
                 continue
@@ -257,17 +257,15 @@ class TeamLayout(JointActions):
                 if observed.has_mask and not last:
                     raise missing_mask(agent)
                 continue
-            if isinstance(mask, tuple):  # gymnasium's form for MultiDiscrete: one array a component
+            if isinstance(mask, tuple):  # gymnasium's format for MultiDiscrete: one array per component
                 mask = np.concatenate(mask)
             mask = np.asarray(mask)
             if mask.shape != (action.width,):
                 found = f"{len(mask)} entries" if mask.ndim == 1 else f"shape {mask.shape}"
                 raise LayoutError(f"agent {agent!r}: its action mask has {found}, not {action.width}.")
             if mask.dtype.char not in "b?" and not np.isin(mask, (0, 1)).all():
-                raise LayoutError(
-                    f"agent {agent!r}: its action mask holds other numbers than 0 and 1: {mask.tolist()}."
-                )
-            row[places] = mask
+                raise LayoutError(f"agent {agent!r}: its action mask has entries other than 0 and 1: {mask.tolist()}.")
+            row[columns] = mask
 
     def _place_state(self, table: np.ndarray, state: Any) -> None:
         try:
@@ -275,23 +273,23 @@ class TeamLayout(JointActions):
         except (ValueError, TypeError) as error:
             raise LayoutError(f"the global state is not an array of numbers: {error}.") from None
         if flat.size != self.state_dim:
-            raise LayoutError(f"the global state has {flat.size} entries; it had {self.state_dim} at first.")
+            raise LayoutError(f"the global state has {flat.size} entries; expected {self.state_dim}.")
         table[:] = flat
 
     def finish(self, arrays: Arrays, last: Any = False) -> None:
-        """Completes joint observations of one team or many, (..., n, ...), and checks their numbers and masks.
+        """Complete joint observations of one team or many, (..., n, ...), and check their values and masks.
 
         Args:
-            arrays: Observations, alive and, for living agents, masks and the state are in place.
-            last: Whether the episode is over, a bool or bool (...,): masks may forbid everything then.
+            arrays: Arrays with observations, alive, the state and the masks of living agents already set.
+            last: Whether the episode is over, so that masks may forbid everything; a bool or bool (...,).
 
         Raises:
-            LayoutError: A number is not finite, or a mask forbids every action.
+            LayoutError: A value is not finite, or a mask forbids every action.
         """
         alive = arrays[ALIVE]
         if not self.image_shape:
             flat = arrays[OBSERVATIONS].ravel()
-            # A dot product is the quickest test; as it may overflow, the exact test has the last word.
+            # A dot product is the fastest test; since it may overflow, the exact test confirms a failure.
             if not math.isfinite(flat.dot(flat)):
                 self._check_finite(arrays[OBSERVATIONS])
         if self.state_dim and not np.isfinite(arrays[STATE]).all():
@@ -326,10 +324,10 @@ class TeamLayout(JointActions):
     # -- JSON ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """This layout as JSON values.
+        """Return this layout as JSON values.
 
         Raises:
-            LayoutError: An agent's name or one of its spaces has no form in JSON.
+            LayoutError: An agent's name or one of its spaces cannot be represented in JSON.
         """
         return {
             "agents": [self._to_json(name_to_json, agent, agent) for agent in self.agents],
@@ -351,7 +349,7 @@ class TeamLayout(JointActions):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; ValueError or LookupError where `data` has another form."""
+        """The inverse of :meth:`to_dict`; raises ValueError or LookupError if `data` is malformed."""
         for key, kind in (("agent_ids", bool), ("info_masks", bool), ("state_dim", int)):
             if not isinstance(data[key], kind):
                 raise ValueError(f"{key} is {data[key]!r}, not a {kind.__name__}")
@@ -365,6 +363,6 @@ class TeamLayout(JointActions):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Copies and pickles rebuild what is derived, and do not carry functions about.
+        # Copies and pickles rebuild cached properties instead of carrying functions.
         fields = (self.agents, self.observation_spaces, self.action_spaces)
         return type(self), (*fields, self.agent_ids, self.info_masks, self.state_dim)

@@ -1,4 +1,4 @@
-"""Numbers and flags as environments give them: Python's, NumPy's, or arrays with one entry."""
+"""Parsing of numbers and flags returned by environments: Python's, NumPy's, or arrays with one entry."""
 
 import math
 from typing import Any
@@ -9,10 +9,10 @@ from rllib_seqmarl.envs.errors import JointEnvError
 
 
 def as_number(value: Any, what: str) -> float:
-    """A finite number; `what` is named if it is none.
+    """Convert a value to a finite number; `what` describes it in messages.
 
     Raises:
-        JointEnvError: It is no number, or not finite.
+        JointEnvError: It is not a number, or not finite.
     """
     if isinstance(value, int | float | np.number | np.bool_):
         number = float(value)
@@ -27,10 +27,10 @@ def as_number(value: Any, what: str) -> float:
 
 
 def as_flag(value: Any, what: str) -> bool:
-    """True or False, also given as 1 or 0; `what` is named if it is neither.
+    """Convert True, False, 1 or 0 to a bool; `what` describes the value in messages.
 
     Raises:
-        JointEnvError: It is neither.
+        JointEnvError: It is none of these.
     """
     if isinstance(value, bool | np.bool_):
         return bool(value)

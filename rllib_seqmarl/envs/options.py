@@ -1,4 +1,4 @@
-"""Checks of an environment's options, with messages that name the option, its value and what is allowed."""
+"""Checks of options; messages name the option, its value and the allowed values."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ from rllib_seqmarl.suggestions import did_you_mean
 
 
 def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises ValueError for the first option that `owner` does not have; names the nearest it has."""
+    """Raise ValueError for the first option that `owner` does not have, suggesting similar ones."""
     known = list(known)
     for name in given:
         if name not in known:
@@ -17,7 +17,7 @@ def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
+    """Raise ValueError unless `value` is one of `choices`."""
     choices = list(choices)
     if value not in choices:
         raise ValueError(
@@ -29,7 +29,7 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
 def check_number(
     name: str, value: Any, low: float | None = None, high: float | None = None, *, whole: bool = True
 ) -> None:
-    """Raises ValueError unless `value` is a number (an integer if `whole`) from `low` to `high`."""
+    """Raise ValueError unless `value` is a number (an integer if `whole`) from `low` to `high`."""
     kind: tuple[type, ...] = (int,) if whole else (int, float)
     inside = isinstance(value, kind) and not isinstance(value, bool)
     inside = inside and (low is None or value >= low) and (high is None or value <= high)

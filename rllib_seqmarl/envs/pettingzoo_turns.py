@@ -1,4 +1,4 @@
-"""PettingZoo's tasks in which agents move at once, though they are written turn by turn."""
+"""PettingZoo tasks in which agents move simultaneously although they are implemented turn by turn."""
 
 import inspect
 import os
@@ -15,10 +15,10 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints a gree
 
 
 class PettingZooTurns(ParallelEnv):
-    """All turns of a PettingZoo task as one step: what its `parallel_env` gives, without its wrappers.
+    """All turns of a PettingZoo task as one step, like its `parallel_env` but without wrappers.
 
-    Those ask every agent twice for its observation, which is most of the time where agents see images. Actions are
-    checked, or clipped, as the wrappers do.
+    The wrappers compute every observation twice, which dominates the time if agents observe images. Actions are checked
+    or clipped as in the wrappers.
 
     Args:
         env: The task's `raw_env`.
@@ -56,18 +56,18 @@ class PettingZooTurns(ParallelEnv):
         self.agents = [agent for agent in agents if not (terminated[agent] or truncated[agent])]
         info = {} if self.agents else self._last_info()
         while len(env.agents) > len(self.agents):
-            env.step(None)  # whose turn it is has ended, and leaves
+            env.step(None)  # removes the current agent, whose episode has ended
         return observations, rewards, terminated, truncated, {agent: dict(info) for agent in agents}
 
     def render(self) -> np.ndarray | None:
-        """A picture, uint8 (height, width, 3), or None without render_mode="rgb_array"."""
+        """Render an image, uint8 (height, width, 3), or None without render_mode="rgb_array"."""
         return None if self.render_mode is None else self.env.render()
 
     def state(self) -> np.ndarray:
         return self.env.state()
 
     def close(self) -> None:
-        """Nothing is open. PettingZoo's own `close` would end pygame for all other environments of this process."""
+        """Do nothing: PettingZoo's own `close` would quit pygame for all other environments in the process."""
 
     def _legal_action(self, agent: str, action: Any) -> Any:
         space = self.env.action_space(agent)
@@ -77,7 +77,7 @@ class PettingZooTurns(ParallelEnv):
             raise ValueError(f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0).")
         return action
 
-    # What tasks differ in.
+    # Overridden by tasks.
 
     def _observe(self, agents: Iterable[str]) -> dict[str, np.ndarray]:
         return {agent: self.env.observe(agent) for agent in agents}
@@ -89,7 +89,7 @@ class PettingZooTurns(ParallelEnv):
         return bool(self.env.truncations[agent])
 
     def _last_info(self) -> dict[str, Any]:
-        """Entries of infos at the end of an episode."""
+        """Entries of the infos at the end of an episode."""
         return {}
 
 
@@ -100,25 +100,25 @@ def check_package_options(
     limits: Mapping[str, tuple[float, float | None]],
     others: Iterable[str] = (),
 ) -> None:
-    """Raises ValueError for the first option of `options` that a package's constructor does not have or allow.
+    """Raise ValueError for the first option that a package's constructor does not have or allow.
 
     Args:
-        owner: What messages call the task.
-        make: The constructor. Its defaults tell which kind of value an option takes: a switch, an integer, a number.
-        options: What is given.
-        limits: The lowest value of a number, and the highest or None.
-        others: Options that are not the package's.
+        owner: The task's name in messages.
+        make: The constructor, whose defaults determine the types of options: boolean, integer or real number.
+        options: The options to check.
+        limits: Lowest and highest value of numeric options; None if unlimited.
+        others: Options that do not belong to the package.
     """
-    known = {name: option for name, option in inspect.signature(make).parameters.items() if name != "self"}
-    check_names(owner, options, [*known, *others])
+    parameters = {name: parameter for name, parameter in inspect.signature(make).parameters.items() if name != "self"}
+    check_names(owner, options, [*parameters, *others])
     for name, value in options.items():
-        if name not in known:
+        if name not in parameters:
             continue
-        default = known[name].default
+        default = parameters[name].default
         if name == "render_mode":
             check_choice(name, value, (None, "rgb_array"))
         elif isinstance(default, bool):
             check_choice(name, value, (False, True))
         elif isinstance(default, int | float):
-            real = isinstance(default, float) or known[name].annotation in (float, "float")
-            check_number(name, value, *limits.get(name, (None, None)), whole=not real)
+            is_real = isinstance(default, float) or parameters[name].annotation in (float, "float")
+            check_number(name, value, *limits.get(name, (None, None)), whole=not is_real)

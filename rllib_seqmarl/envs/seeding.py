@@ -1,16 +1,16 @@
-"""Seeds of many environments derived from one seed."""
+"""Derivation of seeds for many environments from one seed."""
 
 import numpy as np
 
 
 def copy_seeds(seed: int, num_envs: int) -> list[int]:
-    """Seeds of `num_envs` copies of an environment; those of neighbouring seeds have nothing in common.
+    """Derive seeds for `num_envs` copies of an environment, unrelated even for consecutive values of `seed`.
 
     Args:
-        seed: Of all copies together; not negative.
+        seed: A non-negative seed for all copies.
         num_envs: The number of copies.
 
     Returns:
-        Integers of 31 bits.
+        31-bit integers.
     """
     return (np.random.SeedSequence(seed).generate_state(num_envs) >> 1).tolist()

@@ -1,4 +1,4 @@
-"""One team of a batched simulator, as a ParallelEnv: the same semantics as in a batch, because it is a batch of one."""
+"""A single team of a batched simulator as a ParallelEnv, implemented as a batch of one."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -8,17 +8,17 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, AgentAction, AgentID, AgentObservation, Space
-from rllib_seqmarl.envs.batch_creators import of_size
+from rllib_seqmarl.envs.batch_creators import with_num_envs
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation
 
 
 class SingleTeam(ParallelEnv):
-    """A batch with one copy, seen as an environment of its own.
+    """A batch with one copy as a ParallelEnv.
 
-    A dead agent stays in `agents` to the end: it observes zeros, and its info says `alive: False`.
+    A dead agent stays in `agents` until the end, with observations of zeros and `alive: False` in its info.
 
     Args:
-        batch: What is stepped; its `num_envs` is 1.
+        batch: The simulator, with `num_envs` of 1.
     """
 
     def __init__(self, batch: BatchedSimulator):
@@ -45,15 +45,15 @@ class SingleTeam(ParallelEnv):
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         self.agents = self.possible_agents[:]
-        seen = self.batch.reset(None if seed is None else [seed])
-        return self._tell(seen, {})
+        observation = self.batch.reset(None if seed is None else [seed])
+        return self._split(observation, {})
 
     def step(self, actions: Mapping[AgentID, Any]) -> tuple[dict, dict, dict, dict, dict]:
         agents = self.agents
         joint = self._join(actions)
-        seen, rewards, terminated, truncated, wins = self.batch.step(joint, np.zeros(1, np.bool_))
+        observation, rewards, terminated, truncated, wins = self.batch.step(joint, np.zeros(1, np.bool_))
         over = bool(terminated[0] or truncated[0])
-        observations, infos = self._tell(seen, {"win": float(wins[0])} if over and wins is not None else {})
+        observations, infos = self._split(observation, {"win": float(wins[0])} if over and wins is not None else {})
         if over:
             self.agents = []
         return (
@@ -68,7 +68,7 @@ class SingleTeam(ParallelEnv):
         """The global state, float32 (state_dim,).
 
         Raises:
-            NotImplementedError: The task has none.
+            NotImplementedError: The task has no global state.
         """
         if not self.batch.state_dim:
             raise NotImplementedError("this task has no global state")
@@ -81,7 +81,7 @@ class SingleTeam(ParallelEnv):
         self.batch.close()
 
     def _join(self, actions: Mapping[AgentID, Any]) -> np.ndarray:
-        """Int64 (1, n) or float32 (1, n, dim)."""
+        """Build the joint action, int64 (1, n) or float32 (1, n, dim)."""
         if self._actions[0].is_discrete:
             return np.array([[actions[agent] for agent in self.agents]], np.int64)
         joint = np.zeros((1, len(self.agents), max(action.dim for action in self._actions)), np.float32)
@@ -89,24 +89,24 @@ class SingleTeam(ParallelEnv):
             joint[0, row, : self._actions[row].dim] = actions[agent]
         return joint
 
-    def _tell(self, seen: BatchObservation, info: dict[str, Any]) -> tuple[dict, dict]:
-        """Observations and infos of all agents."""
-        if seen.state is not None:
-            self._state = seen.state[0]
+    def _split(self, observation: BatchObservation, info: dict[str, Any]) -> tuple[dict, dict]:
+        """Split into observations and infos by agent; `info` is added to each info."""
+        if observation.state is not None:
+            self._state = observation.state[0]
         observations, infos = {}, {}
         for row, agent in enumerate(self.possible_agents):
-            alive = bool(seen.alive[0, row])
+            alive = bool(observation.alive[0, row])
             infos[agent] = {**info, ALIVE_KEY: alive}
-            observed = seen.observations[0, row, : self._sizes[row]]
-            observations[agent] = observed if alive else np.zeros_like(observed)
-            if seen.action_mask is not None:
-                infos[agent][MASK_KEY] = seen.action_mask[0, row, : self._actions[row].width].astype(np.int8)
+            own = observation.observations[0, row, : self._sizes[row]]
+            observations[agent] = own if alive else np.zeros_like(own)
+            if observation.action_mask is not None:
+                infos[agent][MASK_KEY] = observation.action_mask[0, row, : self._actions[row].width].astype(np.int8)
         return observations, infos
 
 
 def single(make_batch: Callable[..., BatchedSimulator]) -> Callable[..., SingleTeam]:
-    """A creator of single environments, batches of one, with all arguments of `make_batch` except `num_envs`."""
-    make_one = of_size(make_batch, 1)
+    """Return a creator of single environments (batches of one), with all parameters of `make_batch` but `num_envs`."""
+    make_one = with_num_envs(make_batch, 1)
 
     @wraps(make_one)
     def make(*arguments: Any, **options: Any) -> SingleTeam:

@@ -1,4 +1,4 @@
-"""Big images made small enough to learn from, and stacked over time so that they show what moves."""
+"""Downscaling and frame stacking of images."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,16 @@ Rectangle = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class SmallImages:
-    """Scales RGB images down by averaging over areas, and stacks each agent's latest ones, the newest last.
+    """Downscales RGB images by area averaging and stacks each agent's latest ones, the newest last.
 
-    At the start of an episode the first image stands for those before it.
+    At the start of an episode, the first image is repeated.
 
     Args:
-        height: Of the big images.
-        width: Of the big images.
-        image_size: Height and width of the small ones, from 16 to the big ones'; None to keep the size.
-        grayscale: One channel instead of red, green and blue.
-        frame_stack: How many images an observation holds, >= 1.
+        height: Height of the original images.
+        width: Width of the original images.
+        image_size: Height and width after downscaling, from 16 to the original size; None to keep the size.
+        grayscale: Whether to convert RGB to one channel.
+        frame_stack: Number of images per observation, >= 1.
 
     Raises:
         ValueError: An argument is out of range.
@@ -41,7 +41,9 @@ class SmallImages:
     ):
         size = (height, width) if image_size is None else image_size
         if not isinstance(size, Sequence) or len(size) != 2:
-            raise ValueError(f"image_size={image_size!r} is no size: give (height, width), or None to keep the size.")
+            raise ValueError(
+                f"image_size={image_size!r} is not a size: give (height, width), or None to keep the size."
+            )
         for side, largest in zip(size, (height, width), strict=True):
             check_number("each side of image_size", side, min(SMALLEST_IMAGE, largest), largest)
         check_choice("grayscale", grayscale, (False, True))
@@ -54,15 +56,15 @@ class SmallImages:
         self._frames: dict[Any, deque[np.ndarray]] = {}
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Clear the stacks."""
         self._frames = {}
 
     def shrink(self, image: Image.Image, boxes: Mapping[Any, Rectangle]) -> dict[Any, np.ndarray]:
-        """Parts of an RGB image, made small: uint8 (height, width, 1 or 3) each.
+        """Crop and downscale parts of an RGB image to uint8 (height, width, 1 or 3).
 
         Args:
-            image: What is seen.
-            boxes: Agent -> (left, top, right, bottom), of the big images' size. What lies outside of `image` is black.
+            image: The image.
+            boxes: Agent -> (left, top, right, bottom), of the original images' size. Areas outside `image` are black.
         """
         if self.grayscale:
             image = image.convert("L")
@@ -72,7 +74,7 @@ class SmallImages:
         return {agent: np.asarray(small[box]).reshape(shape) for agent, box in boxes.items()}
 
     def stack(self, agent: Any, small: np.ndarray) -> np.ndarray:
-        """The agent's latest images and this one, uint8 (height, width, channels)."""
+        """Append an image to the agent's stack and return the stack, uint8 (height, width, channels)."""
         frames = self._frames.get(agent)
         if frames is None:
             frames = self._frames[agent] = deque([small] * self.frame_stack, self.frame_stack)

@@ -1,4 +1,4 @@
-"""Gymnasium spaces as plain JSON values, so that a team's layout can be read without unpickling anything."""
+"""Gymnasium spaces as plain JSON values, so that a team's layout can be loaded without unpickling."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -10,10 +10,10 @@ JSON = Any
 
 
 def name_to_json(name: Hashable) -> JSON:
-    """An agent's name, or a key of a Dict space, as JSON: a string, an integer, or a tuple of these as a list.
+    """Convert an agent's name or a key of a Dict space: a string, an integer, or a tuple of these (as a list).
 
     Raises:
-        TypeError: It is of another type.
+        TypeError: The name has any other type.
     """
     match name:
         case str():
@@ -31,14 +31,14 @@ def name_from_json(data: JSON) -> Hashable:
         return tuple(map(name_from_json, data))
     if isinstance(data, str | int):
         return data
-    raise ValueError(f"{data!r} is no name")
+    raise ValueError(f"{data!r} is not a name")
 
 
 def space_to_json(space: spaces.Space[Any]) -> JSON:
-    """Describes a Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple space by JSON values.
+    """Convert a Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple space to JSON values.
 
     Raises:
-        TypeError: For any other kind of space.
+        TypeError: The space has any other type.
     """
     match space:
         case spaces.Box():
@@ -65,7 +65,7 @@ def space_from_json(data: JSON) -> spaces.Space[Any]:
     """The inverse of :func:`space_to_json`.
 
     Raises:
-        ValueError: If `data` describes no space this module knows.
+        ValueError: `data` does not describe a supported space.
     """
     match data:
         case {"box": shape, "low": low, "high": high, "dtype": dtype}:
@@ -82,12 +82,11 @@ def space_from_json(data: JSON) -> spaces.Space[Any]:
             return spaces.Dict(parts)
         case {"tuple": parts}:
             return spaces.Tuple([space_from_json(part) for part in parts])
-    raise ValueError(f"Not the description of a space: {data!r}")
+    raise ValueError(f"Not a description of a space: {data!r}")
 
 
 def _bounds(limit: np.ndarray) -> JSON:
-    """One value where all are equal, else all; infinities as the strings that float() reads ("inf",
-    "-inf")."""
+    """One value if all are equal, otherwise all; infinities become "inf" and "-inf"."""
     limit = limit.astype(np.float64)
     if limit.size and (limit == limit.flat[0]).all():
         limit = limit.flat[0]

@@ -1,4 +1,4 @@
-"""A benchmark suite: which tasks it has, how they are made, and what has to be installed for it."""
+"""The definition of a benchmark suite: its tasks, their creation, and its requirements."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,18 +16,17 @@ class Suite:
     """The contents of one adapter file.
 
     Attributes:
-        name: What stands before the slash in `suite/task`.
-        tasks: Task -> one sentence. These are listed by `rllib list`.
+        name: The part of `suite/task` before the slash.
+        tasks: Task -> one-sentence summary, as listed by `rllib list`.
         make: `make(task, **options)` makes one environment: a ParallelEnv or MultiAgentEnv. Its keyword parameters are
-            the options that `env_config` may hold; others are refused by its signature before it is called.
-        make_batch: `make_batch(task, num_envs, **options)` for simulators that step many teams at once; the same
-            options.
-        requires: Importable packages it needs beyond the core dependencies.
+            the options allowed in `env_config`; others are rejected before it is called.
+        make_batch: `make_batch(task, num_envs, **options)`, with the same options, for batched simulators.
+        requires: Modules that must be importable, beyond the core dependencies.
         extra: The extra of this package that installs them.
-        external: The program outside of this Python that runs it, so that its installation cannot be checked from here.
-        install: What to do where no extra can install it all (a game's binary); empty otherwise.
-        knows: Whether a task exists that `tasks` does not list.
-        other_tasks: In words, which tasks `knows` accepts, such as "{tiny,small}-{1..19}ag"; empty if none.
+        external: The program outside this Python that runs the suite, if its installation cannot be checked from here.
+        install: Instructions for anything that no extra can install (such as a game's binary); empty otherwise.
+        knows: Returns whether an unlisted task exists.
+        other_tasks: A pattern of the tasks that `knows` accepts, such as "{tiny,small}-{1..19}ag"; empty if none.
     """
 
     name: str

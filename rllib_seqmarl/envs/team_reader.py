@@ -1,4 +1,4 @@
-"""The one reading of what a multi-agent environment returns: training and `check_joint_env` both go through it."""
+"""Reads and validates the results of multi-agent environments, for both training and `check_joint_env`."""
 
 import inspect
 import logging
@@ -18,22 +18,22 @@ logger = logging.getLogger(__name__)
 WIN_KEYS = ("battle_won", "won", "win", "success", "is_success")
 STEP_RESULTS = ("observations", "rewards", "terminated", "truncated", "infos")
 Infos = Mapping[Any, Any]
-_LEFT = (
+_LEFT_WITHOUT_FLAG = (
     "agent {} left `agents` without being terminated or truncated. "
     "Set one of the two flags when an agent's episode ends."
 )
 
 
 class TeamStep(NamedTuple):
-    """A step of one team; agents are in the layout's order.
+    """The result of a step of one team, with agents in the layout's order.
 
     Attributes:
-        rewards: Each agent's own.
-        terminated, truncated: Whether the team's episode was.
-        infos: The environment's own; None if there is nothing in them.
-        ended: The agents whose episode ended for good with this step; None if there are none.
-        earns: The agents whose return was running before this step; None if all were.
-        summary: `win` and `task`, where the last infos of an episode hold them.
+        rewards: One per agent.
+        terminated, truncated: Whether the team's episode was terminated or truncated.
+        infos: The environment's infos; None if they are empty.
+        ended: Whether each agent's own episode ended with this step, so that values are not bootstrapped; None if none.
+        earns: Whether each agent was part of the episode before this step; None if all were.
+        summary: `win` and `task`, if an episode's last infos contain them.
     """
 
     rewards: list[float]
@@ -46,21 +46,21 @@ class TeamStep(NamedTuple):
 
 
 class TeamReader:
-    """Resets and steps a ParallelEnv or MultiAgentEnv, and reads what it returns into the arrays of a layout.
+    """Resets and steps a ParallelEnv or MultiAgentEnv and writes its results into the arrays of a layout.
 
     Args:
         env: The environment.
-        agent_ids, global_state: As JointEnv's.
+        agent_ids, global_state: As in JointEnv.
 
     Attributes:
-        layout: The places of the agents in the arrays; known from the spaces and from one reset.
+        layout: The layout of the arrays, inferred from the spaces and one reset.
         acting: The agents that act next.
-        running: Whether an episode is.
+        running: Whether an episode is running.
 
     Raises:
-        TypeError: `env` is no multi-agent environment.
-        LayoutError, JointEnvError: Here, at `reset` or at `step`: what it returns cannot be honoured. The message says
-            what and what to do, but neither the environment's name nor the step.
+        TypeError: `env` is not a multi-agent environment.
+        LayoutError, JointEnvError: In the constructor, `reset` or `step`: the results of `env` are invalid. The message
+            states the problem and a remedy, but neither the environment's name nor the step.
     """
 
     def __init__(self, env: Any, *, agent_ids: bool, global_state: bool):
@@ -80,11 +80,11 @@ class TeamReader:
             info_masks=any(_info_of(infos, agent).get(MASK_KEY) is not None for agent in self._agents),
             state_dim=np.size(self._state()) if global_state else 0,
         )
-        self._has_own_mask = {seen.agent for seen in self.layout.observed if seen.has_mask}
-        self._masked: set[AgentID] = set()  # whose infos have held a mask
+        self._has_observed_mask = {own.agent for own in self.layout.observed if own.has_mask}
+        self._masked: set[AgentID] = set()  # agents whose infos have had a mask
         self.acting: tuple[AgentID, ...] = ()
-        self._gone: set[AgentID] = set()  # whose episode has ended
-        self._awaiting: set[AgentID] = set()  # who has not appeared in this episode
+        self._done: set[AgentID] = set()  # agents whose episode has ended
+        self._absent: set[AgentID] = set()  # agents that have not appeared in this episode
         self.running = False
 
     def _spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
@@ -93,44 +93,44 @@ class TeamReader:
         except JointEnvError:
             raise
         except Exception as error:
-            raise JointEnvError(f"agent {agent!r}: asking for its spaces raised {_told(error)}.") from error
+            raise JointEnvError(f"agent {agent!r}: getting its spaces raised {_describe(error)}.") from error
         if has_channels_first(observation):
             raise JointEnvError(
                 f"agent {agent!r} observes images of shape {observation.shape}, channels first. Put the channels last: "
-                "(height, width, channels), as by np.moveaxis(image, 0, -1)."
+                "(height, width, channels), for example with np.moveaxis(image, 0, -1)."
             )
         return observation, action
 
     # -- resets ----------------------------------------------------------------------------------------------
 
     def reset(self, arrays: Arrays, seed: int | None = None, options: dict[str, Any] | None = None) -> Infos | None:
-        """Starts an episode; writes the observation into blank arrays (n, ...) and returns the environment's infos."""
+        """Start an episode; write the observation into blank arrays (n, ...) and return the environment's infos."""
         self.running = True
-        self._gone.clear()
+        self._done.clear()
         observations, infos = self._read_reset(self._call_reset(seed, options))
         if not observations:
-            raise JointEnvError("no agent has an observation. At least one must be able to act after a reset.")
-        self._awaiting = set(self._agents)
+            raise JointEnvError("no agent has an observation. At least one agent must act after a reset.")
+        self._absent = set(self._agents)
         self._observe(arrays, observations, infos, over=False)
         return infos
 
     @property
     def can_be_seeded(self) -> bool:
-        """Whether the environment's reset takes a seed."""
+        """Whether the environment's reset accepts a seed."""
         return "seed" in self._accepts
 
     def num_present(self) -> int:
-        """The number of agents that are present as an episode begins."""
+        """The number of agents present at the start of an episode."""
         return len(self.env.agents) if self._is_parallel and len(self.env.agents) else len(self._agents)
 
     def _call_reset(self, seed: int | None, options: dict[str, Any] | None) -> Any:
         given: dict[str, Any] = {"seed": seed, "options": options}
         if options is not None and "options" not in self._accepts:
-            raise JointEnvError("reset() has no parameter `options`, but was given some. Add `options=None`.")
+            raise JointEnvError("reset() was called with options but has no parameter `options`. Add `options=None`.")
         if seed is not None and "seed" not in self._accepts and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%s cannot be seeded, so that its episodes cannot be repeated: reset() has no parameter `seed`. Add "
+                "%s cannot be seeded, so its episodes are not reproducible: reset() has no parameter `seed`. Add "
                 "`seed=None`.",
                 type(self.env).__name__,
             )
@@ -138,45 +138,49 @@ class TeamReader:
 
     def _read_reset(self, result: Any) -> tuple[Mapping[Any, Any], Infos | None]:
         if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[0], Mapping)):
-            old = " It returned observations only, as before gymnasium 0.26." if isinstance(result, Mapping) else ""
+            old = " It returned only observations, as before gymnasium 0.26." if isinstance(result, Mapping) else ""
             raise JointEnvError(
-                f"reset() must return two dictionaries, (observations, infos), not {_told(result)}.{old}"
+                f"reset() must return two dictionaries, (observations, infos), not {_describe(result)}.{old}"
             )
         return result[0], self._read_infos(result[1])
 
     # -- steps -----------------------------------------------------------------------------------------------
 
     def step(self, rows: Any, arrays: Arrays) -> TeamStep:
-        """Steps the team by one joint action as `TeamLayout.rows` returns it; writes into blank arrays (n, ...)."""
+        """Step the team with one joint action, as returned by `TeamLayout.rows`; write into blank arrays (n, ...)."""
         if not self.running:
             raise JointEnvError("no episode is running. Call reset() first.")
-        acting, gone = self.acting, self._gone
+        acting, done = self.acting, self._done
         result = self.env.step(self.layout.decode(rows, acting))
         if not (isinstance(result, tuple | list) and len(result) == 5):
-            old = " Four values are gym's step before 0.26." if isinstance(result, tuple) and len(result) == 4 else ""
+            old = (
+                " Returning four values was the API before gym 0.26."
+                if isinstance(result, tuple) and len(result) == 4
+                else ""
+            )
             raise JointEnvError(
-                f"step() must return five dictionaries, ({', '.join(STEP_RESULTS)}), not {_told(result)}.{old}"
+                f"step() must return five dictionaries, ({', '.join(STEP_RESULTS)}), not {_describe(result)}.{old}"
             )
         observations, rewards, terminated, truncated, infos = result
         for name, part in zip(STEP_RESULTS[:4], result, strict=False):
             if part.__class__ is not dict and not isinstance(part, Mapping):
                 raise JointEnvError(
-                    f"step() must return {name} as a dictionary with an entry per agent, not {_told(part)}."
+                    f"step() must return {name} as a dictionary with one entry per agent, not {_describe(part)}."
                 )
         infos = self._read_infos(infos)
         values = self._read_rewards(rewards)
         earns = None
-        if gone or self._awaiting:
-            earns = [agent not in gone and agent not in self._awaiting for agent in self._agents]
-            self._check_gone(observations)
+        if done or self._absent:
+            earns = [agent not in done and agent not in self._absent for agent in self._agents]
+            self._check_revived(observations)
         self._check_flags(terminated, truncated)
         team_terminated = team_truncated = False
         ended = None
         if any(terminated.values()) or any(truncated.values()):
-            before = set(gone)
-            team_terminated, team_truncated = self._bury(terminated, truncated)
+            before = set(done)
+            team_terminated, team_truncated = self._mark_done(terminated, truncated)
             over = team_terminated or team_truncated
-            # The value of an agent that is cut off while others go on has nothing to be bootstrapped from.
+            # An agent truncated while others continue has no later value to bootstrap from, so it counts as ended.
             ended = [
                 bool(agent not in before and (terminated.get(agent) or (truncated.get(agent) and not over)))
                 for agent in self._agents
@@ -186,7 +190,7 @@ class TeamReader:
             self._check_flagged(terminated, truncated)
         self._observe(arrays, observations, infos, over)
         if team_truncated:
-            self._check_last(observations, truncated)
+            self._check_bootstrap(observations, truncated)
         self.running = not over
         return TeamStep(
             values,
@@ -199,7 +203,7 @@ class TeamReader:
         )
 
     def _read_rewards(self, rewards: Mapping[Any, Any]) -> list[float]:
-        """Each agent's reward, 0 for an agent that has none; in RLlib's environments acting agents may have none."""
+        """Each agent's reward, 0 if missing; only RLlib's environments may omit rewards of acting agents."""
         values = [rewards.get(agent, 0.0) for agent in self._agents]
         for row, value in enumerate(values):
             if value.__class__ is not float:
@@ -207,10 +211,10 @@ class TeamReader:
         if len(rewards) != len(values):
             unknown = [agent for agent in rewards if agent not in self._agents]
             if unknown:
-                raise JointEnvError(f"agent {unknown[0]!r} has a reward but is not in {self._known()}.")
+                raise JointEnvError(f"agent {unknown[0]!r} has a reward but is not in {self._possible_agents()}.")
             missing = [agent for agent in self.acting if agent not in rewards] if self._is_parallel else []
             if missing:
-                raise JointEnvError(f"agent {missing[0]!r} acted but has no reward. Give it one, 0.0 for none.")
+                raise JointEnvError(f"agent {missing[0]!r} acted but has no reward. Return one, such as 0.0.")
         return values
 
     def _check_flags(self, *flags: Mapping[Any, Any]) -> None:
@@ -218,51 +222,51 @@ class TeamReader:
         for name, given in zip(("terminated", "truncated"), flags, strict=True):
             for agent in needed:
                 if agent not in given:
-                    raise JointEnvError(f"{name} has no entry for {agent!r}. Give it one at every step: True or False.")
+                    raise JointEnvError(f"{name} has no entry for {agent!r}. Return True or False at every step.")
             for agent, flag in given.items():
                 if flag.__class__ is not bool:
                     as_flag(flag, f"agent {agent!r}: {name}")
 
-    def _bury(self, terminated: Mapping[Any, bool], truncated: Mapping[Any, bool]) -> tuple[bool, bool]:
-        """Takes out agents whose episode has ended; returns whether the team's terminated, was truncated."""
-        died = {agent for agent in self._agents if terminated.get(agent)}
-        cut = {agent for agent in self._agents if truncated.get(agent)} - died - self._gone
+    def _mark_done(self, terminated: Mapping[Any, bool], truncated: Mapping[Any, bool]) -> tuple[bool, bool]:
+        """Note agents whose episode has ended; return whether the team's was terminated, and whether truncated."""
+        dead = {agent for agent in self._agents if terminated.get(agent)}
+        cut = {agent for agent in self._agents if truncated.get(agent)} - dead - self._done
         ended_for_all = terminated.get(ALL) or truncated.get(ALL) or (self._is_parallel and not len(self.env.agents))
-        if not ended_for_all and len(self._gone | died | cut) < len(self._agents):
-            self._gone |= died | cut
+        if not ended_for_all and len(self._done | dead | cut) < len(self._agents):
+            self._done |= dead | cut
             return False, False
         if (cut or truncated.get(ALL)) and not terminated.get(ALL):
-            self._gone |= died  # Agents that are cut off live in the last observation: their values bootstrap.
+            self._done |= dead  # Truncated agents are alive in the last observation, so their values are bootstrapped.
             return False, True
         return True, False
 
     def _check_flagged(self, terminated: Mapping[Any, bool], truncated: Mapping[Any, bool]) -> None:
-        """At the end of a ParallelEnv's episode, whether each agent's end has a reason."""
+        """Check that each agent of a ParallelEnv was terminated or truncated at the end of the episode."""
         for agent in self.acting if self._is_parallel else ():
             if not any(flags.get(key) for flags in (terminated, truncated) for key in (agent, ALL)):
-                raise JointEnvError(_LEFT.format(repr(agent)))
+                raise JointEnvError(_LEFT_WITHOUT_FLAG.format(repr(agent)))
 
-    def _check_last(self, observations: Mapping[Any, Any], truncated: Mapping[Any, bool]) -> None:
-        """After truncation, whether there is something to bootstrap values from."""
-        cut = [agent for agent in self._agents if truncated.get(agent) and agent not in self._gone]
-        blind = [agent for agent in cut if agent not in observations]
-        if blind or not observations:
-            who = f"agent {blind[0]!r} is" if blind else "the team is"
+    def _check_bootstrap(self, observations: Mapping[Any, Any], truncated: Mapping[Any, bool]) -> None:
+        """Check that there are observations to bootstrap values from after truncation."""
+        cut = [agent for agent in self._agents if truncated.get(agent) and agent not in self._done]
+        missing = [agent for agent in cut if agent not in observations]
+        if missing or not observations:
+            who = f"agent {missing[0]!r} is" if missing else "the team is"
             raise JointEnvError(
-                f"{who} truncated but has no last observation, from which its value would be bootstrapped. Return it "
-                "with the last step; or, if the episode truly ended, set `terminated` instead."
+                f"{who} truncated but has no last observation, which is needed to bootstrap its value. Return it "
+                "with the last step; or, if the episode reached a terminal state, set `terminated` instead."
             )
 
     # -- observations and infos ------------------------------------------------------------------------------
 
     def _observe(self, arrays: Arrays, observations: Mapping[Any, Any], infos: Infos | None, over: bool) -> None:
-        """Notes which agents act next, and writes what they observe."""
-        gone = self._gone
-        self.acting = acting = tuple([a for a in self._agents if a in observations and a not in gone])
-        if self._awaiting:
-            self._awaiting.difference_update(acting)
+        """Determine which agents act next, and write their observations."""
+        done = self._done
+        self.acting = acting = tuple([a for a in self._agents if a in observations and a not in done])
+        if self._absent:
+            self._absent.difference_update(acting)
         if self._is_parallel and not over and len(self.env.agents) != len(acting):
-            self._refuse_missing(acting)
+            self._raise_missing(acting)
         if len(acting) != len(observations):
             self._check_known(observations)
             observations = {agent: observations[agent] for agent in acting}
@@ -286,11 +290,11 @@ class TeamReader:
 
     def _check_masks(self, observations: Mapping[Any, Any], masks: Mapping[AgentID, Any]) -> None:
         if not self.layout.info_masks:
-            new = [agent for agent in masks if agent not in self._has_own_mask]
+            new = [agent for agent in masks if agent not in self._has_observed_mask]
             if new:
                 raise JointEnvError(
                     f"agent {new[0]!r} has an action mask, but no agent had one at the first reset. Put masks into the "
-                    "infos of reset() as well (all ones where everything is legal)."
+                    "infos of reset() as well (all ones if everything is legal)."
                 )
             return
         self._masked.update(masks)
@@ -300,20 +304,20 @@ class TeamReader:
                     raise missing_mask(agent)
 
     def _read_infos(self, infos: Any) -> Infos | None:
-        """The infos; None if there is nothing in them. An agent's may be missing or None."""
+        """Return the infos, or None if they are all empty. An agent's may be missing or None."""
         if infos is None:
             return None
         if not isinstance(infos, Mapping):
-            raise JointEnvError(f"infos must be a dictionary {{agent: info}}, not {_told(infos)}.")
-        given = False
+            raise JointEnvError(f"infos must be a dictionary {{agent: info}}, not {_describe(infos)}.")
+        has_entries = False
         for agent, info in infos.items():
             if info.__class__ is dict:
-                given = given or bool(info)
+                has_entries = has_entries or bool(info)
             elif info is not None:
                 if agent in self._agents and not isinstance(info, Mapping):
-                    raise JointEnvError(f"agent {agent!r}: its info must be a dictionary, not {_told(info)}.")
-                given = True
-        return infos if given else None
+                    raise JointEnvError(f"agent {agent!r}: its info must be a dictionary, not {_describe(info)}.")
+                has_entries = True
+        return infos if has_entries else None
 
     def _state(self) -> Any:
         try:
@@ -324,38 +328,38 @@ class TeamReader:
         if state is None:
             raise JointEnvError("it has no global state (no `state()`, or it returns None). Set global_state=False.")
         if isinstance(state, Mapping):
-            raise JointEnvError(f"its global state is {_told(state)}. Return one array of numbers from `state()`.")
+            raise JointEnvError(f"its global state is {_describe(state)}. Return one array of numbers from `state()`.")
         return state
 
-    # -- what can be wrong -----------------------------------------------------------------------------------
+    # -- errors ----------------------------------------------------------------------------------------------
 
-    def _refuse_missing(self, acting: tuple[AgentID, ...]) -> None:
+    def _raise_missing(self, acting: tuple[AgentID, ...]) -> None:
         missing = [agent for agent in self.env.agents if agent not in acting]
         if missing:
             raise JointEnvError(
-                f"agent {missing[0]!r} is missing: `agents` says that it acts next, but it has no "
-                "observation, is unknown to `possible_agents`, or has already terminated or been truncated."
+                f"agent {missing[0]!r} is missing: it is in `agents`, so it acts next, but it has no "
+                "observation, is not in `possible_agents`, or has already been terminated or truncated."
             )
         extra = [agent for agent in acting if agent not in self.env.agents]
-        raise JointEnvError(_LEFT.format(repr(extra[0])))
+        raise JointEnvError(_LEFT_WITHOUT_FLAG.format(repr(extra[0])))
 
     def _check_known(self, observations: Mapping[Any, Any]) -> None:
         unknown = [agent for agent in observations if agent not in self._agents]
-        if unknown and not self._is_parallel:  # PettingZoo allows further keys, such as "common".
+        if unknown and not self._is_parallel:  # PettingZoo allows additional keys, such as "common".
             raise JointEnvError(
-                f"agent {unknown[0]!r} has an observation but is not in {self._known()}. "
-                "Name there all agents that may ever appear."
+                f"agent {unknown[0]!r} has an observation but is not in {self._possible_agents()}. "
+                "List all agents that can ever appear there."
             )
 
-    def _check_gone(self, observations: Mapping[Any, Any]) -> None:
-        back = [agent for agent in self._gone if agent in observations]
-        if back and not self._is_parallel:
+    def _check_revived(self, observations: Mapping[Any, Any]) -> None:
+        revived = [agent for agent in self._done if agent in observations]
+        if revived and not self._is_parallel:
             raise JointEnvError(
-                f"agent {back[0]!r} is back: it has an observation, but has terminated or been truncated in this "
-                "episode. Leave it out until the next one."
+                f"agent {revived[0]!r} has an observation, but was already terminated or truncated in this "
+                "episode. Omit it until the next one."
             )
 
-    def _known(self) -> str:
+    def _possible_agents(self) -> str:
         return f"`possible_agents` ({', '.join(map(repr, self._agents[:8]))})"
 
 
@@ -364,7 +368,7 @@ def _reset_options(env: Any) -> set[str]:
     names = {"seed", "options"}
     try:
         parameters = inspect.signature(env.reset).parameters
-    except (TypeError, ValueError):  # written in C
+    except (TypeError, ValueError):  # implemented in C
         return names
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return names
@@ -376,13 +380,13 @@ def _info_of(infos: Infos | None, agent: AgentID) -> Mapping[str, Any]:
 
 
 def _summary(infos: Infos) -> dict[str, Any]:
-    """The outcome in an episode's last infos: `win`, the common one or the agents' mean, and `task`."""
+    """Extract the outcome from an episode's last infos: `win` (common, or the agents' mean) and `task`."""
     summary: dict[str, Any] = {}
     own = [info for info in infos.values() if isinstance(info, Mapping)]
     common = [infos, *(infos[key] for key in ("common", "__common__") if isinstance(infos.get(key), Mapping))]
     for sources in (common, own):
         wins = [
-            as_number(info[key], f"the win that infos report under {key!r}")
+            as_number(info[key], f"the win in infos under {key!r}")
             for info in sources
             for key in WIN_KEYS
             if info.get(key) is not None
@@ -396,8 +400,8 @@ def _summary(infos: Infos) -> dict[str, Any]:
     return summary
 
 
-def _told(value: Any) -> str:
-    """A value in a message: its kind, and what it is where that is short."""
+def _describe(value: Any) -> str:
+    """Describe a value in a message: its type, and its repr if that is short."""
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {value}"
     text = repr(value)

@@ -1,4 +1,4 @@
-"""Many joint environments stepped as one, with all observations written straight into one batch."""
+"""Vector environments of joint environments, with observations written directly into one batch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from rllib_seqmarl.envs.env_teams import EnvTeams
 from rllib_seqmarl.envs.joint_teams import JointStep, JointTeams
 from rllib_seqmarl.envs.layout import Arrays
-from rllib_seqmarl.envs.read_teams import ReadTeams
 from rllib_seqmarl.envs.seeding import copy_seeds
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class JointVector(gym.vector.VectorEnv):
-    """Joint teams as gymnasium's VectorEnv: batches of observations in, one joint action per team out.
+    """Joint teams as a gymnasium VectorEnv, with batched observations and one joint action per team.
 
-    A team whose episode is over starts the next one in the step after the last one (AutoresetMode.NEXT_STEP), so
-    final observations are seen. Returned arrays are new at every step and may be kept.
+    A team whose episode is over starts the next one in the following step (AutoresetMode.NEXT_STEP), so final
+    observations are returned. Returned arrays are new at every step and may be kept.
 
     Args:
-        teams: What is stepped.
-        metadata, render_mode: The environment's.
+        teams: The teams to step.
+        metadata, render_mode: As in the environment.
     """
 
     def __init__(self, teams: JointTeams, metadata: dict[str, Any], render_mode: str | None):
@@ -46,7 +46,7 @@ class JointVector(gym.vector.VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
-        """Resets all teams; `copy_seeds` makes one seed into theirs, and a sequence holds one for each."""
+        """Reset all teams, with one seed per team or with seeds that `copy_seeds` derives from a single one."""
         seeds: Sequence[int | None]
         if seed is None:
             seeds = [None] * self.num_envs
@@ -56,31 +56,31 @@ class JointVector(gym.vector.VectorEnv):
         return arrays, self.teams.reset_into(arrays, seeds, options)
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Steps all teams; `actions` is (num_envs, n, ...)."""
+        """Step all teams with `actions`, (num_envs, n, ...)."""
         arrays = self.layout.blank(self.num_envs)
         return arrays, *self.teams.step_into(actions, arrays)
 
     def step_into(self, actions: np.ndarray, arrays: Arrays) -> JointStep:
-        """As `step`, with the observations written into blank arrays of the caller's; returns all the rest."""
+        """Step like `step`, but write the observations into the caller's blank arrays; return the rest."""
         return self.teams.step_into(actions, arrays)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """The attribute `name` of every environment."""
-        return self._found(name)
+        return self._get_attributes(name)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The attribute `name` of every environment, called where it is a method."""
-        return tuple(value(*args, **kwargs) if callable(value) else value for value in self._found(name))
+        """The attribute `name` of every environment, called if it is a method."""
+        return tuple(value(*args, **kwargs) if callable(value) else value for value in self._get_attributes(name))
 
     @abstractmethod
-    def _found(self, name: str) -> tuple[Any, ...]: ...
+    def _get_attributes(self, name: str) -> tuple[Any, ...]: ...
 
 
 class JointVectorEnv(JointVector):
-    """gymnasium's SyncVectorEnv for joint environments: the same results without a copy of every observation.
+    """Equivalent to gymnasium's SyncVectorEnv for joint environments, but without copying observations.
 
     Args:
-        envs: At least one; all of one layout.
+        envs: At least one environment, all with the same layout.
     """
 
     def __init__(self, envs: Sequence[JointEnv]):
@@ -88,14 +88,14 @@ class JointVectorEnv(JointVector):
         first = self.envs[0]
         if any(env.layout != first.layout or env.teams_options != first.teams_options for env in self.envs):
             raise ValueError("all environments of a batch need the same agents, spaces and options.")
-        teams = ReadTeams(first.name, [env.reader for env in self.envs], **first.teams_options)
+        teams = EnvTeams(first.name, [env.reader for env in self.envs], **first.teams_options)
         super().__init__(teams, first.metadata, first.render_mode)
 
-    def _found(self, name: str) -> tuple[Any, ...]:
+    def _get_attributes(self, name: str) -> tuple[Any, ...]:
         return tuple(env.get_wrapper_attr(name) for env in self.envs)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Sets an attribute of the users' environments: to the values of a list or tuple, or to one value."""
+        """Set an attribute of the users' environments to the values in a list or tuple, or to a single value."""
         values = values if isinstance(values, list | tuple) else [values] * self.num_envs
         if len(values) != self.num_envs:
             raise ValueError(
@@ -105,9 +105,9 @@ class JointVectorEnv(JointVector):
             env.set_wrapper_attr(name, value)
 
     def render(self) -> tuple[Any, ...]:
-        """The picture that each environment renders."""
+        """Render each environment."""
         return self.call("render")
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes all environments."""
+        """Close all environments."""
         self.call("close")

@@ -101,8 +101,8 @@ DEFECTIVE: dict[str, tuple[Callable[..., BatchedSimulator], dict[str, Any], type
         JointEnvError,
         "(?s)Few .* made with num_envs=4, but has 3. Set `self.num_envs` to the argument",
     ),
-    "dtype": (Doubles, {}, JointEnvError, r"`terminated` as a NumPy array of bool \(B,\). At step 1: It is of float64"),
-    "self-reset": (Walkers, {"resets_itself": True}, JointEnvError, "must show the final observation"),
+    "dtype": (Doubles, {}, JointEnvError, r"`terminated` as a NumPy array of bool \(B,\). At step 1: Its dtype"),
+    "self-reset": (Walkers, {"resets_itself": True}, JointEnvError, "must return the final observation"),
     "option": (ToyBatch, {"continous": True}, ValueError, "ToyBatch has no option 'continous'. Did you mean 'continuo"),
 }
 

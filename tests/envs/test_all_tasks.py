@@ -1,4 +1,4 @@
-"""Every listed task whose packages are installed: it keeps its promises over whole episodes, and is as described."""
+"""Checks of every listed task whose packages are installed, and of its description."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pettingzoo.test import parallel_api_test
 from rllib_seqmarl.envs import CATALOG, JointEnv, check_joint_env, make_env
 from rllib_seqmarl.envs.descriptions import EnvDescription, action_in_words, known_descriptions
 
-DESCRIBED = known_descriptions()
+DESCRIPTIONS = known_descriptions()
 # Episodes of 500 steps that take half a minute each.
 SHORTER = {
     f"vmas/{task}": {"max_steps": 50} for task in ("passage", "ball_passage", "joint_passage", "joint_passage_size")
@@ -24,7 +24,7 @@ REMEDY = "run python -m rllib_seqmarl.envs.descriptions"
 
 @pytest.fixture(scope="module", params=CATALOG)
 def task(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
-    """A listed task's name and the environment."""
+    """The name of a listed task and its environment."""
     entry = CATALOG[request.param]
     if entry.suite.external or entry.missing():
         pytest.skip(f"{entry.name} needs {entry.suite.external or ', '.join(entry.suite.requires)}")
@@ -33,34 +33,34 @@ def task(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any]]:
     env.close()
 
 
-def test_three_whole_random_episodes(task: tuple[str, Any]) -> None:
+def test_three_full_random_episodes(task: tuple[str, Any]) -> None:
     check_joint_env(task[1], episodes=3, max_steps=100_000)
 
 
-def test_pettingzoos_check(task: tuple[str, Any]) -> None:
+def test_pettingzoo_check(task: tuple[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         parallel_api_test(task[1], num_cycles=40)
 
 
-def test_gymnasiums_check(task: tuple[str, Any]) -> None:
+def test_gymnasium_check(task: tuple[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*(infinity|different from the unwrapped|minimum value).*")
         check_env(JointEnv(task[1], name=task[0]), skip_render_check=True)
 
 
-def test_it_is_as_described(task: tuple[str, Any]) -> None:
+def test_description_is_up_to_date(task: tuple[str, Any]) -> None:
     name, env = task
-    assert DESCRIBED.get(name) == EnvDescription.of(env), REMEDY
+    assert DESCRIPTIONS.get(name) == EnvDescription.of(env), REMEDY
 
 
-def test_all_that_is_listed_is_described() -> None:
-    assert list(DESCRIBED) == [name for name, entry in CATALOG.items() if not entry.suite.external], REMEDY
+def test_all_listed_tasks_are_described() -> None:
+    assert list(DESCRIPTIONS) == [name for name, entry in CATALOG.items() if not entry.suite.external], REMEDY
     for entry in CATALOG.values():
         assert entry.summary.endswith(".")
 
 
-def test_actions_are_described_in_words() -> None:
+def test_action_descriptions() -> None:
     words = [action_in_words(s) for s in (spaces.Discrete(5), spaces.MultiDiscrete([5, 10]), spaces.Box(-1, 1, (2,)))]
     assert words == ["5 choices", "5 x 10 choices", "2 real"]

@@ -1,4 +1,4 @@
-"""What makes batches is known by its parameter `num_envs`; a single team of it is made wherever one is needed."""
+"""Tests of creators with a parameter `num_envs`, which make batches and single teams."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rllib_seqmarl.envs.suite import Suite
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def only_its_number(num_envs: int) -> Walkers:
+def only_num_envs(num_envs: int) -> Walkers:
     return Walkers(num_envs, length=9)
 
 
@@ -34,7 +34,7 @@ SOURCES: list[Callable[..., Any]] = [Walkers, any_options, partial(Walkers, spre
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_batch_or_a_single_team_is_made_with_the_options(source: Any) -> None:
+def test_options_reach_batches_and_single_teams(source: Any) -> None:
     register_env("tests/walkers", source)
     for env in (source, "tests/walkers"):
         create = JointEnvCreator(env, agent_ids=False)
@@ -48,8 +48,8 @@ def test_a_batch_or_a_single_team_is_made_with_the_options(source: Any) -> None:
         assert make_joint_env(env, agent_ids=False).layout == joint.layout
 
 
-def test_a_number_alone_is_not_taken_for_a_config() -> None:
-    assert make_env(only_its_number).batch.length == 9
+def test_num_envs_is_not_mistaken_for_a_config() -> None:
+    assert make_env(only_num_envs).batch.length == 9
 
 
 class Few(Walkers):
@@ -57,12 +57,12 @@ class Few(Walkers):
         super().__init__(3)
 
 
-class Numberless(Walkers):
+class WithoutNumEnvs(Walkers):
     def __init__(self, length: int = 5):
         super().__init__(2, length=length)
 
 
-def team_of_many(num_envs: int = 1) -> ToyTeam:
+def not_a_batch(num_envs: int = 1) -> ToyTeam:
     return ToyTeam()
 
 
@@ -73,18 +73,18 @@ def team_of_many(num_envs: int = 1) -> ToyTeam:
             Few,
             {},
             JointEnvError,
-            "Few cannot be relied on as a batch of teams:\n- It must have as many copies as it is made with: `num_envs`"
-            ". It was made with num_envs={asked}, but has 3. Set `self.num_envs` to the argument, and make that many.",
+            "Few is not a valid batch of teams:\n- It must have the number of copies passed as `num_envs`. "
+            "It was made with num_envs={requested}, but has 3. Set `self.num_envs` to the argument, and make that man",
         ),
-        (Numberless, {}, TypeError, "Numberless has no parameter `num_envs`. Add it"),
+        (WithoutNumEnvs, {}, TypeError, "WithoutNumEnvs has no parameter `num_envs`. Add it"),
         (
-            team_of_many,
+            not_a_batch,
             {},
             TypeError,
-            "team_of_many has a parameter `num_envs`, as creators of a BatchedSimulator do, but it made",
+            "not_a_batch has a parameter `num_envs`, as creators of a BatchedSimulator do, but it returned",
         ),
         (Walkers, {"lenght": 2}, ValueError, "Walkers has no option 'lenght'. Did you mean 'length'? It has: length,"),
-        (only_its_number, {"length": 2}, ValueError, "only_its_number has no option 'length'. It has: none."),
+        (only_num_envs, {"length": 2}, ValueError, "only_num_envs has no option 'length'. It has: none."),
         (
             lambda config: Walkers(2),
             {},
@@ -93,21 +93,21 @@ def team_of_many(num_envs: int = 1) -> ToyTeam:
         ),
     ],
 )
-def test_what_cannot_be_made_says_why(source: Any, config: dict, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=re.escape(message.format(asked=1))):
+def test_failures_are_explained(source: Any, config: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message.format(requested=1))):
         make_env(source, config)
-    with pytest.raises(error, match=re.escape(message.format(asked=4))):
+    with pytest.raises(error, match=re.escape(message.format(requested=4))):
         JointEnvCreator(source).make_vector(4, config)
 
 
-def test_the_number_is_no_option() -> None:
+def test_num_envs_is_not_an_option() -> None:
     with pytest.raises(ValueError, match="Walkers has no option 'num_envs'"):
         make_env(Walkers, {"num_envs": 2})
     with pytest.raises(ValueError, match="Walkers has no option 'num_envs'"):
         JointEnvCreator(Walkers).make_vector(4, {"num_envs": 2})
 
 
-def test_a_suites_batch_must_have_the_number_of_copies_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suite_batches_must_have_the_requested_number_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     def make_batch(task: str, num_envs: int) -> BatchedSimulator:
         return ToyBatch(3)
 
@@ -117,7 +117,7 @@ def test_a_suites_batch_must_have_the_number_of_copies_asked_for(monkeypatch: py
         JointEnvCreator("toys/few").make_vector(4, {})
 
 
-def test_only_a_users_own_batch_is_played_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_user_batches_are_checked_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def make_batch(task: str, num_envs: int) -> BatchedSimulator:
         return ToyBatch(num_envs)
 
@@ -125,9 +125,9 @@ def test_only_a_users_own_batch_is_played_at_the_start(monkeypatch: pytest.Monke
     monkeypatch.setitem(catalog.CATALOG, "toys/sound", entry)
     assert JointEnvCreator("toys/sound")({"num_envs": 2}).batch.steps == 0
     assert JointEnvCreator(ToyBatch)({"num_envs": 2}).batch.steps > 0
-    assert JointEnvCreator(ToyBatch).make_vector(2, {}).batch.steps == 0  # to evaluate a policy that was trained in it
+    assert JointEnvCreator(ToyBatch).make_vector(2, {}).batch.steps == 0  # as for the evaluation of a trained policy
 
 
-def test_the_example_in_the_documentation_runs() -> None:
+def test_documentation_example() -> None:
     (example,) = re.findall(r"^```python\n(.*?)^```", (DOCS / "environments.md").read_text(), re.MULTILINE | re.DOTALL)
     exec(example, {"__name__": "example"})

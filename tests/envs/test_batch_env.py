@@ -1,4 +1,4 @@
-"""A batched simulator is, through RLlib's entry point, what as many single environments would be."""
+"""Tests that a batched simulator is equivalent to the same number of single environments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rllib_seqmarl.envs.single_team import SingleTeam
 
 @pytest.mark.parametrize("continuous", [False, True])
 @pytest.mark.parametrize("options", [{}, {"agent_ids": False, "team_reward": "sum", "global_state": True}])
-def test_it_agrees_with_single_environments(continuous: bool, options: dict[str, Any]) -> None:
+def test_equivalence_to_single_environments(continuous: bool, options: dict[str, Any]) -> None:
     def make() -> JointEnv:
         return JointEnv(SingleTeam(ToyBatch(1, continuous=continuous)), **options)
 
@@ -36,48 +36,46 @@ def test_it_agrees_with_single_environments(continuous: bool, options: dict[str,
     ended = 0
     for _ in range(30):
         actions = theirs.action_space.sample()
-        actions[:, 1] *= False  # who may be dead takes its first choice, as JointEnv would for it
-        ours_gave, theirs_gave = ours.step(actions), theirs.step(actions)
-        ended += int(np.sum(ours_gave[2] | ours_gave[3]))
-        assert_same(ours_gave, theirs_gave)
+        actions[:, 1] *= False  # the agent that may be dead takes its first choice, as JointEnv would
+        our_result, their_result = ours.step(actions), theirs.step(actions)
+        ended += int(np.sum(our_result[2] | our_result[3]))
+        assert_same(our_result, their_result)
     assert ended > 10
 
 
-def test_shuffled_rows_are_the_same_episode_in_another_order() -> None:
-    """Every agent's observation, action, mask and reward stand in one row, and rows change with each episode."""
-    spaces_of = ToyBatch(3, continuous=True)
-    spaces_of.action_spaces = (spaces_of.action_spaces[1],) * 3
+def test_shuffling_only_changes_the_order_of_rows() -> None:
+    """An agent's observation, action, mask and reward share a row, which changes with every episode."""
     fixed, shuffled = ToyBatch(3, continuous=True), ToyBatch(3, continuous=True)
-    fixed.action_spaces = shuffled.action_spaces = spaces_of.action_spaces
+    fixed.action_spaces = shuffled.action_spaces = (fixed.action_spaces[1],) * 3
     fixed_env, shuffled_env = JointBatchEnv(fixed), JointBatchEnv(shuffled, agent_order="shuffled")
-    straight, _ = fixed_env.reset(seed=1)
-    mixed, _ = shuffled_env.reset(seed=1)
+    expected, _ = fixed_env.reset(seed=1)
+    actual, _ = shuffled_env.reset(seed=1)
     rng = np.random.default_rng(0)
     orders = set()
     for _ in range(20):
-        order = mixed["observations"][:, :, -3:].argmax(axis=2)  # (B, n), from the ids
+        order = actual["observations"][:, :, -3:].argmax(axis=2)  # (B, n), from the IDs
         orders.update(map(tuple, order))
         copies = np.arange(3)[:, None]
-        np.testing.assert_array_equal(mixed["observations"], straight["observations"][copies, order])
-        np.testing.assert_array_equal(mixed["alive"], straight["alive"][copies, order])
+        np.testing.assert_array_equal(actual["observations"], expected["observations"][copies, order])
+        np.testing.assert_array_equal(actual["alive"], expected["alive"][copies, order])
         actions = rng.uniform(-1, 1, (3, 3, 2)).astype(np.float32)
-        straight, *given, infos = fixed_env.step(actions)
-        mixed, *same, mixed_infos = shuffled_env.step(actions[copies, order])
-        for a, b in zip(given, same, strict=True):
+        expected, *expected_rest, infos = fixed_env.step(actions)
+        actual, *actual_rest, actual_infos = shuffled_env.step(actions[copies, order])
+        for a, b in zip(expected_rest, actual_rest, strict=True):
             np.testing.assert_allclose(a, b)
-        after = mixed["observations"][:, :, -3:].argmax(axis=2)
-        np.testing.assert_array_equal(mixed_infos["agent_rewards"], infos["agent_rewards"][copies, after])
+        after = actual["observations"][:, :, -3:].argmax(axis=2)
+        np.testing.assert_array_equal(actual_infos["agent_rewards"], infos["agent_rewards"][copies, after])
         if "episode_agent_returns" in infos:
-            np.testing.assert_array_equal(mixed_infos["episode_agent_returns"], infos["episode_agent_returns"])
+            np.testing.assert_array_equal(actual_infos["episode_agent_returns"], infos["episode_agent_returns"])
     assert len(orders) > 2
 
 
-def test_orders_need_equal_actions() -> None:
+def test_shuffling_needs_equal_action_spaces() -> None:
     with pytest.raises(JointEnvError, match="needs agents with equal action spaces"):
         JointBatchEnv(ToyBatch(2), agent_order="shuffled")
 
 
-def test_wrong_options_are_refused() -> None:
+def test_invalid_options_are_rejected() -> None:
     with pytest.raises(ValueError, match="team_reward='max' is unknown. Choose one of mean, sum"):
         JointBatchEnv(ToyBatch(2), team_reward="max")
     batch = ToyBatch(2)
@@ -94,7 +92,7 @@ def test_wrong_options_are_refused() -> None:
         ("mask", "toys, step 2, environment 3 of 4: agent 'a': its action mask forbids every action"),
     ],
 )
-def test_what_is_wrong_is_named(what: str, message: str) -> None:
+def test_defects_are_reported(what: str, message: str) -> None:
     env = JointBatchEnv(ToyBatch(4, spoil={2: what}), name="toys")
     env.reset(seed=0)
     env.step(np.zeros((4, 3), np.int64))
@@ -102,24 +100,24 @@ def test_what_is_wrong_is_named(what: str, message: str) -> None:
         env.step(np.zeros((4, 3), np.int64))
 
 
-def test_arrays_of_earlier_steps_stay_as_they_were() -> None:
+def test_earlier_arrays_are_unchanged() -> None:
     env = JointBatchEnv(ToyBatch(2))
     first, _ = env.reset(seed=0)
-    kept = {key: array.copy() for key, array in first.items()}
+    copied = {key: array.copy() for key, array in first.items()}
     env.step(np.zeros((2, 3), np.int64))
-    for key in kept:
-        np.testing.assert_array_equal(first[key], kept[key])
+    for key in copied:
+        np.testing.assert_array_equal(first[key], copied[key])
 
 
 @pytest.mark.parametrize("continuous", [False, True])
 def test_a_batch_of_one_is_a_parallel_env(continuous: bool) -> None:
     env = SingleTeam(ToyBatch(1, continuous=continuous))
     check_joint_env(env)
-    if continuous:  # PettingZoo's test takes actions that a mask may forbid, which this toy does not mind
+    if continuous:  # PettingZoo's test ignores action masks
         parallel_api_test(env, num_cycles=40)
 
 
-def test_the_dead_stay_and_are_rewarded() -> None:
+def test_dead_agents_stay_and_are_rewarded() -> None:
     joint = JointEnv(SingleTeam(ToyBatch(1)))
     joint.reset(seed=0)
     joint.step(np.zeros(3, np.int64))
@@ -129,10 +127,10 @@ def test_the_dead_stay_and_are_rewarded() -> None:
     assert arrays["action_mask"][1].tolist() == [1, 0, 0]
     assert not arrays["observations"][1, :3].any()
     assert info["agent_rewards"].tolist() == [0.0, 1.0, 2.0]
-    assert "agent_terminateds" not in info  # its return goes on with the team's
+    assert "agent_terminateds" not in info  # its return continues with the team's
 
 
-def test_the_vector_entry_point_makes_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vector_entry_point_makes_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     from rllib_seqmarl.envs import catalog
     from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
     from rllib_seqmarl.envs.suite import Suite

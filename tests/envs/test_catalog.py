@@ -1,4 +1,4 @@
-"""An environment is found by its name, its class or a creator; and if not, one sentence says why."""
+"""Tests of making environments from names, classes and creators, and of the messages if that fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def one_option(length: int = 6) -> ToyTeam:
 
 
 class TupleTeam(gym.Env):
-    """A team in the form of EPyMARL."""
+    """A team in the format of EPyMARL."""
 
     observation_space = gym.spaces.Tuple([gym.spaces.Discrete(2)] * 2)
     action_space = gym.spaces.Tuple([gym.spaces.Discrete(3)] * 2)
@@ -49,18 +49,18 @@ def may_take_config(env_config: dict[str, Any] | None = None) -> TakingTurns:
 
 
 @pytest.mark.parametrize("source", [TakingTurns, takes_config, may_take_config, lambda c: TakingTurns(c)])
-def test_rllibs_creators_take_the_config_itself(source: Any) -> None:
+def test_rllib_creators_receive_the_config(source: Any) -> None:
     assert make_env(source, {"length": 9}).config["length"] == 9
 
 
-def test_names_registered_with_ray_are_found() -> None:
+def test_names_registered_with_ray() -> None:
     from ray.tune.registry import register_env
 
     register_env("toys/turns", TakingTurns)
     assert make_joint_env("toys/turns", {"length": 2}).name == "toys/turns"
 
 
-def test_a_joint_environment_is_taken_as_it_is_or_joined_anew() -> None:
+def test_joint_environments_are_kept_or_rebuilt_with_options() -> None:
     assert not make_joint_env(lambda config: JointEnv(ToyTeam(), agent_ids=False)).layout.agent_ids
     assert make_joint_env(lambda config: JointEnv(ToyTeam(), agent_ids=False), agent_ids=True).layout.agent_ids
 
@@ -80,7 +80,7 @@ def test_a_joint_environment_is_taken_as_it_is_or_joined_anew() -> None:
             "CartPole-v1",
             {},
             TypeError,
-            "'CartPole-v1' is a gymnasium.Env. If it is a team, with one entry of its Tuple spaces per agent: wrap it",
+            "'CartPole-v1' is a gymnasium.Env. If it is a team with one entry of its Tuple spaces per agent, wrap it",
         ),
         (gym.Env, {}, TypeError, "Env is a gymnasium.Env. If it is a team"),
         (
@@ -97,7 +97,7 @@ def test_a_joint_environment_is_taken_as_it_is_or_joined_anew() -> None:
             TypeError,
             "object is neither an RLlib MultiAgentEnv nor a PettingZoo ParallelEnv",
         ),
-        (7, {}, TypeError, "An environment is given by its name, its class or a creator, not by 7."),
+        (7, {}, TypeError, "An environment must be a name, a class or a creator, not 7."),
         (keywords, {"lenght": 2}, ValueError, "keywords has no option 'lenght'. Did you mean 'length'?"),
         (ToyTeam, {"dead": 2}, ValueError, "ToyTeam has no option 'dead'."),
         (
@@ -114,19 +114,19 @@ def test_a_joint_environment_is_taken_as_it_is_or_joined_anew() -> None:
         ),
     ],
 )
-def test_what_cannot_be_made_says_why(source: Any, config: dict, error: type[Exception], message: str) -> None:
+def test_failures_are_explained(source: Any, config: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         make_env(source, config)
 
 
-def test_turn_based_environments_are_told_how_to_take_part() -> None:
+def test_turn_based_environments_are_rejected_with_a_remedy() -> None:
     from mpe2 import simple_spread_v3
 
     with pytest.raises(TypeError, match=r"turn-based PettingZoo AECEnv.*pettingzoo\.utils\.aec_to_parallel\(env\)"):
         make_env(lambda config: simple_spread_v3.env())
 
 
-def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Suite("toys", {"far": "Far away."}, ToyTeam, requires=("no_such_package.part",), extra="toys")
     entry = EnvEntry(suite, "far")
     monkeypatch.setitem(catalog.CATALOG, "toys/far", entry)
@@ -135,7 +135,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         find_creator("toys/far")
 
 
-def test_tasks_that_are_not_listed_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlisted_tasks_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Suite(
         "toys",
         {"length-6": "Six steps."},

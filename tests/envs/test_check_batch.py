@@ -1,4 +1,4 @@
-"""The check of a batch finds each planted defect, names copy, step and remedy, and finds nothing in sound ones."""
+"""Tests that the check of a batch reports each planted defect and passes correct batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from test_final_observations import SELF_RESETTING, SOUND
+from test_final_observations import CORRECT, SELF_RESETTING
 from toy_batch import ToyBatch, Walkers
 
 from rllib_seqmarl.envs import BatchedSimulator, BatchObservation, JointEnvError, StepResult, check_joint_env
@@ -17,9 +17,9 @@ from rllib_seqmarl.envs import BatchedSimulator, BatchObservation, JointEnvError
 B = 3
 
 
-@pytest.mark.parametrize("kind", sorted(SOUND.keys() - {"without seeds", "without starts", "without ends"}))
-def test_sound_batches_pass(kind: str) -> None:
-    check_joint_env(SOUND[kind](B))
+@pytest.mark.parametrize("kind", sorted(CORRECT.keys() - {"without seeds", "without starts", "without ends"}))
+def test_correct_batches_pass(kind: str) -> None:
+    check_joint_env(CORRECT[kind](B))
 
 
 @pytest.mark.parametrize("task", ["vmas/balance", "jumanji-lbf/8x8-2p-2f-coop", "smax/3m"])
@@ -27,8 +27,8 @@ def test_batched_suites_pass(task: str) -> None:
     check_joint_env(task, {"max_steps": 12} if task != "jumanji-lbf/8x8-2p-2f-coop" else {})
 
 
-def at_step_2(spoil: Callable[[StepResult], StepResult | None], **options: Any) -> ToyBatch:
-    """Toys of which the second step is spoilt, in each play."""
+def corrupt_step_2(corrupt: Callable[[StepResult], StepResult | None], **options: Any) -> ToyBatch:
+    """A ToyBatch with a corrupted second step after each reset."""
     batch = ToyBatch(B, **options)
     reset, step = batch.reset, batch.step
 
@@ -36,27 +36,27 @@ def at_step_2(spoil: Callable[[StepResult], StepResult | None], **options: Any) 
         batch.steps = 0
         return reset(seeds)
 
-    def spoilt_step(actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
-        moved = step(actions, reset_mask)
-        return (spoil(moved) or moved) if batch.steps == 2 else moved
+    def corrupted_step(actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        result = step(actions, reset_mask)
+        return (corrupt(result) or result) if batch.steps == 2 else result
 
-    batch.reset, batch.step = start_counting, spoilt_step  # type: ignore[method-assign]
+    batch.reset, batch.step = start_counting, corrupted_step  # type: ignore[method-assign]
     return batch
 
 
-def seeing(part: str, value: Any, where: Any, **options: Any) -> ToyBatch:
-    def spoil(moved: StepResult) -> None:
-        getattr(moved.observation, part)[where] = value
+def with_value(part: str, value: Any, index: Any, **options: Any) -> ToyBatch:
+    def corrupt(result: StepResult) -> None:
+        getattr(result.observation, part)[index] = value
 
-    return at_step_2(spoil, **options)
+    return corrupt_step_2(corrupt, **options)
 
 
-def losing_reward(moved: StepResult) -> None:
-    moved.rewards[1, 2] = np.nan
+def nan_reward(result: StepResult) -> None:
+    result.rewards[1, 2] = np.nan
 
 
 def bounded() -> ToyBatch:
-    batch = seeing("observations", 12.5, (1, 2, 0))
+    batch = with_value("observations", 12.5, (1, 2, 0))
     batch.observation_spaces = tuple(
         spaces.Box(-9.0, 9.0, space.shape, np.float32) for space in batch.observation_spaces
     )
@@ -70,12 +70,12 @@ def without_copies() -> ToyBatch:
 
 
 class OneArray(Walkers):
-    """Gives the same array at every step."""
+    """Returns the same array at every step."""
 
     def see(self) -> BatchObservation:
-        self.seen = super().see() if not hasattr(self, "seen") else self.seen
-        self.seen.observations[:] = self.places[:, :, None]
-        return self.seen
+        self.observation = super().see() if not hasattr(self, "observation") else self.observation
+        self.observation.observations[:] = self.places[:, :, None]
+        return self.observation
 
 
 class Clipping(Walkers):
@@ -86,49 +86,49 @@ class Clipping(Walkers):
 
 
 class Unseeded(Walkers):
-    """Takes no seeds."""
+    """Ignores seeds."""
 
     def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         return super().reset()
 
 
 class Staying(Walkers):
-    """Lets copies that begin in mid-episode stay where they are."""
+    """Does not move copies that restart in mid-episode."""
 
     def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
         stays = reset_mask & (self.count < self.length)
         places = self.places[stays].copy()
-        moved = super().step(actions, reset_mask)
+        result = super().step(actions, reset_mask)
         self.places[stays] = places
-        return moved._replace(observation=self.see())
+        return result._replace(observation=self.see())
 
 
 class GoingOn(Walkers):
-    """Lets copies that begin in mid-episode move all the same."""
+    """Steps copies that should restart in mid-episode."""
 
     def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
-        moved = super().step(actions, reset_mask & (self.count >= self.length))
-        moved.rewards[reset_mask] = 0.0
-        return moved._replace(truncated=moved.truncated & ~reset_mask)
+        result = super().step(actions, reset_mask & (self.count >= self.length))
+        result.rewards[reset_mask] = 0.0
+        return result._replace(truncated=result.truncated & ~reset_mask)
 
 
 class OneStream(Walkers):
-    """All copies draw from the first one's random stream."""
+    """All copies share the first one's random stream."""
 
     def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
-        seen = super().reset(seeds)
+        observation = super().reset(seeds)
         self.rngs = self.rngs[:1] * self.num_envs
-        return seen
+        return observation
 
 
-class Disobeying(Walkers):
-    """Has never heard of copies that begin."""
+class IgnoringResets(Walkers):
+    """Ignores the reset mask."""
 
     def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
         return super().step(actions, np.zeros_like(reset_mask))
 
 
-class NoPicture(Walkers):
+class WithoutImage(Walkers):
     def render(self) -> np.ndarray:
         return np.zeros(3)
 
@@ -136,87 +136,87 @@ class NoPicture(Walkers):
 DEFECTS: dict[str, tuple[Callable[[], BatchedSimulator], str]] = {
     "attributes": (
         without_copies,
-        "ToyBatch cannot be relied on as a batch of teams:\n- It must count its copies in `num_envs`. It is 0, not an "
-        "integer from 1.",
+        "ToyBatch is not a valid batch of teams:\n- It must set `num_envs` to its number of copies. It is 0, not an "
+        "integer >= 1.",
     ),
     "form": (
-        lambda: at_step_2(lambda moved: moved._replace(rewards=moved.rewards[0])),
+        lambda: corrupt_step_2(lambda result: result._replace(rewards=result.rewards[0])),
         r"each agent's own reward. At step 2: Its shape is \(3,\), not \(3, 3\).",
     ),
     "beginning": (
-        lambda: Disobeying(B),
-        r"with rewards of 0 and no end. At step \d: Copy 0 began with rewards of \[.*\]. Obey `reset_mask`.",
+        lambda: IgnoringResets(B),
+        r"with rewards of 0 and no end. At step \d: Copy 0 restarted with rewards of \[.*\]. Follow `reset_mask`.",
     ),
     "observations": (
-        lambda: seeing("observations", np.inf, (1, 2, 1)),
-        "give finite observations. At step 2: In copy 1 agent 'c' observes inf at entry 1.",
+        lambda: with_value("observations", np.inf, (1, 2, 1)),
+        "return finite observations. At step 2: In copy 1, agent 'c' observes inf at entry 1.",
     ),
     "states": (
-        lambda: seeing("state", np.nan, (2, 1)),
-        "give finite global states. At step 2: That of copy 2 is nan at entry 1.",
+        lambda: with_value("state", np.nan, (2, 1)),
+        "return finite global states. At step 2: In copy 2, the state is nan at entry 1.",
     ),
     "rewards": (
-        lambda: at_step_2(losing_reward),
-        "give finite rewards. At step 2: In copy 1 that of agent 'c' is nan.",
+        lambda: corrupt_step_2(nan_reward),
+        "return finite rewards. At step 2: In copy 1, the reward of agent 'c' is nan.",
     ),
     "bounds": (
         bounded,
-        "give observations within the bounds of their space. At step 2: In copy 1 agent 'c' observes 12.5 at entry 0. "
-        "Clip it, or widen the space.",
+        "return observations within the bounds of their space. At step 2: In copy 1, agent 'c' observes 12.5 at entry "
+        "0. Clip it, or widen the space.",
     ),
     "padding": (
-        lambda: seeing("observations", 1.5, (1, 2, 2)),
-        "pad observations with zeros. At step 2: In copy 1 agent 'c' has 1.5 at entry 2; its own are fewer. Write zer",
+        lambda: with_value("observations", 1.5, (1, 2, 2)),
+        "pad observations with zeros. At step 2: In copy 1, agent 'c' has 1.5 at entry 2, which is padding. Set",
     ),
     "masks": (
-        lambda: seeing("action_mask", False, (1, 2)),
-        "leave every living agent a legal action. At step 2: In copy 1 agent 'c' has none; give it a no-op.",
+        lambda: with_value("action_mask", False, (1, 2)),
+        "leave every living agent a legal action. At step 2: In copy 1, agent 'c' has none; give it a no-op.",
     ),
     "wins": (
-        lambda: at_step_2(lambda moved: moved._replace(wins=None)),
-        "give `wins` at every step or never. At step 2: It gave none only now.",
+        lambda: corrupt_step_2(lambda result: result._replace(wins=None)),
+        "return `wins` at every step or never. At step 2: They are missing for the first time.",
     ),
     "arrays": (
         lambda: OneArray(B),
-        "leave the arrays of earlier steps as they were. `observations` of copy 0 at step 0 changed later. Give new",
+        "leave the arrays of earlier steps unchanged. `observations` of copy 0 at step 0 changed later. Return new",
     ),
     "arguments": (
         lambda: Clipping(B),
-        "leave its arguments as they are. At step 1: It wrote into `actions`: copy them first.",
+        "leave its arguments unchanged. At step 1: It wrote into `actions`: copy it first.",
     ),
     "seeds": (
         lambda: Unseeded(B),
-        "play the same episodes for the same seeds and actions. `observations` of copy 0 was another at step 0. Draw "
+        "play the same episodes for the same seeds and actions. `observations` of copy 0 differed at step 0. Draw "
         "all randomness from generators that `reset` seeds.",
     ),
     "staying": (
         lambda: Staying(B),
-        "start a new episode in a copy that `reset_mask` names, also in mid-episode. Copy 2 was told to begin"
-        " at step 3 and stay",
+        "start a new episode in copies where `reset_mask` is set, also in mid-episode. Copy 2 was to restart at step 3 "
+        "but did not change",
     ),
     "going on": (
         lambda: GoingOn(B),
-        "start a new episode in a copy that `reset_mask` names, also in mid-episode. Copy 2 was told to begin"
-        " at step 3 and went",
+        "start a new episode in copies where `reset_mask` is set, also in mid-episode. Copy 2 was to restart at step 3 "
+        "but continued",
     ),
     "independence": (
         lambda: OneStream(B, noise=0.1),
-        "keep copies independent of each other. `observations` of copy 0 at step 4 is another if copy 2 begins at st",
+        "keep copies independent of each other. `observations` of copy 0 at step 4 changes if copy 2 restarts",
     ),
     "final observations": (
         lambda: Walkers(B, resets_itself=True),
-        r"show the final observation with the last step of an episode. What copy 0 shows at the end of its episode, "
-        "step 5, is the beginning of its next one",
+        "return the final observation with the last step of an episode. The observation of copy 0 at the end of its "
+        "episode, step 5, is the first one of its next episode",
     ),
-    "pictures": (
-        lambda: NoPicture(B, render_mode="rgb_array"),
-        "give a picture (height, width, 3) from render() with render_mode='rgb_array'. It gave ndarray of shape (3,).",
+    "images": (
+        lambda: WithoutImage(B, render_mode="rgb_array"),
+        "return an image (height, width, 3) from render() with render_mode='rgb_array'. It returned ndarray",
     ),
 }
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_what_is_wrong_is_named(defect: str) -> None:
+def test_defects_are_reported(defect: str) -> None:
     make, message = DEFECTS[defect]
     with pytest.raises(JointEnvError) as raised:
         check_joint_env(make())
@@ -225,6 +225,6 @@ def test_what_is_wrong_is_named(defect: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(SELF_RESETTING.keys() - {"long episodes", "terminations only"}))
-def test_who_resets_itself_is_refused(kind: str) -> None:
+def test_self_resetting_batches_are_rejected(kind: str) -> None:
     with pytest.raises(JointEnvError):
         check_joint_env(SELF_RESETTING[kind](B, resets_itself=True))

@@ -1,5 +1,4 @@
-"""The check finds each defect that is planted, names agent and step, and finds nothing in sound
-environments."""
+"""Tests that the check reports each planted defect and passes correct environments."""
 
 from __future__ import annotations
 
@@ -33,11 +32,11 @@ HALF = spaces.Box(-0.5, 0.5, (1,), np.float32)
         make_joint_env("mpe/simple_spread"),
     ],
 )
-def test_sound_environments_pass(team: Any) -> None:
+def test_correct_environments_pass(team: Any) -> None:
     check_joint_env(team)
 
 
-def spoiled_reset(value: Any) -> ToyTeam:
+def reset_returning(value: Any) -> ToyTeam:
     team = ToyTeam()
     team.reset = lambda seed=None, options=None: value  # type: ignore[method-assign, assignment]
     return team
@@ -56,25 +55,25 @@ def forgets_to_leave() -> ToyTeam:
     return team
 
 
-def leaves_unsaid() -> ToyTeam:
+def leaves_without_flag() -> ToyTeam:
     team = ToyTeam()
     team.spoil = lambda results, step: team.agents.remove("b") if step == 2 else None
     return team
 
 
-def moody_spaces() -> ToyTeam:
+def changing_spaces() -> ToyTeam:
     team = ToyTeam()
-    asked: list[str] = []
+    calls: list[str] = []
 
     def space(agent: str) -> spaces.Space:
-        asked.append(agent)
-        return spaces.Discrete(len(asked) + 1)
+        calls.append(agent)
+        return spaces.Discrete(len(calls) + 1)
 
     team.action_space = space  # type: ignore[method-assign]
     return team
 
 
-def no_picture() -> ToyTeam:
+def without_image() -> ToyTeam:
     team = ToyTeam(render_mode="rgb_array")
     team.render = lambda: None  # type: ignore[method-assign, assignment, return-value]
     return team
@@ -89,28 +88,28 @@ def revived() -> TakingTurns:
     [
         (ToyTeam([]), "toy_team: there are no agents. Declare at least one"),
         (ToyTeam([D3, HALF]), "toy_team: the action spaces cannot be joined: 'a'"),
-        (moody_spaces(), "It must give the same spaces each time it is asked. Agent 'a'"),
-        (spoiled_reset(({}, {})), "toy_team, at reset: no agent has an observation."),
-        (unseeded(), "It must play the same episode for the same seed and actions. reset(seed=0) gave two."),
-        (revived(), "TakingTurns, step 3: agent 'x' is back: it has an observation, but has terminated"),
-        (leaves_unsaid(), "step 2: agent 'b' left `agents` without being terminated or truncated"),
-        (forgets_to_leave(), "step 2: agent 'b' is missing: `agents` says that it acts next"),
+        (changing_spaces(), "It must return the same spaces every time. Those of agent 'a'"),
+        (reset_returning(({}, {})), "toy_team, at reset: no agent has an observation."),
+        (unseeded(), "It must play the same episode for the same seed and actions. Two with reset(seed=0) differed."),
+        (revived(), "TakingTurns, step 3: agent 'x' has an observation, but was already terminated"),
+        (leaves_without_flag(), "step 2: agent 'b' left `agents` without being terminated or truncated"),
+        (forgets_to_leave(), "step 2: agent 'b' is missing: it is in `agents`, so it acts next"),
         (
-            TakingTurns({"spoil": lambda r, step: [seen.__imul__(-1) for seen in r[0].values()] and None}),
-            "It must give observations within the bounds of their space. At step 1 after reset(seed=0): Agent 'y'",
+            TakingTurns({"spoil": lambda r, step: [array.__imul__(-1) for array in r[0].values()] and None}),
+            "It must return observations within the bounds of their space. At step 1 after reset(seed=0): Agent 'y'",
         ),
         (
-            no_picture(),
-            "It must give a picture (height, width, 3) from render() with render_mode='rgb_array'.",
+            without_image(),
+            "It must return an image (height, width, 3) from render() with render_mode='rgb_array'.",
         ),
     ],
 )
-def test_each_planted_defect_is_found(team: Any, message: str) -> None:
+def test_defects_are_reported(team: Any, message: str) -> None:
     with pytest.raises(JointEnvError, match=re.escape(message)):
         check_joint_env(team)
 
 
 @pytest.mark.parametrize(("team", "message"), BROKEN)
-def test_what_training_refuses_is_refused_in_the_same_words(team: Any, message: str) -> None:
+def test_training_errors_are_raised_with_the_same_messages(team: Any, message: str) -> None:
     with pytest.raises(JointEnvError, match=re.escape(message)):
         check_joint_env(team)

@@ -1,4 +1,4 @@
-"""Independent policies cannot do the coordination tasks, however they are optimised; sequential ones can."""
+"""Tests that sequential policies solve the coordination tasks and independent ones cannot."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ascend(value_and_gradient: object, shapes: list[tuple[int, ...]], starts: in
 
 
 def distinct_value(policies: Policies) -> tuple[float, Policies]:
-    """Success probability of DistinctChoice, and its gradient; the first agent has a row for each secret."""
+    """The success probability of DistinctChoice and its gradient; the first agent has a row for each secret."""
     first, *others = policies
     k = first.shape[1]
     gradients = [np.zeros_like(policy) for policy in policies]
@@ -57,7 +57,7 @@ def distinct_value(policies: Policies) -> tuple[float, Policies]:
 
 
 def unrepeated_value(policies: Policies) -> tuple[float, Policies]:
-    """Probability that two draws are both permutations and differ, and its gradient."""
+    """The probability that two draws are different permutations, and its gradient."""
     n = len(policies)
     permutations = np.array(list(itertools.permutations(range(n))))  # (n!, n)
     factors = np.array(policies)[np.arange(n), permutations]  # (n!, n)
@@ -69,14 +69,14 @@ def unrepeated_value(policies: Policies) -> tuple[float, Policies]:
 
 
 @pytest.mark.parametrize(("n", "k"), [(2, 2), (2, 3), (3, 3), (3, 4), (4, 4)])
-def test_no_decentralised_policy_beats_the_bound_of_distinct_choice(n: int, k: int) -> None:
+def test_decentralised_policies_are_bounded_in_distinct_choice(n: int, k: int) -> None:
     best = ascend(distinct_value, [(k, k)] + [(k,)] * (n - 1), starts=8)
     assert best <= independent_bound(n, k) + 1e-9
-    assert best == pytest.approx(independent_bound(n, k), abs=0.02)  # and the bound is reached
+    assert best == pytest.approx(independent_bound(n, k), abs=0.02)  # the bound is tight
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
-def test_no_memoryless_product_policy_beats_the_bound_of_unrepeated_choice(n: int) -> None:
+def test_memoryless_product_policies_are_bounded_in_unrepeated_choice(n: int) -> None:
     best = ascend(unrepeated_value, [(n,)] * n, starts=8)
     assert 0.1 < best <= UNREPEATED_INDEPENDENT_BOUND
     assert best <= 1 / 8 + 1e-9
@@ -84,43 +84,43 @@ def test_no_memoryless_product_policy_beats_the_bound_of_unrepeated_choice(n: in
 
 
 def play(task: DistinctChoice | UnrepeatedChoice, choose: object, episodes: int) -> float:
-    """Mean success of a policy: choose(agent's number, its observation, predecessors' choices)."""
+    """Mean success of the policy `choose(agent index, observation, choices of earlier agents)`."""
     successes = []
     for seed in range(episodes):
         observations, _ = task.reset(seed=seed)
         while task.agents:
-            taken: list[int] = []
+            choices: list[int] = []
             for i, agent in enumerate(task.agents):
-                taken.append(choose(i, observations[agent], taken))  # type: ignore[operator]
-            observations, *_, infos = task.step(dict(zip(task.agents, taken, strict=True)))
+                choices.append(choose(i, observations[agent], choices))  # type: ignore[operator]
+            observations, *_, infos = task.step(dict(zip(task.agents, choices, strict=True)))
         successes.append(infos["agent_0"]["success"])
     return float(np.mean(successes))
 
 
-def test_a_sequential_policy_always_succeeds_at_distinct_choice() -> None:
-    def choose(i: int, seen: np.ndarray, taken: list[int]) -> int:
-        return int(seen.argmax()) if i == 0 else min(set(range(5)) - set(taken))
+def test_sequential_policy_solves_distinct_choice() -> None:
+    def choose(i: int, observation: np.ndarray, taken: list[int]) -> int:
+        return int(observation.argmax()) if i == 0 else min(set(range(5)) - set(taken))
 
     assert play(DistinctChoice(), choose, episodes=20) == 1.0
 
 
-def test_knowing_ones_own_number_reaches_the_independent_bound_and_no_more() -> None:
-    success = play(DistinctChoice(), lambda i, seen, taken: int(seen.argmax()) if i == 0 else i, episodes=300)
+def test_agent_indices_reach_the_independent_bound() -> None:
+    success = play(DistinctChoice(), lambda i, obs, taken: int(obs.argmax()) if i == 0 else i, episodes=300)
     assert success == pytest.approx(independent_bound(5, 5), abs=0.03)
 
 
-def test_a_sequential_policy_that_draws_succeeds_at_unrepeated_choice() -> None:
+def test_stochastic_sequential_policy_solves_unrepeated_choice() -> None:
     rng = np.random.default_rng(0)
     success = play(
         UnrepeatedChoice(),
-        lambda i, seen, taken: int(rng.choice(sorted(set(range(5)) - set(taken)))),
+        lambda i, obs, taken: int(rng.choice(sorted(set(range(5)) - set(taken)))),
         episodes=200,
     )
     assert success == pytest.approx(unrepeated_optimum(5), abs=0.01)
 
 
-def test_a_fixed_assignment_fails_at_unrepeated_choice() -> None:
-    assert play(UnrepeatedChoice(), lambda i, seen, taken: i, episodes=3) == 0.0
+def test_fixed_assignment_fails_in_unrepeated_choice() -> None:
+    assert play(UnrepeatedChoice(), lambda i, obs, taken: i, episodes=3) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -132,23 +132,23 @@ def test_a_fixed_assignment_fails_at_unrepeated_choice() -> None:
         ({"render_mode": "human"}, "render_mode='human' is unknown"),
     ],
 )
-def test_impossible_options_are_refused(options: dict, message: str) -> None:
+def test_invalid_options_are_rejected(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DistinctChoice(**options)
 
 
-def test_an_option_that_only_the_other_task_has_is_refused() -> None:
+def test_options_of_the_other_task_are_rejected() -> None:
     with pytest.raises(ValueError, match="coordination/unrepeated_choice has no option 'n_choices'"):
         make_coordination("unrepeated_choice", n_choices=3)
 
 
-def test_the_picture_shows_who_took_what() -> None:
+def test_image_shows_choices() -> None:
     task = DistinctChoice(n_agents=2, n_choices=3, render_mode="rgb_array")
     task.reset(seed=0)
     task.step({"agent_0": 2, "agent_1": 0})
-    picture = task.render()
-    assert picture is not None and picture.dtype == np.uint8
-    taken = (picture == (40, 80, 150)).all(axis=2)
+    image = task.render()
+    assert image is not None and image.dtype == np.uint8
+    taken = (image == (40, 80, 150)).all(axis=2)
     rows, columns = np.array_split(taken, 2), np.array_split(taken, 3, axis=1)
     assert all(row.any() for row in rows)
     assert [bool(column.any()) for column in columns] == [True, False, True]

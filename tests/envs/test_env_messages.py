@@ -1,4 +1,4 @@
-"""A broken environment gives one sentence: which environment, which step, which agent, and what to do."""
+"""Tests that errors name the environment, the step, the agent and a remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ D3S = [D3, D3]
 
 
 def change(part: int, agent: str, value: Any, at: int = 2) -> Any:
-    """Puts `value` for one agent into one of the five results of step `at`; None takes it out."""
+    """Set `value` for one agent in one of the five results of step `at`; None removes the entry."""
 
     def spoil(results: tuple[dict, ...], step: int) -> None:
         if step == at:
@@ -28,7 +28,7 @@ def change(part: int, agent: str, value: Any, at: int = 2) -> Any:
 
 
 def replace(part: int, value: Any, at: int = 2) -> Any:
-    """Puts `value` in the place of one of the five results of step `at`."""
+    """Replace one of the five results of step `at` by `value`."""
     return lambda results, step: (*results[:part], value, *results[part + 1 :]) if step == at else None
 
 
@@ -39,26 +39,26 @@ def play(team: Any, **options: Any) -> None:
         env.step([0] * env.layout.n_agents)
 
 
-NAN_SEEN = np.array([1.0, np.nan], np.float32)
+NAN_OBSERVATION = np.array([1.0, np.nan], np.float32)
 
 
 BROKEN = [
     (
-        ToyTeam(spoil=change(0, "b", NAN_SEEN)),
+        ToyTeam(spoil=change(0, "b", NAN_OBSERVATION)),
         "toy_team, step 2: agent 'b': its observation is nan at entry 1.",
     ),
     (
-        ToyTeam(spoil=change(0, "a", -1 / NAN_SEEN * np.inf)),
+        ToyTeam(spoil=change(0, "a", -1 / NAN_OBSERVATION * np.inf)),
         "step 2: agent 'a': its observation is -inf at entry 0.",
     ),
     (
         ToyTeam(spoil=change(0, "a", np.ones(3))),
         "step 2: agent 'a': its observation does not fit its space",
     ),
-    (ToyTeam(spoil=change(0, "a", np.ones(1))), "it has 1 entries, its space 2"),
+    (ToyTeam(spoil=change(0, "a", np.ones(1))), "it has 1 entries, not 2"),
     (
         ToyTeam(spoil=change(0, "b", None)),
-        "step 2: agent 'b' is missing: `agents` says that it acts next",
+        "step 2: agent 'b' is missing: it is in `agents`, so it acts next",
     ),
     (ToyTeam(spoil=change(1, "b", float("nan"))), "toy_team, step 2: agent 'b': its reward is nan."),
     (ToyTeam(spoil=change(1, "b", float("inf"))), "step 2: agent 'b': its reward is inf."),
@@ -71,18 +71,18 @@ BROKEN = [
         ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": np.ones(4)})),
         "step 2: agent 'b': its action mask has 4 entries, not 3.",
     ),
-    (ToyTeam(masks="info", spoil=change(4, "b", {})), "step 2: agent 'b' has no action mask this time."),
+    (ToyTeam(masks="info", spoil=change(4, "b", {})), "step 2: agent 'b' has no action mask at this step."),
     (
         TakingTurns({"spoil": change(0, "w", np.ones(1))}),
         "TakingTurns, step 2: agent 'w' has an observation but is not in `possible_agents` ('x', 'y', 'z').",
     ),
-    (ToyTeam(spoil=change(1, "b", None)), "step 2: agent 'b' acted but has no reward. Give it one"),
+    (ToyTeam(spoil=change(1, "b", None)), "step 2: agent 'b' acted but has no reward. Return one"),
     (ToyTeam(rewards=lambda agent, step: None), "step 1: agent 'a': its reward must be a number, not None."),
     (ToyTeam(rewards=lambda agent, step: "1.0"), "step 1: agent 'a': its reward must be a number, not '1.0'."),
     (ToyTeam(spoil=change(1, "w", 1.0)), "step 2: agent 'w' has a reward but is not in `possible_agents` ('a', 'b')."),
-    (ToyTeam(spoil=replace(1, 2.0)), "step 2: step() must return rewards as a dictionary with an entry per agent, not"),
+    (ToyTeam(spoil=replace(1, 2.0)), "step 2: step() must return rewards as a dictionary with one entry per agent, n"),
     (ToyTeam(spoil=lambda r, step: r[:4]), "step 1: step() must return five dictionaries, (observations, rewards,"),
-    (ToyTeam(spoil=change(2, "b", None)), "step 2: terminated has no entry for 'b'. Give it one at every step"),
+    (ToyTeam(spoil=change(2, "b", None)), "step 2: terminated has no entry for 'b'. Return True or False at"),
     (ToyTeam(spoil=change(3, "b", None)), "step 2: truncated has no entry for 'b'."),
     (ToyTeam(spoil=change(3, "a", "no")), "step 2: agent 'a': truncated must be True or False, not 'no'."),
     (ToyTeam(spoil=change(3, "a", np.zeros(2))), "step 2: agent 'a': truncated must be True or False, not array"),
@@ -99,14 +99,14 @@ BROKEN = [
     ),
     (
         ToyTeam(masks="info", spoil=change(4, "a", {"action_mask": np.array([0.5, 1, 1])})),
-        "step 2: agent 'a': its action mask holds other numbers than 0 and 1: [0.5, 1.0, 1.0].",
+        "step 2: agent 'a': its action mask has entries other than 0 and 1: [0.5, 1.0, 1.0].",
     ),
     (ToyTeam(masks="observation", spoil=change(0, "a", np.ones(2))), "step 2: agent 'a': its observation does not fit"),
-    (ToyTeam(length=2, infos={"win": "blue"}), "step 2: the win that infos report under 'win' must be a number, not"),
-    (ToyTeam(length=2, infos={"won": [1, 0]}), "step 2: the win that infos report under 'won' must be a number, not"),
+    (ToyTeam(length=2, infos={"win": "blue"}), "step 2: the win in infos under 'win' must be a number, not"),
+    (ToyTeam(length=2, infos={"won": [1, 0]}), "step 2: the win in infos under 'won' must be a number, not"),
     (
         ToyTeam(length=2, spoil=change(0, "b", None)),
-        "step 2: agent 'b' is truncated but has no last observation, from which its value would be bootstrapped.",
+        "step 2: agent 'b' is truncated but has no last observation, which is needed to bootstrap its value.",
     ),
     (
         TakingTurns({"length": 2, "spoil": replace(0, {})}),
@@ -116,45 +116,45 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("team", "message"), BROKEN)
-def test_a_broken_step_names_environment_step_and_agent(team: Any, message: str) -> None:
+def test_errors_name_environment_step_and_agent(team: Any, message: str) -> None:
     with pytest.raises(JointEnvError, match=re.escape(message)):
         play(team)
 
 
-def test_leaving_without_a_flag_is_named() -> None:
+def test_leaving_without_a_flag() -> None:
     team = ToyTeam(D3S)
     team.spoil = lambda results, step: team.agents.remove("b") if step == 2 else None
     with pytest.raises(JointEnvError, match="step 2: agent 'b' left `agents` without being terminated or truncated"):
         play(team)
 
 
-def test_a_mask_that_forbids_everything_at_reset_is_named() -> None:
-    team = ToyTeam([spaces.Discrete(1)], masks="info")  # its only action is the one it forbids
+def test_mask_that_forbids_everything_at_reset() -> None:
+    team = ToyTeam([spaces.Discrete(1)], masks="info")  # the mask forbids its only action
     with pytest.raises(JointEnvError, match="toy_team, at reset: agent 'a': its action mask forbids every action"):
         JointEnv(team).reset()
 
 
-def test_nobody_at_reset_is_named() -> None:
+def test_no_agents_at_reset() -> None:
     with pytest.raises(JointEnvError, match="toy_team, at reset: no agent has an observation"):
         JointEnv(ToyTeam(D3S, absent=("a", "b"))).reset()
 
 
 @pytest.mark.parametrize("action", [[0, 3], [0, -1]])
-def test_an_action_out_of_range_names_the_step(action: list[int]) -> None:
+def test_action_out_of_range(action: list[int]) -> None:
     env = JointEnv(ToyTeam(D3S))
     env.reset()
     with pytest.raises(JointEnvError, match=r"toy_team, step 1: agent 'b': action -?\d is out of range"):
         env.step(action)
 
 
-def test_a_joint_action_of_the_wrong_shape_says_the_right_one() -> None:
+def test_joint_action_of_wrong_shape() -> None:
     env = JointEnv(ToyTeam(D3S))
     env.reset()
     with pytest.raises(JointEnvError, match=r"step 1: a joint action has shape \(2,\), not \(3,\)"):
         env.step([0, 0, 0])
 
 
-def test_stepping_without_a_running_episode_says_what_to_do() -> None:
+def test_step_without_a_running_episode() -> None:
     env = JointEnv(ToyTeam(D3S, length=1))
     with pytest.raises(JointEnvError, match=r"no episode is running. Call reset\(\) first"):
         env.step([0, 0])
@@ -164,30 +164,30 @@ def test_stepping_without_a_running_episode_says_what_to_do() -> None:
         env.step([0, 0])
 
 
-def test_an_environment_without_agents_is_refused() -> None:
+def test_environment_without_agents() -> None:
     with pytest.raises(JointEnvError, match="toy_team: there are no agents. Declare at least one in `possible_agents`"):
         JointEnv(ToyTeam([]))
 
 
-def test_two_agents_of_one_name_are_refused() -> None:
+def test_duplicate_agent_names() -> None:
     team = ToyTeam(D3S)
     team.possible_agents = ["a", "a"]
     with pytest.raises(JointEnvError, match="the agent name 'a' appears twice"):
         JointEnv(team)
 
 
-def test_spaces_that_cannot_be_joined_are_refused_by_name() -> None:
+def test_incompatible_action_spaces() -> None:
     with pytest.raises(JointEnvError, match="toy_team: the action spaces cannot be joined: 'a' acts in Discrete"):
         JointEnv(ToyTeam([D3, spaces.Box(-1, 1, (2,), np.float32)]))
 
 
-def test_a_state_that_is_not_there_is_named() -> None:
+def test_missing_global_state() -> None:
     with pytest.raises(
         JointEnvError, match=r"no global state \(no `state\(\)`, or it returns None\). Set global_state="
     ):
         JointEnv(TakingTurns(), global_state=True)
 
 
-def test_an_unknown_team_reward_names_the_known_ones() -> None:
+def test_unknown_team_reward() -> None:
     with pytest.raises(ValueError, match="team_reward='max' is unknown. Choose one of mean, sum"):
         JointEnv(ToyTeam(), team_reward="max")

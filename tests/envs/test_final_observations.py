@@ -1,4 +1,4 @@
-"""A batch that resets itself is found out in play, however it does so; a sound one never is, however odd it may be."""
+"""Tests that all kinds of auto-resetting batches are detected, and that unusual but correct ones pass."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rllib_seqmarl.envs import BatchedSimulator, BatchObservation, JointEnvError
 from rllib_seqmarl.envs.final_observations import check_start
 
 RESET_ITSELF = (
-    r"It must show the final observation with the last step of an episode. What copy \d shows at the end of its "
-    r"episode, step \d+, is the beginning of its next one, .* return the last observation.* set its attribute "
+    r"It must return the final observation with the last step of an episode. The observation of copy \d at the end of "
+    r"its episode, step \d+, is the first one of its next episode, .* return the final observation.* set its "
     r"`check_at_start` to False\."
 )
 
 
 class Oblivious(Walkers):
-    """Moves copies that begin, and only hides it: they have reset themselves before."""
+    """Resets itself, and steps copies that should restart but hides it."""
 
     def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
-        moved = super().step(actions, np.zeros_like(reset_mask))
-        return moved._replace(
-            rewards=np.where(reset_mask[:, None], 0.0, moved.rewards), truncated=moved.truncated & ~reset_mask
+        result = super().step(actions, np.zeros_like(reset_mask))
+        return result._replace(
+            rewards=np.where(reset_mask[:, None], 0.0, result.rewards), truncated=result.truncated & ~reset_mask
         )
 
 
 class Resting(Walkers):
-    """Lets copies that begin rest where they are: they have reset themselves before."""
+    """Resets itself, and does not move copies that should restart."""
 
     def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
         self.rests = reset_mask
@@ -46,7 +46,7 @@ class Resting(Walkers):
 
 
 class Meeting(Walkers):
-    """Terminates when the two are in one place, or have walked apart."""
+    """Terminates when the two agents meet or are far apart."""
 
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
         apart = np.abs(self.places[:, 0] - self.places[:, 1]).round()
@@ -59,24 +59,24 @@ SELF_RESETTING: dict[str, Callable[..., BatchedSimulator]] = {
     "noise in every step": lambda n, **options: Walkers(n, noise=0.1, **options),
     "noise, starts alike": lambda n, **options: Walkers(n, noise=0.1, spread=0.0, **options),
     "long episodes": lambda n, **options: Walkers(n, length=300, **options),
-    "begins is ignored": Oblivious,
-    "copies that begin rest": Resting,
+    "reset mask is ignored": Oblivious,
+    "restarting copies rest": Resting,
     "terminations only": Meeting,
 }
 
 
 @pytest.mark.parametrize(
     ("kind", "num_envs"),
-    # Of one copy too few episodes terminate with the same step whatever is done.
+    # With one copy, too few episodes terminate at the same step.
     [pair for pair in product(SELF_RESETTING, [1, 2, 32]) if pair != ("terminations only", 1)],
 )
-def test_who_resets_itself_is_named(kind: str, num_envs: int) -> None:
+def test_self_resetting_batches_are_rejected(kind: str, num_envs: int) -> None:
     with pytest.raises(JointEnvError, match=RESET_ITSELF):
         check_start(SELF_RESETTING[kind](num_envs, resets_itself=True))
 
 
 class Contexts(Walkers):
-    """Shows contexts that are drawn anew in every step, whatever is done."""
+    """Draws a new observation in every step, regardless of the actions."""
 
     def see(self) -> BatchObservation:
         drawn = np.array([rng.random((2, 1)) for rng in self.rngs], np.float32)
@@ -84,25 +84,25 @@ class Contexts(Walkers):
 
 
 class Blank(Walkers):
-    """Shows nothing at the end of an episode."""
+    """Returns zeros at the end of an episode."""
 
     def see(self) -> BatchObservation:
-        seen = super().see()
-        seen.observations[self.count == self.length] = 0.0
-        return seen
+        observation = super().see()
+        observation.observations[self.count == self.length] = 0.0
+        return observation
 
 
 class Dying(Walkers):
-    """All are dead at the end of an episode."""
+    """All agents are dead at the end of an episode."""
 
     def see(self) -> BatchObservation:
-        seen = super().see()
-        seen.alive[self.count == self.length] = False
-        return seen
+        observation = super().see()
+        observation.alive[self.count == self.length] = False
+        return observation
 
 
 class Falling(Walkers):
-    """Falls back to the start, where all episodes start, and terminates."""
+    """Terminates in the state in which all episodes start."""
 
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
         fallen = (np.abs(self.places) > 1).any(axis=1)
@@ -111,26 +111,26 @@ class Falling(Walkers):
 
 
 class Ring(Walkers):
-    """Walks on a ring of a few places."""
+    """Agents walk on a ring of a few places."""
 
     def __init__(self, num_envs: int, size: int):
         super().__init__(num_envs, spread=0.0, length=6)
         self.size = size
 
     def see(self) -> BatchObservation:
-        seen = super().see()
-        return seen._replace(observations=np.mod(seen.observations, self.size))
+        observation = super().see()
+        return observation._replace(observations=np.mod(observation.observations, self.size))
 
 
 class Unseeded(Walkers):
-    """Takes no seeds."""
+    """Ignores seeds."""
 
     def reset(self, seeds: object = None) -> BatchObservation:
         return super().reset()
 
 
 class GoingOn(Walkers):
-    """Episodes are cut out of one walk that never starts anew."""
+    """Episodes are sections of one continuing walk."""
 
     def begin(self, reset_mask: np.ndarray) -> None:
         self.count[reset_mask] = 0
@@ -139,7 +139,7 @@ class GoingOn(Walkers):
         return super().step(np.where(reset_mask[:, None], 1, actions), reset_mask)
 
 
-SOUND: dict[str, Callable[[int], BatchedSimulator]] = {
+CORRECT: dict[str, Callable[[int], BatchedSimulator]] = {
     "discrete toys": ToyBatch,
     "continuous toys": lambda n: ToyBatch(n, continuous=True),
     "random starts": Walkers,
@@ -162,19 +162,19 @@ SOUND: dict[str, Callable[[int], BatchedSimulator]] = {
 
 
 @pytest.mark.parametrize("num_envs", [1, 2, 32])
-@pytest.mark.parametrize("kind", SOUND)
-def test_the_sound_pass(kind: str, num_envs: int) -> None:
-    check_start(SOUND[kind](num_envs))
+@pytest.mark.parametrize("kind", CORRECT)
+def test_correct_batches_pass(kind: str, num_envs: int) -> None:
+    check_start(CORRECT[kind](num_envs))
 
 
-def test_who_says_so_is_not_played() -> None:
+def test_check_at_start_can_be_disabled() -> None:
     batch = ToyBatch(2)
     batch.check_at_start = False
     check_start(batch)
     assert batch.steps == 0
 
 
-def test_training_without_a_seed_does_not_begin_with_the_episodes_of_the_check() -> None:
+def test_check_does_not_determine_later_episodes() -> None:
     starts = set()
     for _ in range(2):
         batch = Walkers(2)
@@ -183,10 +183,10 @@ def test_training_without_a_seed_does_not_begin_with_the_episodes_of_the_check()
     assert len(starts) == 2
 
 
-def test_a_slow_batch_is_left_alone_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_of_a_slow_batch_is_limited_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from rllib_seqmarl.envs import final_observations
 
-    clock = iter(range(10**9))  # a second for every look at it
+    clock = iter(range(10**9))  # advances by a second with every call
     monkeypatch.setattr(final_observations.time, "monotonic", lambda: float(next(clock)))
     batch = ToyBatch(2)
     batch.length = np.full(2, 10**6)

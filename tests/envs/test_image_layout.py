@@ -1,4 +1,4 @@
-"""Where all agents see images of one size, the arrays hold their pixels; otherwise nothing changes."""
+"""Tests of layouts with images: if all have one size, the arrays contain their pixels."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from rllib_seqmarl.envs.layout import TeamLayout
 CHOICE = spaces.Discrete(2)
 
 
-def picture(*shape: int, dtype: type = np.uint8) -> spaces.Box:
+def image_space(*shape: int, dtype: type = np.uint8) -> spaces.Box:
     return spaces.Box(0, 255, shape, dtype)
 
 
-def layout(*seen: spaces.Space, **options: object) -> TeamLayout:
-    return TeamLayout(tuple("abcd"[: len(seen)]), seen, (CHOICE,) * len(seen), **options)
+def layout(*observation_spaces: spaces.Space, **options: object) -> TeamLayout:
+    n = len(observation_spaces)
+    return TeamLayout(tuple("abcd"[:n]), observation_spaces, (CHOICE,) * n, **options)
 
 
-def test_rows_are_pixels_and_ids() -> None:
-    team = layout(picture(16, 20, 3), picture(16, 20, 3), state_dim=2)
+def test_rows_contain_pixels_and_ids() -> None:
+    team = layout(image_space(16, 20, 3), image_space(16, 20, 3), state_dim=2)
     assert team.image_shape == (16, 20, 3)
     image = np.random.default_rng(0).integers(256, size=(20, 16, 3), dtype=np.uint8).transpose(1, 0, 2)
     arrays = team.observe({"b": image}, state=[0.5, -1.0])
@@ -38,9 +39,9 @@ def test_rows_are_pixels_and_ids() -> None:
     assert team.blank(3)["observations"].dtype == np.uint8
 
 
-def test_an_image_beside_a_mask_is_one() -> None:
-    seen = spaces.Dict(observation=picture(16, 16, 1), action_mask=spaces.MultiBinary(2))
-    team = layout(seen)
+def test_image_with_action_mask() -> None:
+    space = spaces.Dict(observation=image_space(16, 16, 1), action_mask=spaces.MultiBinary(2))
+    team = layout(space)
     assert team.image_shape == (16, 16, 1)
     mask = np.array([1, 0], np.int8)
     arrays = team.observe({"a": {"observation": np.full((16, 16, 1), 7, np.uint8), "action_mask": mask}})
@@ -48,20 +49,20 @@ def test_an_image_beside_a_mask_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "observation_spaces",
     [
-        (picture(16, 20, 3), picture(20, 16, 3)),  # of two sizes
-        (picture(16, 16, 1), spaces.Box(0, 1, (256,), np.float32)),  # of one agent only
-        (picture(7, 7, 3),),  # a grid
-        (picture(16, 15, 3),),
-        (picture(16, 16),),  # no channels
-        (picture(16, 16, 3, dtype=np.float32),),
+        (image_space(16, 20, 3), image_space(20, 16, 3)),  # two sizes
+        (image_space(16, 16, 1), spaces.Box(0, 1, (256,), np.float32)),  # one agent only
+        (image_space(7, 7, 3),),  # a grid
+        (image_space(16, 15, 3),),
+        (image_space(16, 16),),  # no channels
+        (image_space(16, 16, 3, dtype=np.float32),),
     ],
 )
-def test_anything_else_is_flattened_to_float32(seen: tuple[spaces.Space, ...]) -> None:
-    team = layout(*seen)
+def test_anything_else_is_flattened_to_float32(observation_spaces: tuple[spaces.Space, ...]) -> None:
+    team = layout(*observation_spaces)
     assert team.image_shape is None
-    arrays = team.observe({agent: space.sample() for agent, space in zip("ab", seen, strict=False)})
+    arrays = team.observe({agent: space.sample() for agent, space in zip("ab", observation_spaces, strict=False)})
     assert arrays["observations"].dtype == np.float32 == team.observation_space["observations"].dtype
 
 
@@ -74,22 +75,22 @@ def test_anything_else_is_flattened_to_float32(seen: tuple[spaces.Space, ...]) -
         np.zeros(960, np.uint8),
     ],
 )
-def test_an_array_that_is_not_the_image_of_its_space_is_refused(image: np.ndarray) -> None:
-    """Fractions from 0 to 1 would all become 0, and an image on its side would train without a word."""
+def test_arrays_that_do_not_fit_the_image_space_are_rejected(image: np.ndarray) -> None:
+    """Values from 0 to 1 would all become 0, and transposed images would go unnoticed."""
     with pytest.raises(LayoutError, match=r"agent 'a': its observation .* its space of uint8 \(16, 20, 3\)"):
-        layout(picture(16, 20, 3)).observe({"a": image})
+        layout(image_space(16, 20, 3)).observe({"a": image})
 
 
-def test_the_layout_survives_json() -> None:
-    team = layout(picture(64, 64, 2), picture(64, 64, 2))
+def test_layout_json_round_trip() -> None:
+    team = layout(image_space(64, 64, 2), image_space(64, 64, 2))
     text = json.dumps(team.to_dict())
     assert TeamLayout.from_dict(json.loads(text)) == team and len(text) < 1000
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 20), (1, 16, 16), (4, 64, 64)])
-def test_channels_that_come_first_are_refused_with_the_remedy(shape: tuple[int, ...]) -> None:
+def test_channels_first_images_are_rejected(shape: tuple[int, ...]) -> None:
     team = ToyTeam([CHOICE])
-    team.seen["a"] = picture(*shape)
+    team.seen["a"] = image_space(*shape)
     with pytest.raises(JointEnvError, match=r"toy_team: agent 'a' observes images .* channels first. .*np.moveaxis"):
         JointEnv(team)
-    layout(picture(*shape))  # exported policies that were trained on such rows still load
+    layout(image_space(*shape))  # exported policies trained on such rows still load

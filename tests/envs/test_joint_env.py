@@ -1,4 +1,4 @@
-"""A joint environment tells the same story as the team's own environment, with everybody in a row."""
+"""Tests that a joint environment is equivalent to the underlying multi-agent environment."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ D3, D5 = spaces.Discrete(3), spaces.Discrete(5)
 
 
 def episode(env: JointEnv, seed: int = 0) -> list[tuple[Any, ...]]:
-    """All results of steps with legal actions, up to the end of one episode."""
+    """The results of an episode with legal actions."""
     env.action_space.seed(seed)
-    seen, _ = env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed)
     steps: list[tuple[Any, ...]] = []
     while not steps or not (steps[-1][2] or steps[-1][3]):
         action = env.action_space.sample()
-        if "action_mask" in seen and env.layout.is_discrete and action.ndim == 1:
-            action = seen["action_mask"].argmax(axis=1)
-        seen, *rest = env.step(action)
-        assert seen in env.observation_space
-        steps.append((seen, *rest))
+        if "action_mask" in observation and env.layout.is_discrete and action.ndim == 1:
+            action = observation["action_mask"].argmax(axis=1)
+        observation, *rest = env.step(action)
+        assert observation in env.observation_space
+        steps.append((observation, *rest))
     return steps
 
 
 @pytest.mark.parametrize(
-    "acted",
+    "action_spaces",
     [
         [D3, D5],
         [spaces.MultiDiscrete([2, 4]), spaces.MultiDiscrete([3, 3])],
@@ -43,15 +43,15 @@ def episode(env: JointEnv, seed: int = 0) -> list[tuple[Any, ...]]:
         [spaces.Discrete(3, start=-1)],
     ],
 )
-def test_each_agent_gets_actions_of_its_own_space(acted: list[spaces.Space]) -> None:
-    team = ToyTeam(acted)
+def test_agents_receive_actions_in_their_own_spaces(action_spaces: list[spaces.Space]) -> None:
+    team = ToyTeam(action_spaces)
     episode(JointEnv(team))
     for taken in team.taken:
         assert all(action in team.action_space(agent) for agent, action in taken.items())
         assert taken.keys() == set(team.possible_agents)
 
 
-def test_a_mask_is_there_exactly_if_something_can_be_illegal() -> None:
+def test_mask_is_present_iff_actions_can_be_illegal() -> None:
     assert "action_mask" not in JointEnv(ToyTeam([D3, D3])).observation_space.spaces
     assert "action_mask" in JointEnv(ToyTeam([D3, D5])).observation_space.spaces
     assert "action_mask" in JointEnv(ToyTeam([D3, D3], masks="info")).observation_space.spaces
@@ -59,62 +59,62 @@ def test_a_mask_is_there_exactly_if_something_can_be_illegal() -> None:
 
 
 @pytest.mark.parametrize("masks", ["info", "observation"])
-def test_masks_reach_the_joint_observation_from_both_places(masks: str) -> None:
-    for step, (seen, *_) in enumerate(episode(JointEnv(ToyTeam([D3, D5], masks=masks))), start=1):
+def test_masks_in_infos_and_observations(masks: str) -> None:
+    for step, (observation, *_) in enumerate(episode(JointEnv(ToyTeam([D3, D5], masks=masks))), start=1):
         expected = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
         expected[0, step % 3] = expected[1, step % 5] = 0
-        assert seen["action_mask"].tolist() == expected.tolist()
-        assert seen["observations"].shape == (2, 2 + 2)
+        assert observation["action_mask"].tolist() == expected.tolist()
+        assert observation["observations"].shape == (2, 2 + 2)
 
 
 def test_ragged_float64_observations_are_padded_to_float32() -> None:
     team = ToyTeam([D3, D3, D3], obs_sizes=[9, 9, 8], dtype=np.float64)
-    seen, _ = JointEnv(team, agent_ids=False).reset(seed=4)
-    again, _ = team.reset(seed=4)
-    assert seen["observations"].dtype == np.float32
-    np.testing.assert_array_equal(seen["observations"][2, :8], again["c"].astype(np.float32))
-    assert seen["observations"][2, 8] == 0.0
+    observation, _ = JointEnv(team, agent_ids=False).reset(seed=4)
+    raw, _ = team.reset(seed=4)
+    assert observation["observations"].dtype == np.float32
+    np.testing.assert_array_equal(observation["observations"][2, :8], raw["c"].astype(np.float32))
+    assert observation["observations"][2, 8] == 0.0
 
 
-def test_who_dies_keeps_its_row_and_acts_no_more() -> None:
+def test_dead_agents_keep_their_rows_and_do_not_act() -> None:
     team = ToyTeam([D3, D3, D5], deaths={"b": 2}, masks="info")
     steps = episode(JointEnv(team))
-    alive = [seen["alive"].tolist() for seen, *_ in steps]
+    alive = [observation["alive"].tolist() for observation, *_ in steps]
     assert alive == [[1, 1, 1], *[[1, 0, 1]] * 5]
-    for seen, *_ in steps[1:]:
-        assert seen["observations"][1].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]  # nothing but its id
-        assert seen["action_mask"][1].tolist() == [1, 0, 0, 0, 0]
+    for observation, *_ in steps[1:]:
+        assert observation["observations"][1].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]  # only its ID
+        assert observation["action_mask"][1].tolist() == [1, 0, 0, 0, 0]
     assert ["b" in taken for taken in team.taken] == [True, True, False, False, False, False]
     rewards = [info["agent_rewards"].tolist() for *_, info in steps]
     assert rewards == [[0.0, 1.0, 2.0]] * 2 + [[0.0, 0.0, 2.0]] * 4
 
 
 @pytest.mark.parametrize("is_cut_off", [False, True])
-def test_whose_life_ended_is_told_with_the_step(is_cut_off: bool) -> None:
+def test_agent_terminateds(is_cut_off: bool) -> None:
     def cut_off(results: tuple[Any, ...], step: int) -> None:
         _, _, terminated, truncated, _ = results
         if is_cut_off and terminated.get("b"):
             terminated["b"], truncated["b"] = False, True
 
     steps = episode(JointEnv(ToyTeam([D3] * 3, deaths={"b": 2}, spoil=cut_off)))
-    told = [info["agent_terminateds"].tolist() if "agent_terminateds" in info else None for *_, info in steps]
-    # Who is truncated with the whole team lives on as far as values are concerned.
-    assert told == [None, [False, True, False], None, None, None, None]
+    terminateds = [info["agent_terminateds"].tolist() if "agent_terminateds" in info else None for *_, info in steps]
+    # Values of agents truncated with the whole team are bootstrapped, so they do not count.
+    assert terminateds == [None, [False, True, False], None, None, None, None]
 
 
-def test_who_is_absent_at_reset_may_come_later() -> None:
+def test_agents_absent_at_reset_may_join_later() -> None:
     team = ToyTeam([D3, D3], absent=("b",))
     env = JointEnv(team)
-    seen, _ = env.reset()
-    assert seen["alive"].tolist() == [1, 0]
-    seen, *_ = env.step([0, 0])
-    assert seen["alive"].tolist() == [1, 1]
+    observation, _ = env.reset()
+    assert observation["alive"].tolist() == [1, 0]
+    observation, *_ = env.step([0, 0])
+    assert observation["alive"].tolist() == [1, 1]
     env.step([0, 0])
     assert [set(taken) for taken in team.taken] == [{"a"}, {"a", "b"}]
 
 
 @pytest.mark.parametrize(("team_reward", "expected"), [("mean", 1.0), ("sum", 3.0)])
-def test_the_team_is_paid_together_and_each_agents_pay_is_told(team_reward: str, expected: float) -> None:
+def test_team_reward_and_agent_rewards(team_reward: str, expected: float) -> None:
     steps = episode(JointEnv(ToyTeam([D3] * 3), team_reward=team_reward))
     assert [reward for _, reward, *_ in steps] == [expected] * 6
     assert all(info["agent_rewards"].tolist() == [0.0, 1.0, 2.0] for *_, info in steps)
@@ -122,33 +122,33 @@ def test_the_team_is_paid_together_and_each_agents_pay_is_told(team_reward: str,
     assert all("episode_agent_returns" not in info for *_, info in steps[:-1])
 
 
-def test_truncation_and_termination_are_told_apart() -> None:
+def test_truncation_and_termination() -> None:
     truncated, terminated = (episode(JointEnv(ToyTeam(terminates=terminates)))[-1] for terminates in (False, True))
     assert truncated[2:4] == (False, True)
     assert terminated[2:4] == (True, False)
-    # The last observation is the episode's own in both cases, with everybody who was there.
-    for seen, *_ in (truncated, terminated):
-        assert seen["alive"].tolist() == [1, 1] and seen["observations"][:, :2].all()
+    # In both cases, the last observation belongs to the episode and includes all agents.
+    for observation, *_ in (truncated, terminated):
+        assert observation["alive"].tolist() == [1, 1] and observation["observations"][:, :2].all()
 
 
-def test_after_truncation_only_the_living_are_left_to_bootstrap() -> None:
-    seen, _, terminated, truncated, _ = episode(JointEnv(ToyTeam([D3, D3], deaths={"a": 6})))[-1]
-    assert (terminated, truncated) == (False, True)  # a died with the step that cut off b
-    assert seen["alive"].tolist() == [0, 1]
+def test_only_living_agents_bootstrap_after_truncation() -> None:
+    observation, _, terminated, truncated, _ = episode(JointEnv(ToyTeam([D3, D3], deaths={"a": 6})))[-1]
+    assert (terminated, truncated) == (False, True)  # a died in the step that truncated b
+    assert observation["alive"].tolist() == [0, 1]
 
 
-def test_a_team_that_dies_one_by_one_has_terminated() -> None:
+def test_team_whose_agents_die_one_by_one_is_terminated() -> None:
     steps = episode(JointEnv(ToyTeam([D3, D3], deaths={"a": 2, "b": 4})))
     assert len(steps) == 4 and steps[-1][2:4] == (True, False)
 
 
-def test_the_global_state_is_given_on_demand() -> None:
+def test_global_state_is_optional() -> None:
     steps = episode(JointEnv(ToyTeam(), global_state=True))
-    assert [seen["state"].tolist() for seen, *_ in steps[:2]] == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]
+    assert [observation["state"].tolist() for observation, *_ in steps[:2]] == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]
 
 
 @pytest.mark.parametrize("key", ["battle_won", "won", "win", "success", "is_success"])
-def test_a_win_is_told_with_the_last_step(key: str) -> None:
+def test_win_is_reported_with_the_last_step(key: str) -> None:
     steps = episode(JointEnv(ToyTeam(infos={key: np.True_})))
     assert steps[-1][-1]["win"] == 1.0
     assert all("win" not in info for *_, info in steps[:-1])
@@ -161,37 +161,37 @@ def test_one_agent_is_a_team() -> None:
 
 
 @pytest.mark.parametrize("end", ["truncated", "terminated"])
-def test_rllibs_agents_may_come_and_go(end: str) -> None:
+def test_agents_of_rllib_environments_may_pause(end: str) -> None:
     env = JointEnv(TakingTurns({"end": end}))
     steps = episode(env)
-    assert [seen["alive"].argmax() for seen, *_ in steps] == [1, 2, 0, 1, 2]
-    assert all(seen["alive"].sum() == 1 for seen, *_ in steps)
+    assert [observation["alive"].argmax() for observation, *_ in steps] == [1, 2, 0, 1, 2]
+    assert all(observation["alive"].sum() == 1 for observation, *_ in steps)
     assert [list(taken) for taken in env.env.taken] == [["x"], ["y"], ["z"], ["x"], ["y"]]
     assert [info["agent_rewards"].tolist() for *_, info in steps[:2]] == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     assert steps[-1][2:4] == (end == "terminated", end == "truncated")
 
 
-def test_the_order_of_the_agents_is_that_of_possible_agents() -> None:
+def test_agent_order_follows_possible_agents() -> None:
     assert JointEnv(TakingTurns()).layout.agents == ("x", "y", "z")
 
 
-def test_shuffled_agents_keep_their_own_rows_actions_and_pay() -> None:
-    """Whoever stands in a row sees, acts, is paid and dies there; the order changes with episodes, not within them."""
+def test_shuffled_agents_keep_their_actions_and_rewards() -> None:
+    """Observations, actions, rewards and deaths of an agent share a row; the order only changes between episodes."""
     team = ToyTeam([D5] * 4, deaths={"b": 3}, masks="info")
     shuffled = JointEnv(team, agent_order="shuffled")
     plain = JointEnv(ToyTeam([D5] * 4, deaths={"b": 3}, masks="info"))
     orders = []
     for seed in range(6):
-        seen, _ = shuffled.reset(seed=seed)
+        observation, _ = shuffled.reset(seed=seed)
         expected, _ = plain.reset(seed=seed)
-        order = seen["observations"][:, -4:].argmax(axis=1)  # agent ids go with their agents
+        order = observation["observations"][:, -4:].argmax(axis=1)  # agent IDs move with their agents
         orders.append(tuple(order))
         over = False
         while not over:
             for name, rows in expected.items():
-                np.testing.assert_array_equal(seen[name], rows[order])
+                np.testing.assert_array_equal(observation[name], rows[order])
             action = expected["action_mask"].argmax(axis=1)
-            seen, reward, _, over, info = shuffled.step(action[order])
+            observation, reward, _, over, info = shuffled.step(action[order])
             expected, plain_reward, _, _, plain_info = plain.step(action)
             assert reward == plain_reward
             assert team.taken[-1] == plain.env.taken[-1]
@@ -204,14 +204,14 @@ def test_shuffled_agents_keep_their_own_rows_actions_and_pay() -> None:
     assert tuple(shuffled.reset(seed=0)[0]["observations"][:, -4:].argmax(axis=1)) == orders[0]
 
 
-def test_agents_that_act_differently_cannot_be_shuffled() -> None:
+def test_shuffling_needs_equal_action_spaces() -> None:
     with pytest.raises(JointEnvError, match="agent_order='shuffled' needs agents with equal action spaces"):
         JointEnv(ToyTeam([D3, D5]), agent_order="shuffled")
     with pytest.raises(ValueError, match="agent_order='random' is unknown. Choose one of fixed, shuffled"):
         JointEnv(ToyTeam(), agent_order="random")
 
 
-def test_pictures_are_passed_through() -> None:
+def test_images_are_passed_through() -> None:
     env = make_joint_env("coordination/distinct_choice", {"render_mode": "rgb_array"})
     env.reset(seed=0)
     assert env.render_mode == "rgb_array"
@@ -220,22 +220,22 @@ def test_pictures_are_passed_through() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.lists(st.integers(1, 8), max_size=4))
-def test_results_are_fresh_arrays(seed: int, deaths: list[int]) -> None:
-    """What a step returned is not touched by later steps: whoever collects them needs no copies."""
+def test_results_are_new_arrays(seed: int, deaths: list[int]) -> None:
+    """Returned arrays are not modified by later steps, so callers need no copies."""
     names = dict(zip("abcd", deaths, strict=False))
     env = JointEnv(ToyTeam([D3, D5, D3, D3], deaths=names, masks="info"))
     env.action_space.seed(seed)
-    kept, copies = [], []
-    for seen, _, _, _, info in episode(env, seed):
-        arrays = [*seen.values(), info["agent_rewards"]]
-        kept.append(arrays)
+    originals, copies = [], []
+    for observation, _, _, _, info in episode(env, seed):
+        arrays = [*observation.values(), info["agent_rewards"]]
+        originals.append(arrays)
         copies.append([array.copy() for array in arrays])
-    for arrays, copied in zip(kept, copies, strict=True):
+    for arrays, copied in zip(originals, copies, strict=True):
         for array, copy in zip(arrays, copied, strict=True):
             np.testing.assert_array_equal(array, copy)
 
 
-def test_agents_that_are_absent_at_the_start_do_not_count_in_the_mean() -> None:
+def test_agents_absent_at_the_start_are_not_in_the_mean() -> None:
     env = JointEnv(ToyTeam([D3] * 4, absent=("d",), rewards=lambda agent, step: float(agent != "d")))
     env.reset(seed=0)
     assert env.step([0, 0, 0, 0])[1] == pytest.approx(1.0)

@@ -1,5 +1,4 @@
-"""A team layout loses nothing: what goes into the arrays is found there, and what comes out is each agent's
-own."""
+"""Tests that layouts preserve observations and actions, and of their error messages."""
 
 from __future__ import annotations
 
@@ -43,11 +42,11 @@ discrete_spaces = st.one_of(
 @st.composite
 def layouts(draw: st.DrawFn) -> TeamLayout:
     n = draw(st.integers(1, 5))
-    acted = draw(st.sampled_from([discrete_spaces, boxes(), boxes(np.float32)]))
+    own_spaces = draw(st.sampled_from([discrete_spaces, boxes(), boxes(np.float32)]))
     return TeamLayout(
         agents=tuple(f"agent_{i}" for i in range(n)),
         observation_spaces=tuple(draw(st.lists(observation_spaces, min_size=n, max_size=n))),
-        action_spaces=tuple(draw(st.lists(acted, min_size=n, max_size=n))),
+        action_spaces=tuple(draw(st.lists(own_spaces, min_size=n, max_size=n))),
         agent_ids=draw(st.booleans()),
         info_masks=draw(st.booleans()),
         state_dim=draw(st.integers(0, 3)),
@@ -61,27 +60,27 @@ def seed_spaces(layout: TeamLayout, seed: int) -> None:
 
 @settings(deadline=None)
 @given(layouts())
-def test_a_layout_survives_json_and_pickle(layout: TeamLayout) -> None:
+def test_json_and_pickle_round_trips(layout: TeamLayout) -> None:
     assert TeamLayout.from_dict(json.loads(json.dumps(layout.to_dict(), allow_nan=False))) == layout
     assert pickle.loads(pickle.dumps(layout)) == layout
 
 
 @settings(deadline=None)
 @given(layouts(), seeds)
-def test_observations_are_padded_and_can_be_read_back(layout: TeamLayout, seed: int) -> None:
+def test_observations_are_padded_and_preserved(layout: TeamLayout, seed: int) -> None:
     seed_spaces(layout, seed)
     living = [agent for i, agent in enumerate(layout.agents) if (seed >> i) & 1]
-    seen = {a: s.sample() for a, s in zip(layout.agents, layout.observation_spaces, strict=True) if a in living}
+    samples = {a: s.sample() for a, s in zip(layout.agents, layout.observation_spaces, strict=True) if a in living}
     masks = {a: np.ones(layout.own_actions[layout.agents.index(a)].sum(), np.int8) for a in living}
     if layout.info_masks:
         masks = {a: np.ones(own_width(layout, a), np.int8) for a in living}
-    arrays = layout.observe(seen, masks, np.ones(layout.state_dim))
+    arrays = layout.observe(samples, masks, np.ones(layout.state_dim))
     assert arrays in layout.observation_space
     for i, (agent, space, size) in enumerate(
         zip(layout.agents, layout.observation_spaces, layout.obs_sizes, strict=True)
     ):
         row = arrays["observations"][i]
-        expected = spaces.flatten(space, seen[agent]).astype(np.float32) if agent in living else np.zeros(size)
+        expected = spaces.flatten(space, samples[agent]).astype(np.float32) if agent in living else np.zeros(size)
         np.testing.assert_array_equal(row[:size], expected)
         rest = row[size:]
         if layout.agent_ids:
@@ -102,7 +101,7 @@ def own_width(layout: TeamLayout, agent: str) -> int:
 
 @settings(deadline=None)
 @given(layouts(), seeds)
-def test_any_joint_action_splits_into_actions_of_the_agents_own_spaces(layout: TeamLayout, seed: int) -> None:
+def test_joint_actions_split_into_actions_in_own_spaces(layout: TeamLayout, seed: int) -> None:
     seed_spaces(layout, seed)
     actions = layout.split(layout.action_space.sample())
     for agent, space in zip(layout.agents, layout.action_spaces, strict=True):
@@ -111,8 +110,8 @@ def test_any_joint_action_splits_into_actions_of_the_agents_own_spaces(layout: T
 
 @settings(deadline=None)
 @given(layouts(), seeds)
-def test_every_action_of_every_agent_can_be_reached(layout: TeamLayout, seed: int) -> None:
-    """Joining the agents' own actions row by row and splitting again gives them back."""
+def test_every_action_can_be_reached(layout: TeamLayout, seed: int) -> None:
+    """Joining actions row by row and splitting them again restores them."""
     seed_spaces(layout, seed)
     own = {a: space.sample() for a, space in zip(layout.agents, layout.action_spaces, strict=True)}
     joint = np.zeros(layout.action_shape, np.int64 if layout.is_discrete else np.float32)
@@ -128,7 +127,7 @@ def test_every_action_of_every_agent_can_be_reached(layout: TeamLayout, seed: in
 
 @settings(deadline=None)
 @given(layouts())
-def test_the_mask_allows_exactly_what_the_joint_action_space_holds(layout: TeamLayout) -> None:
+def test_padding_mask_matches_the_joint_action_space(layout: TeamLayout) -> None:
     mask = layout.own_actions
     assert mask.shape == (layout.n_agents, layout.width)
     if not layout.is_discrete:
@@ -141,14 +140,14 @@ def test_the_mask_allows_exactly_what_the_joint_action_space_holds(layout: TeamL
         assert all(component[:n].all() for component, n in zip(components, choices, strict=True))
 
 
-def test_bounds_in_float32_never_leave_float64_ones() -> None:
+def test_float32_bounds_stay_within_float64_bounds() -> None:
     space = spaces.Box(np.array([-0.1, 1 / 3]), np.array([0.1, 2 / 3]), dtype=np.float64)
     layout = TeamLayout(("a",), (spaces.Discrete(1),), (space,))
     for joint in (layout.low, layout.high):
         assert layout.split(joint)["a"] in space
 
 
-def test_a_multi_discrete_mask_may_be_one_array_a_component() -> None:
+def test_multi_discrete_mask_with_one_array_per_component() -> None:
     layout = TeamLayout(
         ("a", "b"),
         (spaces.Discrete(1),) * 2,
@@ -168,25 +167,25 @@ LEGS, WHEEL = spaces.Box(-1.0, 1.0, (3,), np.float32), spaces.Discrete(4)
 
 
 @pytest.mark.parametrize(
-    ("acted", "message"),
+    ("action_spaces", "message"),
     [
         (
             [LEGS, WHEEL],
             r"cannot be joined: 'b' acts in Discrete\(4\) but 'a' acts in Box\(3,\)\. Wrap .* MultiDiscrete",
         ),
         ([WHEEL, spaces.Text(3)], r"agent 'b' acts in Text.*: a joint policy needs Discrete, MultiDiscrete"),
-        ([WHEEL, spaces.Box(0, 9, (2,), np.int64)], r"agent 'b' acts in Box\(2,\).* or a floating-point Box"),
+        ([WHEEL, spaces.Box(0, 9, (2,), np.int64)], r"agent 'b' acts in Box\(2,\).* or a non-empty floating-point Box"),
     ],
 )
-def test_actions_that_cannot_be_joined_are_refused(acted: list[spaces.Space], message: str) -> None:
+def test_incompatible_action_spaces_are_rejected(action_spaces: list[spaces.Space], message: str) -> None:
     with pytest.raises(LayoutError, match=message):
-        TeamLayout(("a", "b"), (spaces.Discrete(2),) * 2, tuple(acted))
+        TeamLayout(("a", "b"), (spaces.Discrete(2),) * 2, tuple(action_spaces))
 
 
-def test_observations_that_cannot_be_joined_are_refused() -> None:
+def test_unsupported_observation_spaces_are_rejected() -> None:
     with pytest.raises(LayoutError, match=r"agent 'a': Sequence spaces are not supported"):
         TeamLayout(("a",), (spaces.Sequence(WHEEL),), (WHEEL,))
-    with pytest.raises(LayoutError, match="agent 'a' observes nothing but its action_mask"):
+    with pytest.raises(LayoutError, match="agent 'a' observes only its action_mask"):
         TeamLayout(("a",), (spaces.Dict(action_mask=spaces.MultiBinary(4)),), (WHEEL,))
 
 
@@ -199,13 +198,13 @@ def test_observations_that_cannot_be_joined_are_refused() -> None:
         ([0, 1, 2], r"has shape \(2,\), not \(3,\)"),
     ],
 )
-def test_wrong_choices_are_refused(action: list[Any], message: str) -> None:
+def test_invalid_discrete_actions_are_rejected(action: list[Any], message: str) -> None:
     layout = TeamLayout(("a", "b"), (WHEEL, WHEEL), (WHEEL, WHEEL))
     with pytest.raises(LayoutError, match=message):
         layout.split(action)
 
 
-def test_wrong_real_actions_are_refused_unless_nobody_takes_them() -> None:
+def test_invalid_continuous_actions_of_acting_agents_are_rejected() -> None:
     layout = TeamLayout(("a", "b"), (WHEEL, WHEEL), (LEGS, LEGS))
     action = np.zeros((2, 3), np.float32)
     action[1, 2] = 1.5

@@ -1,4 +1,4 @@
-"""A batch of joint environments is gymnasium's SyncVectorEnv of them, step by step."""
+"""Tests that JointVectorEnv is equivalent to gymnasium's SyncVectorEnv."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TASKS = {
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("num_envs", [1, 3])
-def test_it_agrees_with_gymnasiums_sync_vector_env(task: str, num_envs: int) -> None:
+def test_equivalence_to_sync_vector_env(task: str, num_envs: int) -> None:
     make = partial(make_joint_env, task, TASKS[task])
     ours = JointVectorEnv([make() for _ in range(num_envs)])
     theirs = SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -41,15 +41,15 @@ def test_it_agrees_with_gymnasiums_sync_vector_env(task: str, num_envs: int) -> 
     theirs.close()
 
 
-def test_arrays_of_earlier_steps_stay_as_they_were() -> None:
+def test_earlier_arrays_are_unchanged() -> None:
     env = JointVectorEnv([make_joint_env("mpe/simple_spread")])
     first, _ = env.reset(seed=0)
-    kept = first["observations"].copy()
+    copied = first["observations"].copy()
     env.step(env.action_space.sample())
-    np.testing.assert_array_equal(first["observations"], kept)
+    np.testing.assert_array_equal(first["observations"], copied)
 
 
-def test_teams_of_different_layout_are_refused() -> None:
+def test_different_layouts_are_rejected() -> None:
     envs = [make_joint_env("coordination/distinct_choice", {"n_agents": n}) for n in (2, 3)]
     with pytest.raises(ValueError, match="same agents, spaces and options"):
         JointVectorEnv(envs)

@@ -1,4 +1,4 @@
-"""A small batched simulator for the tests."""
+"""Small batched simulators for tests."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservat
 
 
 class ToyBatch(BatchedSimulator):
-    """Three agents of two kinds count steps and see noise; the second one dies on the way.
+    """Three agents of two kinds that observe noise; the second one dies during the episode.
 
-    Episodes end after 3 to 6 steps, as each copy's random stream has it: by the time limit if the number is even.
-    An agent's reward is its action plus its number, and the team has won if the last action of agent c was 1.
+    Episodes have 3 to 6 steps, drawn from each copy's random stream, and are truncated if the number is even. An
+    agent's reward is its action plus its index, and the team has won if the last action of agent c is positive.
 
     Args:
-        num_envs: copies.
-        continuous: whether agents act by 1, 2 and 2 real numbers, rather than among 2, 3 and 3 choices.
-        spoil: at which step what is wrong: "observation", "reward" or "mask".
+        num_envs: Number of copies.
+        continuous: Whether actions have 1, 2 and 2 continuous dimensions, rather than 2, 3 and 3 choices.
+        spoil: Step -> what is wrong with it: "observation", "reward" or "mask".
     """
 
     agents = ("a", "b", "c")
@@ -83,14 +83,14 @@ class ToyBatch(BatchedSimulator):
 
 
 class Walkers(BatchedSimulator):
-    """Two agents walk on a line, away from where they start, until the time is up.
+    """Two agents walk on a line until the time is up.
 
     Args:
-        num_envs: copies.
-        length: steps of an episode.
-        spread: how far apart starts may be; 0 for starts that are all alike.
-        noise: how unsteady steps are.
-        resets_itself: whether a copy begins anew where its episode ends, and shows that.
+        num_envs: Number of copies.
+        length: Steps per episode.
+        spread: Range of initial places; 0 for identical starts.
+        noise: Standard deviation of the noise added to steps.
+        resets_itself: Whether a copy resets itself at the end of an episode and returns the next initial observation.
     """
 
     agents = ("a", "b")

@@ -1,4 +1,4 @@
-"""Small environments for the tests: each parameter of them is one thing that real environments do."""
+"""Small environments for tests; each parameter is a behaviour of real environments."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Dicts = tuple[dict, dict, dict, dict, dict]
 
 
 class ToyTeam(ParallelEnv):
-    """Agents that see where they are and count steps; what else happens is given.
+    """Agents with random observations; all other behaviour is configurable.
 
     Args:
-        action_spaces: one space per agent, named a, b, c, ...
-        obs_sizes: the size of each agent's observation; 2 each by default.
-        deaths: step at which an agent terminates.
-        absent: agents that are missing at reset and come with the first step.
-        length: the step at which whoever lives is truncated (or, if `terminates`, terminated).
-        masks: "info" or "observation" to give action masks, in which action `step % n` is forbidden.
-        rewards: an agent's reward at a step; its number by default.
-        dtype: of the observations.
-        spoil: changes the five results of a step before they are returned, given the step.
+        action_spaces: One space per agent; agents are named a, b, c, ...
+        obs_sizes: The size of each agent's observation; 2 by default.
+        deaths: Agent -> step at which it terminates.
+        absent: Agents that are missing at reset and join with the first step.
+        length: The step at which living agents are truncated (or, if `terminates`, terminated).
+        masks: "info" or "observation" to provide action masks there, in which action `step % n` is forbidden.
+        rewards: (agent, step) -> reward; the agent's index by default.
+        dtype: The dtype of observations.
+        spoil: (results, step) -> None to change the five results of a step in place, or replacements.
     """
 
     metadata = {"name": "toy_team", "render_modes": ["rgb_array"]}
@@ -46,12 +46,12 @@ class ToyTeam(ParallelEnv):
         infos: dict[str, Any] | None = None,
         render_mode: str | None = None,
     ):
-        acted = action_spaces if action_spaces is not None else [spaces.Discrete(3), spaces.Discrete(3)]
-        self.possible_agents = [chr(ord("a") + i) for i in range(len(acted))]
-        sizes = obs_sizes or [2] * len(acted)
+        own_spaces = action_spaces if action_spaces is not None else [spaces.Discrete(3), spaces.Discrete(3)]
+        self.possible_agents = [chr(ord("a") + i) for i in range(len(own_spaces))]
+        sizes = obs_sizes or [2] * len(own_spaces)
         boxes = [spaces.Box(-np.inf, np.inf, (size,), dtype) for size in sizes]
         self.sizes = dict(zip(self.possible_agents, sizes, strict=True))
-        self.actions = dict(zip(self.possible_agents, acted, strict=True))
+        self.actions = dict(zip(self.possible_agents, own_spaces, strict=True))
         self.seen: dict[str, spaces.Space] = dict(zip(self.possible_agents, boxes, strict=True))
         if masks == "observation":
             for agent, box in zip(self.possible_agents, boxes, strict=True):
@@ -110,12 +110,12 @@ class ToyTeam(ParallelEnv):
         return mask
 
     def _observe(self, agents: list[str]) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
+        observations: dict[str, Any] = {}
         for agent in agents:
-            seen[agent] = self.rng.normal(size=self.sizes[agent]).astype(self.dtype)
+            observations[agent] = self.rng.normal(size=self.sizes[agent]).astype(self.dtype)
             if self.masks == "observation":
-                seen[agent] = {"observations": seen[agent], "action_mask": self._mask(agent)}
-        return seen
+                observations[agent] = {"observations": observations[agent], "action_mask": self._mask(agent)}
+        return observations
 
     def _infos(self, agents: list[str]) -> dict[str, dict[str, Any]]:
         extra = {a: {"action_mask": self._mask(a)} if self.masks == "info" else {} for a in agents}
@@ -123,10 +123,10 @@ class ToyTeam(ParallelEnv):
 
 
 class TakingTurns(MultiAgentEnv):
-    """Agents x, y, z act in turn; each sees how often all have acted, and is rewarded 1 when y acts.
+    """Agents x, y and z act in turn; the observation is the number of steps, and only y is rewarded, with 1 per action.
 
     Args:
-        config: `length`, steps of an episode; `end`: "truncated" or "terminated"; `spoil`: as ToyTeam's.
+        config: `length`: steps per episode; `end`: "truncated" or "terminated"; `spoil`: as in ToyTeam.
     """
 
     def __init__(self, config: dict[str, Any] | None = None):
