@@ -16,8 +16,8 @@ from torch import Tensor
 from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalized_advantages, per_agent_gae
 from rllib_seqmarl.learners.rewards import rewards_to_learn_from
 from rllib_seqmarl.rollouts import Rollout
-from rllib_seqmarl.rollouts.rollout import writable
-from rllib_seqmarl.rollouts.shares import share_out
+from rllib_seqmarl.rollouts.rollout import ensure_writable
+from rllib_seqmarl.rollouts.shares import split_rollouts
 
 
 class TeamData(TrainingData):
@@ -72,7 +72,7 @@ class RolloutData(TeamData):
         return sum(rollout.env_steps for rollout in self.rollouts)
 
     def _shares(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
-        return [RolloutData(rollouts=share) for share in share_out(self.rollouts, num_shards)]
+        return [RolloutData(rollouts=share) for share in split_rollouts(self.rollouts, num_shards)]
 
 
 def rollout_columns(
@@ -104,7 +104,7 @@ def rollout_columns(
     parts: list[dict[str, Any]] = []
     for rollout in rollouts:
         rollout.take_changes()
-        last = {key: torch.from_numpy(writable(array[-1])).to(device) for key, array in rollout.obs.items()}
+        last = {key: torch.from_numpy(ensure_writable(array[-1])).to(device) for key, array in rollout.obs.items()}
         with torch.no_grad():
             bootstrap = module.compute_values({Columns.OBS: last}).cpu().numpy()  # (envs, n)
         values = rollout.outputs[Columns.VF_PREDS]  # (T, envs, n), in reward units
@@ -146,11 +146,11 @@ def rollout_columns(
 def _steps_of(rollout: Rollout) -> Callable[[np.ndarray], Tensor]:
     """From an array (T, envs, ...) to its steps (B, ...): the same memory where every row is a step."""
     if rollout.env_steps == rollout.is_step.size:
-        return lambda array: torch.from_numpy(writable(array.reshape(-1, *array.shape[2:])))
+        return lambda array: torch.from_numpy(ensure_writable(array.reshape(-1, *array.shape[2:])))
     steps = torch.from_numpy(np.flatnonzero(rollout.is_step))
 
     def gather(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(writable(array.reshape(-1, *array.shape[2:])))[steps]
+        return torch.from_numpy(ensure_writable(array.reshape(-1, *array.shape[2:])))[steps]
 
     return gather
 

@@ -12,7 +12,7 @@ from small_learner import make_learner, make_rollout
 
 from rllib_seqmarl.learners.rollout_data import EpisodeData, RolloutData
 from rllib_seqmarl.rollouts import Rollout
-from rllib_seqmarl.rollouts.shares import balanced_cuts, share_out
+from rllib_seqmarl.rollouts.shares import find_balanced_cuts, split_rollouts
 
 
 def thinned(rollout: Rollout, seed: int, density: float) -> Rollout:
@@ -27,7 +27,7 @@ def test_cuts_leave_something_for_everyone_and_are_nearly_equal(steps: list[int]
     steps = [0, *steps, 0, 0] if len(steps) % 2 else steps
     if np.count_nonzero(steps) < num_shares:
         return
-    cuts = balanced_cuts(np.array(steps), num_shares)
+    cuts = find_balanced_cuts(np.array(steps), num_shares)
     shares = [sum(steps[first:last]) for first, last in zip(cuts, cuts[1:], strict=False)]
     assert len(shares) == num_shares and sum(shares) == sum(steps) and min(shares) > 0
     assert max(shares) <= sum(steps) / num_shares + 2 * max(steps)
@@ -72,7 +72,7 @@ def test_episodes_are_shared_out_for_the_same_number_of_minibatches() -> None:
 def test_fewer_steps_than_learners_are_refused() -> None:
     rollout = make_rollout(0).of_envs(0, 1).of_rows(0, 2)
     with pytest.raises(ValueError, match="num_learners=3 learners cannot share 2 sampled steps"):
-        share_out([rollout], 3)
+        split_rollouts([rollout], 3)
 
 
 def test_a_learner_with_a_small_share_makes_as_many_updates_as_it_is_told() -> None:
