@@ -1,4 +1,4 @@
-"""Runs a trained team from a checkpoint or an exported file, without a Ray cluster and without unpickling."""
+"""Run a trained team from a checkpoint or an exported file, without a Ray cluster and without unpickling."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
 
 
 class JointPolicy:
-    """Acts for a team in the agents' own spaces.
+    """Trained policy that acts for a team in the agents' own spaces.
 
     ```python
     from rllib_seqmarl import JointPolicy

@@ -1,4 +1,4 @@
-"""Ends training with one message if any worker finds a bug in an environment, a callback or a connector.
+"""End training with one message if any worker finds a bug in an environment, a callback or a connector.
 
 RLlib treats every error on a remote env runner as a crash: it restarts the runner and continues, indefinitely if
 necessary. That is right for simulator failures. But an environment that violates the API (`JointEnvError`,

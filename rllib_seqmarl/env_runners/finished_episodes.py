@@ -1,4 +1,4 @@
-"""Records the episodes that ended since metrics were last requested."""
+"""A record of the episodes that ended since metrics were last requested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FinishedEpisode(NamedTuple):
 
 
 class FinishedEpisodes:
-    """Logs the same metrics as RLlib and `TeamMetrics`, without an RLlib object for each episode."""
+    """A log of finished episodes: the metrics of RLlib and `TeamMetrics`, without RLlib episode objects."""
 
     def __init__(self) -> None:
         self._episodes: list[FinishedEpisode] = []

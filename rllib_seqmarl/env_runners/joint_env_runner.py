@@ -162,7 +162,7 @@ class JointEnvRunner(SingleAgentEnvRunner):
 
 
 class _RecordableJointEnvRunner(JointEnvRunner):
-    """Drops the agents' infos from episodes, because they may contain objects that MessagePack cannot serialise."""
+    """`JointEnvRunner` without agents' infos, which may contain objects that MessagePack cannot serialise."""
 
     @override(JointEnvRunner)
     def sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:

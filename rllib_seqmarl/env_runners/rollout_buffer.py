@@ -15,7 +15,7 @@ from rllib_seqmarl.rollouts.episodes import find_segments
 
 
 class RolloutBuffer:
-    """Holds `capacity` rows of `num_envs` joint environments, and the observations after the last row.
+    """Buffer of `capacity` rows of `num_envs` joint environments, and the observations after the last row.
 
     The operating system allocates memory only when it is written to, so unused capacity costs nothing.
 

@@ -51,7 +51,7 @@ _INITIAL_CAPACITY = 128  # rows for whole episodes, whose number of steps is unk
 
 
 class RolloutEnvRunner(JointEnvRunner):
-    """Samples rollouts: writes each step's observations, actions, log-probabilities and values in place.
+    """Env runner that writes each step's observations, actions, log-probabilities and values in place.
 
     A sample is a `Rollout`. Like RLlib's samples it is also a sequence of episodes, which are created on demand for
     `on_episode_end` and `on_sample_end` callbacks and the user's learner connectors. Episode segments have no lookback

@@ -1,4 +1,4 @@
-"""Derives the random seeds of env runners and their environments from the config's seed.
+"""Random seeds of env runners and their environments, derived from the config's seed.
 
 RLlib adds the worker's index to the config's seed, and a vector environment adds the environment's index to that.
 Environment i + 1 of a worker then duplicates environment i of the next worker, and trials with neighbouring seeds
@@ -15,7 +15,7 @@ _ENVS, _PROCESS = 0, 1  # what a worker's seed is used for
 
 
 class SeedKey(NamedTuple):
-    """Identifies an env runner and a point in its lifetime. Different keys give independent seeds.
+    """An env runner and a point in its lifetime. Different keys give independent seeds.
 
     Attributes:
         worker_index: The env runner's index in its group.

@@ -12,7 +12,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 
 class TeamMetrics(RLlibCallback):
-    """Logs each agent's episode return, and the win rate where the environment reports wins.
+    """Log each agent's episode return, and the win rate if the environment reports wins.
 
     Training results contain them as `env_runners/agent_episode_returns_mean/<agent>`, as in RLlib's multi-agent
     results, and `env_runners/win_rate`. If the environment reports the task that it played (`multitask/mixture`), the

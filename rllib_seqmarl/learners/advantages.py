@@ -25,8 +25,8 @@ def per_agent_gae(
     Args:
         rewards: (T, ..., n), the reward that followed step t.
         values: (T + 1, ..., n), state values in reward units; the last row is the bootstrap value.
-        continues: (T, ..., n), 0 where the agent terminated at step t, else 1. Truncation is not termination: it
-            leaves a 1.
+        continues: (T, ..., n), 0 where the agent terminated at step t, else 1, including where the episode was
+            truncated.
         gamma: The discount factor.
         lambda_: The exponential weight between bootstrapping (0) and Monte Carlo returns (1).
         is_step: (T, ...), False in rows in which the environment was reset; None if all rows are steps. An episode's

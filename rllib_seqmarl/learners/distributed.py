@@ -1,4 +1,4 @@
-"""Coordinates several learners: sums over all of them, and errors that end the update of all."""
+"""Coordination of several learners: sums over all of them, and errors that end the update of all."""
 
 from __future__ import annotations
 

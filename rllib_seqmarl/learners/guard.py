@@ -1,4 +1,4 @@
-"""Rejects updates that would corrupt the weights: those with a non-finite loss or gradient."""
+"""Protection from updates that would corrupt the weights: those with a non-finite loss or gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 class UpdateGuard:
-    """Checks an update as a whole, just before it is applied.
+    """Check of an update as a whole, just before it is applied.
 
     With several learners, the loss and the gradients are averages over all, so all make the same decision.
 

@@ -21,7 +21,7 @@ from rllib_seqmarl.learners.rewards import compute_training_rewards
 
 
 class JointGAE(ConnectorV2):
-    """Adds per-agent ADVANTAGES, VALUE_TARGETS and AGENT_EARNS, (B, n), to the train batch.
+    """Add per-agent ADVANTAGES, VALUE_TARGETS and AGENT_EARNS, (B, n), to the train batch.
 
     It is the last connector of the learner pipeline and replaces RLlib's `GeneralAdvantageEstimation`. Like that one
     it relies on `AddOneTsToEpisodesAndTruncate`, which appends a row to every episode chunk (its last observation), so

@@ -48,7 +48,7 @@ _WEIGHTS, _VALUE_WEIGHTS = "loss_weights", "value_loss_weights"
 
 
 class JointPPOTorchLearner(PPOTorchLearner):
-    """Updates a joint policy with PPO's clipped objective per agent (arXiv 2205.14953, eq. 4 and 5)."""
+    """PPO learner of a joint policy, with a clipped objective per agent (arXiv 2205.14953, eq. 4 and 5)."""
 
     @override(PPOLearner)
     def build(self) -> None:
@@ -309,7 +309,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
     def postprocess_gradients_for_module(
         self, *, module_id: str, config: PPOConfig | None = None, module_gradients_dict: dict[Tensor, Tensor]
     ) -> dict[Tensor, Tensor]:
-        """Clip gradients and log their norm, without RLlib's bug of losing the gradients if it only logs the norm."""
+        """Clip gradients and log their norm; RLlib's version loses the gradients if it only logs the norm."""
         config = config or self.config.get_config_for_module(module_id)
         for name, optimizer in self.get_optimizers_for_module(module_id):
             gradients = self.filter_param_dict_for_optimizer(module_gradients_dict, optimizer)

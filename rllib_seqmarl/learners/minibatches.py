@@ -1,4 +1,4 @@
-"""Splits a batch into epochs and minibatches by index, without copying or resending the whole batch."""
+"""Split a batch into epochs and minibatches by index, without copying or resending the whole batch."""
 
 from __future__ import annotations
 

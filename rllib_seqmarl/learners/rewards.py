@@ -1,4 +1,4 @@
-"""Computes the rewards that agents learn from, including changes to team rewards by callbacks or connectors."""
+"""The rewards that agents learn from, including changes to team rewards by callbacks or connectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wraps rollouts as RLlib training data, and converts them to a learner's batch."""
+"""Rollouts as RLlib training data, and their conversion to a learner's batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes gradients of a large batch in slices that fit into a CPU's caches, in parallel on its cores.
+"""Gradients of a large batch, computed in slices that fit into a CPU's caches, in parallel on its cores.
 
 The objective is a sum over agent-steps, so the gradients of slices sum to that of the batch. On a CPU, activations of a
 whole batch do not fit into caches, so that operations on them wait for memory. torch's threads within each small

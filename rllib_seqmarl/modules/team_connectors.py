@@ -22,7 +22,7 @@ from rllib_seqmarl.envs.joint_actions import fit_to_bounds
 
 
 class TeamToModule(ConnectorV2):
-    """Stacks the latest joint observations into tensors, (B, ...), on the module's device."""
+    """Stack the latest joint observations into tensors, (B, ...), on the module's device."""
 
     def __init__(
         self, input_observation_space: Any = None, input_action_space: Any = None, *, device: Any = None
@@ -40,7 +40,7 @@ class TeamToModule(ConnectorV2):
 
 
 class ModuleToTeam(ConnectorV2):
-    """Converts the module's outputs to arrays, (B, ...), and fits continuous actions to their bounds."""
+    """Convert the module's outputs to arrays, (B, ...), and fit continuous actions to their bounds."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class ModuleToTeam(ConnectorV2):
 
 
 class FitActionsToBounds(NormalizeAndClipActions):
-    """Replaces RLlib's NormalizeAndClipActions in pipelines with user connectors; works per dimension.
+    """Per-dimension replacement of RLlib's NormalizeAndClipActions in pipelines with user connectors.
 
     RLlib's connector scales all dimensions of a team or, if a single one is unbounded, none of them.
     """

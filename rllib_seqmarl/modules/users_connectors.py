@@ -1,4 +1,4 @@
-"""Adapts RLlib's env-to-module connectors to joint observations, or rejects them with advice.
+"""Adapt RLlib's env-to-module connectors to joint observations, or reject them with advice.
 
 RLlib's connectors are written for the observations of one agent. A joint observation is a Dict of arrays over agents,
 of which only "observations" and "state" are features: the alive mask and the action mask must not change.

@@ -1,4 +1,4 @@
-"""Creates RLlib episodes from a rollout's arrays, for callbacks, connectors and other code that reads episodes."""
+"""Create RLlib episodes from a rollout's arrays, for callbacks, connectors and other code that reads episodes."""
 
 from __future__ import annotations
 

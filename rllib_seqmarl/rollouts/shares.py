@@ -1,4 +1,4 @@
-"""Divides rollouts among learners, so that each learner gets some steps, and about as many as the others."""
+"""Divide rollouts among learners, so that all learners have steps, and about the same number."""
 
 from __future__ import annotations
 
