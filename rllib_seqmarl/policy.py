@@ -1,4 +1,4 @@
-"""A trained team that acts: from a checkpoint or an exported file, without a Ray cluster and without unpickling."""
+"""Run a trained team from a checkpoint or an exported file, without a Ray cluster and without unpickling."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _DEPLOYMENT = {
 
 
 def find_policy(path: str | os.PathLike[str]) -> Path:
-    """The path of a policy's two files, without their endings.
+    """Find a policy's two files and return their path without suffix.
 
     Args:
-        path: A checkpoint's directory, the directory of the RLModule in it, or the files' name with or without ending.
+        path: A checkpoint directory, the directory of the RLModule in it, or the files' path with or without suffix.
 
     Raises:
-        ExportError: There is no policy.
+        ExportError: No policy was found.
     """
     path = Path(path).expanduser()
     exported = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
-    for found in (path / _MODULE_IN_CHECKPOINT / POLICY_NAME, path / POLICY_NAME, exported):
-        if Path(f"{found}.json").exists():
-            return found
+    for candidate in (path / _MODULE_IN_CHECKPOINT / POLICY_NAME, path / POLICY_NAME, exported):
+        if Path(f"{candidate}.json").exists():
+            return candidate
     raise ExportError(
-        f"{path} holds no policy of this package. Name the directory of a checkpoint (it has a file "
-        f"rllib_checkpoint.json), written by MAT or another joint-policy algorithm of this version."
+        f"{path} holds no policy of this package. Pass a checkpoint directory (it contains rllib_checkpoint.json) "
+        f"written by MAT or another joint-policy algorithm of this version."
     )
 
 
@@ -56,8 +56,8 @@ class SavedPolicy(NamedTuple):
     Attributes:
         network: The network with its weights.
         normalizer: The state of the value normaliser; empty if the policy was trained without one.
-        layout: How the team's observations and actions lie in the network's arrays.
-        deployment: As of `JointPolicy`.
+        layout: The layout of the team's observations and actions in the network's arrays.
+        deployment: See `JointPolicy`.
     """
 
     network: JointPolicyNetwork
@@ -67,7 +67,7 @@ class SavedPolicy(NamedTuple):
 
 
 def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
-    """Reads what `JointPolicy.save` wrote; nothing is unpickled. `path` names the two files without their endings.
+    """Read the files written by `JointPolicy.save` without unpickling; `path` is their path without suffix.
 
     Raises:
         ExportError: A file is missing, damaged, incomplete or of another version; names the file and the key.
@@ -77,7 +77,7 @@ def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
         layout = TeamLayout.from_dict(description["layout"])
     except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
         reason = f"{type(error).__name__}: {error}".replace("\n", " ")
-        raise ExportError(f"{path}.json: 'layout' describes no team ({reason}). Copy or save it again.") from None
+        raise ExportError(f"{path}.json: 'layout' is invalid ({reason}). Copy or save it again.") from None
     deployment: Any = description.get("deployment")
     for key, kind in _DEPLOYMENT.items():
         if not (isinstance(deployment, dict) and isinstance(deployment.get(key), kind)):
@@ -87,14 +87,14 @@ def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
     expected = network.config.obs_dim, network.config.action.width
     if expected != (layout.obs_dim + layout.state_dim, layout.width):
         raise ExportError(
-            f"{path}.json: 'layout' and 'network' are of different teams: observations and choices are "
-            f"{(layout.obs_dim + layout.state_dim, layout.width)} wide in one and {expected} in the other."
+            f"{path}.json: 'layout' and 'network' belong to different teams: the widths of observations and choices "
+            f"are {(layout.obs_dim + layout.state_dim, layout.width)} in 'layout' and {expected} in 'network'."
         )
     return SavedPolicy(network, normalizer, layout, deployment)
 
 
 class JointPolicy:
-    """Acts for a team in the agents' own spaces.
+    """Trained policy that acts for a team in the agents' own spaces.
 
     ```python
     from rllib_seqmarl import JointPolicy
@@ -105,9 +105,9 @@ class JointPolicy:
 
     Attributes:
         network: The joint network.
-        layout: How the team's observations and actions lie in the network's arrays.
-        deployment: What the policy was trained with: "env", "env_config" and "joint_options" name the environment;
-            "normalize_actions" and "clip_actions" say how continuous actions fit into their bounds.
+        layout: The layout of the team's observations and actions in the network's arrays.
+        deployment: Training settings: "env", "env_config" and "joint_options" specify the environment;
+            "normalize_actions" and "clip_actions" say how continuous actions are fitted to their bounds.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class JointPolicy:
         value_normalizer: ValueNormalizer | None,
         deployment: dict[str, Any],
     ) -> None:
-        """Initialises the policy; `from_checkpoint` and `load` are the usual ways to get one."""
+        """Initialise the policy; most users call `from_checkpoint` or `load` instead."""
         self.network = network.eval()
         self.layout = layout
         self.value_normalizer = value_normalizer
@@ -125,28 +125,28 @@ class JointPolicy:
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Self:
-        """Loads the policy of an `Algorithm` checkpoint.
+        """Load the policy of an `Algorithm` checkpoint.
 
         Every checkpoint holds a copy of its policy as safetensors and JSON; only these files are read.
 
         Args:
-            path: As for `find_policy`.
-            device: Where the network runs, such as "cuda".
+            path: See `find_policy`.
+            device: Device that the network runs on, such as "cuda".
 
         Raises:
             ExportError: There is no policy at `path`, or its files are damaged or of another version.
-            ValueError: The policy was trained with custom connectors, whose work is not part of it.
+            ValueError: The policy was trained with custom connectors, which its files do not include.
         """
         return cls.load(find_policy(path), device)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Self:
-        """Loads what `save` wrote: `path` names the two files without their endings; errors as `from_checkpoint`."""
+        """Load the files written by `save` from `path` (without suffix); raises the errors of `from_checkpoint`."""
         network, normalizer_state, layout, deployment = read_policy(path)
         if deployment["has_custom_connectors"]:
             raise ValueError(
-                f"{path} was trained with custom connectors between environment and module, which are code and not "
-                f"part of the policy's files. Restore it with `Algorithm.from_checkpoint(...)`, which runs them."
+                f"{path} was trained with custom connectors between environment and module. Their code is not part of "
+                f"the policy's files. Restore it with `Algorithm.from_checkpoint(...)`, which runs them."
             )
         normalizer = None
         if normalizer_state:
@@ -155,7 +155,7 @@ class JointPolicy:
         return cls(network, layout, normalizer, deployment).to(device)
 
     def to(self, device: str | torch.device) -> Self:
-        """Moves the network to a device; observations follow it there, actions come back as NumPy arrays."""
+        """Move the network to a device; observations are moved there too, and actions are returned as NumPy arrays."""
         self.network.to(device)
         if self.value_normalizer is not None:
             self.value_normalizer.to(device)
@@ -167,7 +167,7 @@ class JointPolicy:
         return next(self.network.parameters()).device
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `path`.safetensors and `path`.json, from which `load` restores this policy without unpickling."""
+        """Write `path`.safetensors and `path`.json, from which `load` restores this policy without unpickling."""
         tensors = {} if self.value_normalizer is None else self.value_normalizer.state_dict()
         description = {"layout": self.layout.to_dict(), "deployment": self.deployment}
         save_network(path, self.network, tensors, description)
@@ -180,30 +180,30 @@ class JointPolicy:
         state: Any = None,
         explore: bool = False,
     ) -> dict[Any, Any]:
-        """Decides for the team.
+        """Choose the team's actions.
 
         Args:
-            observations: What each living agent observes, in its own observation space; absent agents are dead.
-            action_masks: The legal actions of each living agent, if the environment gives them next to observations.
+            observations: Observation of each living agent, in its own observation space; absent agents are dead.
+            action_masks: The legal actions of each living agent, if the environment returns them in infos.
             state: The global state, if the policy was trained with it.
-            explore: Whether to sample actions, rather than take the most probable ones.
+            explore: Whether to sample actions instead of choosing the most probable ones.
 
         Returns:
             The action of every agent that has an observation, in its own action space.
 
         Raises:
-            LayoutError: An agent is unknown; an observation, mask or state is missing or does not fit; names the agent.
+            LayoutError: An agent is unknown, or an observation, mask or state is missing or invalid; names the agent.
         """
-        self._check_given(observations, action_masks, state)
+        self._check_arguments(observations, action_masks, state)
         joint_action = self.act_jointly(self.layout.observe(observations, action_masks, state), explore=explore)
         return self.layout.split(joint_action, [agent for agent in self.layout.agents if agent in observations])
 
     def act_jointly(self, observation: Mapping[str, np.ndarray], *, explore: bool = False) -> np.ndarray:
-        """A joint action for a joint observation, both as a `JointEnv` gives and takes them; `explore` as for `act`."""
+        """Choose a joint action for a joint observation of a `JointEnv`; for `explore` see `act`."""
         return self.act_for_many({key: array[None] for key, array in observation.items()}, explore=explore)[0]
 
     def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool = False) -> np.ndarray:
-        """Joint actions (teams, n, ...) of several teams at once, for their joint observations (teams, n, ...)."""
+        """Choose joint actions (teams, n, ...) of several teams for their joint observations (teams, n, ...)."""
         batch = {key: torch.as_tensor(array, device=self.device) for key, array in observations.items()}
         actions, _, _ = self.network.act(
             network_input(batch), batch.get("action_mask"), batch["alive"], deterministic=not explore
@@ -213,33 +213,33 @@ class JointPolicy:
         )
 
     def values(self, observations: Mapping[Any, Any], *, state: Any = None) -> dict[Any, float]:
-        """Each living agent's expected discounted return from here on, in reward units; errors as `act`."""
-        self._check_given(observations, None, state)
+        """Estimate each living agent's discounted return in reward units; raises the errors of `act`."""
+        self._check_arguments(observations, None, state)
         arrays = self.layout.observe(observations, state=state, last=True)
         batch = {key: torch.as_tensor(array, device=self.device).unsqueeze(0) for key, array in arrays.items()}
         with torch.no_grad():
             values = self.network.values(network_input(batch))
         if self.value_normalizer is not None:
             values = self.value_normalizer.denormalize(values)
-        values_of = dict(zip(self.layout.agents, values[0].tolist(), strict=True))
-        return {agent: values_of[agent] for agent in self.layout.agents if agent in observations}
+        agent_values = zip(self.layout.agents, values[0].tolist(), strict=True)
+        return {agent: value for agent, value in agent_values if agent in observations}
 
     def to_onnx(self, path: str | os.PathLike[str]) -> Path:
-        """Writes greedy decisions as an ONNX file, for runtimes that have neither this package nor torch.
+        """Export the greedy policy as an ONNX file, for runtimes that have neither this package nor torch.
 
-        Its inputs are the arrays of joint observations, as `TeamLayout.observe` makes them, of any number of teams:
-        "observations" (teams, n, obs_dim), "alive" (teams, n), and where the team has them "action_mask"
-        (teams, n, width) and "state" (teams, state_dim). Its output "actions" (teams, n, ...) is what `act_for_many`
-        returns for them.
+        The model's inputs are the arrays of joint observations, as created by `TeamLayout.observe`, of any number of
+        teams: "observations" (teams, n, obs_dim), "alive" (teams, n), and if the team has them "action_mask"
+        (teams, n, width) and "state" (teams, state_dim). Its output "actions" (teams, n, ...) equals the result of
+        `act_for_many`.
 
         Args:
-            path: The file.
+            path: The file to write.
 
         Returns:
             The file's path.
 
         Raises:
-            ImportError: Onnx or onnxscript is missing.
+            ImportError: The package onnx or onnxscript is missing.
         """
         example = {key: torch.from_numpy(array) for key, array in self.layout.blank(2).items()}
         device = self.device
@@ -252,7 +252,7 @@ class JointPolicy:
         return Path(path)
 
     def _bounds(self) -> tuple[Tensor, ...] | None:
-        """Scale, offset, low and high (n, dim) of continuous actions, for `GreedyActor`; None for choices."""
+        """Scale, offset, low and high (n, dim) of continuous actions, for `GreedyActor`; None for discrete actions."""
         if self.layout.is_discrete:
             return None
         low, high = self.layout.low, self.layout.high
@@ -264,26 +264,28 @@ class JointPolicy:
             low, high = np.full_like(low, -np.inf), np.full_like(high, np.inf)
         return tuple(map(torch.from_numpy, (scale, offset, low, high)))
 
-    def _check_given(self, observations: Mapping[Any, Any], action_masks: Mapping[Any, Any] | None, state: Any) -> None:
-        """Raises a LayoutError for agents that are not of this team, and for what would not be used."""
+    def _check_arguments(
+        self, observations: Mapping[Any, Any], action_masks: Mapping[Any, Any] | None, state: Any
+    ) -> None:
+        """Raise a LayoutError for agents outside this team, and for arguments that would not be used."""
         self._check_names("observations", observations)
         if not observations:
-            raise LayoutError("no agent has an observation, so there is nothing to decide.")
+            raise LayoutError("no agent has an observation, so there are no actions to choose.")
         if action_masks is not None:
             self._check_names("action_masks", action_masks)
             if not self.layout.info_masks:
                 raise LayoutError(
-                    "action_masks were given, but the policy was trained without masks next to the observations. "
-                    "Leave them out, or put them into the observations if these are Dicts with an action_mask."
+                    "action_masks were given, but the policy was trained without masks in infos. Omit them, or put "
+                    "them into the observations if these are Dicts with an action_mask."
                 )
         if (state is None) == bool(self.layout.state_dim):
-            wanted = (
+            problem = (
                 f"needs the global state ({self.layout.state_dim} entries)" if state is None else "has no global state"
             )
-            raise LayoutError(f"state: the policy was trained with global_state={state is None} and {wanted}.")
+            raise LayoutError(f"state: the policy was trained with global_state={state is None} and {problem}.")
 
-    def _check_names(self, argument: str, given: Iterable[Any]) -> None:
-        unknown = [agent for agent in given if agent not in self.layout.agents]
+    def _check_names(self, argument: str, agents: Iterable[Any]) -> None:
+        unknown = [agent for agent in agents if agent not in self.layout.agents]
         if unknown:
             raise LayoutError(
                 f"{argument}: the team has no agent {unknown[0]!r}. Its agents are "
@@ -292,7 +294,7 @@ class JointPolicy:
 
 
 def network_input(observation: Mapping[str, Tensor]) -> Tensor:
-    """The encoder's input from a joint observation: (B, n, obs_dim), each with the global state if there is one."""
+    """Build the encoder's input (B, n, obs_dim) from a joint observation; appends the global state if there is one."""
     observations = observation["observations"]
     if "state" not in observation:
         return observations

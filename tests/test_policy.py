@@ -1,4 +1,4 @@
-"""A policy by itself: what it refuses to act on, its files and their checksums, and its ONNX export."""
+"""The standalone policy: argument checks, files and their checksums, and ONNX export."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEPLOYMENT: dict[str, Any] = {
     "has_custom_connectors": False,
 }
 NAMES = (("red", 0), 7, "blue")
-SEEN = spaces.Box(-1, 1, (4,))
+OBSERVATION = spaces.Box(-1, 1, (4,))
 CHOICE = spaces.Discrete(3)
 # The second dimension has no upper bound, so only the first is scaled.
 FORCE = spaces.Box(np.array([0, -2], np.float32), np.array([1, np.inf], np.float32))
@@ -44,14 +44,14 @@ def team(
     names: tuple[Any, ...] = NAMES,
 ) -> JointPolicy:
     n = len(names)
-    layout = TeamLayout(names, (SEEN,) * n, (action,) * n, info_masks=masks, state_dim=state_dim)
+    layout = TeamLayout(names, (OBSERVATION,) * n, (action,) * n, info_masks=masks, state_dim=state_dim)
     spec = ActionSpec("discrete", nvec=(3,)) if action is CHOICE else ActionSpec("continuous", dim=2)
     torch.manual_seed(1)
     config = NetworkConfig(layout.obs_dim + state_dim, spec, embed_dim=8, encoder_mixer=mixer, decoder_mixer=mixer)
     return JointPolicy(JointPolicyNetwork(config), layout, ValueNormalizer(), DEPLOYMENT)
 
 
-def observed(*agents: Any) -> dict[Any, np.ndarray]:
+def observations_of(*agents: Any) -> dict[Any, np.ndarray]:
     return {agent: np.full(4, 0.1, np.float32) for agent in agents or NAMES}
 
 
@@ -60,52 +60,52 @@ STATE = np.zeros(2, np.float32)
 
 
 @pytest.mark.parametrize("names", [NAMES, tuple(np.arange(3)), (np.str_("a"), "b", (np.int32(1), ("c", 2)))])
-def test_agents_of_any_name_come_back_from_the_files(names: tuple[Any, ...], tmp_path: Path) -> None:
+def test_agent_names_survive_saving_and_loading(names: tuple[Any, ...], tmp_path: Path) -> None:
     policy = team(names=names)
     policy.save(tmp_path / "team")
-    again = JointPolicy.load(tmp_path / "team")
+    loaded = JointPolicy.load(tmp_path / "team")
     masks = dict.fromkeys(names, np.ones(3, np.int8))
-    actions = again.act(observed(*names), masks, state=STATE)
-    assert actions.keys() == set(names) and actions == policy.act(observed(*names), masks, state=STATE)
+    actions = loaded.act(observations_of(*names), masks, state=STATE)
+    assert actions.keys() == set(names) and actions == policy.act(observations_of(*names), masks, state=STATE)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((observed("agent_0"), ALL_LEGAL), "observations: the team has no agent 'agent_0'. Its agents are"),
-        ((observed(*NAMES, 8), ALL_LEGAL), "the team has no agent 8"),
-        ((observed(), {**ALL_LEGAL, "green": 0}), "action_masks: the team has no agent 'green'"),
+        ((observations_of("agent_0"), ALL_LEGAL), "observations: the team has no agent 'agent_0'. Its agents are"),
+        ((observations_of(*NAMES, 8), ALL_LEGAL), "the team has no agent 8"),
+        ((observations_of(), {**ALL_LEGAL, "green": 0}), "action_masks: the team has no agent 'green'"),
         (({}, ALL_LEGAL), "no agent has an observation"),
-        ((observed(), None), "agent .* has no action mask"),
+        ((observations_of(), None), "agent .* has no action mask"),
     ],
 )
-def test_what_is_not_of_the_team_is_refused_by_name(arguments: tuple[Any, ...], message: str) -> None:
+def test_unknown_and_missing_agents_are_named(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(LayoutError, match=message):
         team().act(*arguments, state=STATE)
 
 
-def test_what_would_not_be_used_is_refused_by_name() -> None:
+def test_unusable_arguments_are_rejected() -> None:
     with pytest.raises(LayoutError, match="state: the policy was trained with global_state=True and needs"):
-        team().act(observed(), ALL_LEGAL)
+        team().act(observations_of(), ALL_LEGAL)
     with pytest.raises(LayoutError, match="state: the policy was trained with global_state=False and has no"):
-        team(state_dim=0).act(observed(), ALL_LEGAL, state=STATE)
+        team(state_dim=0).act(observations_of(), ALL_LEGAL, state=STATE)
     with pytest.raises(LayoutError, match="action_masks were given, but the policy was trained without"):
-        team(masks=False).act(observed(), ALL_LEGAL, state=STATE)
+        team(masks=False).act(observations_of(), ALL_LEGAL, state=STATE)
     with pytest.raises(LayoutError, match="the team has no agent 'agent_0'"):
-        team().values(observed("agent_0"), state=STATE)
+        team().values(observations_of("agent_0"), state=STATE)
 
 
 @pytest.mark.parametrize(
     ("name", "space", "message"),
     [
-        (1.5, SEEN, "agent 1.5: the name 1.5 is a float: use a string, an integer or a tuple"),
-        (("a", None), SEEN, "the name None is a NoneType"),
-        ("a", spaces.Dict({"word": spaces.Text(3), "x": SEEN}), "agent 'a': Text spaces are not supported"),
-        ("a", spaces.OneOf([SEEN, CHOICE]), "agent 'a': OneOf spaces are not supported"),
-        ("a", spaces.Dict({"x": SEEN, "goal": spaces.Tuple([spaces.Text(2)])}), "Text spaces are not supported"),
+        (1.5, OBSERVATION, "agent 1.5: the name 1.5 is a float: use a string, an integer or a tuple"),
+        (("a", None), OBSERVATION, "the name None is a NoneType"),
+        ("a", spaces.Dict({"word": spaces.Text(3), "x": OBSERVATION}), "agent 'a': Text spaces are not supported"),
+        ("a", spaces.OneOf([OBSERVATION, CHOICE]), "agent 'a': OneOf spaces are not supported"),
+        ("a", spaces.Dict({"x": OBSERVATION, "goal": spaces.Tuple([spaces.Text(2)])}), "Text spaces are not supported"),
     ],
 )
-def test_what_no_checkpoint_could_hold_is_refused_at_once(name: Any, space: spaces.Space, message: str) -> None:
+def test_names_and_spaces_that_cannot_be_saved_are_rejected(name: Any, space: spaces.Space, message: str) -> None:
     with pytest.raises(LayoutError, match=message):
         TeamLayout((name,), (space,), (CHOICE,))
 
@@ -122,30 +122,30 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(saved: Path, tmp_path: Path) -> Path:
-    for ending in ("json", "safetensors"):
-        shutil.copy(f"{saved}.{ending}", tmp_path)
+    for suffix in ("json", "safetensors"):
+        shutil.copy(f"{saved}.{suffix}", tmp_path)
     return tmp_path / "team"
 
 
-def file(path: Path, ending: str) -> Path:
-    return Path(f"{path}.{ending}")
+def file(path: Path, suffix: str) -> Path:
+    return Path(f"{path}.{suffix}")
 
 
-@pytest.mark.parametrize("ending", ["json", "safetensors"])
-def test_a_flipped_bit_anywhere_is_reported(copied: Path, ending: str) -> None:
-    content = file(copied, ending).read_bytes()
-    places = np.random.default_rng(0).permutation(8 * len(content))[:500].tolist()
-    for place in [*range(64), *places]:
+@pytest.mark.parametrize("suffix", ["json", "safetensors"])
+def test_any_flipped_bit_is_detected(copied: Path, suffix: str) -> None:
+    content = file(copied, suffix).read_bytes()
+    bits = np.random.default_rng(0).permutation(8 * len(content))[:500].tolist()
+    for bit in [*range(64), *bits]:
         flipped = bytearray(content)
-        flipped[place // 8] ^= 1 << place % 8
-        file(copied, ending).write_bytes(flipped)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file(copied, suffix).write_bytes(flipped)
         with pytest.raises(ExportError):
             JointPolicy.load(copied)
-    file(copied, ending).write_bytes(content)
+    file(copied, suffix).write_bytes(content)
     JointPolicy.load(copied)
 
 
-def test_files_of_two_policies_are_not_mixed(copied: Path, tmp_path: Path) -> None:
+def test_files_of_different_policies_are_rejected(copied: Path, tmp_path: Path) -> None:
     other = team()
     with torch.no_grad():
         next(other.network.parameters()).add_(1.0)
@@ -156,7 +156,7 @@ def test_files_of_two_policies_are_not_mixed(copied: Path, tmp_path: Path) -> No
 
 
 def as_version_1(path: Path, change: Callable[[dict[str, Any]], None] = lambda description: None) -> None:
-    """Turns the JSON file into what version 1 wrote, without checksums, and changes it."""
+    """Converts the JSON file to version 1, which has no checksums, and applies `change` to it."""
     description = json.loads(file(path, "json").read_text())
     del description["sha256"], description["weights_sha256"]
     description["format_version"] = 1
@@ -164,24 +164,24 @@ def as_version_1(path: Path, change: Callable[[dict[str, Any]], None] = lambda d
     file(path, "json").write_text(json.dumps(description))
 
 
-def test_policies_of_version_1_load_and_act_alike(copied: Path) -> None:
-    expected = JointPolicy.load(copied).act(observed(), ALL_LEGAL, state=STATE)
+def test_version_1_policies_load_and_act_identically(copied: Path) -> None:
+    expected = JointPolicy.load(copied).act(observations_of(), ALL_LEGAL, state=STATE)
     as_version_1(copied)
-    assert JointPolicy.load(copied).act(observed(), ALL_LEGAL, state=STATE) == expected
+    assert JointPolicy.load(copied).act(observations_of(), ALL_LEGAL, state=STATE) == expected
 
 
 def paths_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """All keys and indices below `layout` and `deployment`."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [found for key, part in items for found in ((*path, key), *paths_in(part, (*path, key)))]
+    return [inner for key, part in items for inner in ((*path, key), *paths_in(part, (*path, key)))]
 
 
-# Where any value is right: an environment's options, names, bounds that describe another environment.
+# Any value is valid here: the environment and its options.
 FREE = {"env_config", "env_config_left_out", "joint_options", "env"}
 
 
-def test_each_entry_of_layout_and_deployment_is_guarded(copied: Path) -> None:
-    """Values of wrong types and missing entries, each reported as an ExportError in one line."""
+def test_each_entry_of_layout_and_deployment_is_validated(copied: Path) -> None:
+    """Wrong types and missing entries raise an ExportError with a one-line message."""
     original = file(copied, "json").read_text()
     description = json.loads(original)
     accepted = []
@@ -190,9 +190,9 @@ def test_each_entry_of_layout_and_deployment_is_guarded(copied: Path) -> None:
             for value in (None, "x", -3, [], {}, [None]):
 
                 def put(changed: dict[str, Any], path: Any = (part, *path), value: Any = value) -> None:
-                    *places, last = path
-                    for place in places:
-                        changed = changed[place]
+                    *parents, last = path
+                    for key in parents:
+                        changed = changed[key]
                     changed[last] = value
 
                 file(copied, "json").write_text(original)
@@ -206,8 +206,8 @@ def test_each_entry_of_layout_and_deployment_is_guarded(copied: Path) -> None:
     assert {path[0] for path in accepted if path} <= FREE | {"agents", "observation_spaces", "action_spaces"}
 
 
-def test_an_error_while_writing_leaves_the_old_files(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = {ending: file(copied, ending).read_bytes() for ending in ("json", "safetensors")}
+def test_a_failed_save_keeps_the_old_files(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {suffix: file(copied, suffix).read_bytes() for suffix in ("json", "safetensors")}
     write = Path.write_bytes
 
     def fail_for_json(path: Path, content: bytes) -> int:
@@ -220,22 +220,22 @@ def test_an_error_while_writing_leaves_the_old_files(copied: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space left"):
         team(state_dim=0).save(copied)
     assert {path.name for path in copied.parent.iterdir()} == {"team.json", "team.safetensors"}
-    assert {ending: file(copied, ending).read_bytes() for ending in old} == old
+    assert {suffix: file(copied, suffix).read_bytes() for suffix in old} == old
 
 
 # -- devices ----------------------------------------------------------------------------------------------------------
 
 
-def test_observations_follow_the_network_to_its_device(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observations_are_moved_to_the_networks_device(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = JointPolicy.load(copied, device="meta")
     devices = []
 
     def act(obs: torch.Tensor, *rest: torch.Tensor, deterministic: bool) -> tuple[torch.Tensor, ...]:
-        devices.extend(given.device.type for given in (obs, *rest))
+        devices.extend(tensor.device.type for tensor in (obs, *rest))
         return (torch.zeros(1, 3, dtype=torch.int64),) * 3
 
     monkeypatch.setattr(policy.network, "act", act)
-    assert policy.act(observed(), ALL_LEGAL, state=STATE) == dict.fromkeys(NAMES, 0)
+    assert policy.act(observations_of(), ALL_LEGAL, state=STATE) == dict.fromkeys(NAMES, 0)
     assert devices == ["meta"] * 3
     assert all(tensor.device.type == "meta" for tensor in policy.value_normalizer.buffers())
 
@@ -256,21 +256,21 @@ def some_observations(policy: JointPolicy, teams: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("mixer", "action"), zip(MIXERS, [CHOICE, FORCE, FORCE, CHOICE, CHOICE], strict=True))
-def test_an_onnx_file_decides_as_the_policy_does_for_any_number_of_teams(
+def test_onnx_export_matches_the_policy_for_any_number_of_teams(
     mixer: str, action: spaces.Space, tmp_path: Path
 ) -> None:
     policy = team(action, mixer, masks=action is CHOICE, names=NAMES[:2])
     session = onnxruntime.InferenceSession(policy.to_onnx(tmp_path / "new" / "team.onnx"))
     for teams in (1, 2, 5):
         arrays = some_observations(policy, teams)
-        assert {given.name for given in session.get_inputs()} == set(arrays)
+        assert {argument.name for argument in session.get_inputs()} == set(arrays)
         (actions,) = session.run(None, arrays)
         np.testing.assert_allclose(actions, policy.act_for_many(arrays), atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_a_trace_decides_as_the_policy_does(mixer: str) -> None:
+def test_a_torch_trace_matches_the_policy(mixer: str) -> None:
     class Act(torch.nn.Module):
         def __init__(self, network: JointPolicyNetwork) -> None:
             super().__init__()

@@ -49,7 +49,7 @@ from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.mixers import REGISTERED_MIXERS
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
 from rllib_seqmarl.modules.team_connectors import FitActionsToBounds, ModuleToTeam, TeamToModule
-from rllib_seqmarl.modules.users_connectors import for_teams
+from rllib_seqmarl.modules.users_connectors import adapt_connectors
 from rllib_seqmarl.provenance import ProvenanceFile, drawn_seed, provenance
 
 
@@ -309,7 +309,7 @@ class JointPPOConfig(PPOConfig):
         users = self._env_to_module_connector
         config = self if users is None else self.copy(copy_frozen=False)
         if users is not None:
-            config._env_to_module_connector = lambda *args: for_teams(users(*args))
+            config._env_to_module_connector = lambda *args: adapt_connectors(users(*args))
         pipeline = PPOConfig.build_env_to_module_connector(config, env, spaces, device)
         if self._env_to_module_connector is None and self.add_default_connectors_to_env_to_module_pipeline:
             pipeline.connectors.clear()

@@ -1,1 +1,1 @@
-"""Env runners: RLlib's loop with clear errors of environments, and a loop that writes arrays."""
+"""Env runners: RLlib's loop with clear environment errors, and a loop that writes arrays."""

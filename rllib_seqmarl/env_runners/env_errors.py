@@ -1,9 +1,10 @@
-"""A bug in an environment, a callback or a connector ends training with one message, whichever worker it is found on.
+"""End training with one message if any worker finds a bug in an environment, a callback or a connector.
 
 RLlib treats every error on a remote env runner as a crash: it restarts the runner and continues, indefinitely if
-necessary. That is right for the failures of a simulator. But an environment that breaks a promise (`JointEnvError`,
-`LayoutError`) and a callback or connector that raises an error fail again after every restart. An env runner therefore
-posts such an error in Ray's key-value store, which the algorithm reads after each training step and evaluation.
+necessary. That is right for simulator failures. But an environment that violates the API (`JointEnvError`,
+`LayoutError`), or a callback or connector that raises an error, fails again after every restart. An env runner
+therefore posts such an error in Ray's key-value store, which the algorithm reads after each training step and
+evaluation.
 """
 
 from __future__ import annotations
@@ -26,34 +27,34 @@ _NAMESPACE = "rllib_seqmarl_env_errors"
 
 
 class UserCodeError(RuntimeError):
-    """A callback or a connector of the config raised an error on a remote env runner; names both and the line."""
+    """A callback or connector of the config raised an error on a remote env runner; gives its name and line."""
 
 
-def env_error_in(error: BaseException | None) -> JointEnvError | LayoutError | None:
-    """The environment's own error among an error and its causes; None if there is none."""
+def find_env_error(error: BaseException | None) -> JointEnvError | LayoutError | None:
+    """Find the environment's error in an error and its causes; None if there is none."""
     while error is not None and not isinstance(error, JointEnvError | LayoutError):
         error = error.__cause__
     return error
 
 
-def lasting_error_in(error: BaseException) -> Exception | None:
-    """The error that a restart does not cure, among an error and its causes; None for any other."""
-    return env_error_in(error) or _user_code_error_in(error)
+def find_permanent_error(error: BaseException) -> Exception | None:
+    """Find an error that would recur after a restart, in an error and its causes; None if there is none."""
+    return find_env_error(error) or _find_user_code_error(error)
 
 
-def _user_code_error_in(error: BaseException) -> UserCodeError | None:
-    where = next(filter(None, (_user_code(frame) for frame, _ in walk_tb(error.__traceback__))), None)
-    if where is None:
+def _find_user_code_error(error: BaseException) -> UserCodeError | None:
+    source = next(filter(None, (_describe_user_code(frame) for frame, _ in walk_tb(error.__traceback__))), None)
+    if source is None:
         return None
     last = extract_tb(error.__traceback__)[-1]
     return UserCodeError(
-        f"{where} raised {type(error).__name__}: {error} (in {last.name}, {Path(last.filename).name}, line "
+        f"{source} raised {type(error).__name__}: {error} (in {last.name}, {Path(last.filename).name}, line "
         f"{last.lineno}; the traceback is in the env runner's log)."
     )
 
 
-def _user_code(frame: object) -> str | None:
-    """The callback or connector that a stack frame calls, if any."""
+def _describe_user_code(frame: object) -> str | None:
+    """Describe the callback or connector that a stack frame calls, if any."""
     code, variables = frame.f_code, frame.f_locals  # type: ignore[attr-defined]
     if code is make_callback.__code__:
         return f"The callback {variables['callback_name']!r}"
@@ -64,28 +65,28 @@ def _user_code(frame: object) -> str | None:
 
 @dataclass(frozen=True)
 class EnvErrorBoard:
-    """The place where one algorithm's env runners post errors that must end training.
+    """A board where one algorithm's env runners post errors that must end training.
 
     Attributes:
-        log_dir: The algorithm's `logdir`, which RLlib passes to each of its env runners; it makes the board's key.
+        log_dir: The algorithm's `logdir`, which RLlib passes to all of its env runners; used as the board's key.
     """
 
     log_dir: str
 
     def post(self, error: Exception) -> None:
-        """Posts an error, unless there is one already."""
+        """Post an error, unless another one has been posted."""
         kind = UserCodeError if isinstance(error, UserCodeError) else JointEnvError
         value = pickle.dumps(kind(str(error)))
         internal_kv._internal_kv_put(self.log_dir, value, overwrite=False, namespace=_NAMESPACE)
 
     def clear(self) -> None:
-        """Removes the posted error."""
+        """Remove the posted error."""
         if ray.is_initialized():
             internal_kv._internal_kv_del(self.log_dir, namespace=_NAMESPACE)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Raises the error posted by the end of the block, in place of any error that it has caused.
+        """Raise an error that was posted by the end of the block, instead of any error that it caused.
 
         Raises:
             JointEnvError: The environment's error.

@@ -1,4 +1,4 @@
-"""RLlib's env runner for joint environments: its own loop, with independent seeds and errors that end training."""
+"""RLlib's env runner for joint environments: RLlib's loop, with independent seeds and errors that end training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray.rllib.offline.offline_env_runner import OfflineSingleAgentEnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.debug import update_global_seed_if_necessary
 
-from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard, UserCodeError, env_error_in, lasting_error_in
+from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard, UserCodeError, find_env_error, find_permanent_error
 from rllib_seqmarl.env_runners.seeds import SeedKey, env_seeds, process_seed
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.errors import JointEnvError
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 class JointEnvRunner(SingleAgentEnvRunner):
     """RLlib's env runner, with these differences.
 
-    - An environment's own errors are raised as they are and never restarted; so are errors of callbacks and connectors.
-    - Every environment has an independent seed (`rllib_seqmarl.env_runners.seeds`), given to it once, at its first
-      reset: later samples continue the same random stream instead of replaying it.
+    - Errors of environments, callbacks and connectors are raised, and never cause a restart.
+    - Every environment has an independent seed (`rllib_seqmarl.env_runners.seeds`), which is passed to its first reset
+      only: later samples continue the same random stream instead of replaying it.
     - `foreach_env` calls a function with each of the user's environments.
     """
 
@@ -63,30 +63,30 @@ class JointEnvRunner(SingleAgentEnvRunner):
         )
 
     def _post_failed_start(self, error: Exception) -> None:
-        """A remote runner that cannot start is not started again, and RLlib may stumble over its absence."""
-        found = env_error_in(error)
-        if found is not None:
-            self._board.post(found)
+        """Post the error of a remote runner that cannot start; RLlib does not restart it, and may fail without it."""
+        env_error = find_env_error(error)
+        if env_error is not None:
+            self._board.post(env_error)
         elif not self._restarts:
             kind = type(error).__name__
             self._board.post(JointEnvError(f"an env runner of {self.config.env!r} cannot start: {kind}: {error}"))
 
     @override(SingleAgentEnvRunner)
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """As RLlib's, by which the algorithm calls a remote runner; errors that end training leave it alive."""
+        """Call a function on this remote runner as RLlib does; errors that end training do not kill the runner."""
         result, error = super().apply(_attempt, func, *args, **kwargs)
         if error is not None:
             self._board.post(error)
-            raise error.with_traceback(None)  # RLlib logs what is raised here, twice
+            raise error.with_traceback(None)  # RLlib logs errors raised here twice
         return result
 
     @override(SingleAgentEnvRunner)
     def sample(
         self, *, num_timesteps: float | None = None, num_episodes: float | None = None, **kwargs: Any
     ) -> list[SingleAgentEpisode]:
-        """As RLlib's, except for an environment's errors, from which RLlib would raise an empty RuntimeError.
+        """Sample as RLlib does, but raise environment errors, which RLlib would replace by an empty RuntimeError.
 
-        Fractions of steps and episodes, which RLlib computes for `evaluation_duration="auto"`, are rounded up.
+        Fractional steps and episodes, which RLlib computes for `evaluation_duration="auto"`, are rounded up.
         """
         try:
             return super().sample(
@@ -95,15 +95,15 @@ class JointEnvRunner(SingleAgentEnvRunner):
                 **kwargs,
             )
         except RuntimeError as error:
-            found = env_error_in(error)
-            if found is None:
+            env_error = find_env_error(error)
+            if env_error is None:
                 raise
-            raise found from None
+            raise env_error from None
 
     @override(SingleAgentEnvRunner)
     def make_env(self) -> None:
-        """As RLlib's, which with `restart_failed_sub_environments` replaces an environment that raised an error."""
-        error = env_error_in(exception())
+        """Make environments as RLlib does, but re-raise an environment error that RLlib would recover from."""
+        error = find_env_error(exception())
         if error is not None:
             raise error
         super().make_env()
@@ -112,34 +112,34 @@ class JointEnvRunner(SingleAgentEnvRunner):
 
     @override(SingleAgentEnvRunner)
     def make_module(self) -> None:
-        """As RLlib's, and compiled with `torch_compile_worker`, which RLlib accepts and ignores."""
+        """Make the module as RLlib does, and compile it with `torch_compile_worker`, which RLlib ignores."""
         super().make_module()
         if self.module is not None and self.config.torch_compile_worker:
             self.module.compile(self.config.get_torch_compile_worker_config())
 
     @override(EnvRunner)
     def _try_env_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
-        """As RLlib's, with one seed for each environment at its first reset; RLlib's `seed` is not used."""
+        """Reset as RLlib does, but pass independent seeds to first resets only; RLlib's `seed` is ignored."""
         seeds = None if self._is_seeded else env_seeds(self.config.seed, self._seed_key(), self.num_envs)
         self._is_seeded = True
         return super()._try_env_reset(seed=seeds, options=options)
 
     def foreach_env(self, function: Callable[[Any], Any]) -> list[Any]:
-        """Calls a function with each environment that the user has written; `EnvRunnerGroup.foreach_env` calls this.
+        """Call a function with each of the user's environments; used by `EnvRunnerGroup.foreach_env`.
 
         Args:
-            function: What to call with an environment, or with a `BatchedSimulator` that holds all of them.
+            function: A function of an environment, or of a `BatchedSimulator` that contains all environments.
 
         Returns:
             The function's results.
 
         Raises:
-            TypeError: The environments are in processes that gymnasium has started.
+            TypeError: The environments run in subprocesses started by gymnasium.
         """
         return [function(env) for env in self._user_envs()]
 
     def foreach_env_with_context(self, function: Callable[[Any, EnvContext], Any]) -> list[Any]:
-        """As `foreach_env`, with each environment's `EnvContext` as the function's second argument."""
+        """Call a function with each environment and its `EnvContext`; otherwise the same as `foreach_env`."""
         context = EnvContext(self.config.env_config, self.worker_index or 0, num_workers=self.num_workers)
         return [
             function(env, context.copy_with_overrides(vector_index=index))
@@ -155,14 +155,14 @@ class JointEnvRunner(SingleAgentEnvRunner):
         if not hasattr(vector, "envs"):
             raise TypeError(
                 f"foreach_env cannot reach environments in other processes "
-                f"(gym_env_vectorize_mode={self.config.gym_env_vectorize_mode!r}). Write 'sync', or call their methods "
+                f"(gym_env_vectorize_mode={self.config.gym_env_vectorize_mode!r}). Use 'sync', or call their methods "
                 f"with `env_runner.env.unwrapped.call(name, ...)`."
             )
         return [env.unwrapped.env for env in vector.envs]
 
 
 class _RecordableJointEnvRunner(JointEnvRunner):
-    """Its episodes hold data only: the agents' infos may be any objects, which MessagePack could not write or read."""
+    """`JointEnvRunner` without agents' infos, which may contain objects that MessagePack cannot serialise."""
 
     @override(JointEnvRunner)
     def sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:
@@ -174,7 +174,7 @@ class _RecordableJointEnvRunner(JointEnvRunner):
 
 
 class RecordingJointEnvRunner(OfflineSingleAgentEnvRunner, _RecordableJointEnvRunner):
-    """The same for `config.offline_data(output=...)`, which records episodes without "agent_infos"."""
+    """`JointEnvRunner` for `config.offline_data(output=...)`; records episodes without "agent_infos"."""
 
     @override(OfflineSingleAgentEnvRunner)
     def __init__(self, **kwargs: Any) -> None:
@@ -187,7 +187,7 @@ class RecordingJointEnvRunner(OfflineSingleAgentEnvRunner, _RecordableJointEnvRu
 
 
 def _num_restarts() -> int:
-    """The number of times that Ray has restarted this actor; 0 outside of actors."""
+    """Return how often Ray has restarted this actor; 0 outside of actors."""
     actor_id = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
     return int(actors(actor_id)["NumRestarts"]) if actor_id else 0
 
@@ -195,13 +195,13 @@ def _num_restarts() -> int:
 def _attempt(
     runner: JointEnvRunner, func: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> tuple[Any, Exception | None]:
-    """A call's result, and the error that must end training; any other error is raised."""
+    """Return a call's result, and an error that must end training; raise any other error."""
     try:
         return func(runner, *args, **kwargs), None
     except Exception as error:
-        found = lasting_error_in(error)
-        if found is None:
+        permanent_error = find_permanent_error(error)
+        if permanent_error is None:
             raise
-        if isinstance(found, UserCodeError):
-            logger.exception("%s", found)
-        return None, found
+        if isinstance(permanent_error, UserCodeError):
+            logger.exception("%s", permanent_error)
+        return None, permanent_error

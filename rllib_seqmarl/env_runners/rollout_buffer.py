@@ -1,4 +1,4 @@
-"""The arrays that an env runner writes row by row; allocated once."""
+"""Preallocated arrays that an env runner writes row by row."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from rllib_seqmarl.rollouts.episodes import find_segments
 
 
 class RolloutBuffer:
-    """Room for `capacity` rows of `num_envs` joint environments, and for the observations after the last row.
+    """Buffer of `capacity` rows of `num_envs` joint environments, and the observations after the last row.
 
-    Memory that has not been written to is not taken from the machine yet, so more room than is needed costs nothing.
+    The operating system allocates memory only when it is written to, so unused capacity costs nothing.
 
     Args:
-        layout: Of the environments.
-        num_envs: B.
-        capacity: Rows.
-        first: What the teams see at first, each array (B, ...).
+        layout: The environments' layout.
+        num_envs: Number of environments, B.
+        capacity: Number of rows.
+        first_obs: The first observations, each array (B, ...).
     """
 
-    def __init__(self, layout: TeamLayout, num_envs: int, capacity: int, first: Arrays) -> None:
+    def __init__(self, layout: TeamLayout, num_envs: int, capacity: int, first_obs: Arrays) -> None:
         shape = capacity, num_envs
         self.capacity = capacity
         self._blank = layout.blank(num_envs)
         self.obs = {key: np.empty((capacity + 1, *row.shape), row.dtype) for key, row in self._blank.items()}
-        self.outputs: Arrays = {}  # laid out when the module's outputs are seen
+        self.outputs: Arrays = {}  # allocated at the first call of `write_outputs`
         self.rewards = np.empty(shape, np.float32)
         self.env_rewards = np.empty(shape, np.float32)
         self.agent_rewards = np.empty((*shape, layout.n_agents), np.float32)
@@ -42,28 +42,28 @@ class RolloutBuffer:
         self.agent_earns = np.ones((*shape, layout.n_agents), np.bool_)
         self.infos: dict[tuple[int, int], dict[str, Any]] = {}
         self._share_memory()
-        self.see(0, first)
+        self.write_obs(0, first_obs)
 
     def _share_memory(self) -> None:
         self._obs_tensors = {key: torch.from_numpy(array) for key, array in self.obs.items()}
         self._output_tensors = {key: torch.from_numpy(array) for key, array in self.outputs.items()}
 
-    def see(self, t: int, seen: Arrays) -> None:
-        """Takes in what is seen in row `t`, each array (B, ...)."""
+    def write_obs(self, t: int, obs: Arrays) -> None:
+        """Write the observations of row `t`, each array (B, ...)."""
         for key, array in self.obs.items():
-            array[t] = seen[key]
+            array[t] = obs[key]
 
     def blank_obs(self, t: int) -> Arrays:
-        """Row `t` of the observations as an environment wants to be given it: blank, each array (B, ...)."""
-        self.see(t, self._blank)
+        """Return row `t` of the observations, cleared for an environment to write to, each array (B, ...)."""
+        self.write_obs(t, self._blank)
         return {key: array[t] for key, array in self.obs.items()}
 
     def obs_tensors(self, t: int) -> dict[str, Tensor]:
-        """Row `t` of the observations, without a copy."""
+        """Return row `t` of the observations without copying."""
         return {key: tensor[t] for key, tensor in self._obs_tensors.items()}
 
     def write_outputs(self, t: int, outputs: dict[str, Tensor]) -> Arrays:
-        """Takes in what the module returned for row `t`, from any device; returns that row, each array (B, ...)."""
+        """Write the module's outputs for row `t`, from any device; return that row, each array (B, ...)."""
         if not self.outputs:
             self.outputs = {
                 key: np.empty((self.capacity, *output.shape), torch.empty(0, dtype=output.dtype).numpy().dtype)
@@ -75,16 +75,16 @@ class RolloutBuffer:
         return {key: array[t] for key, array in self.outputs.items()}
 
     def grow(self) -> None:
-        """Makes twice the room."""
+        """Double the capacity."""
 
-        def longer(array: np.ndarray, rows: int) -> np.ndarray:
-            made = np.zeros((rows, *array.shape[1:]), array.dtype)
-            made[: len(array)] = array
-            return made
+        def extend(array: np.ndarray, rows: int) -> np.ndarray:
+            extended = np.zeros((rows, *array.shape[1:]), array.dtype)
+            extended[: len(array)] = array
+            return extended
 
         self.capacity *= 2
-        self.obs = {key: longer(array, self.capacity + 1) for key, array in self.obs.items()}
-        self.outputs = {key: longer(array, self.capacity) for key, array in self.outputs.items()}
+        self.obs = {key: extend(array, self.capacity + 1) for key, array in self.obs.items()}
+        self.outputs = {key: extend(array, self.capacity) for key, array in self.outputs.items()}
         for name in (
             "rewards",
             "env_rewards",
@@ -95,7 +95,7 @@ class RolloutBuffer:
             "agent_terminated",
             "agent_earns",
         ):
-            setattr(self, name, longer(getattr(self, name), self.capacity))
+            setattr(self, name, extend(getattr(self, name), self.capacity))
         self.agent_earns[self.capacity // 2 :] = True
         self._share_memory()
 
@@ -110,12 +110,12 @@ class RolloutBuffer:
         spaces: tuple[gym.Space, gym.Space],
         num_episodes: int | None = None,
     ) -> Rollout:
-        """The first `rows` rows; with `num_episodes` nothing but that many episodes, those that ended first."""
+        """Return the first `rows` rows; with `num_episodes`, only the steps of the episodes that ended first."""
         is_step = self.is_step[:rows]
         if num_episodes is not None:
-            done = [segment for segment in find_segments(is_step, self.terminated[:rows] | self.truncated[:rows])]
+            segments = find_segments(is_step, self.terminated[:rows] | self.truncated[:rows])
             is_step = np.zeros_like(is_step)
-            for segment in done[:num_episodes]:
+            for segment in segments[:num_episodes]:
                 is_step[segment.first : segment.last, segment.env] = segment.is_done
         return Rollout(
             obs={key: array[: rows + 1] for key, array in self.obs.items()},

@@ -1,4 +1,4 @@
-"""The env runner that samples at the speed of simulator and network: arrays in place, no objects per step."""
+"""The env runner that samples into preallocated arrays, without creating objects per step."""
 
 from __future__ import annotations
 
@@ -35,44 +35,44 @@ from rllib_seqmarl.rollouts.episodes import make_episode, row_info
 
 logger = logging.getLogger(__name__)
 
-# Callbacks that are called with an episode in the making: only RLlib's loop has one.
+# Callbacks that receive a running episode, which only RLlib's loop creates.
 _DURING_EPISODES = ("on_episode_created", "on_episode_start", "on_episode_step")
-# Callbacks that are called with complete episodes or pieces of them, and may read or change them.
+# Callbacks that receive whole episodes or segments of them, and may read or change them.
 _WITH_EPISODES = ("on_episode_end", "on_sample_end")
 _IN_ARRAYS = (
     "agent_rewards",
     "agent_terminateds",
     "agent_earns",
     "team_reward",
-)  # infos that a rollout holds as arrays
-_UNKNOWN = "not looked for yet"
+)  # infos that a rollout stores as arrays
+_UNKNOWN = "not checked yet"
 _TOKENS_FOR_THREADS = 1 << 13  # agents in all environments
-_FIRST_CAPACITY = 128  # rows for whole episodes, whose number of steps is unknown; doubled as needed
+_INITIAL_CAPACITY = 128  # rows for whole episodes, whose number of steps is unknown; doubled as needed
 
 
 class RolloutEnvRunner(JointEnvRunner):
-    """Samples rollouts: each step's observations, actions, log-probabilities and values written where they stay.
+    """Env runner that writes each step's observations, actions, log-probabilities and values in place.
 
-    A sample is a `Rollout`. It is also the sequence of episodes that RLlib's samples are, made on demand for
-    `on_episode_end` and `on_sample_end` callbacks and for a user's learner connectors. Its pieces of episodes have no
-    lookback, and share the rollout's memory: the learner sees every change of their rewards, observations or actions.
+    A sample is a `Rollout`. Like RLlib's samples it is also a sequence of episodes, which are created on demand for
+    `on_episode_end` and `on_sample_end` callbacks and the user's learner connectors. Episode segments have no lookback
+    and share the rollout's memory: changes to their rewards, observations or actions reach the learner.
 
-    `episode.get_infos(i)` is the joint info (see `JointEnv`). Under "agent_infos" it holds the infos that the user's
-    environment gave, by agent: `episode.get_infos(-1)["agent_infos"]["agent_0"]["collisions"]`. The infos of the last
-    steps of episodes are always kept; those of all other steps and of resets only with callbacks `on_episode_end` or
-    `on_sample_end` or learner connectors in the config.
+    `episode.get_infos(i)` is the joint info (see `JointEnv`). Its "agent_infos" are the infos of the user's
+    environment, by agent: `episode.get_infos(-1)["agent_infos"]["agent_0"]["collisions"]`. The infos of the last steps
+    of episodes are always kept; those of other steps and of resets are kept only if the config has callbacks
+    `on_episode_end` or `on_sample_end` or learner connectors.
 
-    Steps, resets, seeds, random numbers and metrics are those of RLlib's own loop, which takes over where something
-    has to happen at every step: connectors between environment and module that the user adds, callbacks
-    `on_episode_created`, `on_episode_start` and `on_episode_step`, random actions, and environments that are
-    vectorised by gymnasium (those whose creators look at RLlib's `EnvContext`).
+    Steps, resets, seeds, random numbers and metrics are the same as in RLlib's own loop. That loop is used instead if
+    something must happen at every step: user connectors between environment and module, callbacks
+    `on_episode_created`, `on_episode_start` and `on_episode_step`, random actions, and environments that gymnasium
+    vectorises (including those whose creators use RLlib's `EnvContext`).
     """
 
     _needs_initial_reset: bool
 
     @override(SingleAgentEnvRunner)
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
-        # These outlive environments that are replaced after a failure.
+        # These are kept when environments are replaced after a failure.
         self._finished = FinishedEpisodes()
         self._env_ids: list[str] = []
         super().__init__(config=config, **kwargs)
@@ -82,28 +82,27 @@ class RolloutEnvRunner(JointEnvRunner):
         super().make_env()
         if len(self._env_ids) != self.num_envs:
             self._env_ids = [f"{uuid4().hex}_{env}" for env in range(self.num_envs)]
-            self._begun = np.zeros(self.num_envs, np.int64)  # episodes
-        # What is seen now, and whose episode is over; None before the first reset.
-        self._seen: Arrays | None = None
-        self._done = np.zeros(self.num_envs, np.bool_)
+            self._episode_counts = np.zeros(self.num_envs, np.int64)  # started episodes
+        self._obs: Arrays | None = None  # the latest observations; None before the first reset
+        self._done = np.zeros(self.num_envs, np.bool_)  # whether the latest step ended an episode
         self._lengths = np.zeros(self.num_envs, np.int64)  # of the running episodes
         self._returns = np.zeros(self.num_envs)
-        self._started = np.zeros(self.num_envs)  # when, by the performance counter
-        self._seen_infos: list[dict[str, Any]] = []  # that came with the latest observations, if infos are kept
-        self._earlier: dict[int, list[SingleAgentEpisode]] = defaultdict(list)  # pieces of running episodes
+        self._start_times = np.zeros(self.num_envs)  # from time.perf_counter()
+        self._obs_infos: list[dict[str, Any]] = []  # infos of the latest observations, if infos are kept
+        self._earlier: dict[int, list[SingleAgentEpisode]] = defaultdict(list)  # earlier segments of running episodes
         self._obstacle: str | None = _UNKNOWN
 
     def obstacle(self) -> str | None:
-        """Why RLlib's own loop has to run: what must happen at every step besides acting and stepping."""
+        """Return why RLlib's own loop must be used, or None."""
         if self.module is None:
-            return "there is no module to act with"
+            return "there is no module"
         if not isinstance(self.env.unwrapped, JointVector):
             return "gymnasium vectorises the environment (gym_env_vectorize_mode), or its creator takes an EnvContext"
         for name, own in (("_env_to_module", TeamToModule), ("_module_to_env", ModuleToTeam)):
             if [type(connector) for connector in getattr(self, name).connectors] != [own]:
                 return f"the config adds connectors ({name[1:]}_connector)"
         if self.config.episode_lookback_horizon > 1:
-            return "episodes keep more than one step of their past (episode_lookback_horizon)"
+            return "episodes have a lookback of more than one step (episode_lookback_horizon)"
         for name in _DURING_EPISODES:
             if self._has_callback(name):
                 return f"the config has a callback {name}"
@@ -114,14 +113,14 @@ class RolloutEnvRunner(JointEnvRunner):
         if self._obstacle is _UNKNOWN:
             self._obstacle = self.obstacle()
             if self._obstacle is not None:
-                logger.info("Sampling goes by RLlib's own loop, which is slower: %s.", self._obstacle)
+                logger.info("Sampling uses RLlib's own loop, which is slower: %s.", self._obstacle)
         return self._obstacle is None
 
     def _has_callback(self, name: str) -> bool:
-        """Whether the user has given such a callback, as a method or as a function."""
-        own = getattr(RLlibCallback, name)
+        """Return whether the user has set this callback, as a method or as a function."""
+        default = getattr(RLlibCallback, name)
         methods = [getattr(type(c), name) for c in self._callbacks if not isinstance(c, TeamMetrics)]
-        return bool(getattr(self.config, f"callbacks_{name}")) or any(method is not own for method in methods)
+        return bool(getattr(self.config, f"callbacks_{name}")) or any(method is not default for method in methods)
 
     @property
     def _rewards_may_change(self) -> bool:
@@ -145,9 +144,9 @@ class RolloutEnvRunner(JointEnvRunner):
         force_reset: bool = False,
     ) -> Any:
         if random_actions or not self._writes_rollouts:
-            # What the other loop left running cannot be gone on with.
-            force_reset = force_reset or (num_timesteps is not None and self._seen is not None)
-            self._seen = None
+            # RLlib's loop cannot continue episodes of this loop.
+            force_reset = force_reset or (num_timesteps is not None and self._obs is not None)
+            self._obs = None
             return super()._sample(
                 num_timesteps=num_timesteps,
                 num_episodes=num_episodes,
@@ -155,44 +154,44 @@ class RolloutEnvRunner(JointEnvRunner):
                 random_actions=random_actions,
                 force_reset=force_reset,
             )
-        if force_reset or num_episodes is not None or self._needs_initial_reset or self._seen is None:
+        if force_reset or num_episodes is not None or self._needs_initial_reset or self._obs is None:
             self._reset_all()
         with _threads_for(self.num_envs * self.env.unwrapped.layout.n_agents), cached_packs() as self._packs:
             rollout, steps = self._roll_out(num_timesteps, num_episodes, explore)
         if num_episodes is not None:
             self._needs_initial_reset = True
-        # As RLlib counts, steps of episodes that were begun beyond `num_episodes` are steps as well.
+        # As in RLlib, the count includes steps of unfinished episodes beyond `num_episodes`.
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
         self._increase_sampled_metrics(steps, sum(segment.is_done for segment in rollout.segments))
         return rollout
 
     def _reset_all(self) -> None:
-        """Starts an episode in every environment."""
-        self._seen, self._seen_infos = self._try_env_reset()
+        """Start an episode in every environment."""
+        self._obs, self._obs_infos = self._try_env_reset()
         self._needs_initial_reset = False
         self._done[:] = False
-        self._begin(np.ones(self.num_envs, np.bool_))
+        self._record_starts(np.ones(self.num_envs, np.bool_))
 
-    def _begin(self, envs: np.ndarray) -> None:
-        """Notes that episodes begin in `envs` (B,)."""
+    def _record_starts(self, envs: np.ndarray) -> None:
+        """Record that episodes start in the environments of the mask `envs` (B,)."""
         self._lengths[envs] = 0
         self._returns[envs] = 0.0
-        self._started[envs] = time.perf_counter()
-        self._begun[envs] += 1
+        self._start_times[envs] = time.perf_counter()
+        self._episode_counts[envs] += 1
         if self._earlier:
             for env in np.flatnonzero(envs).tolist():
                 self._earlier.pop(env, None)
 
     def _roll_out(self, num_timesteps: int | None, num_episodes: int | None, explore: bool) -> tuple[Rollout, int]:
-        """Steps all environments until there are so many steps, or ends of episodes; returns how many steps it took."""
+        """Sample at least `num_timesteps` steps, or `num_episodes` episodes; return the rollout and all steps made."""
         # At least every other row is a step: the row after an episode's end is a reset.
-        capacity = _FIRST_CAPACITY if num_timesteps is None else 2 * -(-num_timesteps // self.num_envs) + 1
-        assert self._seen is not None
-        buffer = RolloutBuffer(self.env.unwrapped.layout, self.num_envs, capacity, self._seen)
-        before = {"lengths_before": self._lengths.copy(), "episodes_before": self._begun.copy()}
-        tells_ends, keeps_infos = self._has_callback("on_episode_end"), self._keeps_infos
+        capacity = _INITIAL_CAPACITY if num_timesteps is None else 2 * -(-num_timesteps // self.num_envs) + 1
+        assert self._obs is not None
+        buffer = RolloutBuffer(self.env.unwrapped.layout, self.num_envs, capacity, self._obs)
+        before = {"lengths_before": self._lengths.copy(), "episodes_before": self._episode_counts.copy()}
+        calls_episode_end, keeps_infos = self._has_callback("on_episode_end"), self._keeps_infos
         if keeps_infos:
-            buffer.infos.update({(-1, env): info for env, info in enumerate(self._seen_infos) if info})
+            buffer.infos.update({(-1, env): info for env, info in enumerate(self._obs_infos) if info})
         steps = episodes = t = 0
         seconds = {"network": 0.0, "environment": 0.0, "rollout": -time.perf_counter()}
         while steps < num_timesteps if num_timesteps is not None else episodes < (num_episodes or 0):
@@ -202,22 +201,22 @@ class RolloutEnvRunner(JointEnvRunner):
             outputs = self._act(buffer, t, steps, explore)
             seconds["network"] += time.perf_counter() - clock
             clock = time.perf_counter()
-            stepped = self._step_into(outputs[Columns.ACTIONS], buffer.blank_obs(t + 1))
+            step_result = self._step_into(outputs[Columns.ACTIONS], buffer.blank_obs(t + 1))
             seconds["environment"] += time.perf_counter() - clock
-            steps += self._take_in(buffer, t, stepped, keeps_infos)
+            steps += self._write_step(buffer, t, step_result, keeps_infos)
             if self._done.any():
-                over = np.flatnonzero(self._done).tolist()
-                over = over if num_episodes is None else over[: num_episodes - episodes]
-                episodes += len(over)
-                self._finish(buffer, t, over)
-                if tells_ends:
-                    self._call_on_episode_end(self._cut(buffer, t + 1, before), over)
+                finished = np.flatnonzero(self._done).tolist()
+                finished = finished if num_episodes is None else finished[: num_episodes - episodes]
+                episodes += len(finished)
+                self._record_finished(buffer, t, finished)
+                if calls_episode_end:
+                    self._call_on_episode_end(self._make_rollout(buffer, t + 1, before), finished)
             t += 1
-        self._seen = {key: array[t].copy() for key, array in buffer.obs.items()}
+        self._obs = {key: array[t].copy() for key, array in buffer.obs.items()}
         if keeps_infos and t:
-            self._seen_infos = [row_info(buffer, t - 1, env) for env in range(self.num_envs)]
-        rollout = self._cut(buffer, t, before, num_episodes)
-        if tells_ends:
+            self._obs_infos = [row_info(buffer, t - 1, env) for env in range(self.num_envs)]
+        rollout = self._make_rollout(buffer, t, before, num_episodes)
+        if calls_episode_end:
             for index, (env, *_, is_done) in enumerate(rollout.segments):
                 if not is_done:
                     self._earlier[env].append(rollout[index])
@@ -226,7 +225,7 @@ class RolloutEnvRunner(JointEnvRunner):
         return rollout, steps
 
     def _act(self, buffer: RolloutBuffer, t: int, steps: int, explore: bool) -> Arrays:
-        """The module's outputs for row `t`."""
+        """Compute the module's outputs for row `t`."""
         batch = {Columns.OBS: buffer.obs_tensors(t)}
         if self._device is not None and torch.device(self._device).type != "cpu":
             batch = {Columns.OBS: {key: x.to(self._device, non_blocking=True) for key, x in batch[Columns.OBS].items()}}
@@ -237,66 +236,66 @@ class RolloutEnvRunner(JointEnvRunner):
         lifetime = (self.num_env_steps_sampled_lifetime // runners + steps) * runners
         return buffer.write_outputs(t, self.module.forward_exploration(batch, t=lifetime))
 
-    def _step_into(self, actions: np.ndarray, seen: Arrays) -> tuple[Any, ...] | None:
-        """As `JointVector.step_into`; None if the environments failed and were recreated."""
-        (fit,) = self._module_to_env.connectors
+    def _step_into(self, actions: np.ndarray, obs: Arrays) -> tuple[Any, ...] | None:
+        """Call `JointVector.step_into`; return None if the environments failed and were recreated."""
+        (module_to_team,) = self._module_to_env.connectors
         try:
-            return self.env.unwrapped.step_into(fit.fit(actions), seen)
+            return self.env.unwrapped.step_into(module_to_team.fit(actions), obs)
         except Exception as error:
             self.metrics.log_value(NUM_ENV_STEP_FAILURES_LIFETIME, 1, reduce="lifetime_sum")
             if not self.config.restart_failed_sub_environments:
                 raise RuntimeError(f"stepping the environments failed: {error}") from error
-            logger.warning("Stepping the environments failed, and they are recreated: %r", error)
+            logger.warning("Stepping the environments failed; recreating them: %r", error)
             self.make_env()
             return None
 
-    def _take_in(self, buffer: RolloutBuffer, t: int, stepped: tuple[Any, ...] | None, keeps_infos: bool) -> int:
-        """Writes what came of row `t`; returns how many steps it was."""
-        if stepped is None:
-            # All are reset, as after the end of an episode; earlier samples remain valid.
-            for part in (buffer.is_step, buffer.terminated, buffer.truncated):
-                part[t] = False
+    def _write_step(self, buffer: RolloutBuffer, t: int, step_result: tuple[Any, ...] | None, keeps_infos: bool) -> int:
+        """Write the results of row `t`; return the number of steps in it."""
+        if step_result is None:
+            # Reset all environments, as after the end of an episode; earlier steps remain valid.
+            for array in (buffer.is_step, buffer.terminated, buffer.truncated):
+                array[t] = False
             buffer.rewards[t], buffer.env_rewards[t], buffer.agent_rewards[t] = 0.0, 0.0, 0.0
             self._reset_all()
-            assert self._seen is not None
-            buffer.see(t + 1, self._seen)
+            assert self._obs is not None
+            buffer.write_obs(t + 1, self._obs)
             if keeps_infos:
-                buffer.infos.update({(t, env): info for env, info in enumerate(self._seen_infos) if info})
+                buffer.infos.update({(t, env): info for env, info in enumerate(self._obs_infos) if info})
             return 0
-        rewards, terminated, truncated, infos = stepped
-        reset_mask, over = self._done, terminated | truncated  # (B,)
+        rewards, terminated, truncated, infos = step_result
+        reset_mask, done = self._done, terminated | truncated  # (B,)
         if reset_mask.any():
-            self._begin(reset_mask)
+            self._record_starts(reset_mask)
         np.logical_not(reset_mask, out=buffer.is_step[t])
         buffer.rewards[t] = buffer.env_rewards[t] = rewards
         buffer.terminated[t], buffer.truncated[t] = terminated, truncated
         buffer.agent_rewards[t] = infos["agent_rewards"]
         if "agent_terminateds" in infos:
-            some = infos["_agent_terminateds"]  # (B,)
-            buffer.agent_terminated[t, some] = np.stack(list(infos["agent_terminateds"][some])).astype(bool)
+            has_info = infos["_agent_terminateds"]  # (B,)
+            buffer.agent_terminated[t, has_info] = np.stack(list(infos["agent_terminateds"][has_info])).astype(bool)
         if "agent_earns" in infos:
-            some = infos["_agent_earns"]  # (B,)
-            buffer.agent_earns[t, some] = np.stack(list(infos["agent_earns"][some])).astype(bool)
+            has_info = infos["_agent_earns"]  # (B,)
+            buffer.agent_earns[t, has_info] = np.stack(list(infos["agent_earns"][has_info])).astype(bool)
         self._lengths += buffer.is_step[t]
         self._returns += rewards
-        self._done = over
-        if keeps_infos or over.any():
+        self._done = done
+        if keeps_infos or done.any():
             for key in infos:
                 if key[0] == "_" or key in _IN_ARRAYS:
                     continue
-                kept = infos[f"_{key}"] if keeps_infos else infos[f"_{key}"] & over  # (B,)
-                for env in np.flatnonzero(kept).tolist():
+                mask = infos[f"_{key}"] if keeps_infos else infos[f"_{key}"] & done  # (B,)
+                for env in np.flatnonzero(mask).tolist():
                     buffer.infos.setdefault((t, env), {})[key] = infos[key][env]
         return int(np.count_nonzero(buffer.is_step[t]))
 
-    def _finish(self, buffer: RolloutBuffer, t: int, envs: list[int]) -> None:
-        """Notes the episodes that ended in row `t`, for metrics."""
+    def _record_finished(self, buffer: RolloutBuffer, t: int, envs: list[int]) -> None:
+        """Record the episodes that ended in row `t`, for metrics."""
         now = time.perf_counter()
         for env in envs:
             length, team_return = int(self._lengths[env]), float(self._returns[env])
-            self._finished.add(length, team_return, now - self._started[env], buffer.infos[t, env])
+            self._finished.add(length, team_return, now - self._start_times[env], buffer.infos[t, env])
 
-    def _cut(
+    def _make_rollout(
         self, buffer: RolloutBuffer, rows: int, before: dict[str, Any], num_episodes: int | None = None
     ) -> Rollout:
         spaces = self.env.single_observation_space, self.env.single_action_space
@@ -317,17 +316,17 @@ class RolloutEnvRunner(JointEnvRunner):
         return samples
 
     def _log_changed_returns(self, rollout: Rollout) -> None:
-        """Corrects the returns to be logged for what callbacks have changed, as RLlib's loop does."""
+        """Add callbacks' reward changes to the logged returns, as RLlib's loop does."""
         rollout.take_changes()
         changes = rollout.rewards - rollout.env_rewards  # (T, B)
-        sums = [float(changes[part.first : part.last, part.env].sum()) for part in rollout.segments]
-        num_ended = sum(segment.is_done for segment in rollout.segments)  # these come first
-        self._finished.change_returns(sums[:num_ended])
-        for segment, change in zip(rollout.segments[num_ended:], sums[num_ended:], strict=True):
+        sums = [float(changes[segment.first : segment.last, segment.env].sum()) for segment in rollout.segments]
+        num_finished = sum(segment.is_done for segment in rollout.segments)  # these come first
+        self._finished.change_returns(sums[:num_finished])
+        for segment, change in zip(rollout.segments[num_finished:], sums[num_finished:], strict=True):
             self._returns[segment.env] += change
 
     def _call_on_episode_end(self, rollout: Rollout, envs: list[int]) -> None:
-        """The user's callbacks for the episodes of `envs`, which ended in the rollout's last row."""
+        """Call the user's callbacks for the episodes of `envs` that ended in the rollout's last row."""
         for segment in rollout.segments:
             if segment.is_done and segment.last == rollout.num_rows and segment.env in envs:
                 make_callback(
@@ -344,10 +343,10 @@ class RolloutEnvRunner(JointEnvRunner):
                         "env_index": segment.env,
                     },
                 )
-        self._packs.clear()  # callbacks may have changed them
+        self._packs.clear()  # callbacks may have changed the packed weights
 
     def _log_seconds(self, seconds: dict[str, float], rows: int) -> None:
-        """Log the time spent by part: the means that RLlib logs, and sums for `rllib profile`."""
+        """Log the seconds spent per part: the means that RLlib logs, and sums for `rllib profile`."""
         self.metrics.log_value(RLMODULE_INFERENCE_TIMER, seconds["network"] / max(1, rows))
         self.metrics.log_value(ENV_STEP_TIMER, seconds["environment"] / max(1, rows))
         for part, spent in seconds.items():
@@ -362,7 +361,7 @@ class RolloutEnvRunner(JointEnvRunner):
 
 @contextmanager
 def _threads_for(tokens: int) -> Iterator[None]:
-    """One torch thread, for batches on which several would mostly wait for one another, at the simulator's expense."""
+    """Use one torch thread for small batches, on which several would mostly wait and slow down the simulator."""
     before = torch.get_num_threads()
     if tokens < _TOKENS_FOR_THREADS:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Metrics that MARL users expect besides the team's return."""
+"""Multi-agent metrics in addition to the team's return."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 
 class TeamMetrics(RLlibCallback):
-    """Logs each agent's episode return, and the win rate where the environment reports wins.
+    """Log each agent's episode return, and the win rate if the environment reports wins.
 
-    In a training result they stand at `env_runners/agent_episode_returns_mean/<agent>`, as in RLlib's own multi-agent
-    results, and at `env_runners/win_rate`. Where the environment names the task it played (`multitask/mixture`), the
-    team's return and win rate also stand at `env_runners/task_returns_mean/<task>` and `.../task_win_rates/<task>`. The
-    algorithm adds this callback to the user's own.
+    Training results contain them as `env_runners/agent_episode_returns_mean/<agent>`, as in RLlib's multi-agent
+    results, and `env_runners/win_rate`. If the environment reports the task that it played (`multitask/mixture`), the
+    team's return and win rate are also logged as `env_runners/task_returns_mean/<task>` and
+    `.../task_win_rates/<task>`. The algorithm adds this callback to the user's callbacks.
 
-    `env_runners/episode_return_mean` is in every result, NaN while no episode has ended: RLlib leaves it out until
-    then, and searches, schedulers and stop criteria of Tune that name it would fail.
+    Every result contains `env_runners/episode_return_mean`, which is NaN until an episode has ended. RLlib omits it
+    until then, so that Tune's searches, schedulers and stop criteria that refer to it would fail.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class TeamMetrics(RLlibCallback):
 
 
 def log_team_episode(metrics_logger: MetricsLogger, agents: list[str], info: dict[str, Any], window: int) -> None:
-    """Logs an episode by the info of its last step; means are over the last `window` episodes."""
+    """Log an episode from its last step's info; means are over the last `window` episodes."""
     for agent, agent_return in zip(agents, info["episode_agent_returns"], strict=True):
         metrics_logger.log_value(("agent_episode_returns_mean", agent), float(agent_return), window=window)
     if "win" in info:

@@ -1,1 +1,1 @@
-"""The joint PPO update, per-agent GAE, and their mathematics on plain tensors."""
+"""The joint PPO update and per-agent GAE, with their mathematics on plain tensors."""

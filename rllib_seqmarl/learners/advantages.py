@@ -1,4 +1,4 @@
-"""Advantages of every agent by itself: how they are estimated, and normalised over all that live."""
+"""Per-agent advantages: estimation, and normalisation over all living agents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rllib_seqmarl.learners.distributed import sum_over_learners
 
-AGENT_EARNS = "agent_earns"  # the column that says whose return still ran, (B, n)
+AGENT_EARNS = "agent_earns"  # column: whether the agent still collected its return, (B, n)
 
 
 def per_agent_gae(
@@ -20,20 +20,20 @@ def per_agent_gae(
     lambda_: float,
     is_step: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Generalised advantage estimation (arXiv 1506.02438), for every agent of every episode at once.
+    """Generalised advantage estimation (arXiv 1506.02438), vectorised over agents and episodes.
 
     Args:
         rewards: (T, ..., n), the reward that followed step t.
         values: (T + 1, ..., n), state values in reward units; the last row is the bootstrap value.
-        continues: (T, ..., n), 1 where the agent's life went on after step t, 0 where it ended there. A truncated
-            episode goes on as far as values are concerned: only a termination is a 0.
+        continues: (T, ..., n), 0 where the agent terminated at step t, else 1, including where the episode was
+            truncated.
         gamma: The discount factor.
         lambda_: The exponential weight between bootstrapping (0) and Monte Carlo returns (1).
-        is_step: (T, ...), which rows are steps, where some are not: those in which an environment was reset. An
-            episode's last step bootstraps from the value of the row after it, and no advantage crosses that row.
+        is_step: (T, ...), False in rows in which the environment was reset; None if all rows are steps. An episode's
+            last step bootstraps from the value of the following row, and no advantage propagates across that row.
 
     Returns:
-        The advantages, (T, ..., n). Advantages plus `values[:-1]` are the value targets.
+        The advantages, (T, ..., n). The value targets are the advantages plus `values[:-1]`.
     """
     advantages = np.zeros_like(values[:-1])
     running = np.zeros_like(values[0])
@@ -47,12 +47,12 @@ def per_agent_gae(
     return advantages
 
 
-def normalized_advantages(advantages: Tensor, alive: Tensor) -> Tensor:
-    """Advantages less their mean over their standard deviation, both over the living agent-steps of all learners."""
+def normalize_advantages(advantages: Tensor, alive: Tensor) -> Tensor:
+    """Standardise advantages by their mean and standard deviation over the living agent-steps of all learners."""
     alive = alive.to(torch.float64)  # (B, n)
-    wide = advantages.to(torch.float64)
-    sums = torch.stack([(wide * alive).sum(), (wide.square() * alive).sum(), alive.sum()])
+    advantages64 = advantages.to(torch.float64)
+    sums = torch.stack([(advantages64 * alive).sum(), (advantages64.square() * alive).sum(), alive.sum()])
     sum_over_learners(sums)
     mean = sums[0] / sums[2].clamp_min(1.0)
     std = (sums[1] / sums[2].clamp_min(1.0) - mean.square()).clamp_min(0.0).sqrt()
-    return ((wide - mean) / (std + 1e-5)).to(advantages.dtype)
+    return ((advantages64 - mean) / (std + 1e-5)).to(advantages.dtype)

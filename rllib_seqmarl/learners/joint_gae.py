@@ -16,21 +16,21 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalized_advantages, per_agent_gae
-from rllib_seqmarl.learners.rewards import rewards_to_learn_from
+from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalize_advantages, per_agent_gae
+from rllib_seqmarl.learners.rewards import compute_training_rewards
 
 
 class JointGAE(ConnectorV2):
-    """Adds per-agent ADVANTAGES, VALUE_TARGETS and AGENT_EARNS, (B, n), to the train batch.
+    """Add per-agent ADVANTAGES, VALUE_TARGETS and AGENT_EARNS, (B, n), to the train batch.
 
-    It stands last in the learner pipeline and takes the place of RLlib's `GeneralAdvantageEstimation`. Like that one
-    it relies on `AddOneTsToEpisodesAndTruncate`, which gives every episode chunk one more row (its last observation),
-    so that whatever other connectors do to observations is done to the last one too. The values of all other rows were
-    predicted while sampling, so the network runs on the added rows only, one per chunk, and not over the whole batch
-    again. The added rows then leave the batch.
+    It is the last connector of the learner pipeline and replaces RLlib's `GeneralAdvantageEstimation`. Like that one
+    it relies on `AddOneTsToEpisodesAndTruncate`, which appends a row to every episode chunk (its last observation), so
+    that other connectors also process the last observation. The values of all other rows were predicted while sampling,
+    so the network runs only on the added rows, one per chunk, instead of the whole batch. The added rows are then
+    removed from the batch.
 
-    Afterwards VF_PREDS holds the values predicted while sampling in the value normaliser's units, as the clipped value
-    loss needs them.
+    Afterwards, VF_PREDS holds the values predicted while sampling, in the value normaliser's units, as required by the
+    clipped value loss.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class JointGAE(ConnectorV2):
         shared_reward: bool,
         team_reward: str = "mean",
     ) -> None:
-        """Initialises the connector.
+        """Initialise the connector.
 
         Args:
             input_observation_space: Set by the pipeline.
             input_action_space: Set by the pipeline.
             gamma: The discount factor.
             lambda_: GAE's lambda.
-            shared_reward: Whether every agent learns from the team's reward, rather than from its own.
-            team_reward: How agents' rewards make the team's, "mean" or "sum".
+            shared_reward: Whether every agent learns from the team's reward instead of its own.
+            team_reward: How the team's reward is computed from the agents' rewards, "mean" or "sum".
         """
         super().__init__(input_observation_space, input_action_space)
         self.gamma = gamma
@@ -86,7 +86,7 @@ class JointGAE(ConnectorV2):
         columns[AGENT_EARNS] = torch.from_numpy(earns).to(values.device)
         columns[Columns.VF_PREDS] = module.normalize_values(values)
         columns = tree.map_structure(lambda x: x[is_step], columns)
-        columns[Postprocessing.ADVANTAGES] = normalized_advantages(
+        columns[Postprocessing.ADVANTAGES] = normalize_advantages(
             columns[Postprocessing.ADVANTAGES], columns[Columns.OBS]["alive"]
         )
         batch[DEFAULT_MODULE_ID] = columns
@@ -95,7 +95,7 @@ class JointGAE(ConnectorV2):
     def _read_steps(
         self, columns: dict[str, Any], episodes: list[SingleAgentEpisode], values: Tensor
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The rewards, whether each agent's return went on after its step, and whether it ran at it; all (rows, n)."""
+        """Read each agent's rewards, whether its return continues, and whether it still collects it; all (rows, n)."""
         shape = tuple(values.shape)
         terminated = columns[Columns.TERMINATEDS].cpu().numpy()  # (rows,)
         continues = np.broadcast_to(1.0 - terminated[:, None], shape).astype(np.float32)
@@ -104,7 +104,7 @@ class JointGAE(ConnectorV2):
         env_rewards, agent_rewards = team_rewards.copy(), np.zeros(shape, np.float32)
         row = 0
         for episode in episodes:
-            # The added row's info repeats the last one and is not a step.
+            # The added row is not a step; its info repeats the last one.
             for info in episode.get_infos(slice(1, len(episode))):
                 if not self.shared_reward:
                     agent_rewards[row] = info["agent_rewards"]
@@ -116,7 +116,7 @@ class JointGAE(ConnectorV2):
                 row += 1
             env_rewards[row] = team_rewards[row]
             row += 1
-        rewards = rewards_to_learn_from(
+        rewards = compute_training_rewards(
             team_rewards,
             env_rewards,
             agent_rewards,
@@ -126,13 +126,13 @@ class JointGAE(ConnectorV2):
         return rewards, continues, earns
 
     def _advantages(self, values: Tensor, rewards: np.ndarray, continues: np.ndarray, last: Tensor) -> Tensor:
-        """Per-agent GAE over all chunks side by side, (rows, n); the added rows' advantages are 0.
+        """Compute per-agent GAE over all chunks in parallel, (rows, n); the added rows' advantages are 0.
 
         Chunks are right-aligned in a (T + 1, chunks, n) array, so that they all end on the bootstrap value and the
-        recursion runs T times, rather than once for each step of each chunk.
+        recursion runs T times, instead of once for each step of each chunk.
         """
         ends = last.cpu().numpy()  # (chunks,)
-        lengths = np.diff(ends, prepend=-1)  # steps and the added row
+        lengths = np.diff(ends, prepend=-1)  # including the added row
         horizon = lengths.max()
         rows = ends - np.arange(horizon)[::-1, None]  # (T + 1, chunks)
         inside = np.arange(horizon)[::-1, None] < lengths

@@ -2,7 +2,7 @@
 
 By the multi-agent advantage decomposition theorem (Kuba et al., arXiv 2109.11251) the advantage of a joint action is
 the sum of the advantages of its agents' actions, each given its predecessors'. The Multi-Agent Transformer
-(arXiv 2205.14953, eq. 4 and 5) therefore applies PPO's clipped objective to every agent's ratio by itself.
+(arXiv 2205.14953, eq. 4 and 5) therefore applies PPO's clipped objective to each agent's ratio separately.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class JointPPOLoss:
-    """The terms of one evaluation of the objective; all are scalar tensors.
+    """The terms of the objective; all are scalar tensors.
 
-    The value loss is averaged over the agent-steps that earn, everything else over those that act.
+    The value loss is averaged over agent-steps that collect a return, all other terms over living agents' steps.
 
-    With weights that add up to 1 over several calls, the sums of what they give are what one call would give.
+    If the weights of several calls sum to 1 in total, the terms of these calls sum to those of a single call.
     """
 
     total: Tensor
@@ -48,30 +48,30 @@ def joint_ppo_loss(
     vf_loss_coeff: float,
     entropy_coeff: float | Tensor,
 ) -> JointPPOLoss:
-    """PPO's clipped objective, agent by agent.
+    """Compute PPO's clipped objective per agent.
 
     Args:
-        log_probs: Of the taken actions under the current policy: (B, n), or (B, n, k) for continuous actions of k
-            dimensions, which are clipped dimension by dimension.
+        log_probs: Log-probabilities of the actions under the current policy: (B, n), or (B, n, k) for continuous
+            actions of k dimensions, which are clipped dimension by dimension.
         old_log_probs: The same under the policy that acted.
         advantages: (B, n), normalised.
-        entropy: As `log_probs`.
+        entropy: Same shape as `log_probs`.
         values: (B, n), the current value predictions, in the value normaliser's units.
         old_values: (B, n), those at the time of acting, in the same units.
         value_targets: (B, n), in the same units.
         weights: (B, n), the weight of each agent-step in the policy loss and the entropy: 0 where the agent is dead,
             else 1 / (number of living agent-steps), so that sums are means.
-        value_weights: The same for the value loss: 0 where the agent's return has ended. An agent that is dead while
-            its team earns on has a value, from which the values of its last steps bootstrap. None for `weights`.
-        clip_param: The policy's ratio stays within 1 +- this.
-        vf_clip_param: Value predictions may leave `old_values` by this much before the clipped loss takes over.
-        huber_delta: Where the value loss turns from quadratic to linear; None for the quadratic loss.
+        value_weights: The same for the value loss: 0 where the agent's return has ended. A dead agent whose team still
+            collects rewards has a value, which its last steps' values bootstrap from. Defaults to `weights`.
+        clip_param: The ratio's clipping range is 1 +- this.
+        vf_clip_param: Value predictions may differ from `old_values` by this much before they are clipped.
+        huber_delta: Where the value loss changes from quadratic to linear; None for the quadratic loss.
         vf_loss_coeff: The weight of the value loss.
         entropy_coeff: The weight of the entropy bonus.
     """
     log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
-    # One axis for action dimensions, of size 1 where an agent's action has one log-probability.
+    # The last axis is the action dimension, of size 1 if an agent's action has one log-probability.
     ratio = ratio.reshape(*weights.shape, -1)  # (B, n, k)
     log_ratio = log_ratio.reshape(*weights.shape, -1)
     advantages = advantages.unsqueeze(-1)  # (B, n, 1)
@@ -90,7 +90,7 @@ def joint_ppo_loss(
     total = policy_loss + vf_loss_coeff * value_loss - entropy_coeff * mean_entropy
     with torch.no_grad():
         clipped = ((ratio - 1.0).abs() > clip_param).to(weights.dtype).mean(-1)
-        # The low-variance, always positive estimate of KL(old || new): (r - 1) - log r.
+        # Low-variance, non-negative estimator of KL(old || new): (r - 1) - log r.
         kl = (ratio - 1.0 - log_ratio).sum(-1)
         return JointPPOLoss(
             total=total,
@@ -103,7 +103,7 @@ def joint_ppo_loss(
 
 
 def _value_error(values: Tensor, targets: Tensor, huber_delta: float | None) -> Tensor:
-    """Half the squared error, linear beyond `huber_delta` on both sides; (B, n)."""
+    """Half the squared error, linear for absolute errors above `huber_delta`; (B, n)."""
     if huber_delta is None:
         return 0.5 * F.mse_loss(values, targets, reduction="none")
     return F.huber_loss(values, targets, reduction="none", delta=huber_delta)

@@ -31,7 +31,7 @@ from torch import Tensor
 from rllib_seqmarl.learners.advantages import AGENT_EARNS
 from rllib_seqmarl.learners.decoupled import decouple
 from rllib_seqmarl.learners.distributed import (
-    failing_together,
+    fail_together,
     num_learners,
     sum_over_learners,
 )
@@ -48,18 +48,18 @@ _WEIGHTS, _VALUE_WEIGHTS = "loss_weights", "value_loss_weights"
 
 
 class JointPPOTorchLearner(PPOTorchLearner):
-    """Updates a joint policy agent by agent with PPO's clipped objective (arXiv 2205.14953, eq. 4 and 5)."""
+    """PPO learner of a joint policy, with a clipped objective per agent (arXiv 2205.14953, eq. 4 and 5)."""
 
     @override(PPOLearner)
     def build(self) -> None:
         super().build()
-        # With `debugging(seed=...)` RLlib makes torch deterministic, which then also fills all new memory with NaNs, a
-        # help in finding bugs that costs a tenth of an update.
+        # With `debugging(seed=...)` RLlib makes torch deterministic, which also fills new memory with NaNs: a debugging
+        # aid that takes a tenth of an update.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self._guard = UpdateGuard(self.config)
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         if self._torch_compile_forward_train and "_forward_train" not in vars(module):
-            module.compile(self._torch_compile_cfg)  # RLlib's own asks the wrong object whether it can, and does not
+            module.compile(self._torch_compile_cfg)  # RLlib checks the wrong object, and so skips compilation
         if self._learner_connector is not None and self.config.add_default_connectors_to_learner_pipeline:
             self._learner_connector.remove(GeneralAdvantageEstimation)
             self._learner_connector.append(
@@ -75,7 +75,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
     def configure_optimizers_for_module(self, module_id: str, config: PPOConfig | None = None) -> None:
         config = config or self.config.get_config_for_module(module_id)
         params = self.get_parameters(self._module[module_id])
-        # Fused: one kernel for all parameters, instead of a dozen small ones for each.
+        # Fused: one kernel for all parameters, instead of a dozen small ones per parameter.
         optimizer = torch.optim.Adam(params, eps=config.adam_epsilon, fused=True)
         self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr)
 
@@ -87,11 +87,11 @@ class JointPPOTorchLearner(PPOTorchLearner):
         num_total_minibatches: int = 0,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        # Env runners sample a few steps more than they were asked for. A minibatch of the whole batch's nominal size
-        # means all of it, not all but a few steps, and those in the next epoch.
+        # Env runners may sample a few more steps than requested. A minibatch of the nominal batch size means the whole
+        # batch, rather than leaving those few steps to the next epoch.
         if minibatch_size is not None and minibatch_size >= self.config.train_batch_size_per_learner:
             minibatch_size, num_total_minibatches = None, 0
-        with failing_together(NonFiniteLossError):
+        with fail_together(NonFiniteLossError):
             return super().update(
                 *args, minibatch_size=minibatch_size, num_total_minibatches=num_total_minibatches, **kwargs
             )
@@ -133,7 +133,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
         if not isinstance(training_data, RolloutData):
             return super()._make_batch_if_necessary(training_data)
         if self.config._learner_connector is not None or not self.config.add_default_connectors_to_learner_pipeline:
-            # The user's connectors want episodes.
+            # The user's connectors process episodes.
             episodes = [episode for rollout in training_data.rollouts for episode in rollout.writable()]
             return super()._make_batch_if_necessary(TrainingData(episodes=episodes))
         columns = rollout_columns(
@@ -150,25 +150,25 @@ class JointPPOTorchLearner(PPOTorchLearner):
         return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=training_data.env_steps)
 
     def _decouple(self, batch: SampleBatch) -> None:
-        """Clips around the present policy, rather than around the one that acted, which is one update old."""
+        """Clip around the current policy instead of the one that acted, which is one update old."""
         columns = dict(batch)
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
 
         @torch.no_grad()
-        def of_slice(part: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        def evaluate_slice(part: dict[str, Any]) -> tuple[Tensor, Tensor]:
             outputs = module.forward_train(part)
             return outputs[Columns.ACTION_LOGP], outputs[Columns.VF_PREDS]
 
         rows, n_agents = columns[Postprocessing.ADVANTAGES].shape
         parts = slices(columns, rows, n_agents, self.device)
-        log_probs, values = map(torch.cat, zip(*map_slices(of_slice, parts), strict=True))
+        log_probs, values = map(torch.cat, zip(*map_slices(evaluate_slice, parts), strict=True))
         decouple(batch, log_probs, values)
 
     @override(TorchLearner)
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
-        # RLlib sets what is scheduled after an update, for the next one. Nothing of that is in a checkpoint, so the
-        # first update after a restore would start the schedules over; the step counter is always right.
+        # RLlib sets scheduled values after an update, for the next one, and does not store them in checkpoints. The
+        # first update after a restore would thus restart the schedules, so set them here from the step counter.
         step = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
         for module_id in self.module.keys():  # noqa: SIM118 (a MultiRLModule is no dict)
             self.entropy_coeff_schedulers_per_module[module_id].update(timestep=step)
@@ -178,15 +178,15 @@ class JointPPOTorchLearner(PPOTorchLearner):
 
     @override(TorchLearner)
     def set_state(self, state: dict[str, Any]) -> None:
-        # RLlib keeps a module's weights where they have had more updates than those of the state. That suits env
-        # runners, which may get old ones late; a learner that goes back to a checkpoint means it.
+        # RLlib ignores weights with fewer updates than the module's. That suits env runners, which may receive outdated
+        # weights late, but a learner must be able to return to an earlier checkpoint.
         self._weights_seq_no = 0
         super().set_state(state)
 
     @override(TorchLearner)
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
-        """As RLlib's, except that only moments and step counts are the state's; settings are the config's."""
-        # Schedulers of torch carry on from the learning rate that they have set, which is part of the state.
+        """Restore moments and step counts from the state, but keep the config's optimizer settings."""
+        # torch's schedulers continue from the learning rate in the state.
         scheduled = ("lr", "initial_lr") if self._lr_scheduler_classes is not None else ()
         settings = {
             name: [{k: v for k, v in group.items() if k != "params" and k not in scheduled} for group in groups]
@@ -194,13 +194,13 @@ class JointPPOTorchLearner(PPOTorchLearner):
         }
         super()._set_optimizer_state(state)
         for name, groups in settings.items():
-            for group, kept in zip(self._named_optimizers[name].param_groups, groups, strict=True):
-                group.update(kept)
+            for group, group_settings in zip(self._named_optimizers[name].param_groups, groups, strict=True):
+                group.update(group_settings)
 
     @override(TorchLearner)
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
-        """As RLlib's, with gradients taken slice by slice."""
-        if not self._may_slice():
+        """Update as RLlib does, but compute gradients slice by slice."""
+        if not self._can_slice():
             return super()._uncompiled_update(batch, **kwargs)
         self._compute_off_policyness(batch)
         columns = dict(batch[DEFAULT_MODULE_ID])
@@ -208,53 +208,56 @@ class JointPPOTorchLearner(PPOTorchLearner):
         rows, n_agents = columns[_WEIGHTS].shape
         parameters = list(self._params.values())
 
-        def of_slice(part: dict[str, Any]) -> tuple[JointPPOLoss, Tensor, tuple[Tensor | None, ...]]:
-            loss, values = self._loss_of(part, self.module[DEFAULT_MODULE_ID].unwrapped().forward_train(part))
+        def differentiate_slice(part: dict[str, Any]) -> tuple[JointPPOLoss, Tensor, tuple[Tensor | None, ...]]:
+            loss, values = self._joint_loss(part, self.module[DEFAULT_MODULE_ID].unwrapped().forward_train(part))
             return loss, values, torch.autograd.grad(loss.total, parameters, allow_unused=True)
 
         parts = slices(columns, rows, n_agents, self.device)
-        losses, values, gradients = zip(*map_slices(of_slice, parts), strict=True)
+        losses, values, gradients = zip(*map_slices(differentiate_slice, parts), strict=True)
         terms = {term.name: [getattr(loss, term.name).detach() for loss in losses] for term in fields(JointPPOLoss)}
-        loss = JointPPOLoss(**{name: torch.stack(of_slices).sum() for name, of_slices in terms.items()})
-        self._report(loss, torch.cat(values), columns)
+        loss = JointPPOLoss(**{name: torch.stack(slice_terms).sum() for name, slice_terms in terms.items()})
+        self._log_loss(loss, torch.cat(values), columns)
         summed, self._guard.loss = add_gradients(gradients, loss.total)
         self.apply_gradients(self.postprocess_gradients(dict(zip(self._params, summed, strict=True))))
         return {}, {DEFAULT_MODULE_ID: loss.total}, {}
 
-    def _may_slice(self) -> bool:
-        """Whether a batch's loss is the sum of its slices': not if a subclass changes it. Compiled, it is taken whole:
-        slices have more shapes than one, and several threads, which a compiler does not like."""
-        # In a remote learner Ray has wrapped all methods.
-        is_own = all(
+    def _can_slice(self) -> bool:
+        """Return whether gradients can be computed slice by slice.
+
+        A subclass may change the loss, which is then not the sum over slices. Compiled modules take whole batches,
+        because slices have varying shapes and run in several threads.
+        """
+        # In a remote learner, Ray wraps all methods.
+        is_unchanged = all(
             inspect.unwrap(getattr(type(self), name)) is inspect.unwrap(getattr(JointPPOTorchLearner, name))
             for name in ("compute_loss_for_module", "compute_losses", "compute_gradients")
         )
-        return is_own and self._grad_scalers is None and not self._torch_compile_forward_train
+        return is_unchanged and self._grad_scalers is None and not self._torch_compile_forward_train
 
     @override(PPOTorchLearner)
     def compute_loss_for_module(
         self, *, module_id: str, config: PPOConfig, batch: dict[str, Any], fwd_out: dict[str, Tensor]
     ) -> Tensor:
-        """The joint objective of a whole minibatch, for learners that add to it."""
+        """Compute the joint objective of a whole minibatch; subclasses may add terms to it."""
         columns = dict(batch)
         self._weigh(columns)
-        loss, values = self._loss_of(columns, fwd_out)
-        self._report(loss, values, columns)
+        loss, values = self._joint_loss(columns, fwd_out)
+        self._log_loss(loss, values, columns)
         return loss.total
 
     def _weigh(self, columns: dict[str, Any]) -> None:
-        """Adds what a minibatch needs as a whole before it is cut up, and takes its returns into the normaliser."""
+        """Add loss weights to a minibatch before it is sliced, and update the value normaliser with its returns."""
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         returns = columns[Postprocessing.VALUE_TARGETS]  # (b, n), in reward units
-        acts = columns[Columns.OBS]["alive"].to(returns.dtype)  # (b, n)
-        earns = columns[AGENT_EARNS].to(returns.dtype) if AGENT_EARNS in columns else acts.new_ones(acts.shape)
-        self._guard.begin(module.value_normalizer)
+        alive = columns[Columns.OBS]["alive"].to(returns.dtype)  # (b, n)
+        earns = columns[AGENT_EARNS].to(returns.dtype) if AGENT_EARNS in columns else alive.new_ones(alive.shape)
+        self._guard.save_normalizer(module.value_normalizer)
         module.update_value_normalizer(returns, weights=earns, sync=sum_over_learners)
         columns[Postprocessing.VALUE_TARGETS] = module.normalize_values(returns)
-        columns[_WEIGHTS], columns[_VALUE_WEIGHTS] = _mean_weights(acts, earns)
+        columns[_WEIGHTS], columns[_VALUE_WEIGHTS] = _mean_weights(alive, earns)
 
-    def _loss_of(self, columns: dict[str, Any], fwd_out: dict[str, Tensor]) -> tuple[JointPPOLoss, Tensor]:
-        """The objective, summed over the given rows by their weights, and the values predicted for them."""
+    def _joint_loss(self, columns: dict[str, Any], fwd_out: dict[str, Tensor]) -> tuple[JointPPOLoss, Tensor]:
+        """Compute the weighted sum of the objective over the given rows, and their value predictions."""
         config = self.config
         values = fwd_out[Columns.VF_PREDS]
         loss = joint_ppo_loss(
@@ -275,8 +278,8 @@ class JointPPOTorchLearner(PPOTorchLearner):
         )
         return loss, values.detach()
 
-    def _report(self, loss: JointPPOLoss, values: Tensor, columns: dict[str, Any]) -> None:
-        """Logs a minibatch's loss, which the guard tests together with its gradients."""
+    def _log_loss(self, loss: JointPPOLoss, values: Tensor, columns: dict[str, Any]) -> None:
+        """Log a minibatch's loss, and pass it to the guard, which checks it together with the gradients."""
         self._guard.terms = replace(loss, total=loss.total.detach())
         self._guard.loss = self._guard.terms.total
         explained = explained_variance(values, columns[Postprocessing.VALUE_TARGETS], columns[_VALUE_WEIGHTS])
@@ -295,7 +298,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
 
     @override(TorchLearner)
     def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> dict[Tensor, Tensor]:
-        """As RLlib's, which has the gradients averaged over all learners; so is the loss, to be tested by all."""
+        """Compute gradients as RLlib does; average the loss over all learners too, so that all check the same one."""
         gradients = super().compute_gradients(loss_per_module, **kwargs)
         loss = torch.stack([torch.as_tensor(loss).detach() for loss in loss_per_module.values()]).sum() / num_learners()
         sum_over_learners(loss)
@@ -306,14 +309,14 @@ class JointPPOTorchLearner(PPOTorchLearner):
     def postprocess_gradients_for_module(
         self, *, module_id: str, config: PPOConfig | None = None, module_gradients_dict: dict[Tensor, Tensor]
     ) -> dict[Tensor, Tensor]:
-        """Clips gradients and logs their norm, as RLlib's, which loses the gradients where it only logs it."""
+        """Clip gradients and log their norm; RLlib's version loses the gradients if it only logs the norm."""
         config = config or self.config.get_config_for_module(module_id)
         for name, optimizer in self.get_optimizers_for_module(module_id):
             gradients = self.filter_param_dict_for_optimizer(module_gradients_dict, optimizer)
             if not gradients:
                 continue
             norm = torch.nn.utils.get_total_norm(list(gradients.values()))
-            self._note_norm(norm)
+            self._record_norm(norm)
             if config.grad_clip and config.grad_clip_by == "global_norm":
                 # One operation over all gradients.
                 torch._foreach_mul_(list(gradients.values()), (config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
@@ -326,11 +329,11 @@ class JointPPOTorchLearner(PPOTorchLearner):
 
     @override(TorchLearner)
     def apply_gradients(self, gradients_dict: dict[Tensor, Tensor]) -> None:
-        # RLlib asks every gradient by itself, twice, whether it is finite, which is a hundred small operations and on
-        # a GPU as many waits. Their common norm answers for all.
+        # RLlib checks each gradient for finiteness separately, twice: a hundred small operations, and on a GPU as many
+        # synchronisations. The global norm is finite only if all gradients are.
         gradients = [gradient for gradient in gradients_dict.values() if gradient is not None]
         if gradients:
-            self._note_norm(torch.nn.utils.get_total_norm(gradients))
+            self._record_norm(torch.nn.utils.get_total_norm(gradients))
         if not self._guard.passes():
             return
         if self._grad_scalers is not None or self._lr_scheduler_classes is not None:
@@ -341,17 +344,17 @@ class JointPPOTorchLearner(PPOTorchLearner):
         for optimizer in self._named_optimizers.values():
             optimizer.step()
 
-    def _note_norm(self, norm: Tensor) -> None:
-        if self._grad_scalers is None:  # a scaler tests gradients by itself, and lowers its scale where they overflow
+    def _record_norm(self, norm: Tensor) -> None:
+        if self._grad_scalers is None:  # a scaler checks gradients itself, and lowers its scale if they overflow
             self._guard.norms.append(norm)
 
 
-def _mean_weights(*counted: Tensor) -> list[Tensor]:
-    """For each mask (b, n) the weights of agent-steps that make a sum their mean.
+def _mean_weights(*masks: Tensor) -> list[Tensor]:
+    """For each mask (b, n), compute weights of agent-steps whose weighted sum is the mean over the mask.
 
-    With several learners, whose gradients are averaged, shares with more such agent-steps count for more, so that the
+    Several learners average their gradients. Shares with more such agent-steps therefore weigh more, so that the
     average is the mean over the agent-steps of all learners.
     """
-    counts = torch.stack([mask.sum() for mask in counted])
+    counts = torch.stack([mask.sum() for mask in masks])
     sum_over_learners(counts)
-    return [mask * weight for mask, weight in zip(counted, num_learners() / counts.clamp_min(1.0), strict=True)]
+    return [mask * weight for mask, weight in zip(masks, num_learners() / counts.clamp_min(1.0), strict=True)]

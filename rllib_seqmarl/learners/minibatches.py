@@ -1,4 +1,4 @@
-"""A batch in epochs and minibatches, by index: nothing is copied to be shuffled or sent again."""
+"""Split a batch into epochs and minibatches by index, without copying or resending the whole batch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 def minibatches(
     batch: MultiAgentBatch, *, size: int | None, num_epochs: int, shuffle: bool, total: int = 0
 ) -> Iterator[MultiAgentBatch]:
-    """Minibatches of `size` steps that go `num_epochs` times through the batch.
+    """Iterate over `num_epochs` epochs of the batch in minibatches of `size` steps.
 
-    An epoch's last minibatch is filled up from the next epoch; what would not fill the very last one is left out.
+    An epoch's last minibatch is filled up from the next epoch; an incomplete last minibatch overall is dropped.
 
     Args:
-        batch: With one module's columns, (B, ...).
-        size: Of a minibatch; None, or more than there is, for the whole batch: the same tensors in each epoch.
-        num_epochs: How often.
-        shuffle: Whether each epoch goes in an order of its own.
-        total: With several learners, how many minibatches each of them makes, whatever `size`. They divide all epochs
-            equally, so that every step counts alike, however large the share that it is in.
+        batch: A batch with one module's columns, (B, ...).
+        size: The minibatch size; None, or at least the batch size, yields the whole batch itself in each epoch.
+        num_epochs: The number of epochs.
+        shuffle: Whether to shuffle each epoch separately.
+        total: With several learners, the number of minibatches per learner, which overrides `size`. They divide all
+            epochs equally, so that every step has equal weight regardless of the size of its share.
 
     Raises:
         ValueError: The batch has no steps.
@@ -33,7 +33,9 @@ def minibatches(
     columns = batch.policy_batches[DEFAULT_MODULE_ID]
     count = len(columns)
     if count == 0:
-        raise ValueError("A learner got a batch without steps. Let learner connectors keep some steps of each share.")
+        raise ValueError(
+            "A learner received a batch without steps. Learner connectors must keep some steps of each share."
+        )
     if size is None or (size >= count and not total):
         yield from [batch] * num_epochs
         return
@@ -41,12 +43,12 @@ def minibatches(
     steps = num_epochs * count if total else number * size
     order = np.empty(0, np.int64)
     for i in range(number):
-        wanted = max(1, steps * (i + 1) // number - steps * i // number)
-        while len(order) < wanted:
+        num_rows = max(1, steps * (i + 1) // number - steps * i // number)
+        while len(order) < num_rows:
             order = np.concatenate([order, np.random.permutation(count) if shuffle else np.arange(count)])
-        rows, order = torch.from_numpy(order[:wanted]), order[wanted:]
-        yield MultiAgentBatch({DEFAULT_MODULE_ID: _rows_of(columns, rows)}, env_steps=wanted)
+        rows, order = torch.from_numpy(order[:num_rows]), order[num_rows:]
+        yield MultiAgentBatch({DEFAULT_MODULE_ID: _select_rows(columns, rows)}, env_steps=num_rows)
 
 
-def _rows_of(columns: Any, rows: torch.Tensor) -> SampleBatch:
+def _select_rows(columns: Any, rows: torch.Tensor) -> SampleBatch:
     return SampleBatch(tree.map_structure(lambda column: column[rows.to(column.device)], dict(columns)))

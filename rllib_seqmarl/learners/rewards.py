@@ -1,11 +1,11 @@
-"""The rewards that agents learn from, including changes to the team's reward by callbacks or connectors."""
+"""The rewards that agents learn from, including changes to team rewards by callbacks or connectors."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def rewards_to_learn_from(
+def compute_training_rewards(
     team_rewards: np.ndarray,
     env_rewards: np.ndarray,
     agent_rewards: np.ndarray,
@@ -13,18 +13,18 @@ def rewards_to_learn_from(
     shared_reward: bool,
     team_reward: str,
 ) -> np.ndarray:
-    """Each agent's rewards.
+    """Compute each agent's rewards to learn from.
 
-    RLlib knows one reward per step, the team's, so that is what its callbacks and connectors change. A change reaches
-    the agents' own rewards such that these still make the team's: all agents get it where the team's reward is their
-    mean, equal parts of it where it is their sum.
+    RLlib's callbacks and connectors can change only the team's reward, the one reward per step that RLlib supports. A
+    change is passed on to the agents' rewards so that these stay consistent with the team's: if the team's reward is
+    their mean, each agent gets the whole change; if it is their sum, each gets an equal part.
 
     Args:
-        team_rewards: (...), as they are now.
-        env_rewards: (...), as the environment gave them.
-        agent_rewards: (..., n), each agent's own.
-        shared_reward: Whether every agent learns from the team's reward, rather than from its own.
-        team_reward: How agents' rewards make the team's, "mean" or "sum".
+        team_rewards: (...), the current team rewards.
+        env_rewards: (...), the team rewards as returned by the environment.
+        agent_rewards: (..., n), each agent's own rewards.
+        shared_reward: Whether every agent learns from the team's reward instead of its own.
+        team_reward: How the team's reward is computed from the agents' rewards, "mean" or "sum".
 
     Returns:
         Rewards, (..., n).

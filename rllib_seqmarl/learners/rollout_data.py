@@ -1,4 +1,4 @@
-"""Rollouts as RLlib's training data, and as one batch of a learner."""
+"""Rollouts as RLlib training data, and their conversion to a learner's batch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
-from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalized_advantages, per_agent_gae
-from rllib_seqmarl.learners.rewards import rewards_to_learn_from
+from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalize_advantages, per_agent_gae
+from rllib_seqmarl.learners.rewards import compute_training_rewards
 from rllib_seqmarl.rollouts import Rollout
-from rllib_seqmarl.rollouts.rollout import writable
-from rllib_seqmarl.rollouts.shares import share_out
+from rllib_seqmarl.rollouts.rollout import ensure_writable
+from rllib_seqmarl.rollouts.shares import split_rollouts
 
 
 class TeamData(TrainingData):
-    """RLlib's training data, shared out so that all learners make the same number of updates."""
+    """RLlib training data, sharded so that all learners make the same number of updates."""
 
     @property
     def env_steps(self) -> int:
@@ -29,41 +29,41 @@ class TeamData(TrainingData):
         raise NotImplementedError
 
     def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any) -> list[Any]:
-        """A share for each learner, and with how many minibatches all go through their shares."""
+        """Return a share for each learner, and the number of minibatches that each learner makes of its share."""
         size, total = kwargs.get("minibatch_size"), 0
         if size is not None and num_shards > 1:
             total = max(1, kwargs.get("num_epochs", 1) * self.env_steps // (num_shards * size))
-        return [(share, {"num_total_minibatches": total}) for share in self._shares(num_shards, len_lookback_buffer)]
+        return [(share, {"num_total_minibatches": total}) for share in self._split(num_shards, len_lookback_buffer)]
 
-    def _shares(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
+    def _split(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
         raise NotImplementedError
 
 
 @dataclass
 class EpisodeData(TeamData):
-    """Episodes, as RLlib's own loop samples them."""
+    """Episodes, as sampled by RLlib's own loop."""
 
     @property
     def env_steps(self) -> int:
         return sum(map(len, self.episodes or ()))
 
-    def _shares(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
+    def _split(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
         shares = TrainingData(episodes=self.episodes).shard(num_shards, len_lookback_buffer)
         return [EpisodeData(episodes=share.episodes) for share, _ in shares]
 
 
 @dataclass
 class RolloutData(TeamData):
-    """Rollouts.
+    """Rollouts as training data.
 
     Attributes:
-        rollouts: What env runners have sampled.
+        rollouts: The rollouts that env runners have sampled.
     """
 
     rollouts: Sequence[Rollout] = field(default_factory=list)
 
     def validate(self) -> None:
-        """There is something to learn from."""
+        """Raise an error if there are no rollouts."""
         if not self.rollouts:
             raise ValueError("There is no rollout to learn from.")
 
@@ -71,8 +71,8 @@ class RolloutData(TeamData):
     def env_steps(self) -> int:
         return sum(rollout.env_steps for rollout in self.rollouts)
 
-    def _shares(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
-        return [RolloutData(rollouts=share) for share in share_out(self.rollouts, num_shards)]
+    def _split(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
+        return [RolloutData(rollouts=share) for share in split_rollouts(self.rollouts, num_shards)]
 
 
 def rollout_columns(
@@ -85,30 +85,30 @@ def rollout_columns(
     team_reward: str = "mean",
     device: Any,
 ) -> dict[str, Any]:
-    """The columns to learn from, (B, n, ...) tensors on `device`, where B is the number of all steps.
+    """Compute the train batch's columns, (B, n, ...) tensors on `device`, where B is the total number of steps.
 
     Args:
-        rollouts: At least one.
-        module: What values observations, as `JointSequenceModule` does. It runs on each rollout's last row only: all
-            other values were predicted while sampling, those of last observations of episodes among them.
+        rollouts: At least one rollout.
+        module: A value function such as `JointSequenceModule`. It runs only on each rollout's last row: all other
+            values, including those of final observations of episodes, were predicted while sampling.
         gamma: The discount factor.
         lambda_: GAE's lambda.
-        shared_reward: Whether every agent learns from the team's reward, rather than from its own.
-        team_reward: How agents' rewards make the team's, "mean" or "sum".
-        device: Where learning happens.
+        shared_reward: Whether every agent learns from the team's reward instead of its own.
+        team_reward: How the team's reward is computed from the agents' rewards, "mean" or "sum".
+        device: The learner's device.
 
     Returns:
         OBS (a dict), ACTIONS, ACTION_LOGP, ADVANTAGES (normalised over the living agents of all learners),
-        VALUE_TARGETS in reward units, VF_PREDS in the value normaliser's, AGENT_EARNS.
+        VALUE_TARGETS in reward units, VF_PREDS in the value normaliser's units, and AGENT_EARNS.
     """
     parts: list[dict[str, Any]] = []
     for rollout in rollouts:
         rollout.take_changes()
-        last = {key: torch.from_numpy(writable(array[-1])).to(device) for key, array in rollout.obs.items()}
+        last = {key: torch.from_numpy(ensure_writable(array[-1])).to(device) for key, array in rollout.obs.items()}
         with torch.no_grad():
             bootstrap = module.compute_values({Columns.OBS: last}).cpu().numpy()  # (envs, n)
         values = rollout.outputs[Columns.VF_PREDS]  # (T, envs, n), in reward units
-        rewards = rewards_to_learn_from(
+        rewards = compute_training_rewards(
             rollout.rewards,
             rollout.env_rewards,
             rollout.agent_rewards,
@@ -123,40 +123,40 @@ def rollout_columns(
             lambda_=lambda_,
             is_step=rollout.is_step,
         )  # (T, envs, n)
-        rows = _steps_of(rollout)
+        select_steps = _make_step_selector(rollout)
         parts.append(
             {
-                Columns.OBS: {key: rows(array[:-1]) for key, array in rollout.obs.items()},
-                Columns.ACTIONS: rows(rollout.outputs[Columns.ACTIONS]),
-                Columns.ACTION_LOGP: rows(rollout.outputs[Columns.ACTION_LOGP]),
-                Columns.VF_PREDS: rows(values),
-                Postprocessing.ADVANTAGES: rows(advantages),
-                AGENT_EARNS: rows(rollout.agent_earns),
+                Columns.OBS: {key: select_steps(array[:-1]) for key, array in rollout.obs.items()},
+                Columns.ACTIONS: select_steps(rollout.outputs[Columns.ACTIONS]),
+                Columns.ACTION_LOGP: select_steps(rollout.outputs[Columns.ACTION_LOGP]),
+                Columns.VF_PREDS: select_steps(values),
+                Postprocessing.ADVANTAGES: select_steps(advantages),
+                AGENT_EARNS: select_steps(rollout.agent_earns),
             }
         )
-    columns = _joined(parts, device)
+    columns = _concatenate(parts, device)
     columns[Postprocessing.VALUE_TARGETS] = columns[Postprocessing.ADVANTAGES] + columns[Columns.VF_PREDS]
     columns[Columns.VF_PREDS] = module.normalize_values(columns[Columns.VF_PREDS])
-    columns[Postprocessing.ADVANTAGES] = normalized_advantages(
+    columns[Postprocessing.ADVANTAGES] = normalize_advantages(
         columns[Postprocessing.ADVANTAGES], columns[Columns.OBS]["alive"]
     )
     return columns
 
 
-def _steps_of(rollout: Rollout) -> Callable[[np.ndarray], Tensor]:
-    """From an array (T, envs, ...) to its steps (B, ...): the same memory where every row is a step."""
+def _make_step_selector(rollout: Rollout) -> Callable[[np.ndarray], Tensor]:
+    """Return a function that selects the steps (B, ...) of an array (T, envs, ...); a view if all rows are steps."""
     if rollout.env_steps == rollout.is_step.size:
-        return lambda array: torch.from_numpy(writable(array.reshape(-1, *array.shape[2:])))
+        return lambda array: torch.from_numpy(ensure_writable(array.reshape(-1, *array.shape[2:])))
     steps = torch.from_numpy(np.flatnonzero(rollout.is_step))
 
     def gather(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(writable(array.reshape(-1, *array.shape[2:])))[steps]
+        return torch.from_numpy(ensure_writable(array.reshape(-1, *array.shape[2:])))[steps]
 
     return gather
 
 
-def _joined(parts: list[Any], device: Any) -> Any:
-    """The columns of all parts, one after the other, on the device."""
+def _concatenate(parts: list[Any], device: Any) -> Any:
+    """Concatenate the columns of all parts on the device."""
     if isinstance(parts[0], dict):
-        return {key: _joined([part[key] for part in parts], device) for key in parts[0]}
+        return {key: _concatenate([part[key] for part in parts], device) for key in parts[0]}
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device)

@@ -1,1 +1,1 @@
-"""RLModules: thin shells that give a joint network RLlib's interface."""
+"""RLModules: thin wrappers that give a joint network RLlib's interface."""

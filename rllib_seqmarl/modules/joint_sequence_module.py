@@ -1,4 +1,4 @@
-"""The RLModule of every joint policy: a thin shell that gives `JointPolicyNetwork` RLlib's interface."""
+"""The RLModule of every joint policy: a thin wrapper that gives `JointPolicyNetwork` RLlib's interface."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from rllib_seqmarl.policy import POLICY_NAME, JointPolicy, network_input
 class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
     """A joint policy over a team as one sequence of n agent tokens.
 
-    Observations are the Dict of arrays that a `JointEnv` gives: "observations" (B, n, obs_dim), "alive" (B, n), and
-    where there are such "action_mask" (B, n, width) and "state" (B, state_dim). The global state, where there is one,
-    is read by the encoder together with each agent's observation.
+    Observations are the Dict of arrays that a `JointEnv` returns: "observations" (B, n, obs_dim), "alive" (B, n), and
+    optionally "action_mask" (B, n, width) and "state" (B, state_dim). The encoder reads the global state, if any,
+    together with each agent's observation.
 
-    What the forward methods return, n agents each:
+    The forward methods return, for n agents each:
         ACTIONS: (B, n), or (B, n, k) for actions of several components or dimensions.
         ACTION_LOGP: (B, n), or (B, n, k) for continuous actions of k dimensions.
         VF_PREDS: (B, n); in reward units when acting, in the value normaliser's units when training.
-        "entropy": as ACTION_LOGP; only when training.
+        "entropy": Same shape as ACTION_LOGP; only when training.
     """
 
     @override(TorchRLModule)
@@ -46,15 +46,15 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         self.eval()
 
     def train(self, mode: bool = True) -> JointSequenceModule:
-        # RLlib sets the mode around every forward pass. Nothing here depends on it, and telling it to some fifty
-        # submodules twice a step would be time lost.
+        # RLlib sets the mode around every forward pass. Nothing here depends on it, and setting it on some fifty
+        # submodules twice a step is slow.
         return self if self.training == mode else super().train(mode)
 
     @override(TorchRLModule)
     def compile(self, compile_config: TorchCompileConfig) -> Any:
-        """As RLlib's; graphs go around the kernels of this package, or take plain torch in their place."""
+        """Compile as RLlib does; the graphs exclude this package's kernels, or use plain torch instead."""
         leave_kernels_out_of_graphs()
-        # Backends are chosen when they are first needed and logged, which no graph can hold: here, therefore.
+        # Backends are chosen and logged on first use, which cannot be traced, so choose them before compiling.
         obs = next(self.parameters()).new_zeros(1, 1, self.network.config.obs_dim)
         with torch.no_grad():
             self.network.evaluate(obs, self.network.act(obs)[0])
@@ -94,27 +94,27 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         return self.denormalize_values(self.network.values(network_input(batch[Columns.OBS])))
 
     def normalize_values(self, values: Tensor) -> Tensor:
-        """From reward units to the units that the network predicts in."""
+        """Convert from reward units to the units that the network predicts in."""
         return values if self.value_normalizer is None else self.value_normalizer.normalize(values)
 
     def denormalize_values(self, values: Tensor) -> Tensor:
-        """From the units that the network predicts in to reward units."""
+        """Convert from the units that the network predicts in to reward units."""
         return values if self.value_normalizer is None else self.value_normalizer.denormalize(values)
 
     def update_value_normalizer(
         self, returns: Tensor, weights: Tensor | None = None, sync: Callable[[Tensor], None] | None = None
     ) -> None:
-        """As :meth:`ValueNormalizer.update`, if there is a value normaliser; `returns` are in reward units."""
+        """Call :meth:`ValueNormalizer.update` if there is a value normaliser; `returns` are in reward units."""
         if self.value_normalizer is not None:
             self.value_normalizer.update(returns, weights=weights, sync=sync)
 
     @override(RLModule)
     def set_state(self, state: dict[str, Any]) -> None:
-        # RLlib's own turns float64 into float32 on the way, which would blur the value normaliser's statistics.
+        # RLlib's version converts float64 to float32, which would lose precision in the value normaliser's statistics.
         self.load_state_dict({key: torch.tensor(np.asarray(value)) for key, value in state.items()})
 
     def joint_policy(self) -> JointPolicy:
-        """This module's policy, to act without RLlib; it shares the module's weights."""
+        """Return this module's policy, which acts without RLlib and shares the module's weights."""
         return JointPolicy(
             self.network,
             self.observation_space.layout,
@@ -124,7 +124,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
 
     @override(RLModule)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Saves the module as RLlib does, and next to it the policy in a form that loads without unpickling."""
+        """Save the module as RLlib does, and next to it the policy in a form that loads without unpickling."""
         saved_to = super().save_to_path(path, **kwargs)
         is_local = kwargs.get("filesystem") is None or isinstance(kwargs["filesystem"], LocalFileSystem)
         if is_local and hasattr(self.observation_space, "layout"):
@@ -135,12 +135,12 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
 def network_config(
     observation_space: gym.Space, action_space: gym.Space, model_config: dict[str, Any]
 ) -> NetworkConfig:
-    """The network that fits a joint environment's spaces, with the sizes and mixers of `model_config`."""
+    """Configure a network for a joint environment's spaces, with the sizes and mixers of `model_config`."""
     if not isinstance(observation_space, gym.spaces.Dict) or "observations" not in observation_space.spaces:
         raise ValueError(
             f"A joint policy reads the Dict of arrays of a JointEnv ('observations', 'alive', ...), but the "
-            f"observation space is {observation_space}. If a custom env-to-module connector changes observations, "
-            f"let it keep the Dict and change the array under 'observations'."
+            f"observation space is {observation_space}. A custom env-to-module connector must keep the Dict and "
+            f"change only the array under 'observations'."
         )
     *_, obs_dim = observation_space["observations"].shape or ()
     if "state" in observation_space.spaces:
@@ -156,7 +156,7 @@ def network_config(
 
 
 def _image_shape(observation_space: gym.spaces.Dict) -> tuple[int, int, int] | None:
-    """Of the images that agents see, unless a connector has made other arrays of them."""
+    """Shape of the agents' images; None if there are none, or if a connector has changed the observations."""
     layout = getattr(observation_space, "layout", None)
     if layout is None or observation_space["observations"] != layout.observation_space["observations"]:
         return None
@@ -164,9 +164,9 @@ def _image_shape(observation_space: gym.spaces.Dict) -> tuple[int, int, int] | N
 
 
 def action_spec(action_space: gym.Space) -> ActionSpec:
-    """The action of one agent in a joint action space: MultiDiscrete (n,) or (n, k), or Box (n, dim).
+    """Describe one agent's action in a joint action space: MultiDiscrete (n,) or (n, k), or Box (n, dim).
 
-    Agents with fewer choices than others have the missing ones masked.
+    For agents with fewer choices than others, the missing ones are masked.
     """
     if isinstance(action_space, gym.spaces.MultiDiscrete):
         nvec = action_space.nvec.reshape(len(action_space.nvec), -1).max(axis=0)  # (k,)
@@ -174,5 +174,5 @@ def action_spec(action_space: gym.Space) -> ActionSpec:
     if isinstance(action_space, gym.spaces.Box):
         return ActionSpec(kind="continuous", dim=int(action_space.shape[-1]))
     raise ValueError(
-        f"A joint action space is MultiDiscrete or Box, not {action_space}; wrap the environment in JointEnv."
+        f"A joint action space must be MultiDiscrete or Box, not {action_space}. Wrap the environment in JointEnv."
     )

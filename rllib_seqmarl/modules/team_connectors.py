@@ -1,8 +1,8 @@
 """Connectors between a joint environment and its module that move whole batches.
 
-RLlib's default pipelines take a batch apart into one item per environment and put it together again, five pieces each
-way, so that any agent may go to any module. A joint environment is one agent with one module: these two pieces do the
-same in one step, for a fraction of the time. They stand in for the defaults where the user adds no connectors.
+RLlib's default pipelines split a batch into one item per environment and reassemble it, with five connectors in each
+direction, so that any agent can be mapped to any module. A joint environment is one agent with one module: these two
+connectors do the same in one step, in a fraction of the time. They replace the defaults if the user adds no connectors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rllib_seqmarl.envs.joint_actions import fit_to_bounds
 
 
 class TeamToModule(ConnectorV2):
-    """Stacks the latest joint observations into tensors, (B, ...), on the module's device."""
+    """Stack the latest joint observations into tensors, (B, ...), on the module's device."""
 
     def __init__(
         self, input_observation_space: Any = None, input_action_space: Any = None, *, device: Any = None
@@ -40,7 +40,7 @@ class TeamToModule(ConnectorV2):
 
 
 class ModuleToTeam(ConnectorV2):
-    """Hands the module's outputs over as arrays, (B, ...), and fits continuous actions into their bounds."""
+    """Convert the module's outputs to arrays, (B, ...), and fit continuous actions to their bounds."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class ModuleToTeam(ConnectorV2):
     @override(ConnectorV2)
     def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         arrays = {key: value.cpu().numpy() for key, value in batch.items()}
-        # The episodes keep what the module chose; the environment gets what it understands.
+        # Episodes store the module's actions; the environment gets actions within its bounds.
         actions = arrays[Columns.ACTIONS]
         for_env = self.fit(actions)
         return arrays if for_env is actions else {**arrays, Columns.ACTIONS_FOR_ENV: for_env}
 
     def fit(self, actions: np.ndarray) -> np.ndarray:
-        """Actions (B, n, ...) as the environment understands them."""
+        """Convert the module's actions (B, n, ...) to the environment's action space."""
         space = self.input_action_space
         if not isinstance(space, gym.spaces.Box):
             return actions
@@ -71,9 +71,9 @@ class ModuleToTeam(ConnectorV2):
 
 
 class FitActionsToBounds(NormalizeAndClipActions):
-    """RLlib's NormalizeAndClipActions, which it replaces among a user's connectors, dimension by dimension.
+    """Per-dimension replacement of RLlib's NormalizeAndClipActions in pipelines with user connectors.
 
-    RLlib's scales all dimensions of a team or, if a single one is unbounded, none of them.
+    RLlib's connector scales all dimensions of a team or, if a single one is unbounded, none of them.
     """
 
     @override(ConnectorV2)

@@ -1,7 +1,7 @@
-"""RLlib's env-to-module connectors in a team's pipeline: adapted to joint observations, or refused with the remedy.
+"""Adapt RLlib's env-to-module connectors to joint observations, or reject them with advice.
 
 RLlib's connectors are written for the observations of one agent. A joint observation is a Dict of arrays over agents,
-of which only "observations" and "state" are features: the alive mask and the action mask must stay as they are.
+of which only "observations" and "state" are features: the alive mask and the action mask must not change.
 """
 
 from __future__ import annotations
@@ -19,60 +19,60 @@ from ray.rllib.utils.filter import MeanStdFilter as RunningFilter
 
 from rllib_seqmarl.envs.layout import ALIVE, OBSERVATIONS, STATE, JointObservationSpace, TeamLayout
 
-_A_PREPROCESSOR = "derive a connector from SingleAgentObservationPreprocessor that adds them to 'observations'"
-_REFUSED: dict[type[ConnectorV2], str] = {
-    FlattenObservations: "each agent's observation is a flat row of 'observations' already. Remove it",
-    FrameStacking: f"it stacks the images of one agent. Stack frames in the environment, or {_A_PREPROCESSOR}",
-    PrevActionsPrevRewards: f"it expects the actions of one agent. Instead, {_A_PREPROCESSOR}",
+_USE_PREPROCESSOR = "derive a connector from SingleAgentObservationPreprocessor that adds them to 'observations'"
+_UNSUPPORTED: dict[type[ConnectorV2], str] = {
+    FlattenObservations: "each agent's observation is already a flat row of 'observations'. Remove it",
+    FrameStacking: f"it stacks the images of one agent. Stack frames in the environment, or {_USE_PREPROCESSOR}",
+    PrevActionsPrevRewards: f"it expects the actions of one agent. Instead, {_USE_PREPROCESSOR}",
 }
 
 
-def for_teams(pieces: Any) -> Any:
-    """A user's connector or list of connectors, with RLlib's own replaced by those for teams.
+def adapt_connectors(connectors: Any) -> Any:
+    """Replace RLlib's connectors by their team versions in a user's connector or list of connectors.
 
     Raises:
         ValueError: A connector cannot work on joint observations.
     """
-    if isinstance(pieces, list | tuple):
-        return [for_teams(piece) for piece in pieces]
-    if isinstance(pieces, MeanStdFilter) and not isinstance(pieces, TeamMeanStdFilter):
-        if type(pieces) is MeanStdFilter:
-            return TeamMeanStdFilter.like(pieces)
-        raise ValueError(f"env_to_module_connector: derive {type(pieces).__name__} from TeamMeanStdFilter.")
-    for refused, reason in _REFUSED.items():
-        if isinstance(pieces, refused):
+    if isinstance(connectors, list | tuple):
+        return [adapt_connectors(connector) for connector in connectors]
+    if isinstance(connectors, MeanStdFilter) and not isinstance(connectors, TeamMeanStdFilter):
+        if type(connectors) is MeanStdFilter:
+            return TeamMeanStdFilter.like(connectors)
+        raise ValueError(f"env_to_module_connector: derive {type(connectors).__name__} from TeamMeanStdFilter.")
+    for unsupported, reason in _UNSUPPORTED.items():
+        if isinstance(connectors, unsupported):
             raise ValueError(
-                f"env_to_module_connector={type(pieces).__name__} does not work on joint observations: {reason} (see "
-                f"docs/connectors.md)."
+                f"env_to_module_connector={type(connectors).__name__} does not work on joint observations: {reason} "
+                f"(see docs/connectors.md)."
             )
-    return pieces
+    return connectors
 
 
 class TeamMeanStdFilter(MeanStdFilter):
-    """RLlib's `MeanStdFilter` for joint observations; the algorithm replaces RLlib's own by it.
+    """`MeanStdFilter` for joint observations; the algorithm substitutes it for RLlib's.
 
-    Every agent has running statistics of its features while it is alive; the global state has its own. Agent ids,
-    masks, and the rows of dead agents stay as they are.
+    There are separate running statistics for each agent's features, updated while it is alive, and for the global
+    state. Agent ids, masks, and the rows of dead agents are left unchanged.
     """
 
     @classmethod
-    def like(cls, piece: MeanStdFilter) -> TeamMeanStdFilter:
-        """A filter with the settings of RLlib's."""
+    def like(cls, connector: MeanStdFilter) -> TeamMeanStdFilter:
+        """Create a filter with the settings of RLlib's `connector`."""
         return cls(
-            de_mean_to_zero=piece.de_mean_to_zero,
-            de_std_to_one=piece.de_std_to_one,
-            clip_by_value=piece.clip_by_value,
-            update_stats=piece._update_stats,
+            de_mean_to_zero=connector.de_mean_to_zero,
+            de_std_to_one=connector.de_std_to_one,
+            clip_by_value=connector.clip_by_value,
+            update_stats=connector._update_stats,
         )
 
     @override(MeanStdFilter)
     def recompute_output_observation_space(
         self, input_observation_space: gym.Space, input_action_space: gym.Space
     ) -> gym.Space:
-        layout = _layout_of(input_observation_space)
+        layout = _get_layout(input_observation_space)
         if layout.image_shape:
             raise ValueError("env_to_module_connector=MeanStdFilter: images are scaled by the network. Remove it.")
-        bound = np.inf if self.clip_by_value is None else max(self.clip_by_value, 1.0)  # ids are 0 and 1
+        bound = np.inf if self.clip_by_value is None else max(self.clip_by_value, 1.0)  # agent ids are one-hot
         parts = dict(input_observation_space.spaces)  # type: ignore[attr-defined]
         for key in (OBSERVATIONS, STATE):
             if key in parts:
@@ -88,30 +88,30 @@ class TeamMeanStdFilter(MeanStdFilter):
             episode.observation_space = self.observation_space
         return batch
 
-    def _filter(self, seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A joint observation, filtered."""
-        table = seen[OBSERVATIONS].copy()  # (n, obs_dim)
+    def _filter(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Filter a joint observation."""
+        features = observation[OBSERVATIONS].copy()  # (n, obs_dim)
         size = self._num_features
-        for row in np.flatnonzero(seen[ALIVE]).tolist():
-            table[row, :size] = self._filters[row](table[row, :size], update=self._update_stats)
-        filtered = {**seen, OBSERVATIONS: table}
-        if STATE in seen:
-            filtered[STATE] = self._filters[STATE](seen[STATE], update=self._update_stats)
+        for row in np.flatnonzero(observation[ALIVE]).tolist():
+            features[row, :size] = self._filters[row](features[row, :size], update=self._update_stats)
+        filtered = {**observation, OBSERVATIONS: features}
+        if STATE in observation:
+            filtered[STATE] = self._filters[STATE](observation[STATE], update=self._update_stats)
         return filtered
 
     @override(MeanStdFilter)
     def merge_states(self, states: list[dict[str, Any]]) -> dict[str, Any]:
-        for key in states[0]:  # RLlib's own wants filters of one size
+        for key in states[0]:  # RLlib's version requires all filters to have the same size
             super().merge_states([{key: state[key]} for state in states])
         return self.get_state()
 
     @property
     def _num_features(self) -> int:
-        return max(_layout_of(self.input_observation_space).obs_sizes)
+        return max(_get_layout(self.input_observation_space).obs_sizes)
 
     @override(MeanStdFilter)
     def _init_new_filters(self) -> None:
-        layout = _layout_of(self.input_observation_space)
+        layout = _get_layout(self.input_observation_space)
         sizes: dict[Any, int] = dict.fromkeys(range(layout.n_agents), self._num_features)
         if layout.state_dim:
             sizes[STATE] = layout.state_dim
@@ -123,11 +123,11 @@ class TeamMeanStdFilter(MeanStdFilter):
         }
 
 
-def _layout_of(space: gym.Space) -> TeamLayout:
+def _get_layout(space: gym.Space) -> TeamLayout:
     layout = getattr(space, "layout", None)
     if layout is None:
         raise ValueError(
-            "env_to_module_connector=MeanStdFilter works on the environment's own observations. Put it before "
+            "env_to_module_connector=MeanStdFilter works on the environment's original observations. Put it before "
             "connectors that change the observation space."
         )
     return layout

@@ -1,4 +1,4 @@
-"""Rollouts, from env runners to learners: arrays over time, environments and agents."""
+"""Rollouts, which env runners send to learners: arrays over time, environments and agents."""
 
 from rllib_seqmarl.rollouts.rollout import Rollout
 

@@ -1,4 +1,4 @@
-"""RLlib's episodes out of a rollout's arrays, for callbacks, connectors and other code that reads episodes."""
+"""Create RLlib episodes from a rollout's arrays, for callbacks, connectors and other code that reads episodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Segment(NamedTuple):
-    """The rows `first` to before `last` of environment `env`: an episode, or the piece of it that a rollout holds."""
+    """Rows `first` to `last` (exclusive) of environment `env`: an episode, or the part of it in a rollout."""
 
     env: int
     first: int
@@ -22,30 +22,30 @@ class Segment(NamedTuple):
 
 
 def find_segments(is_step: np.ndarray, done: np.ndarray) -> list[Segment]:
-    """All pieces of episodes in `is_step` and `done` (T, B): those that ended, by their ends; then the others."""
+    """Find all episode segments in `is_step` and `done` (T, B): first finished ones, by end, then running ones."""
     num_rows, num_envs = is_step.shape
-    padded = np.zeros((num_envs, num_rows + 2), np.int8)  # (B, T + 2), with no step before and after
+    padded = np.zeros((num_envs, num_rows + 2), np.int8)  # (B, T + 2), zero-padded on both sides
     padded[:, 1:-1] = is_step.T
-    changes = np.diff(padded, axis=1)  # (B, T + 1): 1 where steps begin, -1 where they have ended
+    changes = np.diff(padded, axis=1)  # (B, T + 1): 1 where a segment starts, -1 just after it ends
     envs, firsts = np.nonzero(changes == 1)
     _, lasts = np.nonzero(changes == -1)
     done = done[lasts - 1, envs]
-    places = zip(envs.tolist(), firsts.tolist(), lasts.tolist(), done.tolist(), strict=True)
-    segments = [Segment(*place) for place in places]
+    bounds = zip(envs.tolist(), firsts.tolist(), lasts.tolist(), done.tolist(), strict=True)
+    segments = [Segment(*bound) for bound in bounds]
     return sorted(
         segments, key=lambda segment: (not segment.is_done, segment.last if segment.is_done else 0, segment.env)
     )
 
 
 def make_episode(rollout: Rollout, segment: Segment) -> SingleAgentEpisode:
-    """The episode at `segment`, in views of the rollout's arrays."""
+    """Create the episode at `segment` from views of the rollout's arrays."""
     env, first, last, is_done = segment
     rows = slice(first, last)
     observation_space, action_space = rollout.spaces
-    is_first_rows = bool(rollout.is_step[:first, env].all())  # of the episode that the rollout began with
+    is_first_episode = bool(rollout.is_step[:first, env].all())  # of this environment in the rollout
     outputs = {key: InfiniteLookbackBuffer(array[rows, env]) for key, array in rollout.outputs.items()}
     actions = outputs.pop("actions")
-    number = rollout.episodes_before[env] + np.count_nonzero(~rollout.is_step[:first, env])  # resets are no steps
+    number = rollout.episodes_before[env] + np.count_nonzero(~rollout.is_step[:first, env])  # one reset per new episode
     outputs["weights_seq_no"] = InfiniteLookbackBuffer(np.full(last - first, rollout.weights_seq_no))
     return SingleAgentEpisode(
         id_=f"{rollout.env_ids[env]}_{number}",
@@ -58,13 +58,13 @@ def make_episode(rollout: Rollout, segment: Segment) -> SingleAgentEpisode:
         terminated=is_done and bool(rollout.terminated[last - 1, env]),
         truncated=is_done and bool(rollout.truncated[last - 1, env]),
         extra_model_outputs=outputs,
-        t_started=int(rollout.lengths_before[env]) + first if is_first_rows else 0,
+        t_started=int(rollout.lengths_before[env]) + first if is_first_episode else 0,
         len_lookback_buffer=0,
     )
 
 
 def row_info(rows: Any, t: int, env: int) -> dict[str, Any]:
-    """The info of row `t` of a rollout or its buffer, which came with the observation in row t + 1."""
+    """Return the info of row `t` of a rollout or its buffer, which belongs to the observation in row t + 1."""
     info: dict[str, Any] = {}
     if t >= 0 and rows.is_step[t, env]:
         info["agent_rewards"] = rows.agent_rewards[t, env]

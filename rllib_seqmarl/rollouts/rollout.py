@@ -1,4 +1,4 @@
-"""A stretch of time of many joint environments, as arrays that are written once and read where they lie."""
+"""Consecutive steps of many joint environments, as arrays that are written once and read in place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_seqmarl.rollouts.episodes import Segment, find_segments, make_episode
-from rllib_seqmarl.rollouts.shares import balanced_cuts
+from rllib_seqmarl.rollouts.shares import find_balanced_cuts
 
 Arrays = dict[str, np.ndarray]
 
@@ -21,33 +21,32 @@ Arrays = dict[str, np.ndarray]
 class Rollout(Sequence[SingleAgentEpisode]):
     """T steps of B joint environments with n agents each.
 
-    Row t holds what was seen, what the policy made of it, and what came of it; what was seen next is in row t + 1. An
-    environment whose episode is over begins the next one in the following row, which is then no step: its observation
-    is the last one of the old episode, and the value that was predicted for it is the one to bootstrap from.
+    Row t holds the observations, the policy's outputs for them, and the resulting rewards; the next observations are
+    in row t + 1. An environment whose episode has ended is reset in the following row, which is not a step: its
+    observation is the final one of the old episode, and the value predicted for it is the bootstrap value.
 
-    It is also the list of episodes, or pieces of episodes, that RLlib's samples are, those that ended first. These
-    are created on demand, and share the arrays' memory. The pieces have no lookback.
+    A rollout is also a sequence of RLlib episodes or segments of episodes, finished ones first. They are created on
+    demand and share the arrays' memory. Segments have no lookback.
 
     Attributes:
-        obs: What the teams saw, each array (T + 1, B, ...).
-        outputs: What the module returned, each array (T, B, ...): "actions", "action_logp", "vf_preds" and whatever
-            else it gives.
-        rewards: The teams' to learn from, float32 (T, B); episodes share this memory, so callbacks may change them.
-        env_rewards: The teams' as the environment gave them, float32 (T, B).
-        agent_rewards: Each agent's own, float32 (T, B, n).
-        terminated: Whether the episode came to its own end with this step, (T, B).
-        truncated: Whether it was cut off, (T, B).
+        obs: The teams' observations, each array (T + 1, B, ...).
+        outputs: The module's outputs, each array (T, B, ...): "actions", "action_logp", "vf_preds" and any others.
+        rewards: Team rewards to learn from, float32 (T, B); episodes share this memory, so callbacks may change them.
+        env_rewards: Team rewards as returned by the environment, float32 (T, B).
+        agent_rewards: Each agent's own reward, float32 (T, B, n).
+        terminated: Whether the episode terminated at this step, (T, B).
+        truncated: Whether the episode was truncated at this step, (T, B).
         is_step: Whether the row is a step of this environment, (T, B).
-        agent_terminated: Whose life ended with this step, (T, B, n).
-        agent_earns: Whether the agent's return still ran at this step, (T, B, n): until its own termination, also of an
-            agent that is dead while its team plays on.
-        infos: Infos by (t, b), without what the arrays hold: of each step that ended an episode, and, where something
-            may read them, of all steps, of resets, and at (-1, b) of the first row's observations.
-        lengths_before: How many steps the first row's episodes had already had, (B,).
-        episodes_before: How many episodes each environment had begun before that of the first row, (B,).
-        env_ids: A name for each environment, which makes its episodes' ids together with their numbers.
-        weights_seq_no: Which weights acted, as RLlib counts them.
-        spaces: Of one environment: observation and action.
+        agent_terminated: Whether the agent terminated at this step, (T, B, n).
+        agent_earns: Whether the agent still collected its return at this step, (T, B, n): True until its own
+            termination, also for a dead agent whose team plays on.
+        infos: Infos by (t, b), without the entries stored as arrays: those of steps that ended an episode. If something
+            may read them, also those of all other steps, of resets, and at (-1, b) of the first row's observations.
+        lengths_before: The number of steps that the first row's episodes already had, (B,).
+        episodes_before: The number of episodes that each environment had started before that of the first row, (B,).
+        env_ids: A name for each environment; the name and the episode's number form the episode id.
+        weights_seq_no: RLlib's sequence number of the weights that acted.
+        spaces: The observation and action space of one environment.
     """
 
     obs: Arrays
@@ -84,21 +83,21 @@ class Rollout(Sequence[SingleAgentEpisode]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        tables = [*self.obs.values(), *self.outputs.values()]
+        """The total size of all arrays in bytes."""
+        nested = [*self.obs.values(), *self.outputs.values()]
         flat = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
-        return sum(array.nbytes for array in [*tables, *flat])
+        return sum(array.nbytes for array in [*nested, *flat])
 
-    # -- as episodes -----------------------------------------------------------------------------------------
+    # -- episodes --------------------------------------------------------------------------------------------
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """The segments of episodes: completed ones in the order of their ends, then running ones."""
+        """The episode segments: first finished ones in the order of their ends, then running ones."""
         return find_segments(self.is_step, self.terminated | self.truncated)
 
     @property
     def chunks(self) -> list[Segment]:
-        """The former name of `segments`."""
+        """Former name of `segments`."""
         return self.segments
 
     @cached_property
@@ -121,20 +120,20 @@ class Rollout(Sequence[SingleAgentEpisode]):
         return self._episodes[index]
 
     def take_changes(self) -> None:
-        """Writes rewards that callbacks have changed in episodes into the arrays.
+        """Copy rewards that callbacks have changed in episodes into the arrays.
 
-        `set_rewards` writes there by itself; an episode's reward buffer, or `agent_rewards` in its infos, may also have
-        been replaced.
+        `set_rewards` writes to the arrays directly, but a callback may have replaced an episode's reward buffer, or
+        `agent_rewards` in its infos.
 
         Raises:
-            ValueError: An episode has got another length.
+            ValueError: The length of an episode has changed.
         """
         for index, episode in self._episodes.items():
             env, first, last, _ = self.segments[index]
             if len(episode) != last - first:
                 raise ValueError(
                     f"a callback has changed the length of an episode from {last - first} to {len(episode)} steps. "
-                    f"Change rewards only; what is not to be learned from belongs into a learner connector."
+                    f"Callbacks may change only rewards; use a learner connector to exclude steps from training."
                 )
             rewards = np.asarray(episode.get_rewards(), np.float32)
             if not np.array_equal(rewards, self.rewards[first:last, env]):
@@ -144,26 +143,26 @@ class Rollout(Sequence[SingleAgentEpisode]):
                     self.agent_rewards[t, env] = info["agent_rewards"]
 
     def writable(self) -> Rollout:
-        """This rollout, with copies of arrays that are read-only because they lie in Ray's object store."""
+        """Return this rollout with copies of arrays that are read-only because they are in Ray's object store."""
         self.take_changes()
-        tables = {key: _map(value, writable) for key, value in self._tables.items()}
-        return replace(self, **tables)
+        arrays = {key: _map_arrays(value, ensure_writable) for key, value in self._row_arrays.items()}
+        return replace(self, **arrays)
 
-    # -- as shares -------------------------------------------------------------------------------------------
+    # -- shares ----------------------------------------------------------------------------------------------
 
     def split(self, num_shares: int) -> list[Rollout]:
-        """Shares of about equal numbers of steps: of the environments, or of the time if these are too few."""
+        """Split into shares of about equal numbers of steps, by environment, or by time if there are too few."""
         per_env = self.is_step.sum(axis=0)  # (B,)
         if np.count_nonzero(per_env) >= num_shares:
-            cuts, part = balanced_cuts(per_env, num_shares), self.of_envs
+            cuts, select = find_balanced_cuts(per_env, num_shares), self.of_envs
         else:
-            cuts, part = [self.num_rows * i // num_shares for i in range(num_shares + 1)], self.of_rows
-        return [part(*cut) for cut in zip(cuts, cuts[1:], strict=False)]
+            cuts, select = [self.num_rows * i // num_shares for i in range(num_shares + 1)], self.of_rows
+        return [select(*cut) for cut in zip(cuts, cuts[1:], strict=False)]
 
     def of_envs(self, first: int, last: int) -> Rollout:
-        """The environments `first` to before `last`, in views."""
+        """Return environments `first` to `last` (exclusive) as views."""
         infos = {(t, b - first): info for (t, b), info in self.infos.items() if first <= b < last}
-        parts = {key: _map(value, lambda array: array[:, first:last]) for key, value in self._tables.items()}
+        parts = {key: _map_arrays(value, lambda array: array[:, first:last]) for key, value in self._row_arrays.items()}
         return replace(
             self,
             **parts,
@@ -174,42 +173,42 @@ class Rollout(Sequence[SingleAgentEpisode]):
         )
 
     def of_rows(self, first: int, last: int) -> Rollout:
-        """The rows `first` to before `last`, in views."""
-        parts = {key: _map(value, lambda array: array[first:last]) for key, value in self._tables.items()}
+        """Return rows `first` to `last` (exclusive) as views."""
+        parts = {key: _map_arrays(value, lambda array: array[first:last]) for key, value in self._row_arrays.items()}
         parts["obs"] = {key: array[first : last + 1] for key, array in self.obs.items()}
         infos = {(t - first, b): info for (t, b), info in self.infos.items() if first <= t + 1 and t < last}
-        begun = [next((t for t in range(first - 1, -1, -1) if not column[t]), None) for column in self.is_step.T]
-        before = [
-            length + first if start is None else first - start - 1
-            for start, length in zip(begun, self.lengths_before, strict=True)
+        last_resets = [next((t for t in range(first - 1, -1, -1) if not column[t]), None) for column in self.is_step.T]
+        lengths_before = [
+            length + first if reset is None else first - reset - 1
+            for reset, length in zip(last_resets, self.lengths_before, strict=True)
         ]
         return replace(
             self,
             **parts,
             infos=infos,
-            lengths_before=np.array(before),
+            lengths_before=np.array(lengths_before),
             episodes_before=self.episodes_before + np.count_nonzero(~self.is_step[:first], axis=0),
         )
 
     @property
-    def _tables(self) -> dict[str, Any]:
-        """The arrays with a row for every step."""
+    def _row_arrays(self) -> dict[str, Any]:
+        """The arrays, or dicts of arrays, whose first axis is the row."""
         others = ("infos", "lengths_before", "episodes_before", "env_ids", "weights_seq_no", "spaces")
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Episodes that were made share memory with the arrays, and stay behind.
+        # Episodes that were created share the arrays' memory, so they are not pickled.
         self.take_changes()
         return Rollout, tuple(getattr(self, field.name) for field in fields(self))
 
 
-def writable(array: np.ndarray) -> np.ndarray:
-    """The array itself, or a copy of one that is read-only."""
+def ensure_writable(array: np.ndarray) -> np.ndarray:
+    """Return the array, or a copy if it is read-only."""
     return array if array.flags.writeable else array.copy()
 
 
-def _map(table: Any, function: Any) -> Any:
-    """`function` of an array, or of all arrays of a dict."""
-    if isinstance(table, dict):
-        return {key: function(array) for key, array in table.items()}
-    return function(table)
+def _map_arrays(arrays: Any, function: Any) -> Any:
+    """Apply `function` to an array, or to all arrays of a dict."""
+    if isinstance(arrays, dict):
+        return {key: function(array) for key, array in arrays.items()}
+    return function(arrays)

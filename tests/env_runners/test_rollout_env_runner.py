@@ -1,4 +1,4 @@
-"""The runner that writes arrays does what RLlib's own loop does: the same steps, draws, metrics and learning."""
+"""The rollout env runner matches RLlib's own loop: the same steps, random numbers, metrics and learning."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`toys/counting` is a batched simulator: agents of two kinds, masks, deaths, ends of both kinds."""
+    """Register `toys/counting`, a batched simulator with two kinds of agents, masks, deaths and both kinds of ends."""
 
     def make_batch(task: str, num_envs: int, *, continuous: bool = False, spoil: Any = None) -> ToyBatch:
         return ToyBatch(num_envs, continuous=continuous, spoil=spoil)
@@ -62,15 +62,15 @@ def config(kind: str = "single", **options: Any) -> MATConfig:
     )
 
 
-def runner(made: MATConfig, cls: type[JointEnvRunner] = RolloutEnvRunner) -> Any:
-    made.validate()
-    torch.manual_seed(0)  # of the weights, and then of the actions
-    return cls(config=made, worker_index=0, num_workers=0)
+def make_runner(config: MATConfig, cls: type[JointEnvRunner] = RolloutEnvRunner) -> Any:
+    config.validate()
+    torch.manual_seed(0)  # for the weights, then the actions
+    return cls(config=config, worker_index=0, num_workers=0)
 
 
-def by_env(episodes: list[SingleAgentEpisode]) -> list[dict[str, Any]]:
-    """All that learning reads of episodes, in an order that both loops share."""
-    found = [
+def sorted_data(episodes: list[SingleAgentEpisode]) -> list[dict[str, Any]]:
+    """All data of episodes that learning uses, in an order independent of the loop."""
+    data = [
         {
             "obs": episode.get_observations(),
             "actions": episode.get_actions(),
@@ -81,7 +81,7 @@ def by_env(episodes: list[SingleAgentEpisode]) -> list[dict[str, Any]]:
         }
         for episode in episodes
     ]
-    return sorted(found, key=lambda episode: (episode["ends"], episode["obs"]["observations"].tobytes()))
+    return sorted(data, key=lambda episode: (episode["ends"], episode["obs"]["observations"].tobytes()))
 
 
 def assert_equal(one: Any, other: Any) -> None:
@@ -101,8 +101,8 @@ def assert_equal(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("kind", ENVS)
 @pytest.mark.parametrize("options", [{}, {"num_timesteps": 37}, {"num_episodes": 7}, {"explore": False}])
-def test_samples_are_those_of_rllibs_loop(kind: str, options: dict[str, Any]) -> None:
-    ours, theirs = runner(config(kind)), runner(config(kind), JointEnvRunner)
+def test_samples_match_rllibs_loop(kind: str, options: dict[str, Any]) -> None:
+    ours, theirs = make_runner(config(kind)), make_runner(config(kind), JointEnvRunner)
     for _ in range(3):
         torch.manual_seed(7)
         sampled = ours.sample(**options)
@@ -110,15 +110,15 @@ def test_samples_are_those_of_rllibs_loop(kind: str, options: dict[str, Any]) ->
         torch.manual_seed(7)
         expected = theirs.sample(**options)
         assert sampled.env_steps == sum(map(len, sampled)) == sum(map(len, expected))
-        assert_equal(by_env(list(sampled)), by_env(expected))
+        assert_equal(sorted_data(list(sampled)), sorted_data(expected))
         assert [episode.is_done for episode in sampled] == [episode.is_done for episode in expected]
-    assert_equal(*(reported(one.get_metrics()) for one in (ours, theirs)))
+    assert_equal(*(without_times(sampler.get_metrics()) for sampler in (ours, theirs)))
 
 
-def reported(metrics: dict[str, Any]) -> dict[str, Any]:
+def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
     """The metrics that do not measure time."""
     return {
-        key: value.peek() if hasattr(value, "peek") else reported(value)
+        key: value.peek() if hasattr(value, "peek") else without_times(value)
         for key, value in metrics.items()
         if not any(word in key for word in ("sec", "timer", "between", "env_to_module", "module_to_env"))
         and key != "sample"
@@ -127,8 +127,8 @@ def reported(metrics: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ENVS)
 @pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
-def test_learning_is_that_of_rllibs_loop(kind: str, batch_mode: str) -> None:
-    """The same seed gives the same curve. Rows come in another order, so that sums differ by rounding."""
+def test_learning_matches_rllibs_loop(kind: str, batch_mode: str) -> None:
+    """The same seed gives the same learning curve, up to rounding, because rows are summed in another order."""
     curves = []
     for cls in (RolloutEnvRunner, JointEnvRunner):
         algo = config(kind, env_runner_cls=cls, batch_mode=batch_mode).build_algo()
@@ -150,10 +150,10 @@ def test_learning_is_that_of_rllibs_loop(kind: str, batch_mode: str) -> None:
 
 
 def test_episodes_are_views() -> None:
-    rollout = runner(config("batched")).sample()
+    rollout = make_runner(config("batched")).sample()
     for episode in rollout:
-        seen = episode.get_observations()
-        assert all(np.shares_memory(seen[key], rollout.obs[key]) for key in seen)
+        observations = episode.get_observations()
+        assert all(np.shares_memory(array, rollout.obs[key]) for key, array in observations.items())
         assert np.shares_memory(episode.get_rewards(), rollout.rewards)
     assert rollout[0] is rollout[0]
     assert len(rollout[1:3]) == 2
@@ -161,42 +161,41 @@ def test_episodes_are_views() -> None:
         rollout[len(rollout)]
 
 
-def test_what_was_sampled_stays_as_it_was() -> None:
-    sampler = runner(config("batched"))
+def test_sampling_does_not_change_earlier_rollouts() -> None:
+    sampler = make_runner(config("batched"))
     first = sampler.sample()
-    kept = first.obs["observations"].copy()
+    original = first.obs["observations"].copy()
     sampler.sample()
-    np.testing.assert_array_equal(first.obs["observations"], kept)
+    np.testing.assert_array_equal(first.obs["observations"], original)
 
 
-def collecting_callback(name: str) -> type[RLlibCallback]:
-    """A user's callback that counts itself, and what it was told."""
+def make_logging_callback(name: str) -> type[RLlibCallback]:
+    """Create a user callback that logs its calls and arguments."""
 
-    def called(self: Any, *, metrics_logger: Any, **told: Any) -> None:
+    def log_call(self: Any, *, metrics_logger: Any, **arguments: Any) -> None:
         metrics_logger.log_value(f"calls_of_{name}", 1, reduce="lifetime_sum")
         if name == "on_episode_end":
-            length = sum(map(len, told["prev_episode_chunks"])) + len(told["episode"])
+            episode = arguments["episode"]
+            length = sum(map(len, arguments["prev_episode_chunks"])) + len(episode)
             metrics_logger.log_value("my_length", length, window=1000)
-            metrics_logger.log_value(
-                "my_info", told["episode"].get_infos(-1)["episode_agent_returns"].sum(), window=1000
-            )
+            metrics_logger.log_value("my_info", episode.get_infos(-1)["episode_agent_returns"].sum(), window=1000)
         if name == "on_sample_end":
-            metrics_logger.log_value("my_steps", sum(map(len, told["samples"])), reduce="lifetime_sum")
+            metrics_logger.log_value("my_steps", sum(map(len, arguments["samples"])), reduce="lifetime_sum")
 
-    return type("Collect", (RLlibCallback,), {name: called})
+    return type("LogCalls", (RLlibCallback,), {name: log_call})
 
 
 @pytest.mark.parametrize(
     "name", ["on_episode_created", "on_episode_start", "on_episode_step", "on_episode_end", "on_sample_end"]
 )
-def test_callbacks_are_called_as_by_rllibs_loop(name: str) -> None:
+def test_callbacks_are_called_as_in_rllibs_loop(name: str) -> None:
     metrics = []
     for cls in (RolloutEnvRunner, JointEnvRunner):
-        sampler = runner(config("batched").callbacks(collecting_callback(name)), cls)
+        sampler = make_runner(config("batched").callbacks(make_logging_callback(name)), cls)
         for _ in range(3):
             torch.manual_seed(3)
             sampler.sample(num_timesteps=30)
-        metrics.append(reported(sampler.get_metrics()))
+        metrics.append(without_times(sampler.get_metrics()))
     assert_equal(*metrics)
     assert metrics[0][f"calls_of_{name}"] > 2
 
@@ -204,21 +203,21 @@ def test_callbacks_are_called_as_by_rllibs_loop(name: str) -> None:
 LOOPS = (RolloutEnvRunner, JointEnvRunner)
 
 
-def test_an_episode_keeps_its_id_over_samples() -> None:
-    sampler = runner(config("batched"))
-    pieces: dict[str, list[tuple[int, int, bool]]] = {}
+def test_an_episode_keeps_its_id_across_samples() -> None:
+    sampler = make_runner(config("batched"))
+    segments_by_id: dict[str, list[tuple[int, int, bool]]] = {}
     for _ in range(6):
         for episode in sampler.sample(num_timesteps=11):
-            pieces.setdefault(episode.id_, []).append((episode.t_started, len(episode), episode.is_done))
-    assert max(map(len, pieces.values())) > 1
-    for parts in pieces.values():
-        ends = np.cumsum([length for _, length, _ in parts]).tolist()
-        assert [start for start, *_ in parts] == [0, *ends[:-1]]
-        assert not any(is_done for *_, is_done in parts[:-1])
+            segments_by_id.setdefault(episode.id_, []).append((episode.t_started, len(episode), episode.is_done))
+    assert max(map(len, segments_by_id.values())) > 1
+    for segments in segments_by_id.values():
+        ends = np.cumsum([length for _, length, _ in segments]).tolist()
+        assert [start for start, *_ in segments] == [0, *ends[:-1]]
+        assert not any(is_done for *_, is_done in segments[:-1])
 
 
 def counting_team() -> type[ParallelEnv]:
-    """A team whose infos count steps, with something to set from outside; made in a function, to travel to workers."""
+    """Create a team whose infos count steps and whose bonus can be set; a local class, to be pickled for workers."""
 
     class Counting(DistinctChoice):
         bonus = 0.0
@@ -244,47 +243,46 @@ def counting_team() -> type[ParallelEnv]:
 
 @pytest.mark.parametrize("cls", LOOPS)
 def test_callbacks_read_the_environments_infos(cls: type[JointEnvRunner]) -> None:
-    found: list[list[Any]] = []
-    made = config().environment(counting_team(), env_config=CHOICE[1])
-    made.callbacks(on_sample_end=lambda *, samples, **_: found.extend(episode.get_infos() for episode in samples))
-    sampler = runner(made, cls)
+    collected: list[list[Any]] = []
+    counting = config().environment(counting_team(), env_config=CHOICE[1])
+    counting.callbacks(on_sample_end=lambda *, samples, **_: collected.extend(e.get_infos() for e in samples))
+    sampler = make_runner(counting, cls)
     for _ in range(3):
         sampler.sample(num_timesteps=28)
-    assert found
-    for first, *others in found:
-        given = [info["agent_infos"] for info in (first, *others)]
-        start = given[0].get("agent_1", {}).get("count", 0)
-        assert start or given[0]["agent_0"] == {"begun": True}
-        assert [infos["agent_1"]["count"] for infos in given[1:]] == [start + 1 + t for t in range(len(others))]
+    assert collected
+    for first, *others in collected:
+        agent_infos = [info["agent_infos"] for info in (first, *others)]
+        start = agent_infos[0].get("agent_1", {}).get("count", 0)
+        assert start or agent_infos[0]["agent_0"] == {"begun": True}
+        assert [infos["agent_1"]["count"] for infos in agent_infos[1:]] == [start + 1 + t for t in range(len(others))]
         assert all("agent_rewards" in info for info in others)
 
 
-def test_without_readers_only_last_infos_are_kept() -> None:
-    rollout = runner(config().environment(counting_team(), env_config=CHOICE[1])).sample(num_timesteps=28)
-    assert rollout.infos.keys() == {(part.last - 1, part.env) for part in rollout.segments if part.is_done}
+def test_without_callbacks_only_last_infos_are_kept() -> None:
+    rollout = make_runner(config().environment(counting_team(), env_config=CHOICE[1])).sample(num_timesteps=28)
+    assert rollout.infos.keys() == {(segment.last - 1, segment.env) for segment in rollout.segments if segment.is_done}
     assert rollout[0].get_infos(-1)["agent_infos"]["agent_1"]["count"] == 5
 
 
-def test_returns_are_logged_as_callbacks_have_changed_them() -> None:
+def test_logged_returns_include_callbacks_reward_changes() -> None:
     def double(*, samples: Any, **_: Any) -> None:
         for episode in samples:
             episode.set_rewards(new_data=2.0 * np.asarray(episode.get_rewards()) + 1.0)
 
     means = []
     for cls in LOOPS:
-        sampler = runner(config("batched").callbacks(on_sample_end=double), cls)
+        sampler = make_runner(config("batched").callbacks(on_sample_end=double), cls)
         for _ in range(3):
             torch.manual_seed(3)
             sampled = sampler.sample(num_timesteps=30)
-        means.append(reported(sampler.get_metrics())["episode_return_mean"])
+        means.append(without_times(sampler.get_metrics())["episode_return_mean"])
     assert means[0] == pytest.approx(means[1])
-    assert isinstance(runner(config("batched")).sample(), Rollout) and not isinstance(sampled, Rollout)
+    assert isinstance(make_runner(config("batched")).sample(), Rollout) and not isinstance(sampled, Rollout)
 
 
 @pytest.mark.parametrize("mode", ["vector_entry_point", "sync"])
-def test_the_users_environments_are_in_reach(mode: str) -> None:
-    made = config(gym_env_vectorize_mode=mode).environment(counting_team(), env_config=CHOICE[1])
-    sampler = runner(made)
+def test_foreach_env_reaches_the_users_environments(mode: str) -> None:
+    sampler = make_runner(config(gym_env_vectorize_mode=mode).environment(counting_team(), env_config=CHOICE[1]))
     assert sampler.foreach_env(lambda env: type(env).__name__) == ["Counting"] * 4
     indices = sampler.foreach_env_with_context(lambda env, context: (context.vector_index, env.set_bonus(100.0)))
     assert [index for index, _ in indices] == [0, 1, 2, 3]
@@ -299,50 +297,50 @@ def test_the_users_environments_are_in_reach(mode: str) -> None:
     assert not hasattr(vector.envs[0], "no_such_attribute")
 
 
-def test_a_batched_simulator_is_in_reach_and_other_processes_are_not() -> None:
-    assert runner(config("batched")).foreach_env(lambda batch: batch.num_envs) == [4]
-    sampler = runner(config())
-    sampler.env = SimpleNamespace(unwrapped=SimpleNamespace())  # as gymnasium's AsyncVectorEnv, without `envs`
+def test_foreach_env_reaches_batched_simulators_but_not_subprocesses() -> None:
+    assert make_runner(config("batched")).foreach_env(lambda batch: batch.num_envs) == [4]
+    sampler = make_runner(config())
+    sampler.env = SimpleNamespace(unwrapped=SimpleNamespace())  # no `envs`, like gymnasium's AsyncVectorEnv
     with pytest.raises(TypeError, match="gym_env_vectorize_mode.*'sync'"):
         sampler.foreach_env(print)
 
 
 @pytest.mark.parametrize("cls", LOOPS)
 def test_fractions_of_steps_and_episodes_are_rounded_up(cls: type[JointEnvRunner]) -> None:
-    sampler = runner(config(), cls)
+    sampler = make_runner(config(), cls)
     assert sum(map(len, sampler.sample(num_timesteps=20.5))) == 24
     assert len(sampler.sample(num_episodes=2.5)) == 3
     assert sum(map(len, sampler.sample(num_timesteps=0.0))) == 0
 
 
-def test_callback_functions_count_as_callbacks() -> None:
-    calls: list[int] = []
-    made = config().callbacks(on_episode_end=lambda *, episode, **_: calls.append(len(episode)))
-    runner(made).sample(num_timesteps=40)
-    assert calls == [5] * 8
+def test_callback_functions_are_called() -> None:
+    lengths: list[int] = []
+    counting = config().callbacks(on_episode_end=lambda *, episode, **_: lengths.append(len(episode)))
+    make_runner(counting).sample(num_timesteps=40)
+    assert lengths == [5] * 8
 
 
-def test_two_loops_take_turns_with_fresh_episodes() -> None:
-    sampler = runner(config("batched"))
+def test_switching_loops_starts_new_episodes() -> None:
+    sampler = make_runner(config("batched"))
     sampler.sample(num_timesteps=30)
-    drawn = sampler.sample(num_timesteps=30, random_actions=True)
-    assert all(episode.t_started == 0 for episode in drawn)
-    again = sampler.sample(num_timesteps=30)
-    assert isinstance(again, Rollout)
-    assert all(episode.t_started == 0 for episode in again)
+    random_episodes = sampler.sample(num_timesteps=30, random_actions=True)
+    assert all(episode.t_started == 0 for episode in random_episodes)
+    rollout = sampler.sample(num_timesteps=30)
+    assert isinstance(rollout, Rollout)
+    assert all(episode.t_started == 0 for episode in rollout)
 
 
-def test_a_failed_environment_is_made_anew_and_what_was_sampled_is_kept() -> None:
-    def failing() -> Callable[..., Any]:
-        fails = [8]  # at this step of the first environment, once
+def test_failed_environments_are_recreated_and_earlier_steps_are_kept() -> None:
+    def make_creator() -> Callable[..., Any]:
+        steps_to_failure = [8]  # counted over all environments; it fails once
 
         def create(**options: Any) -> Any:
             from rllib_seqmarl.envs.suites.coordination import DistinctChoice
 
             class Failing(DistinctChoice):
                 def step(self, actions: dict[str, int]) -> Any:
-                    fails[0] -= 1
-                    if fails[0] == 0:
+                    steps_to_failure[0] -= 1
+                    if steps_to_failure[0] == 0:
                         raise RuntimeError("the simulator crashed")
                     return super().step(actions)
 
@@ -350,17 +348,17 @@ def test_a_failed_environment_is_made_anew_and_what_was_sampled_is_kept() -> Non
 
         return create
 
-    made = config().environment(failing(), env_config=CHOICE[1])
-    made.env_runners(num_envs_per_env_runner=2).fault_tolerance(restart_failed_sub_environments=True)
-    rollout = runner(made).sample(num_timesteps=30)
+    failing = config().environment(make_creator(), env_config=CHOICE[1])
+    failing.env_runners(num_envs_per_env_runner=2).fault_tolerance(restart_failed_sub_environments=True)
+    rollout = make_runner(failing).sample(num_timesteps=30)
     assert rollout.env_steps == 30
     lengths = [len(episode) for episode in rollout]
-    assert lengths.count(3) >= 2  # two environments had made three steps each when one of them failed
+    assert lengths.count(3) >= 2  # both environments had made three steps when one of them failed
     cut = [episode for episode in rollout if len(episode) == 3 and not episode.is_done]
     assert all(np.isfinite(episode.get_extra_model_outputs(Columns.VF_PREDS)).all() for episode in cut)
 
 
-def test_a_failed_environment_ends_sampling_unless_it_may_be_made_anew() -> None:
+def test_a_failed_environment_ends_sampling_without_restart_failed_sub_environments() -> None:
     def create(**options: Any) -> Any:
         from rllib_seqmarl.envs.suites.coordination import DistinctChoice
 
@@ -371,4 +369,4 @@ def test_a_failed_environment_ends_sampling_unless_it_may_be_made_anew() -> None
         return Failing(**options)
 
     with pytest.raises(RuntimeError, match="stepping the environments failed: the simulator crashed"):
-        runner(config().environment(create, env_config=CHOICE[1])).sample()
+        make_runner(config().environment(create, env_config=CHOICE[1])).sample()

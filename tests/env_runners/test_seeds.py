@@ -1,4 +1,4 @@
-"""No two environments are copies of each other, no sample repeats an earlier one, and the same seed gives the same."""
+"""Environments have different random streams, samples do not repeat, and the same seed gives the same samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rllib_seqmarl.env_runners.seeds import SeedKey, env_seeds, process_seed
 
 
 class Lottery(ParallelEnv):
-    """Each episode begins with a random number, which agents observe throughout."""
+    """Each episode draws a random number, which agents observe throughout."""
 
     metadata = {"name": "lottery"}  # noqa: RUF012
     possible_agents = ["a", "b"]  # noqa: RUF012
@@ -31,7 +31,7 @@ class Lottery(ParallelEnv):
     def action_space(self, agent: str) -> Discrete:
         return Discrete(2)
 
-    def of_all(self, value: Any) -> dict[str, Any]:
+    def for_all(self, value: Any) -> dict[str, Any]:
         return dict.fromkeys(self.possible_agents, value)
 
     def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
@@ -39,13 +39,19 @@ class Lottery(ParallelEnv):
             self.rng = np.random.default_rng(seed)
         self.agents, self.steps = list(self.possible_agents), 0
         self.number = np.array([self.rng.random()], np.float32)
-        return self.of_all(self.number), self.of_all({})
+        return self.for_all(self.number), self.for_all({})
 
     def step(self, actions: Any) -> tuple[dict, dict, dict, dict, dict]:
         self.steps += 1
-        over = self.steps == 3
-        self.agents = [] if over else self.agents
-        return self.of_all(self.number), self.of_all(1.0), self.of_all(False), self.of_all(over), self.of_all({})
+        truncated = self.steps == 3
+        self.agents = [] if truncated else self.agents
+        return (
+            self.for_all(self.number),
+            self.for_all(1.0),
+            self.for_all(False),
+            self.for_all(truncated),
+            self.for_all({}),
+        )
 
 
 KINDS = {
@@ -64,40 +70,40 @@ def runner(kind: str = "rollouts", worker_index: int = 0, seed: int = 0, in_eval
     return cls(config=config, worker_index=worker_index, num_workers=2)
 
 
-def starts(sampler: Any, **amount: Any) -> list[float]:
-    """The numbers of the episodes that a sample holds."""
+def draw_numbers(sampler: Any, **amount: Any) -> list[float]:
+    """Sample, and return the episodes' random numbers."""
     return [float(episode.get_observations(0)["observations"][0, 0]) for episode in sampler.sample(**amount)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_runners_have_environments_that_differ(kind: str) -> None:
+def test_all_environments_of_all_runners_differ(kind: str) -> None:
     runners = [runner(kind, worker_index) for worker_index in (0, 1, 2)]
     runners += [runner(kind, in_evaluation=True), runner(kind, seed=1)]
-    drawn = [start for one in runners for start in starts(one, num_timesteps=24)]
+    drawn = [number for sampler in runners for number in draw_numbers(sampler, num_timesteps=24)]
     assert len(drawn) >= 5 * 8
     assert len(set(drawn)) == len(drawn)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_do_not_repeat_each_other_and_a_runner_with_the_same_seed_does(kind: str) -> None:
+def test_samples_do_not_repeat_but_are_reproducible(kind: str) -> None:
     amounts = [{"num_timesteps": 12}, {"num_timesteps": 12, "force_reset": True}, {"num_episodes": 4}] * 2
-    one, other = runner(kind), runner(kind)
-    drawn = [start for amount in amounts for start in starts(one, **amount)]
+    first, second = runner(kind), runner(kind)
+    drawn = [number for amount in amounts for number in draw_numbers(first, **amount)]
     assert len(set(drawn)) == len(drawn)
-    assert drawn == [start for amount in amounts for start in starts(other, **amount)]
+    assert drawn == [number for amount in amounts for number in draw_numbers(second, **amount)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_environments_made_again_or_restored_do_not_repeat_their_episodes(kind: str) -> None:
-    one, restored = runner(kind), runner(kind)
-    drawn = starts(one, num_timesteps=12)
-    one.make_env()
+def test_recreated_or_restored_environments_do_not_repeat_episodes(kind: str) -> None:
+    recreated, restored = runner(kind), runner(kind)
+    drawn = draw_numbers(recreated, num_timesteps=12)
+    recreated.make_env()
     restored.set_state({"num_env_steps_sampled_lifetime": 12})
-    drawn += starts(one, num_timesteps=12) + starts(restored, num_timesteps=12)
+    drawn += draw_numbers(recreated, num_timesteps=12) + draw_numbers(restored, num_timesteps=12)
     assert len(set(drawn)) == len(drawn)
 
 
-def test_actions_of_remote_runners_are_drawn_from_streams_that_differ() -> None:
+def test_remote_runners_sample_actions_from_different_streams() -> None:
     drawn = []
     for worker, seed in ((1, 0), (2, 0), (1, 1)):
         runner(worker_index=worker, seed=seed)
@@ -105,7 +111,7 @@ def test_actions_of_remote_runners_are_drawn_from_streams_that_differ() -> None:
     assert len(set(drawn)) == 3
 
 
-def test_each_part_of_a_key_makes_other_seeds() -> None:
+def test_each_field_of_a_key_changes_the_seeds() -> None:
     keys = [SeedKey(), *(SeedKey()._replace(**{field: 1}) for field in SeedKey._fields)]
     drawn = [seed for key in keys for seed in (*env_seeds(0, key, 3), process_seed(0, key))]
     assert len(set(drawn)) == len(drawn) == 4 * len(keys)

@@ -1,4 +1,4 @@
-"""A learner without an algorithm, and rollouts in which agents die, for the tests of this folder."""
+"""A learner without an algorithm, and rollouts in which agents die, for the tests in this folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPACES = (
 
 
 def make_learner(**options: Any) -> JointPPOTorchLearner:
-    """Always the same one, with these options of its config."""
+    """Create a learner with fixed initial weights and the given config options."""
     torch.manual_seed(0)
     config = MATConfig().network(embed_dim=8)
     for key, value in options.items():
@@ -35,7 +35,7 @@ def make_learner(**options: Any) -> JointPPOTorchLearner:
 
 
 def make_rollout(seed: int) -> Rollout:
-    """Agents die at random and earn on; some terminate in mid-episode; episodes end, and others begin."""
+    """Create a rollout in which agents die but collect rewards, some terminate early, and episodes end and restart."""
     rng = np.random.default_rng(seed)
     is_step, terminated = np.ones((T, B), bool), np.zeros((T, B), bool)
     alive, earns = np.ones((T + 1, B, N), np.int8), np.ones((T, B, N), bool)
@@ -43,7 +43,7 @@ def make_rollout(seed: int) -> Rollout:
     for b in range(B):
         dies, ends, t = rng.integers(0, 6, N), int(rng.integers(3, 9)), 0
         alive[: ends + 1, b] = np.arange(ends + 1)[:, None] <= dies
-        if b % 2:  # in these environments a death is a termination
+        if b % 2:  # in these environments, death is termination
             earns[: ends + 1, b] = alive[: ends + 1, b]
             for agent in range(N):
                 if dies[agent] < ends:

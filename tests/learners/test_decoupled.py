@@ -1,4 +1,4 @@
-"""What an older policy has sampled is clipped around the present one, and weighed by how likely it is now."""
+"""Samples of an older policy are clipped around the current one, and weighted by importance."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def columns(*shape: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 2)])
-def test_importance_weights_are_of_each_agents_whole_action(shape: tuple[int, ...]) -> None:
-    made = columns(*shape)
-    before = {key: value.clone() for key, value in made.items()}
+def test_importance_weights_use_each_agents_whole_action(shape: tuple[int, ...]) -> None:
+    batch = columns(*shape)
+    before = {key: value.clone() for key, value in batch.items()}
     log_probs, values = before[Columns.ACTION_LOGP] + torch.rand(shape), torch.zeros(shape[:2])
-    decouple(made, log_probs, values)
+    decouple(batch, log_probs, values)
     ratio = log_probs.exp() / before[Columns.ACTION_LOGP].exp()
     weights = ratio if len(shape) == 2 else ratio.prod(-1)
-    torch.testing.assert_close(made[Postprocessing.ADVANTAGES], before[Postprocessing.ADVANTAGES] * weights)
-    assert made[Columns.ACTION_LOGP] is log_probs and made[Columns.VF_PREDS] is values
+    torch.testing.assert_close(batch[Postprocessing.ADVANTAGES], before[Postprocessing.ADVANTAGES] * weights)
+    assert batch[Columns.ACTION_LOGP] is log_probs and batch[Columns.VF_PREDS] is values
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_learner_decouples_what_is_sampled_meanwhile() -> None:
-    """On what its own policy has sampled it changes nothing; after an update it starts from ratios of 1 again."""
+def test_a_learner_decouples_samples_of_an_older_policy() -> None:
+    """Samples of the current policy are unchanged; after an update, ratios start at 1 again."""
     config = (
         MATConfig()
         .environment("coordination/distinct_choice", env_config={"n_agents": 3, "max_cycles": 5})
@@ -48,21 +48,21 @@ def test_a_learner_decouples_what_is_sampled_meanwhile() -> None:
     algo = config.training(sample_while_learning=True).build_algo()
     learner, data = algo.learner_group._learner, RolloutData(rollouts=[algo.env_runner.sample()])
 
-    def made(data: RolloutData) -> dict[str, torch.Tensor]:
+    def make_decoupled_batch() -> dict[str, torch.Tensor]:
         return learner._make_batch_if_necessary(data).policy_batches[DEFAULT_MODULE_ID]
 
     plain = learner._make_batch(data).policy_batches[DEFAULT_MODULE_ID]
-    fresh = made(data)
+    decoupled = make_decoupled_batch()
     for key in (Columns.ACTION_LOGP, Columns.VF_PREDS, Postprocessing.ADVANTAGES, Postprocessing.VALUE_TARGETS):
-        torch.testing.assert_close(fresh[key], plain[key], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(decoupled[key], plain[key], atol=1e-5, rtol=1e-5)
 
     algo.learner_group.update(training_data=data, num_epochs=5)
-    old = made(data)
+    decoupled = make_decoupled_batch()
     module = learner.module[DEFAULT_MODULE_ID].unwrapped()
-    now = module.forward_train(dict(old))
-    torch.testing.assert_close(old[Columns.ACTION_LOGP], now[Columns.ACTION_LOGP])
-    assert (old[Columns.ACTION_LOGP] - plain[Columns.ACTION_LOGP]).abs().max() > 0.01
-    weights = (old[Columns.ACTION_LOGP] - plain[Columns.ACTION_LOGP]).exp()
-    again = learner._make_batch(data).policy_batches[DEFAULT_MODULE_ID]
-    torch.testing.assert_close(old[Postprocessing.ADVANTAGES], again[Postprocessing.ADVANTAGES] * weights)
+    current = module.forward_train(dict(decoupled))
+    torch.testing.assert_close(decoupled[Columns.ACTION_LOGP], current[Columns.ACTION_LOGP])
+    assert (decoupled[Columns.ACTION_LOGP] - plain[Columns.ACTION_LOGP]).abs().max() > 0.01
+    weights = (decoupled[Columns.ACTION_LOGP] - plain[Columns.ACTION_LOGP]).exp()
+    plain_after = learner._make_batch(data).policy_batches[DEFAULT_MODULE_ID]
+    torch.testing.assert_close(decoupled[Postprocessing.ADVANTAGES], plain_after[Postprocessing.ADVANTAGES] * weights)
     algo.stop()

@@ -1,4 +1,4 @@
-"""One whole update, against the published implementation's numbers: rollout in, new weights out."""
+"""A complete update from rollout to new weights, compared with the published implementation's numbers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def spaces() -> tuple[gym.Space, gym.Space]:
 
 
 def make_learner(golden: dict[str, np.ndarray]) -> JointPPOTorchLearner:
-    """A learner in the state of the published one before its update."""
+    """Create a learner in the state of the published one before its update."""
     config = (
         MATConfig()
         .network(embed_dim=32)
@@ -77,7 +77,7 @@ def make_learner(golden: dict[str, np.ndarray]) -> JointPPOTorchLearner:
 
 
 def golden_episodes(golden: dict[str, np.ndarray], denormalize: Any) -> list[SingleAgentEpisode]:
-    """The rollout as RLlib's env runner would hand it over: cut where an episode terminated."""
+    """Convert the rollout to episodes as returned by RLlib's env runner: cut where an episode terminated."""
     observation_space, action_space = spaces()
     values = denormalize(torch.from_numpy(golden["value_predictions_normalised"])).numpy()
     episodes = []
@@ -135,8 +135,10 @@ def test_advantages_and_returns(golden: dict[str, np.ndarray]) -> None:
 
 
 def test_whole_update(golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published update masks its value loss by who is alive, as if the returns of the dead had ended, but takes
-    the returns of all into its normaliser; so the episodes' `agent_earns` are `active`, and the normaliser takes all.
+    """Compare losses, normaliser and weights after one update.
+
+    The published update masks its value loss by the alive mask, but updates its normaliser with the returns of all
+    agents. So `agent_earns` is set to `active` here, and the normaliser's weights are dropped.
     """
     learner = make_learner(golden)
     module = learner.module[DEFAULT_MODULE_ID]
@@ -160,5 +162,5 @@ def test_whole_update(golden: dict[str, np.ndarray], monkeypatch: pytest.MonkeyP
     before = published_state(golden, "weights/")
     for name, weight in module.network.state_dict().items():
         np.testing.assert_allclose(weight, expected[name], atol=1e-5, err_msg=name)
-    # The tolerance would mean nothing if weights hardly moved.
+    # The tolerance is only meaningful if the weights have changed by more.
     assert max((expected[name] - before[name]).abs().max() for name in before) > 4e-4

@@ -1,4 +1,4 @@
-"""What is not finite is not applied: not the weights, nor the optimiser, nor the normaliser changes."""
+"""Non-finite updates are not applied: weights, optimiser and normaliser stay unchanged."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def is_same(a: Any, b: Any) -> bool:
 
 
 def spoil_gradient(learner: JointPPOTorchLearner, value: float) -> None:
-    """The loss stays finite, but one parameter's gradient does not, as where a ratio overflows."""
+    """Replace one parameter's gradient; the loss stays finite, as when a ratio overflows."""
     parameter = next(iter(learner.module[DEFAULT_MODULE_ID].parameters()))
     parameter.register_hook(lambda gradient: torch.full_like(gradient, value))
 
 
 @pytest.mark.parametrize("sliced", [True, False])
 @pytest.mark.parametrize("options", CLIPPING)
-def test_a_gradient_that_is_not_finite_is_refused(
+def test_non_finite_gradients_are_rejected(
     options: dict[str, Any], sliced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = make_learner(**options)
-    monkeypatch.setattr(JointPPOTorchLearner, "_may_slice", lambda self: sliced)
+    monkeypatch.setattr(JointPPOTorchLearner, "_can_slice", lambda self: sliced)
     data = RolloutData(rollouts=[make_rollout(0)])
     before = state_of(learner)
     learner.update(training_data=data)
     after = state_of(learner)
-    assert not is_same(after[0], before[0])  # whatever the clipping, an update is made
+    assert not is_same(after[0], before[0])  # a finite update is applied
     spoil_gradient(learner, float("inf"))
     with pytest.raises(NonFiniteLossError, match=r"gradient's norm became (inf|nan).*lower `lr`"):
         learner.update(training_data=data)
@@ -59,9 +59,9 @@ def test_a_gradient_that_is_not_finite_is_refused(
 
 
 @pytest.mark.parametrize("sliced", [True, False])
-def test_a_loss_that_is_not_finite_is_refused(sliced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_losses_are_rejected(sliced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = make_learner()
-    monkeypatch.setattr(JointPPOTorchLearner, "_may_slice", lambda self: sliced)
+    monkeypatch.setattr(JointPPOTorchLearner, "_can_slice", lambda self: sliced)
     before = state_of(learner)
     rollout = make_rollout(0)
     rollout.outputs["action_logp"][3] = np.nan
@@ -70,14 +70,14 @@ def test_a_loss_that_is_not_finite_is_refused(sliced: bool, monkeypatch: pytest.
     assert all(map(is_same, state_of(learner), before))
 
 
-def test_a_norm_that_overflows_is_refused_although_every_gradient_is_finite() -> None:
+def test_an_overflowing_norm_of_finite_gradients_is_rejected() -> None:
     learner = make_learner()
     spoil_gradient(learner, 3e38)
     with pytest.raises(NonFiniteLossError, match="gradient's norm became inf"):
         learner.update(training_data=RolloutData(rollouts=[make_rollout(0)]))
 
 
-def test_updates_are_skipped_where_the_user_wants_it() -> None:
+def test_updates_are_skipped_with_torch_skip_nan_gradients() -> None:
     learner = make_learner(torch_skip_nan_gradients=True)
     before = state_of(learner)
     spoil_gradient(learner, float("nan"))

@@ -1,4 +1,4 @@
-"""The learner connector: whose value bootstraps, whose life ended, and what leaves the batch."""
+"""The GAE learner connector: bootstrap values, terminations, and removal of the added rows."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from rllib_seqmarl.learners.joint_gae import JointGAE
 N, LAST_VALUE = 2, 10.0
 
 
-def batch_of(*episodes: SingleAgentEpisode, shared_reward: bool = False) -> dict[str, Any]:
-    """What the learner gets of these episodes; every bootstrap value is LAST_VALUE, gamma = lambda = 1."""
+def make_batch(*episodes: SingleAgentEpisode, shared_reward: bool = False) -> dict[str, Any]:
+    """Run the learner pipeline; every bootstrap value is LAST_VALUE, gamma = lambda = 1."""
     env = make_joint_env("coordination/distinct_choice", {"n_agents": N})
     multi_module = MultiRLModuleSpec(
         rl_module_specs={
@@ -59,7 +59,7 @@ def batch_of(*episodes: SingleAgentEpisode, shared_reward: bool = False) -> dict
 
 
 def episode(rewards: list[list[float]], **ending: Any) -> SingleAgentEpisode:
-    """An episode whose agents have these rewards and whose sampled values are all 0."""
+    """Create an episode with the given rewards of agents, whose sampled values are all 0."""
     steps = len(rewards)
     deaths = ending.pop("deaths", {})
     env = make_joint_env("coordination/distinct_choice", {"n_agents": N})
@@ -91,30 +91,30 @@ def targets(batch: dict[str, Any]) -> list[list[float]]:
     return batch[Postprocessing.VALUE_TARGETS].tolist()
 
 
-def test_a_termination_has_no_value_after_it() -> None:
-    assert targets(batch_of(episode([[1, 2], [3, 4]], terminated=True))) == [[4, 6], [3, 4]]
+def test_terminated_episodes_do_not_bootstrap() -> None:
+    assert targets(make_batch(episode([[1, 2], [3, 4]], terminated=True))) == [[4, 6], [3, 4]]
 
 
-def test_truncation_is_not_termination() -> None:
-    assert targets(batch_of(episode([[1, 2], [3, 4]], truncated=True))) == [[14, 16], [13, 14]]
+def test_truncated_episodes_bootstrap() -> None:
+    assert targets(make_batch(episode([[1, 2], [3, 4]], truncated=True))) == [[14, 16], [13, 14]]
 
 
-def test_an_episode_cut_by_the_batch_bootstraps() -> None:
-    assert targets(batch_of(episode([[1, 2]]))) == [[11, 12]]
+def test_running_episodes_bootstrap() -> None:
+    assert targets(make_batch(episode([[1, 2]]))) == [[11, 12]]
 
 
-def test_an_agents_death_ends_its_own_return_only() -> None:
-    batch = batch_of(episode([[1, 2], [0, 4]], truncated=True, deaths={0: [True, False]}))
+def test_an_agents_termination_ends_only_its_own_return() -> None:
+    batch = make_batch(episode([[1, 2], [0, 4]], truncated=True, deaths={0: [True, False]}))
     assert targets(batch) == [[1, 16], [10, 14]]
 
 
-def test_with_a_shared_reward_all_learn_from_the_teams() -> None:
-    batch = batch_of(episode([[1, 3], [3, 5]], terminated=True), shared_reward=True)
+def test_with_shared_reward_all_agents_learn_from_the_teams_reward() -> None:
+    batch = make_batch(episode([[1, 3], [3, 5]], terminated=True), shared_reward=True)
     assert targets(batch) == [[6, 6], [4, 4]]
 
 
-def test_the_added_rows_leave_the_batch_and_advantages_are_normalised() -> None:
-    batch = batch_of(episode([[1, 2]] * 3, terminated=True), episode([[0, 5]] * 7, truncated=True), episode([[1, 1]]))
+def test_added_rows_are_removed_and_advantages_are_normalised() -> None:
+    batch = make_batch(episode([[1, 2]] * 3, terminated=True), episode([[0, 5]] * 7, truncated=True), episode([[1, 1]]))
     assert all(len(column) == 11 for key, column in batch.items() if key != Columns.OBS)
     assert all(len(column) == 11 for column in batch[Columns.OBS].values())
     advantages = batch[Postprocessing.ADVANTAGES]

@@ -1,4 +1,4 @@
-"""The joint objective and per-agent GAE, each claim by itself."""
+"""The joint objective and per-agent GAE as pure functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss, joint_ppo_loss
 
 
 def inputs() -> dict[str, Any]:
-    """A made-up batch of 4 team steps, 3 agents, always the same."""
+    """Create a fixed random batch of 4 team steps and 3 agents."""
     generator = torch.Generator().manual_seed(0)
 
     def draw() -> Tensor:
@@ -40,35 +40,35 @@ def inputs() -> dict[str, Any]:
 
 
 def loss(**changes: Any) -> JointPPOLoss:
-    """The loss of the made-up batch with some inputs replaced."""
+    """Compute the loss of the random batch with some inputs replaced."""
     return joint_ppo_loss(**{**inputs(), **changes})
 
 
 def value_loss_of_error(error: float, huber_delta: float | None) -> float:
-    """The value loss where every prediction is off by `error`, without clipping."""
+    """Compute the unclipped value loss if every prediction is off by `error`."""
     values = torch.zeros(4, 3, dtype=torch.float64)
     return loss(
         values=values, old_values=values, value_targets=values + error, vf_clip_param=1e9, huber_delta=huber_delta
     ).value.item()
 
 
-def test_the_value_loss_grows_linearly_on_both_sides() -> None:
+def test_the_value_loss_is_linear_for_large_errors() -> None:
     for error in (30.0, -30.0):
         assert value_loss_of_error(error, huber_delta=10.0) == pytest.approx(10.0 * (30.0 - 5.0))
         assert value_loss_of_error(error, huber_delta=None) == pytest.approx(0.5 * 30.0**2)
     assert value_loss_of_error(-2.0, huber_delta=10.0) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize(("log_ratio", "advantage", "moves"), [(0.5, 1, False), (0.5, -1, True), (-0.5, -1, False)])
-def test_the_policy_moves_only_where_clipping_allows(log_ratio: float, advantage: float, moves: bool) -> None:
+@pytest.mark.parametrize(("log_ratio", "advantage", "is_active"), [(0.5, 1, False), (0.5, -1, True), (-0.5, -1, False)])
+def test_clipping_stops_the_policy_gradient(log_ratio: float, advantage: float, is_active: bool) -> None:
     log_probs = torch.full((4, 3), log_ratio, dtype=torch.float64, requires_grad=True)
     zeros = torch.zeros(4, 3, dtype=torch.float64)
     loss(log_probs=log_probs, old_log_probs=zeros, advantages=zeros + advantage).total.backward()
     assert log_probs.grad is not None
-    assert bool(log_probs.grad.abs().sum() > 0) == moves
+    assert bool(log_probs.grad.abs().sum() > 0) == is_active
 
 
-def test_the_dead_count_for_nothing() -> None:
+def test_dead_agents_do_not_affect_the_loss() -> None:
     weights = torch.ones(4, 3, dtype=torch.float64)
     weights[2, 1] = 0.0
     weights /= weights.sum()
@@ -76,15 +76,15 @@ def test_the_dead_count_for_nothing() -> None:
     change = torch.zeros(4, 3, dtype=torch.float64)
     change[2, 1] = 5.0
     for key in ("log_probs", "old_log_probs", "advantages", "entropy", "values", "old_values", "value_targets"):
-        again = loss(weights=weights, **{key: inputs()[key] + change})
-        assert again.total.item() == pytest.approx(plain.total.item(), abs=1e-12), key
-        assert again.clip_fraction.item() == pytest.approx(plain.clip_fraction.item(), abs=1e-12), key
+        changed = loss(weights=weights, **{key: inputs()[key] + change})
+        assert changed.total.item() == pytest.approx(plain.total.item(), abs=1e-12), key
+        assert changed.clip_fraction.item() == pytest.approx(plain.clip_fraction.item(), abs=1e-12), key
 
 
 def test_continuous_actions_are_clipped_dimension_by_dimension() -> None:
     zeros = torch.zeros(4, 3, 2, dtype=torch.float64)
     log_probs = zeros.clone()
-    log_probs[..., 0] = 1.0  # this dimension has moved too far, the other has not moved
+    log_probs[..., 0] = 1.0  # this dimension is clipped, the other is not
     log_probs.requires_grad_()
     loss(
         log_probs=log_probs,

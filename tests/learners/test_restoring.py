@@ -1,4 +1,4 @@
-"""After a restore, moments are the checkpoint's and settings the config's, from the first update on."""
+"""After a restore, moments come from the checkpoint and settings from the config, starting with the first update."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def weights(learner: JointPPOTorchLearner) -> torch.Tensor:
 
 
 def group(learner: JointPPOTorchLearner) -> dict[str, Any]:
-    (found,) = learner.get_optimizer().param_groups
-    return found
+    (param_group,) = learner.get_optimizer().param_groups
+    return param_group
 
 
 @pytest.mark.parametrize(
     ("lr", "expected"), [(1e-6, 1e-6), ([[0, 1e-2], [1000, 0.0]], 5e-3), ([[0, 1.0], [100, 1e-7], [200, 1e-7]], 1e-7)]
 )
-def test_the_first_update_takes_the_configs_learning_rate(lr: Any, expected: float) -> None:
+def test_the_first_update_uses_the_configs_learning_rate(lr: Any, expected: float) -> None:
     first, second = make_learner(lr=1e-2), make_learner(lr=lr, adam_epsilon=1e-3)
     train(first)
     second.set_state(first.get_state())
@@ -44,7 +44,7 @@ def test_the_first_update_takes_the_configs_learning_rate(lr: Any, expected: flo
     assert (weights(second) - before).abs().max() <= 10 * expected
 
 
-def test_the_same_config_goes_on_as_if_it_had_not_stopped() -> None:
+def test_with_the_same_config_training_continues_identically() -> None:
     first, second = make_learner(lr=[[0, 1e-2], [1000, 0.0]]), make_learner(lr=[[0, 1e-2], [1000, 0.0]])
     train(first, 100)
     second.set_state(first.get_state())
@@ -54,7 +54,7 @@ def test_the_same_config_goes_on_as_if_it_had_not_stopped() -> None:
     torch.testing.assert_close(weights(first), weights(second))
 
 
-def test_a_learner_goes_back_to_an_earlier_state() -> None:
+def test_a_learner_returns_to_an_earlier_state() -> None:
     learner = make_learner()
     train(learner)
     state, before = learner.get_state(), weights(learner)

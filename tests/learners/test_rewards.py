@@ -1,4 +1,4 @@
-"""Rewards that callbacks or connectors change are what agents learn from."""
+"""Agents learn from rewards as changed by callbacks or connectors."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from small_learner import make_learner, make_rollout
 
 from rllib_seqmarl import make_joint_env
-from rllib_seqmarl.learners.rewards import rewards_to_learn_from
+from rllib_seqmarl.learners.rewards import compute_training_rewards
 from rllib_seqmarl.learners.rollout_data import RolloutData
 from rllib_seqmarl.rollouts import Rollout
 
 
 @pytest.mark.parametrize("team_reward", ["mean", "sum"])
-def test_agents_rewards_still_make_the_teams_after_a_change(team_reward: str) -> None:
+def test_agent_rewards_stay_consistent_with_a_changed_team_reward(team_reward: str) -> None:
     rng = np.random.default_rng(0)
     agents = rng.normal(size=(7, 2, 3)).astype(np.float32)
     team = getattr(agents, team_reward)(-1)
     options: dict[str, Any] = {"shared_reward": False, "team_reward": team_reward}
-    assert rewards_to_learn_from(team, team.copy(), agents, **options) is agents
+    assert compute_training_rewards(team, team.copy(), agents, **options) is agents
     changed = 2 * team + 5
-    found = rewards_to_learn_from(changed, team, agents, **options)
-    np.testing.assert_allclose(getattr(found, team_reward)(-1), changed, rtol=1e-5)
-    np.testing.assert_allclose(found - agents, np.broadcast_to((found - agents)[..., :1], agents.shape), atol=1e-5)
-    shared = rewards_to_learn_from(changed, team, agents, shared_reward=True, team_reward=team_reward)
+    rewards = compute_training_rewards(changed, team, agents, **options)
+    np.testing.assert_allclose(getattr(rewards, team_reward)(-1), changed, rtol=1e-5)
+    changes = rewards - agents
+    np.testing.assert_allclose(changes, np.broadcast_to(changes[..., :1], agents.shape), atol=1e-5)
+    shared = compute_training_rewards(changed, team, agents, shared_reward=True, team_reward=team_reward)
     np.testing.assert_array_equal(shared, np.broadcast_to(changed[..., None], agents.shape))
 
 
 def infos_of(episode: SingleAgentEpisode) -> list[dict[str, Any]]:
-    """Each info once: in the learner pipeline RLlib has added a row that repeats the last one."""
+    """Each info once: in the learner pipeline, RLlib adds a row that repeats the last one."""
     return list({id(info): info for info in episode.get_infos(slice(1, None))}.values())
 
 
@@ -73,23 +74,23 @@ CHANGES: list[Callable[[SingleAgentEpisode], None]] = [
 ]
 
 
-def advantages_of_one_step(rollout: Rollout, connector: ConnectorV2 | None = None) -> np.ndarray:
-    """Value targets with gamma = 0: the rewards that are learned from, in no particular order."""
+def training_rewards(rollout: Rollout, connector: ConnectorV2 | None = None) -> np.ndarray:
+    """Compute value targets with gamma = 0, which are the rewards that agents learn from, sorted."""
     learner = make_learner(gamma=0.0, _learner_connector=connector and (lambda *_, **__: connector))
     columns = learner._make_batch(RolloutData(rollouts=[rollout])).policy_batches[DEFAULT_MODULE_ID]
     return np.sort(columns[Postprocessing.VALUE_TARGETS].numpy(), axis=0)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("sent", [False, True])
-def test_what_on_sample_end_changes_in_episodes_is_learned_from(
-    change: Callable[[SingleAgentEpisode], None], sent: bool
+@pytest.mark.parametrize("pickled", [False, True])
+def test_agents_learn_from_rewards_changed_in_on_sample_end(
+    change: Callable[[SingleAgentEpisode], None], pickled: bool
 ) -> None:
-    rollout, plain = make_rollout(0), advantages_of_one_step(make_rollout(0))
+    rollout, plain = make_rollout(0), training_rewards(make_rollout(0))
     for episode in rollout:
         change(episode)
-    found = advantages_of_one_step(pickle.loads(pickle.dumps(rollout)) if sent else rollout)
-    np.testing.assert_allclose(found, plain + 10.0, atol=1e-4)
+    rewards = training_rewards(pickle.loads(pickle.dumps(rollout)) if pickled else rollout)
+    np.testing.assert_allclose(rewards, plain + 10.0, atol=1e-4)
     shares = RolloutData(rollouts=[rollout]).shard(2)
     np.testing.assert_array_equal(
         np.sort(np.concatenate([r.rewards[r.is_step] for share, _ in shares for r in share.rollouts])),
@@ -98,9 +99,9 @@ def test_what_on_sample_end_changes_in_episodes_is_learned_from(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("stored", [False, True])
-def test_what_a_learner_connector_changes_is_learned_from(
-    change: Callable[[SingleAgentEpisode], None], stored: bool
+@pytest.mark.parametrize("read_only", [False, True])
+def test_agents_learn_from_rewards_changed_by_a_learner_connector(
+    change: Callable[[SingleAgentEpisode], None], read_only: bool
 ) -> None:
     class Change(ConnectorV2):
         def __call__(self, *, batch: Any, episodes: Any, **kwargs: Any) -> Any:
@@ -108,14 +109,14 @@ def test_what_a_learner_connector_changes_is_learned_from(
                 change(episode)
             return batch
 
-    rollout, plain = make_rollout(1), advantages_of_one_step(make_rollout(1))
-    if stored:  # Ray's object store hands out arrays that cannot be written to
+    rollout, plain = make_rollout(1), training_rewards(make_rollout(1))
+    if read_only:  # as arrays from Ray's object store
         for array in (*rollout.obs.values(), *rollout.outputs.values(), rollout.rewards, rollout.agent_rewards):
             array.flags.writeable = False
-    np.testing.assert_allclose(advantages_of_one_step(rollout, Change()), plain + 10.0, atol=1e-4)
+    np.testing.assert_allclose(training_rewards(rollout, Change()), plain + 10.0, atol=1e-4)
 
 
-def test_an_episode_of_another_length_is_refused() -> None:
+def test_changing_an_episodes_length_is_an_error() -> None:
     rollout = make_rollout(0)
     rollout[0].rewards.append(1.0)
     rollout[0].t += 1
@@ -123,7 +124,7 @@ def test_an_episode_of_another_length_is_refused() -> None:
         pickle.dumps(rollout)
 
 
-def test_an_environment_gives_the_teams_reward_in_its_infos() -> None:
+def test_infos_contain_the_team_reward() -> None:
     env = make_joint_env("coordination/distinct_choice", {"n_agents": 3})
     env.reset(seed=0)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Gradients of slices add up to those of the batch, on any number of threads."""
+"""Gradients of slices sum to those of the batch, for any number of threads."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def test_slices_are_views_that_cover_all_rows() -> None:
     assert torch.equal(torch.cat([part["actions"] for part in parts]), columns["actions"])
     assert all(part["obs"]["state"]._base is columns["obs"]["state"] for part in parts)
     assert len(slicing.slices(columns, 10_000, 3, torch.device("cuda"))) == 1
-    assert len(slicing.slices(columns, 10_000, 10**6, CPU)) == 10_000  # a team that fills more than a slice
+    assert len(slicing.slices(columns, 10_000, 10**6, CPU)) == 10_000  # one team exceeds a slice
 
 
-def test_results_come_in_order_and_torchs_threads_stay(threads: int) -> None:
-    seen: set[tuple[int, int]] = set()
+def test_results_are_in_order_and_torchs_thread_count_is_restored(threads: int) -> None:
+    used: set[tuple[int, int]] = set()
 
     def function(part: int) -> int:
-        seen.add((threading.get_ident(), torch.get_num_threads()))
+        used.add((threading.get_ident(), torch.get_num_threads()))
         return part * 2
 
     assert slicing.map_slices(function, list(range(50))) == list(range(0, 100, 2))
-    assert {number for _, number in seen} == {1}  # each slice has one, whoever works on it
+    assert {number for _, number in used} == {1}  # each slice is computed with one torch thread
     assert torch.get_num_threads() == threads
-    made = []
-    other = threading.Thread(target=lambda: made.append(torch.get_num_threads()))
+    numbers = []
+    other = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
     other.start()
     other.join()
-    assert made == [threads]
+    assert numbers == [threads]
 
 
 def test_an_error_in_a_slice_is_raised(threads: int) -> None:
@@ -60,7 +60,7 @@ def test_an_error_in_a_slice_is_raised(threads: int) -> None:
         slicing.map_slices(function, [0, 1])
 
 
-def test_gradients_that_no_slice_has_stay_none() -> None:
+def test_gradients_missing_in_all_slices_stay_none() -> None:
     one, two = (torch.ones(2), None, torch.ones(1)), (torch.ones(2), None, torch.ones(1))
     (first, second, third), loss = slicing.add_gradients([one, two], torch.tensor(3.0))
     assert loss.item() == 3.0
@@ -70,8 +70,8 @@ def test_gradients_that_no_slice_has_stay_none() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_sliced_update_is_the_update(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    """Of a batch in which teams die, so that slices weigh differently; with RLlib's own path as the reference."""
+def test_a_sliced_update_equals_rllibs_update(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """An agent is dead in a third of the steps, so that slices have different weights."""
     algo = (
         MATConfig()
         .environment("coordination/distinct_choice", env_config={"n_agents": 3, "max_cycles": 5})
@@ -86,7 +86,7 @@ def test_a_sliced_update_is_the_update(monkeypatch: pytest.MonkeyPatch, threads:
     rollout.obs["alive"][::3, :, 0] = 0
     start = algo.learner_group.get_state()
 
-    def updated() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def update() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         algo.learner_group.set_state(start)
         torch.manual_seed(0)
         result = algo.learner_group.update(training_data=RolloutData(rollouts=[rollout]), num_epochs=3)
@@ -100,13 +100,13 @@ def test_a_sliced_update_is_the_update(monkeypatch: pytest.MonkeyPatch, threads:
             {name: float(learned[name]) for name in names},
         )
 
-    monkeypatch.setattr(type(learner), "_may_slice", lambda self: False)
-    expected, expected_results = updated()
+    monkeypatch.setattr(type(learner), "_can_slice", lambda self: False)
+    expected, expected_results = update()
     monkeypatch.undo()
-    assert learner._may_slice()
+    assert learner._can_slice()
     monkeypatch.setattr(slicing, "TOKENS", 25)  # eight teams of three
-    found, results = updated()
+    actual, results = update()
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, atol=2e-6, rtol=1e-5, msg=key)
+        torch.testing.assert_close(actual[key], value, atol=2e-6, rtol=1e-5, msg=key)
     assert results == pytest.approx(expected_results, abs=1e-5)
     algo.stop()

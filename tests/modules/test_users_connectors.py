@@ -1,4 +1,4 @@
-"""RLlib's env-to-module connectors work on joint observations, or are refused with what to use."""
+"""RLlib's env-to-module connectors work on joint observations, or are rejected with advice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from rllib_seqmarl import MATConfig
 from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.envs.layout import TeamLayout
-from rllib_seqmarl.modules.users_connectors import TeamMeanStdFilter, for_teams
+from rllib_seqmarl.modules.users_connectors import TeamMeanStdFilter, adapt_connectors
 
 LAYOUT = TeamLayout(
     agents=("a", "b", "c"),
@@ -28,66 +28,68 @@ LAYOUT = TeamLayout(
 
 
 def team_filter(layout: TeamLayout = LAYOUT) -> MeanStdFilter:
-    """RLlib's filter as a team's pipeline takes it in."""
-    piece = for_teams([MeanStdFilter()])[0]
-    piece.input_action_space, piece.input_observation_space = layout.action_space, layout.observation_space
-    return piece
+    """Create RLlib's filter as adapted for a team's pipeline."""
+    connector = adapt_connectors([MeanStdFilter()])[0]
+    connector.input_action_space, connector.input_observation_space = layout.action_space, layout.observation_space
+    return connector
 
 
-def filtered(piece: MeanStdFilter, table: np.ndarray, state: np.ndarray, **parts: Any) -> dict[str, np.ndarray]:
-    """A joint observation with features `table` (3, 2), after the filter."""
-    seen = LAYOUT.blank() | parts
-    seen["observations"][:, :2] = table
-    seen["state"] = state
-    kept = {key: array.copy() for key, array in seen.items()}
-    episode = SingleAgentEpisode(observations=[seen], observation_space=LAYOUT.observation_space)
-    piece(rl_module=None, batch={}, episodes=[episode])
-    found = episode.get_observations(-1)
+def apply_filter(
+    connector: MeanStdFilter, features: np.ndarray, state: np.ndarray, **parts: Any
+) -> dict[str, np.ndarray]:
+    """Filter a joint observation with features (3, 2); check that everything else is unchanged."""
+    observation = LAYOUT.blank() | parts
+    observation["observations"][:, :2] = features
+    observation["state"] = state
+    original = {key: array.copy() for key, array in observation.items()}
+    episode = SingleAgentEpisode(observations=[observation], observation_space=LAYOUT.observation_space)
+    connector(rl_module=None, batch={}, episodes=[episode])
+    filtered = episode.get_observations(-1)
     for key in ("alive", "action_mask"):
-        np.testing.assert_array_equal(found[key], kept[key])
-    np.testing.assert_array_equal(found["observations"][:, 2:], np.eye(3))
-    assert piece.observation_space.contains(found)
-    return found
+        np.testing.assert_array_equal(filtered[key], original[key])
+    np.testing.assert_array_equal(filtered["observations"][:, 2:], np.eye(3))
+    assert connector.observation_space.contains(filtered)
+    return filtered
 
 
-def test_features_and_state_are_normalised_and_nothing_else() -> None:
-    piece = team_filter()
+def test_only_features_and_state_are_normalised() -> None:
+    connector = team_filter()
     rng = np.random.default_rng(0)
-    tables = rng.normal(5.0, 3.0, (300, 3, 2)).astype(np.float32)
-    tables[:, 2, 1] = 0.0  # the third agent's padding
+    inputs = rng.normal(5.0, 3.0, (300, 3, 2)).astype(np.float32)
+    inputs[:, 2, 1] = 0.0  # the third agent's padding
     states = rng.normal(-4.0, 0.1, (300, 2)).astype(np.float32)
-    found = [filtered(piece, table, state) for table, state in zip(tables, states, strict=True)][100:]
-    features = np.stack([seen["observations"][:, :2] for seen in found])
+    filtered = [apply_filter(connector, *pair) for pair in zip(inputs, states, strict=True)][100:]
+    features = np.stack([observation["observations"][:, :2] for observation in filtered])
     assert np.abs(features.mean(axis=0)).max() < 0.3
     assert np.abs(features.std(axis=0)[[0, 0, 1, 1, 2], [0, 1, 0, 1, 0]] - 1.0).max() < 0.3
     assert not features[:, 2, 1].any()
-    assert np.abs(np.stack([seen["state"] for seen in found]).std(axis=0) - 1.0).max() < 0.3
+    assert np.abs(np.stack([observation["state"] for observation in filtered]).std(axis=0) - 1.0).max() < 0.3
 
 
-def test_the_dead_stay_zero_and_do_not_count() -> None:
-    piece = team_filter()
-    table = np.full((3, 2), 7.0, np.float32)
-    table[1] = 0.0
+def test_dead_agents_stay_zero_and_do_not_update_statistics() -> None:
+    connector = team_filter()
+    features = np.full((3, 2), 7.0, np.float32)
+    features[1] = 0.0
     for _ in range(3):
-        found = filtered(piece, table, np.zeros(2, np.float32), alive=np.array([1, 0, 1], np.int8))
-    assert not found["observations"][1, :2].any()
-    assert [piece._filters[row].running_stats.n for row in range(3)] == [3, 0, 3]
+        filtered = apply_filter(connector, features, np.zeros(2, np.float32), alive=np.array([1, 0, 1], np.int8))
+    assert not filtered["observations"][1, :2].any()
+    assert [connector._filters[row].running_stats.n for row in range(3)] == [3, 0, 3]
 
 
 def test_statistics_of_several_runners_are_merged_and_restored() -> None:
-    pieces = [team_filter() for _ in range(3)]
-    for value, piece in enumerate(pieces[:2]):
+    connectors = [team_filter() for _ in range(3)]
+    for value, connector in enumerate(connectors[:2]):
         for _ in range(2):
-            filtered(piece, np.full((3, 2), 2.0 * value, np.float32), np.zeros(2, np.float32))
-    merged = pieces[2].merge_states([piece.get_state() for piece in pieces[:2]])
-    pieces[0].set_state(merged)
+            apply_filter(connector, np.full((3, 2), 2.0 * value, np.float32), np.zeros(2, np.float32))
+    merged = connectors[2].merge_states([connector.get_state() for connector in connectors[:2]])
+    connectors[0].set_state(merged)
     for key in (0, 1, 2, "state"):
-        assert pieces[0]._filters[key].running_stats.n == 4
-    np.testing.assert_allclose(pieces[0]._filters[0].running_stats.mean, 1.0)
+        assert connectors[0]._filters[key].running_stats.n == 4
+    np.testing.assert_allclose(connectors[0]._filters[0].running_stats.mean, 1.0)
 
 
 @pytest.mark.parametrize(
-    ("piece", "remedy"),
+    ("connector", "advice"),
     [
         (PrevActionsPrevRewards(), "PrevActionsPrevRewards.*SingleAgentObservationPreprocessor"),
         (FrameStackingEnvToModule(num_frames=4), "FrameStacking.*Stack frames in the environment"),
@@ -96,9 +98,9 @@ def test_statistics_of_several_runners_are_merged_and_restored() -> None:
         (type("OwnFilter", (MeanStdFilter,), {})(), "derive OwnFilter from TeamMeanStdFilter"),
     ],
 )
-def test_other_connectors_of_rllib_are_refused(piece: Any, remedy: str) -> None:
-    with pytest.raises(ValueError, match=f"env_to_module_connector.*{remedy}"):
-        for_teams(piece)
+def test_unsupported_rllib_connectors_are_rejected(connector: Any, advice: str) -> None:
+    with pytest.raises(ValueError, match=f"env_to_module_connector.*{advice}"):
+        adapt_connectors(connector)
 
 
 def test_images_are_not_filtered() -> None:
@@ -109,7 +111,7 @@ def test_images_are_not_filtered() -> None:
 
 
 class PreviousActions(SingleAgentObservationPreprocessor):
-    """The example of docs/connectors.md."""
+    """The example in docs/connectors.md."""
 
     def recompute_output_observation_space(self, space: Any, action_space: Any) -> gym.Space:
         n, size = space["observations"].shape
@@ -125,14 +127,14 @@ class PreviousActions(SingleAgentObservationPreprocessor):
         return {**observation, "observations": np.concatenate([table, previous], axis=1)}
 
 
-def test_a_filter_and_a_users_preprocessor_in_a_runner() -> None:
+def test_a_runner_combines_a_filter_and_a_users_preprocessor() -> None:
     config = MATConfig().environment("coordination/distinct_choice", env_config={"n_agents": 3, "max_cycles": 5})
     config.env_runners(
         num_envs_per_env_runner=2, env_to_module_connector=lambda *_: [MeanStdFilter(), PreviousActions()]
     )
     config.network(embed_dim=16).debugging(seed=0).validate()
     runner = RolloutEnvRunner(config=config, worker_index=0, num_workers=0)
-    assert [type(piece) for piece in runner._env_to_module.connectors[:2]] == [TeamMeanStdFilter, PreviousActions]
+    assert list(map(type, runner._env_to_module.connectors[:2])) == [TeamMeanStdFilter, PreviousActions]
     for _ in range(2):
         for episode in runner.sample(num_timesteps=14):
             previous = episode.get_observations()["observations"][1:, :, -3:].argmax(axis=-1)  # (T, n)

@@ -1,4 +1,4 @@
-"""Where episodes lie in a rollout, and what becomes of them when it is split or sent."""
+"""Episode segments of a rollout, and how they survive splitting and pickling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPACES = gym.spaces.Dict({"observations": gym.spaces.Box(-np.inf, np.inf, (2, 1)
 
 
 def make_rollout(seed: int, num_rows: int, num_envs: int) -> Rollout:
-    """Episodes of random lengths; each number tells where it was written, so that none can be taken for another."""
+    """Episodes of random lengths; every value is unique, so that it identifies its row and environment."""
     rng = np.random.default_rng(seed)
     shape = num_rows, num_envs
     is_step, terminated, truncated = np.ones(shape, bool), np.zeros(shape, bool), np.zeros(shape, bool)
@@ -30,9 +30,9 @@ def make_rollout(seed: int, num_rows: int, num_envs: int) -> Rollout:
         truncated[t] = ends & ~terminated[t]
         reset_mask = ends
     number = np.arange(num_rows * num_envs).reshape(shape)
-    seen = np.arange((num_rows + 1) * num_envs, dtype=np.float32).reshape(num_rows + 1, num_envs)
+    obs = np.arange((num_rows + 1) * num_envs, dtype=np.float32).reshape(num_rows + 1, num_envs)
     return Rollout(
-        obs={"observations": np.stack([seen, -seen], axis=-1)[..., None]},
+        obs={"observations": np.stack([obs, -obs], axis=-1)[..., None]},
         outputs={"actions": np.stack([number, number], axis=-1), "vf_preds": np.stack([number, number], -1) / 7.0},
         rewards=number.astype(np.float32),
         env_rewards=number.astype(np.float32),
@@ -54,9 +54,9 @@ def make_rollout(seed: int, num_rows: int, num_envs: int) -> Rollout:
 ROLLOUTS = st.builds(make_rollout, st.integers(0, 2**16), st.integers(1, 12), st.integers(1, 5))
 
 
-def one_by_one(rollout: Rollout) -> list[Segment]:
-    """The pieces of episodes, found by going through the rows of each environment."""
-    found = []
+def find_segments_by_loop(rollout: Rollout) -> list[Segment]:
+    """Reference implementation that loops over the rows of each environment."""
+    segments = []
     for env in range(rollout.num_envs):
         first = None
         for t in range(rollout.num_rows):
@@ -65,18 +65,18 @@ def one_by_one(rollout: Rollout) -> list[Segment]:
             if first is None:
                 continue
             is_done = bool(rollout.terminated[t, env] or rollout.truncated[t, env])
-            goes_on = t + 1 < rollout.num_rows and rollout.is_step[t + 1, env]
-            if is_done or not goes_on:
-                found.append(Segment(env, first, t + 1, is_done))
+            continues = t + 1 < rollout.num_rows and rollout.is_step[t + 1, env]
+            if is_done or not continues:
+                segments.append(Segment(env, first, t + 1, is_done))
                 first = None
-    return found
+    return segments
 
 
 @settings(deadline=None)
 @given(ROLLOUTS)
-def test_episodes_are_found_wherever_they_lie(rollout: Rollout) -> None:
+def test_find_segments_matches_a_loop(rollout: Rollout) -> None:
     segments = find_segments(rollout.is_step, rollout.terminated | rollout.truncated)
-    assert sorted(segments) == sorted(one_by_one(rollout))
+    assert sorted(segments) == sorted(find_segments_by_loop(rollout))
     ends = [segment.last for segment in segments if segment.is_done]
     assert ends == sorted(ends)
     assert [segment.is_done for segment in segments] == sorted((segment.is_done for segment in segments), reverse=True)
@@ -85,41 +85,41 @@ def test_episodes_are_found_wherever_they_lie(rollout: Rollout) -> None:
 
 @settings(deadline=None)
 @given(ROLLOUTS)
-def test_an_episode_has_the_rows_of_its_chunk(rollout: Rollout) -> None:
+def test_an_episode_has_the_rows_of_its_segment(rollout: Rollout) -> None:
     assert len(rollout) == len(rollout.segments)
     for segment, episode in zip(rollout.segments, rollout, strict=True):
         rows = slice(segment.first, segment.last)
         np.testing.assert_array_equal(episode.get_rewards(), rollout.rewards[rows, segment.env])
         np.testing.assert_array_equal(episode.get_actions(), rollout.outputs["actions"][rows, segment.env])
-        seen = rollout.obs["observations"][segment.first : segment.last + 1, segment.env]
-        np.testing.assert_array_equal(episode.get_observations()["observations"], seen)
+        observations = rollout.obs["observations"][segment.first : segment.last + 1, segment.env]
+        np.testing.assert_array_equal(episode.get_observations()["observations"], observations)
         assert episode.is_done == segment.is_done
         if segment.is_done:
             assert episode.get_infos(-1)["win"] == segment.last - 1
-        goes_on = segment.first == 0
-        assert episode.t_started == (rollout.lengths_before[segment.env] if goes_on else 0)
+        is_first = segment.first == 0
+        assert episode.t_started == (rollout.lengths_before[segment.env] if is_first else 0)
     assert len({episode.id_ for episode in rollout}) == len(rollout)
 
 
 @settings(deadline=None)
 @given(ROLLOUTS, st.integers(1, 12))
-def test_the_pieces_of_an_episode_have_one_id(rollout: Rollout, row: int) -> None:
-    whole = {(env, t): e.id_ for e, (env, first, last, _) in pairs(rollout) for t in range(first, last)}
+def test_segments_of_an_episode_share_its_id(rollout: Rollout, row: int) -> None:
+    ids = {(env, t): e.id_ for e, (env, first, last, _) in pair_up(rollout) for t in range(first, last)}
     row = min(row, rollout.num_rows)
     parts = rollout.of_rows(0, row), rollout.of_rows(row, rollout.num_rows)
     for start, part in zip((0, row), parts, strict=True):
-        for episode, (env, first, last, _) in pairs(part):
-            assert {whole[env, start + t] for t in range(first, last)} == {episode.id_}
+        for episode, (env, first, last, _) in pair_up(part):
+            assert {ids[env, start + t] for t in range(first, last)} == {episode.id_}
 
 
-def pairs(rollout: Rollout) -> zip[tuple[Any, Segment]]:
-    """Each episode and where it lies."""
+def pair_up(rollout: Rollout) -> zip[tuple[Any, Segment]]:
+    """Pair each episode with its segment."""
     return zip(rollout, rollout.segments, strict=True)
 
 
 @settings(deadline=None)
 @given(ROLLOUTS, st.integers(1, 4))
-def test_shares_hold_every_step_once_and_know_where_their_episodes_began(rollout: Rollout, num_shares: int) -> None:
+def test_shares_partition_the_steps_and_keep_episode_positions(rollout: Rollout, num_shares: int) -> None:
     shares = rollout.split(num_shares)
     assert len(shares) == num_shares
     assert sum(share.env_steps for share in shares) == rollout.env_steps
@@ -140,18 +140,18 @@ def test_shares_hold_every_step_once_and_know_where_their_episodes_began(rollout
                 assert "win" in episode.get_infos(-1)
 
 
-def test_a_sent_rollout_is_the_same_and_leaves_its_episodes_behind() -> None:
+def test_pickling_preserves_the_rollout_without_its_episodes() -> None:
     rollout = make_rollout(1, 10, 3)
     size = len(pickle.dumps(rollout))
     episodes = list(rollout)
-    sent = pickle.loads(pickle.dumps(rollout))
+    restored = pickle.loads(pickle.dumps(rollout))
     assert len(pickle.dumps(rollout)) == size
-    assert [len(episode) for episode in sent] == [len(episode) for episode in episodes]
-    np.testing.assert_array_equal(sent.rewards, rollout.rewards)
-    assert rollout.nbytes == sent.nbytes > rollout.rewards.nbytes
+    assert [len(episode) for episode in restored] == [len(episode) for episode in episodes]
+    np.testing.assert_array_equal(restored.rewards, rollout.rewards)
+    assert rollout.nbytes == restored.nbytes > rollout.rewards.nbytes
 
 
-def test_an_index_beyond_the_last_episode_is_none() -> None:
+def test_indexing_past_the_last_episode_raises_an_index_error() -> None:
     rollout = make_rollout(1, 10, 3)
     with pytest.raises(IndexError):
         rollout[len(rollout)]
