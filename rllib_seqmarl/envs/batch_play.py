@@ -29,10 +29,6 @@ class Recording:
     reset_masks: list[np.ndarray]
     snapshots: list[Snapshot]
 
-    def over(self, step: int) -> np.ndarray:
-        """Bool (B,): the copies whose episode ended with this step."""
-        return ended(self.snapshots[step])
-
     def end_of(self, copy: int, step: int) -> int:
         """The last step of the episode that a copy plays at `step`, or of the recording if that ends earlier."""
         restarts = (later for later in range(step + 1, len(self.snapshots)) if self.reset_masks[later - 1][copy])
