@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from ray.tune.registry import get_trainable_cls
 
-from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, evaluate, policy_env
+from rllib_seqmarl.experiments.evaluation import PARALLEL_EPISODES, evaluate, policy_env
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.experiment_file import load_experiments
 from rllib_seqmarl.experiments.tuned import tuned_configs
@@ -92,7 +92,7 @@ def run_seed(
     config = algorithm.get_default_config().update_from_dict(experiment.config).debugging(seed=seed)
     algo = config.build_algo()
     policy = algo.get_module().joint_policy()
-    env = policy_env(policy, num_envs=SIDE_BY_SIDE)
+    env = policy_env(policy, num_envs=PARALLEL_EPISODES)
     curve: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
     marks, steps, start = list(protocol.marks), 0, time.perf_counter()
     while True:

@@ -61,7 +61,7 @@ _RUN_OPTIONS = [
         "change. Ray unpickles these files: resume only experiments you trust.",
     ),
     click.option("--num-samples", type=int, help="Number of times to sample the config or repeat the grid."),
-    click.option("--local-dir", "--storage-path", help="Where to write results (a folder or s3://...). [~/ray_results]"),
+    click.option("--local-dir", "--storage-path", help="Where to store results (folder or s3://...). [~/ray_results]"),
     click.option("--checkpoint-freq", type=int, help="Training iterations between checkpoints; 0 for none. [20]"),
     click.option("--checkpoint-at-end/--no-checkpoint-at-end", default=None, help="Write a final checkpoint. [yes]"),
     click.option("--keep-checkpoints-num", type=int, help="How many checkpoints to keep; 0 for all. [2]"),
@@ -125,13 +125,13 @@ def train(
         from rllib_seqmarl.experiments.errors import ExperimentError
         from rllib_seqmarl.experiments.experiment import parse_experiment
         from rllib_seqmarl.experiments.plain_yaml import parse_yaml
-        from rllib_seqmarl.experiments.results_folder import as_name
+        from rllib_seqmarl.experiments.results_folder import to_valid_name
 
         if run is None:
             raise ExperimentError("name an algorithm with --run, or pass a file: rllib train file EXP.yaml.")
         spec: dict[str, Any] = {"run": run} | ({"env": env} if env else {})
         spec |= {key: parse_yaml(text, f"--{key}", numbered=False).value for key, text in texts.items() if text}
-        name = as_name(f"{run}-{env or 'training'}") if experiment_name is None else experiment_name
+        name = to_valid_name(f"{run}-{env or 'training'}") if experiment_name is None else experiment_name
         places = {(): "--run" if experiment_name is None else "--experiment-name"}
         # Errors refer to command-line options instead of file lines.
         return [parse_experiment(name, spec, lambda *path: places.get(path[:1]) or f"--{path[0]}")]
@@ -166,7 +166,7 @@ def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: 
     def body() -> int:
         _log_ray_start()
         from rllib_seqmarl.experiments.ray_session import RaySession
-        from rllib_seqmarl.experiments.report import closing_words, results_table
+        from rllib_seqmarl.experiments.report import closing_message, results_table
         from rllib_seqmarl.experiments.runner import check_runnable, check_startable, run_experiment
 
         session = RaySession(options["ray_address"], options["ray_num_cpus"], options["ray_num_gpus"], verbose)
@@ -178,7 +178,7 @@ def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: 
         with session.open():
             for experiment in checked:
                 outcome = run_experiment(experiment, session, resume=options["resume"])
-                click.echo(f"\n{results_table(outcome)}\n\n{closing_words(outcome)}")
+                click.echo(f"\n{results_table(outcome)}\n\n{closing_message(outcome)}")
                 if show_traceback:
                     for failure in outcome.failures:
                         click.echo(f"\n{Path(failure.error_file).read_text()}", err=True)
@@ -258,7 +258,7 @@ def evaluate(
     def body() -> None:
         from rllib_seqmarl.experiments.animation import write_gif
         from rllib_seqmarl.experiments.errors import ExperimentError
-        from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, load_policy, policy_env
+        from rllib_seqmarl.experiments.evaluation import PARALLEL_EPISODES, load_policy, policy_env
         from rllib_seqmarl.experiments.evaluation import evaluate as play
         from rllib_seqmarl.experiments.plain_yaml import parse_yaml
         from rllib_seqmarl.experiments.trial_files import find_checkpoint
@@ -272,7 +272,7 @@ def evaluate(
             policy,
             env,
             env_config,
-            num_envs=1 if render else min(episodes, SIDE_BY_SIDE),
+            num_envs=1 if render else min(episodes, PARALLEL_EPISODES),
             render=render is not None,
         )
         click.echo(f"{found}\n{joint_env.name}: {episodes} episodes, {'sampled' if explore else 'greedy'} actions")

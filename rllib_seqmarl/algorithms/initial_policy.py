@@ -106,7 +106,7 @@ def load_initial_policy(path: str, learners: LearnerGroup, spec: MultiRLModuleSp
 
 
 def _trained(config: NetworkConfig, layout: TeamLayout | None) -> Trained:
-    """Describe a network and its inputs. If user connectors change observations, all inputs count as the agents' own."""
+    """Describe a network and its inputs; if user connectors change observations, all inputs are the agents' own."""
     if layout is None or layout.obs_dim + layout.state_dim != config.obs_dim:
         return Trained(config)
     return Trained(config, layout.n_agents if layout.agent_ids else 0, layout.state_dim)

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from rllib_seqmarl.experiments import ExperimentError
-from rllib_seqmarl.experiments.results_folder import LOCK, as_name, check_folder, check_name, only_run, unused_name
+from rllib_seqmarl.experiments.results_folder import (
+    LOCK,
+    check_folder,
+    check_name,
+    lock_folder,
+    to_valid_name,
+    unused_name,
+)
 
 
 @pytest.mark.parametrize("name", ["mam-smax-3s5z", "run 2", "a.b_c=1,d", "été", "x" * 120, "MAT+lbf"])
@@ -31,14 +38,14 @@ def test_what_is_a_path_or_no_text_is_not_a_name(name: object) -> None:
 
 @pytest.mark.parametrize("text", ["MAT-lbf/8x8", "PPO-my_module:Env-v0", "MAT-" + "x" * 300, "MAT-../a"])
 def test_any_text_makes_a_name(text: str) -> None:
-    check_name(as_name(text), "x")
+    check_name(to_valid_name(text), "x")
 
 
 def test_a_folder_with_results_is_refused_unless_they_are_continued(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "mine"
     check_folder(folder, "mine", resume=False)
     assert not folder.parent.exists()
-    with only_run(folder):
+    with lock_folder(folder):
         (folder / "tuner.pkl").touch()
     with pytest.raises(ExperimentError, match="holds results already: continue that run with --resume, choose another"):
         check_folder(folder, "mine", resume=False)
@@ -47,10 +54,10 @@ def test_a_folder_with_results_is_refused_unless_they_are_continued(tmp_path: Pa
 
 
 def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(tmp_path: Path) -> None:
-    with only_run(tmp_path):
+    with lock_folder(tmp_path):
         with pytest.raises(ExperimentError, match=f"process {os.getpid()} on .* is writing its results there"):
             check_folder(tmp_path, "mine", resume=True)
-        with pytest.raises(ExperimentError, match="is writing its results there"), only_run(tmp_path):
+        with pytest.raises(ExperimentError, match="is writing its results there"), lock_folder(tmp_path):
             pass
         assert (tmp_path / LOCK).exists()
     assert not (tmp_path / LOCK).exists()
@@ -59,12 +66,12 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(tmp_path: Pat
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
-        with only_run(tmp_path):
+        with lock_folder(tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert json.loads((tmp_path / LOCK).read_text())["pid"] != os.getpid()
     check_folder(tmp_path, "mine", resume=False)  # a lock alone is no result
-    with only_run(tmp_path):
+    with lock_folder(tmp_path):
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 

@@ -19,7 +19,7 @@ from rllib_seqmarl.experiments.experiment import Experiment, parse_experiment
 from rllib_seqmarl.experiments.experiment_record import config_changes, record
 from rllib_seqmarl.experiments.progress import Progress
 from rllib_seqmarl.experiments.ray_session import RaySession
-from rllib_seqmarl.experiments.report import best_checkpoint, closing_words, results_table
+from rllib_seqmarl.experiments.report import best_checkpoint, closing_message, results_table
 from rllib_seqmarl.experiments.runner import Outcome, check_runnable, run_experiment
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -54,7 +54,7 @@ def test_a_grid_is_run_to_its_end_and_told_best_first(tmp_path: Path) -> None:
     assert best_returns == sorted(best_returns, reverse=True)
     checkpoint = best_checkpoint(outcome)
     assert checkpoint is not None and Path(checkpoint).is_dir()
-    assert f"rllib evaluate {checkpoint}" in closing_words(outcome)
+    assert f"rllib evaluate {checkpoint}" in closing_message(outcome)
     kept = [sorted(path.name for path in Path(result.path).glob("checkpoint_*")) for result in outcome.results]
     assert all(len(names) == 2 for names in kept)
 
@@ -109,7 +109,7 @@ def test_a_late_failure_keeps_its_checkpoint_and_resuming_goes_on_from_it(tmp_pa
     assert "agent 'agent_1': its reward is nan" in failure.message and "\n" not in failure.message
     assert failure.checkpoint is not None and Path(failure.checkpoint).is_dir()
     assert "in step_into" in Path(failure.error_file).read_text()
-    words = closing_words(failed)
+    words = closing_message(failed)
     assert failure.checkpoint in words and failure.error_file in words and "--resume" in words
 
     failing_env.touch()
@@ -141,7 +141,7 @@ def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(tmp_path: Path,
     outcome = run(one)
     assert outcome.interrupted and not outcome.failures
     assert best_checkpoint(outcome) is not None
-    assert "Stopped before the end. The same command with --resume" in closing_words(outcome)
+    assert "Stopped before the end. The same command with --resume" in closing_message(outcome)
     monkeypatch.undo()
     finished = run(one, resume=True)
     assert not finished.interrupted
