@@ -238,7 +238,7 @@ def _override_settings(experiment: Experiment, options: dict[str, Any]) -> Exper
 @click.option("--seed", type=int, default=0, show_default=True, help="Episode i is reset with seed + i.")
 @click.option("--env", help="Use this environment instead of the training environment.")
 @click.option("--env-config", "env_config_text", default="{}", help="Options of the environment, as JSON or YAML.")
-@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
+@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
 def evaluate(
     checkpoint: Path,
     episodes: int,
@@ -289,7 +289,7 @@ def evaluate(
 @click.argument("file")
 @click.option("--iterations", type=click.IntRange(min=1), default=5, show_default=True, help="Iterations to measure.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write the figure. [EXPERIMENT-profile.png]")
-@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
+@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
 def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
     """Show where the time of a training iteration goes.
 
@@ -343,7 +343,7 @@ def list_command(word: str) -> None:
 @click.option("--minutes", type=click.FloatRange(min=0.01), default=4.0, show_default=True, help="How long to train.")
 @click.option("--steps", type=click.IntRange(min=1), help="Stop after this many env steps if that comes first.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/quickstart"), show_default=True)
-@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
+@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
 def quickstart(minutes: float, steps: int | None, out: Path, trace: bool) -> None:
     """Train a team in minutes and watch it play."""
 
