@@ -229,7 +229,7 @@ def node() -> Row:
 
 def files(number: int = 500) -> Row:
     """Load files with one random defect each; see tests/experiments/spoilt_files.py."""
-    tracebacks = accepted = must_fail = refused = 0
+    tracebacks = accepted = must_fail = rejected = 0
     slowest = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for spoilt in spoilt_files(number, seed=0):
@@ -240,15 +240,15 @@ def files(number: int = 500) -> Row:
             try:
                 load_experiments(file)
             except ExperimentError:
-                refused += 1
+                rejected += 1
             except Exception:
                 tracebacks += 1
             else:
                 accepted += spoilt.must_fail
             slowest = max(slowest, time.monotonic() - start)
     result = (
-        f"{must_fail} must be refused, {accepted} were accepted; {refused} refused in all (some defects leave a valid "
-        f"file); {tracebacks} tracebacks; the slowest took {slowest:.2f} s"
+        f"{must_fail} must be rejected, {accepted} were accepted; {rejected} rejected in total (some defects leave "
+        f"a valid file); {tracebacks} tracebacks; the slowest took {slowest:.2f} s"
     )
     fault = f"{number} experiment files with a random defect"
     return Row(fault, result, not tracebacks and not accepted and slowest < 2)
@@ -422,8 +422,8 @@ def write_page(path: Path, rows: list[Row]) -> None:
     lines = [
         "# Reliability",
         "",
-        "`make reliability` injects faults into running trainings and checks what becomes of them: nothing that was",
-        "finished is lost, no step is counted twice, and damage is reported in words. It takes less than 20 minutes.",
+        "`make reliability` injects faults into training runs and checks that no completed work is lost, no step is",
+        "counted twice, and damage is reported with a clear message. It takes less than 20 minutes.",
         "",
         "| fault | result | passed |",
         "|---|---|---|",

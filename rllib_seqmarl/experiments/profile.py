@@ -82,7 +82,7 @@ def profile_experiment(experiment: Experiment, iterations: int, print_line: Call
     Args:
         experiment: A checked experiment of a joint-policy algorithm.
         iterations: The number of measured iterations, at least 1; one or two warm-up iterations precede them.
-        say: Called with each line of progress output.
+        print_line: Called with each line of progress output.
 
     Raises:
         ExperimentError: The algorithm is not one of this package's.
