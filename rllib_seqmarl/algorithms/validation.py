@@ -132,24 +132,24 @@ def _is_count_or_zero(value: Any) -> bool:
     return _is_count(value, least=0)
 
 
-def _positive(value: Any) -> bool:
+def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
-def _not_negative(value: Any) -> bool:
+def _is_non_negative(value: Any) -> bool:
     return _is_number(value) and value >= 0
 
 
 def _is_schedule(value: Any) -> bool:
     """Whether a value is a number or a schedule of RLlib, [[timestep, value], ...]."""
-    return _not_negative(value) or (
+    return _is_non_negative(value) or (
         isinstance(value, list | tuple)
         and bool(value)
-        and all(isinstance(p, list | tuple) and len(p) == 2 and all(map(_not_negative, p)) for p in value)
+        and all(isinstance(p, list | tuple) and len(p) == 2 and all(map(_is_non_negative, p)) for p in value)
     )
 
 
-def _fraction(value: Any) -> bool:
+def _is_fraction(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
 
@@ -165,14 +165,14 @@ _A_SCHEDULE = "a number >= 0 or a schedule of such numbers, [[0, value], [timest
 OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (_is_schedule, _A_SCHEDULE),
     "entropy_coeff": (_is_schedule, _A_SCHEDULE),
-    "gamma": (_fraction, "a number from 0 to 1"),
-    "lambda_": (_fraction, "a number from 0 to 1"),
-    "clip_param": (_positive, "a number > 0, such as 0.2"),
-    "vf_clip_param": (_or_none(_positive), "a number > 0, or None for the value of clip_param"),
-    "huber_delta": (_or_none(_positive), "a number > 0, or None for a quadratic loss"),
-    "adam_epsilon": (_positive, "a number > 0, such as 1e-5"),
-    "vf_loss_coeff": (_not_negative, "a number >= 0"),
-    "grad_clip": (_or_none(_positive), "a number > 0, or None for no clipping"),
+    "gamma": (_is_fraction, "a number from 0 to 1"),
+    "lambda_": (_is_fraction, "a number from 0 to 1"),
+    "clip_param": (_is_positive, "a number > 0, such as 0.2"),
+    "vf_clip_param": (_or_none(_is_positive), "a number > 0, or None for the value of clip_param"),
+    "huber_delta": (_or_none(_is_positive), "a number > 0, or None for a quadratic loss"),
+    "adam_epsilon": (_is_positive, "a number > 0, such as 1e-5"),
+    "vf_loss_coeff": (_is_non_negative, "a number >= 0"),
+    "grad_clip": (_or_none(_is_positive), "a number > 0, or None for no clipping"),
     "grad_clip_by": (lambda value: value in ("value", "norm", "global_norm"), "'value', 'norm' or 'global_norm'"),
     "num_epochs": (_is_count, "a whole number >= 1"),
     "minibatch_size": (_or_none(_is_count), "a whole number >= 1, or None for the whole batch"),

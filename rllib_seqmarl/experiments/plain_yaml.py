@@ -13,7 +13,7 @@ import yaml
 from rllib_seqmarl.experiments.errors import ExperimentError
 
 MAX_CHARACTERS = 200_000
-MAX_VALUES = 10_000  # written; with aliases expanded, ten times as many
+MAX_VALUES = 10_000  # as written; ten times as many with aliases expanded
 MAX_DEPTH = 50
 
 _TAG = "tag:yaml.org,2002:"

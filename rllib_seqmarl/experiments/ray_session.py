@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone in workers without GPUs
     "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals end a run by `stopping`, after a checkpoint
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `stopping` handles signals and saves checkpoints first
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first results may precede the end of the first episode
 }
 
@@ -72,7 +72,7 @@ class RaySession:
                 log_to_driver=self.verbose > 0,
                 **({} if self.address else local_options),
             )
-        except SystemExit:  # Ray's own answer to SIGTERM while it starts
+        except SystemExit:  # how Ray reacts to SIGTERM during startup
             raise SystemExit(128 + signal.SIGTERM) from None
         except ConnectionError as error:
             raise ExperimentError(f"--ray-address {self.address}: there is no Ray cluster: {error}") from None

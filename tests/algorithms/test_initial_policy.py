@@ -36,7 +36,7 @@ def config(n_agents: int = 3, path: Path | str | None = None) -> MATConfig:
 
 @pytest.fixture(scope="module")
 def trained(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a team of three."""
+    """Train a team of three and return its checkpoint."""
     algo = config().debugging(seed=7).build_algo()
     algo.train()
     path = tmp_path_factory.mktemp("trained")

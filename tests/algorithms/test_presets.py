@@ -32,7 +32,7 @@ def small(config: JointPPOConfig) -> JointPPOConfig:
 
 
 def network_of(config: JointPPOConfig) -> JointPolicyNetwork:
-    """The network of an algorithm after one training iteration."""
+    """Return the network of an algorithm after one training iteration."""
     algo = small(config).build_algo()
     algo.train()
     network: JointPolicyNetwork = algo.get_module().network
