@@ -1,11 +1,11 @@
-"""The cost of decisions: against a decoder without cached state, and by the number of agents for every mixer.
+"""Decoding cost: cached versus recomputed state, and scaling with the number of agents for every mixer.
 
 First table: MAT's decoder with cached state against one that recomputes the sequence for every agent. Both run in this
-process, on one core, with the same weights, and must choose the same actions; timings alternate and the best of several
-is kept, so that a busy machine harms neither side.
+process, on one core, with the same weights, and must choose the same actions; timings alternate, and the best of
+several is kept to reduce noise.
 
 Second table: the time of a joint decision and the bytes of decoding state per team, for 4 to 1024 agents and every
-mixer, with the exponent of n that fits the times from 64 agents on. Figure: benchmarks/results/decode.png.
+mixer, with the exponent of n fitted to the times from 64 agents on. Figure: benchmarks/results/decode.png.
 
     python benchmarks/decode.py [--repeats 5]
 """
@@ -36,11 +36,11 @@ from rllib_seqmarl.ops.decoding.step import CompiledStep
 ENVS, OBS_DIM, ACTIONS, EMBED_DIM = 32, 64, 16, 64
 TARGETS = {8: 5.0, 64: 22.0, 128: 45.0}  # team size -> least speed-up
 SIZES = [2**i for i in range(2, 11)]
-PICTURE = Path(__file__).parent / "results" / "decode.png"
+FIGURE = Path(__file__).parent / "results" / "decode.png"
 
 
 def make_network(mixer: str = "attention") -> JointPolicyNetwork:
-    """A network with weights far from the initial ones, which leave all actions nearly equal."""
+    """Create a network with perturbed weights; with initial weights, all actions are nearly equally probable."""
     torch.manual_seed(0)
     action = ActionSpec("discrete", (ACTIONS,))
     network = JointPolicyNetwork(
@@ -53,7 +53,7 @@ def make_network(mixer: str = "attention") -> JointPolicyNetwork:
 
 
 def unfolded(network: JointPolicyNetwork) -> JointPolicyNetwork:
-    """The same network with separate keys and values, as attention is usually written."""
+    """Return a copy of a network with separate keys and values, as in standard attention."""
     network = copy.deepcopy(network)
     for module in network.modules():
         if isinstance(module, Attention):
@@ -63,7 +63,7 @@ def unfolded(network: JointPolicyNetwork) -> JointPolicyNetwork:
 
 @torch.no_grad()
 def act_by_recomputing(network: JointPolicyNetwork, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The result of ``network.act``, decoded as by the published code: for each agent over the whole team."""
+    """Compute ``network.act`` like the published code, which decodes the whole team for each agent."""
     head = network.head
     encoder_output, values = network.encoder(obs)
     actions = torch.zeros(obs.shape[:2], dtype=torch.int64)
@@ -77,7 +77,7 @@ def act_by_recomputing(network: JointPolicyNetwork, obs: Tensor) -> tuple[Tensor
 
 
 def seconds(function: Callable[[], object], calls: int) -> float:
-    """CPU seconds of one call."""
+    """Return the CPU seconds of one call."""
     start = time.process_time()
     for _ in range(calls):
         function()
@@ -85,7 +85,7 @@ def seconds(function: Callable[[], object], calls: int) -> float:
 
 
 def compare_with_recomputing(repeats: int) -> None:
-    """The first table."""
+    """Print the first table."""
     network = make_network()
     print(f"MAT, {ENVS} envs, obs {OBS_DIM}, {ACTIONS} actions, d {EMBED_DIM}, one core")
     print(f"{'agents':>6} {'recomputed':>12} {'cached':>10} {'ratio':>7} {'target':>7}")
@@ -98,24 +98,24 @@ def compare_with_recomputing(repeats: int) -> None:
         print(f"{n:>6} {slow:>9.1f} ms {fast:>7.2f} ms {slow / fast:>6.1f}x {target:>6.1f}x")
 
 
-def array_bytes(state: Any, seen: set[int]) -> int:
-    """Bytes of all arrays in a decoding state, each counted once: those whose ids are in ``seen`` have been."""
-    if id(state) in seen:
+def array_bytes(state: Any, visited: set[int]) -> int:
+    """Return the bytes of all arrays in a decoding state, skipping objects whose ids are in ``visited``."""
+    if id(state) in visited:
         return 0
-    seen.add(id(state))
+    visited.add(id(state))
     match state:
         case np.ndarray():
             return state.nbytes
         case list() | tuple():
-            return sum(array_bytes(part, seen) for part in state)
+            return sum(array_bytes(part, visited) for part in state)
         case CompiledStep() | BlockStep():
-            return sum(array_bytes(part, seen) for part in vars(state).values())
+            return sum(array_bytes(part, visited) for part in vars(state).values())
     return 0
 
 
 @torch.inference_mode()
 def state_bytes(network: JointPolicyNetwork, n: int) -> int:
-    """Bytes of decoding state per team after n agents: what two teams need beyond one, as both hold the weights."""
+    """Return the bytes of decoding state per team after n agents: those of two teams minus those of one."""
 
     def after_all(teams: int) -> int:
         state = network.decoder.initial_state(teams)
@@ -127,7 +127,7 @@ def state_bytes(network: JointPolicyNetwork, n: int) -> int:
 
 
 def compare_mixers(repeats: int) -> None:
-    """The second table and the figure."""
+    """Print the second table and draw the figure."""
     networks = {name: make_network(name) for name in MIXERS}
     times: dict[str, list[float]] = {name: [] for name in networks}
     for n in SIZES:
@@ -136,10 +136,10 @@ def compare_mixers(repeats: int) -> None:
         for repeat in range(repeats + 1):
             for name, network in networks.items():
                 elapsed = seconds(partial(network.act, obs), max(1, 64 // n))
-                if repeat:  # the first one warms up
+                if repeat:  # the first run is a warm-up
                     runs[name].append(elapsed * 1e3)
-        for name, found in runs.items():
-            times[name].append(min(found))
+        for name, measured in runs.items():
+            times[name].append(min(measured))
     sizes = {name: [state_bytes(network, n) for n in SIZES] for name, network in networks.items()}
 
     print(f"\n{ENVS} teams, d {EMBED_DIM}, one core: ms of a joint decision, and bytes of state per team")
@@ -158,7 +158,7 @@ def compare_mixers(repeats: int) -> None:
 
 
 def crossing(attention: list[float], other: list[float]) -> str:
-    """Up to which team size attention is the faster one, between measured sizes by a power law."""
+    """Describe up to which team size attention is faster, with power-law interpolation between measured sizes."""
     ahead = [a < b for a, b in zip(attention, other, strict=True)]
     if not any(ahead):
         return "nowhere"
@@ -170,7 +170,7 @@ def crossing(attention: list[float], other: list[float]) -> str:
 
 
 def plot(times: dict[str, list[float]], sizes: dict[str, list[int]]) -> None:
-    """Both against the number of agents, on logarithmic axes."""
+    """Draw times and sizes over the number of agents, on logarithmic axes."""
     figure = Figure(figsize=(10.0, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = (("a joint decision, 32 teams, one core (ms)", times), ("decoding state per team (bytes)", sizes))
@@ -186,13 +186,13 @@ def plot(times: dict[str, list[float]], sizes: dict[str, list[int]]) -> None:
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
-    figure.savefig(PICTURE)
+    figure.savefig(FIGURE)
 
 
 def main() -> None:
     """Print both tables and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="timings of each, of which the best is kept")
+    parser.add_argument("--repeats", type=int, default=5, help="timings per contestant (the best is kept)")
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     compare_with_recomputing(repeats)

@@ -1,7 +1,7 @@
 """Env steps per second of every suite: the bare package, our adapter, and the joint environment that RLlib steps.
 
-The three take turns in one process with random legal actions, and the medians over rounds are compared, so that the
-ratios hold on a noisy machine. Simulators that are batched by themselves step 64 copies.
+The three alternate in one process with random legal actions, and medians over rounds are compared to reduce noise.
+Batched simulators step 64 copies.
 
     python benchmarks/environments.py [NAME ...] [--rounds 5] [--seconds 1]
 """
@@ -25,22 +25,22 @@ from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 COPIES = 64
 RESULTS = Path(__file__).parent / "results" / "environments.json"
-Step = Callable[[], tuple[int, float]]  # moves on, and says by how many env steps and in how many seconds
+Step = Callable[[], tuple[int, float]]  # steps; returns the number of env steps and the seconds they took
 
 
 def timed(copies: int, move: Callable[..., Any], *args: Any) -> tuple[Any, tuple[int, float]]:
-    """The result of `move`, its env steps and seconds; choosing legal actions does not count."""
+    """Return the result of `move` with its env steps and seconds; excludes the choice of legal actions."""
     start = time.perf_counter()
     result = move(*args)
     return result, (copies, time.perf_counter() - start)
 
 
 def parallel(make: Callable[[], Any]) -> Step:
-    """A ParallelEnv with random actions, restarted when it is over."""
+    """Step a ParallelEnv with random actions and reset it after every episode."""
     env = make()
     for i, agent in enumerate(env.possible_agents):
         env.action_space(agent).seed(i)
-    # Drawn beforehand: sampling would cost as much as some of the environments.
+    # Drawn in advance, since sampling would be as slow as some of the environments.
     drawn = [{agent: env.action_space(agent).sample() for agent in env.possible_agents} for _ in range(64)]
     infos: dict[Any, Any] = env.reset(seed=0)[1]
     rng, count = np.random.default_rng(0), 0
@@ -58,69 +58,69 @@ def parallel(make: Callable[[], Any]) -> Step:
             if mask is not None and not mask[action]:
                 action = int(rng.choice(np.flatnonzero(mask)))
             acts[agent] = action
-        (*_, infos), time_taken = timed(1, env.step, acts)
-        return time_taken
+        (*_, infos), timing = timed(1, env.step, acts)
+        return timing
 
     return step
 
 
 def gymnasium_team(make: Callable[[], Any]) -> Step:
-    """A gymnasium environment that takes a tuple of actions."""
+    """Step a gymnasium environment that takes a tuple of actions."""
     env = make()
     env.action_space.seed(0)
     drawn = [env.action_space.sample() for _ in range(64)]
     env.reset(seed=0)
-    count, over = 0, False
+    count, is_over = 0, False
 
     def step() -> tuple[int, float]:
-        nonlocal count, over
-        if over:
+        nonlocal count, is_over
+        if is_over:
             env.reset()
         count += 1
-        (_, _, terminated, truncated, _), time_taken = timed(1, env.step, drawn[count % 64])
-        over = terminated or truncated
-        return time_taken
+        (_, _, terminated, truncated, _), timing = timed(1, env.step, drawn[count % 64])
+        is_over = terminated or truncated
+        return timing
 
     return step
 
 
 def joint(env: Any) -> Step:
-    """A JointEnv, or a batch of them, with random legal actions."""
+    """Step a JointEnv, or a batch of them, with random legal actions."""
     copies = getattr(env, "num_envs", 1)
-    if copies == 1 and not env.layout.is_discrete:  # as for a ParallelEnv: what physics cost depends on what is done
+    if copies == 1 and not env.layout.is_discrete:  # same actions as in `parallel`: the cost of physics depends on them
         for i, space in enumerate(env.layout.action_spaces):
             space.seed(i)
         drawn = [np.stack([space.sample() for space in env.layout.action_spaces]) for _ in range(64)]
     else:
         env.action_space.seed(0)
         drawn = [env.action_space.sample() for _ in range(64)]
-    seen, _ = env.reset(seed=0)
-    count, over = 0, False
+    obs, _ = env.reset(seed=0)
+    count, is_over = 0, False
 
     def step() -> tuple[int, float]:
-        nonlocal seen, count, over
-        if copies == 1 and over:
-            seen, _ = env.reset()
+        nonlocal obs, count, is_over
+        if copies == 1 and is_over:
+            obs, _ = env.reset()
         action = drawn[count % 64]
         count += 1
-        mask = seen.get("action_mask")
+        mask = obs.get("action_mask")
         if mask is not None and action.ndim == mask.ndim - 1 and np.issubdtype(action.dtype, np.integer):
             action = legal(action, mask)
-        (seen, _, terminated, truncated, _), time_taken = timed(copies, env.step, action)
-        over = copies == 1 and (terminated or truncated)
-        return time_taken
+        (obs, _, terminated, truncated, _), timing = timed(copies, env.step, action)
+        is_over = copies == 1 and (terminated or truncated)
+        return timing
 
     return step
 
 
 def legal(choices: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The choices (..., n), with the first legal one in place of those that the mask (..., n, choices) forbids."""
+    """Replace choices (..., n) that the mask (..., n, choices) forbids by the first legal ones."""
     allowed = np.take_along_axis(mask, choices[..., None], axis=-1)[..., 0]
     return np.where(allowed, choices, mask.argmax(axis=-1))
 
 
 def team_batch(batch: Any) -> Step:
-    """A BatchedSimulator without the joint environment around it."""
+    """Step a BatchedSimulator without a joint environment around it."""
     rng = np.random.default_rng(0)
     shape = (64, batch.num_envs, len(batch.agents))
     first = batch.action_spaces[0]
@@ -128,24 +128,24 @@ def team_batch(batch: Any) -> Step:
         drawn = rng.integers(min(space.n for space in batch.action_spaces), size=shape)
     else:
         drawn = rng.uniform(-1, 1, (*shape, first.shape[0])).astype(np.float32)
-    seen = batch.reset(list(range(batch.num_envs)))
+    obs = batch.reset(list(range(batch.num_envs)))
     reset_mask, count = np.zeros(batch.num_envs, np.bool_), 0
 
     def step() -> tuple[int, float]:
-        nonlocal seen, reset_mask, count
+        nonlocal obs, reset_mask, count
         count += 1
         actions = drawn[count % 64]
-        if seen.action_mask is not None:
-            actions = legal(actions, seen.action_mask)
-        (seen, _, terminated, truncated, _), time_taken = timed(batch.num_envs, batch.step, actions, reset_mask)
+        if obs.action_mask is not None:
+            actions = legal(actions, obs.action_mask)
+        (obs, _, terminated, truncated, _), timing = timed(batch.num_envs, batch.step, actions, reset_mask)
         reset_mask = terminated | truncated
-        return time_taken
+        return timing
 
     return step
 
 
 def jax_loop(reset: Callable[[Any], Any], move: Callable[..., Any], agents: int, choices: int) -> Step:
-    """A simulator in JAX that resets by itself, all copies in one compiled call; results stay where they are."""
+    """Step a self-resetting JAX simulator, all copies in one compiled call; results stay on the device."""
     import jax
 
     keys = jax.random.split(jax.random.PRNGKey(0), COPIES)
@@ -157,8 +157,8 @@ def jax_loop(reset: Callable[[Any], Any], move: Callable[..., Any], agents: int,
     def step() -> tuple[int, float]:
         nonlocal carry, count
         count += 1
-        carry, time_taken = timed(COPIES, lambda: jax.block_until_ready(compiled(carry, drawn[count % 64])))
-        return time_taken
+        carry, timing = timed(COPIES, lambda: jax.block_until_ready(compiled(carry, drawn[count % 64])))
+        return timing
 
     return step
 
@@ -168,7 +168,7 @@ def bare_jumanji(task: str) -> Step:
 
     entry = CATALOG[task]
     assert entry.suite.make_batch is not None
-    simulator = entry.suite.make_batch(entry.task, 1).simulator  # of which only Jumanji's own environment is used
+    simulator = entry.suite.make_batch(entry.task, 1).simulator  # only for Jumanji's own environment
     env = AutoResetWrapper(simulator.env)
     return jax_loop(
         env.reset, lambda carry, actions: env.step(carry[0], actions), env.num_agents, simulator.num_choices
@@ -187,8 +187,8 @@ def bare_smax(scenario: str) -> Step:
     def move(carry: Any, actions: Any) -> Any:
         key, (_, state, *_) = carry
         key, used = jax.random.split(key)
-        seen, state, *rest = env.step(used, state, dict(zip(env.agents, actions, strict=True)))
-        return key, (seen, state, *rest, env.get_avail_actions(state))
+        obs, state, *rest = env.step(used, state, dict(zip(env.agents, actions, strict=True)))
+        return key, (obs, state, *rest, env.get_avail_actions(state))
 
     def first(key: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf, move(reset(key), np.full(env.num_allies, 4)))
@@ -226,7 +226,7 @@ def bare_mpe(module: str) -> Step:
 
 
 def bare_pettingzoo(module: str, **options: Any) -> Step:
-    """Agents that observe the screen need it drawn: without a render mode they are shown one that stands still."""
+    """Step an environment of PettingZoo. Agents that observe the screen need a render mode, else it never changes."""
     import importlib
 
     return parallel(lambda: importlib.import_module(f"pettingzoo.{module}").parallel_env(**options))
@@ -248,7 +248,7 @@ def bare_mamujoco(domain: str, factorisation: str) -> Step:
 
 
 def bare_dexhands(task: str) -> Step:
-    """The physics alone."""
+    """Step only the physics."""
     import mujoco
 
     from rllib_seqmarl.envs.suites.dexhands_model import SUBSTEPS
@@ -300,39 +300,42 @@ def steps_per_second(step: Step, seconds: float) -> float:
 
 
 def measure(name: str, rounds: int, seconds: float) -> dict[str, float]:
-    """Median env steps/s of the bare package, the adapter and the joint environment."""
+    """Return the median env steps/s of the bare package, the adapter and the joint environment."""
     entry = CATALOG[name]
-    ways: dict[str, Step] = {"bare": BARE[name]()}
+    contestants: dict[str, Step] = {"bare": BARE[name]()}
     if entry.suite.make_batch is None:
-        ways["adapter"] = parallel(lambda: make_env(name))
-        ways["joint"] = joint(make_joint_env(name))
+        contestants["adapter"] = parallel(lambda: make_env(name))
+        contestants["joint"] = joint(make_joint_env(name))
     else:
-        ways["adapter"] = team_batch(entry.make_batch(COPIES))
-        ways["joint"] = joint(JointEnvCreator(name).make_vector(COPIES, {}))
-    for step in ways.values():
-        steps_per_second(step, 0.2)  # compiled, and past the first reset
-    speeds: dict[str, list[float]] = {way: [] for way in ways}
+        contestants["adapter"] = team_batch(entry.make_batch(COPIES))
+        contestants["joint"] = joint(JointEnvCreator(name).make_vector(COPIES, {}))
+    for step in contestants.values():
+        steps_per_second(step, 0.2)  # compiles and passes the first reset
+    speeds: dict[str, list[float]] = {contestant: [] for contestant in contestants}
     for _ in range(rounds):
-        for way, step in ways.items():
-            speeds[way].append(steps_per_second(step, seconds))
-    return {way: statistics.median(values) for way, values in speeds.items()}
+        for contestant, step in contestants.items():
+            speeds[contestant].append(steps_per_second(step, seconds))
+    return {contestant: statistics.median(values) for contestant, values in speeds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *BARE], default=[], help="all, if none is given")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each takes its turn (the median counts)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long a turn is")
+    parser.add_argument("names", nargs="*", choices=[[], *BARE], default=[], help="environments [all]")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (the median counts)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="duration of a measurement")
     args = parser.parse_args()
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     print("| environment | copies | bare, env steps/s | adapter | joint environment |\n|---|---|---|---|---|")
     for name in args.names or BARE:
         measured = measure(name, args.rounds, args.seconds)
-        speeds = found[name] = {way: round(speed) for way, speed in measured.items()}
+        speeds = results[name] = {contestant: round(speed) for contestant, speed in measured.items()}
         copies = COPIES if CATALOG[name].suite.make_batch else 1
-        cells = [f"{speeds[way]:,.0f} ({speeds[way] / speeds['bare']:.0%})" for way in ("adapter", "joint")]
+        cells = [
+            f"{speeds[contestant]:,.0f} ({speeds[contestant] / speeds['bare']:.0%})"
+            for contestant in ("adapter", "joint")
+        ]
         print(f"| `{name}` | {copies} | {speeds['bare']:,.0f} | {' | '.join(cells)} |", flush=True)
-        RESULTS.write_text(json.dumps({name: found[name] for name in BARE if name in found}, indent=2) + "\n")
+        RESULTS.write_text(json.dumps({name: results[name] for name in BARE if name in results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

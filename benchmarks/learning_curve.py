@@ -1,12 +1,12 @@
-"""Learning curves of tuned configs: returns of sampled and greedy play at fixed numbers of env steps, over seeds.
+"""Learning curves of tuned configs: returns of sampled and greedy actions at fixed numbers of env steps, over seeds.
 
     python benchmarks/learning_curve.py tuned_configs/*/mpe-simple_spread*.yaml --seeds 0 1 2
     python benchmarks/learning_curve.py mat/smax-2s3z mam/smax-2s3z
     python benchmarks/learning_curve.py mat/jumanji-lbf-2s-8x8-2p-2f-coop --as mat_overlapped \
         --config '{"sample_while_learning": true}'
 
-Evaluations are the same episodes every time. Results go to benchmarks/results/<name>.json (seeds already there are not
-run again). Table and picture, benchmarks/results/<task>.png, are of all results of the task that are there.
+All evaluations play the same episodes. Results go to benchmarks/results/<name>.json; existing seeds are not repeated.
+The table and the figure, benchmarks/results/<task>.png, show all existing results of the task.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from ray.tune.registry import get_trainable_cls
 
-from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, evaluate, policy_env
+from rllib_seqmarl.experiments.evaluation import PARALLEL_EPISODES, evaluate, policy_env
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.experiment_file import load_experiments
 from rllib_seqmarl.experiments.tuned import tuned_configs
 
 RESULTS = Path(__file__).parent / "results"
-ORDER = "mat mat_overlapped mam marwkv4 marwkv5 marwkv6 mat_rwkv4"  # of curves
+ORDER = "mat mat_overlapped mam marwkv4 marwkv5 marwkv6 mat_rwkv4"  # order of the curves
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The protocol by which a task's curves are measured and drawn.
+    """How the curves of a task are measured and drawn.
 
     Attributes:
         marks: Env steps after which a team is evaluated.
-        episodes: Of an evaluation.
-        limits: Of what is drawn.
+        episodes: The number of episodes per evaluation.
+        limits: The limits of the y axis.
         published: Mode -> mean returns at the marks, measured with the published MAT code
-            (github.com/PKU-MARL/Multi-Agent-Transformer) and the same settings; NaN where that was not measured.
-        metric: What is measured, a field of `Evaluation`: "team_returns" or "wins".
+            (github.com/PKU-MARL/Multi-Agent-Transformer) and the same settings; NaN if not measured.
+        metric: The measured field of `Evaluation`: "team_returns" or "wins".
     """
 
     marks: tuple[int, ...]
@@ -59,7 +59,7 @@ class Protocol:
 
     @property
     def label(self) -> str:
-        """The measured quantity, in words."""
+        """The axis label of the measured quantity."""
         return f"{'win rate' if self.metric == 'wins' else 'team return'}, {self.episodes} episodes"
 
 
@@ -87,21 +87,21 @@ MODES = ("sampled", "greedy")
 def run_seed(
     experiment: Experiment, seed: int, protocol: Protocol, checkpoint: Path | None
 ) -> dict[str, dict[str, float]]:
-    """Trains once and keeps the trained team in `checkpoint`; returns mode -> env steps -> mean team return."""
+    """Train once and save the team to `checkpoint`; returns mode -> env steps -> mean of the metric."""
     algorithm = get_trainable_cls(experiment.run)
     config = algorithm.get_default_config().update_from_dict(experiment.config).debugging(seed=seed)
     algo = config.build_algo()
     policy = algo.get_module().joint_policy()
-    env = policy_env(policy, num_envs=SIDE_BY_SIDE)
+    env = policy_env(policy, num_envs=PARALLEL_EPISODES)
     curve: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
     marks, steps, start = list(protocol.marks), 0, time.perf_counter()
     while True:
         while marks and steps >= marks[0]:
             mark = str(marks.pop(0))
-            random_state = torch.get_rng_state()  # evaluating shall not change what training draws
+            random_state = torch.get_rng_state()  # evaluation must not affect the random numbers of training
             for mode, explore in zip(MODES, (True, False), strict=True):
-                played = evaluate(policy, env, protocol.episodes, explore=explore, seed=10_000)
-                curve[mode][mark] = round(float(getattr(played, protocol.metric).mean()), 3)
+                evaluation = evaluate(policy, env, protocol.episodes, explore=explore, seed=10_000)
+                curve[mode][mark] = round(float(getattr(evaluation, protocol.metric).mean()), 3)
             torch.set_rng_state(random_state)
             print(
                 f"seed {seed}, {int(mark):7,} steps: sampled {curve['sampled'][mark]:7.2f}, "
@@ -118,7 +118,7 @@ def run_seed(
 
 
 def plot(curves: dict[str, dict[str, Any]], protocol: Protocol, path: Path) -> None:
-    """Means over seeds, with the range of the seeds as a band, and the published MAT code, dashed."""
+    """Draw means over seeds, the range of the seeds as a band, and the published MAT code as a dashed line."""
     figure = Figure(figsize=(11.0, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     marks = protocol.marks
@@ -150,12 +150,12 @@ def plot(curves: dict[str, dict[str, Any]], protocol: Protocol, path: Path) -> N
 
 
 def returns(seeds: dict[str, Any], mode: str, marks: tuple[int, ...]) -> np.ndarray:
-    """(seeds, marks)"""
+    """Return the metric as an array (seeds, marks)."""
     return np.array([[curve[mode][str(mark)] for mark in marks] for curve in seeds.values()])
 
 
 def table(curves: dict[str, dict[str, Any]], protocol: Protocol) -> str:
-    """Means over seeds in Markdown, with the standard deviation over seeds after the last step."""
+    """Return a Markdown table of means over seeds, with the standard deviation over seeds after the last step."""
     lines = [
         "| env steps | " + " | ".join(f"{mark // 1000}k" for mark in protocol.marks) + " |",
         "|---" * (len(protocol.marks) + 1) + "|",
@@ -177,11 +177,15 @@ def table(curves: dict[str, dict[str, Any]], protocol: Protocol) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="+", help="names of tuned experiments, or files with one each")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: draw what is there")
-    parser.add_argument("--config", type=json.loads, default={}, help="JSON that changes the experiments' configs")
-    parser.add_argument("--as", dest="label", help=f"what the changed algorithm is called, one of {ORDER}")
-    parser.add_argument("--checkpoints", type=Path, help="folder that keeps the trained teams, as <name>-<seed>")
+    parser.add_argument("experiments", nargs="+", help="names of tuned experiments or files with one experiment each")
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[0, 1, 2], help="seeds to run; none to only draw existing results"
+    )
+    parser.add_argument(
+        "--config", type=json.loads, default={}, help="JSON config that overrides the experiments' settings"
+    )
+    parser.add_argument("--as", dest="label", help=f"name of the changed algorithm, one of {ORDER}")
+    parser.add_argument("--checkpoints", type=Path, help="folder for the trained teams, saved as <name>-<seed>")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     args = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -199,7 +203,7 @@ def main() -> None:
         )
         results = RESULTS / f"{experiment.name}.json"
         for seed in args.seeds:
-            # Seeds may run side by side in several processes, so the file is read again each time.
+            # Several processes may run seeds in parallel, so the file is read again each time.
             done = json.loads(results.read_text()) if results.exists() else {}
             if str(seed) not in done:
                 print(experiment.name)

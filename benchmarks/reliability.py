@@ -1,17 +1,17 @@
-"""Injected faults: what is killed, damaged or misspelt, and what becomes of the run.
+"""Fault injection: kills processes, damages files, and checks the outcome of the run.
 
     python benchmarks/reliability.py [SCENARIO ...] [--out docs/reliability.md]
 
 Each scenario prints one row of a table: the fault, what was checked, and the result. The exit status is 1 if a check
 fails. All scenarios together take less than 20 minutes on two cores:
 
-env-runner: an env runner's process is killed every 20 s for 5 minutes.
-learner: one of two learner processes is killed in mid-run; Tune restarts the trial.
-driver: the `rllib train` process is killed (SIGKILL) and resumed; compared with an uninterrupted run of the same seed.
-node: one node of a local cluster of three is removed in mid-run.
+env-runner: an env runner process is killed every 20 s for 5 minutes.
+learner: one of two learner processes is killed during the run; Tune restarts the trial.
+driver: the `rllib train` process is killed (SIGKILL) and resumed; compared to an uninterrupted run with the same seed.
+node: one node of a local cluster of three is removed during the run.
 files: 500 experiment files with one random defect each.
 checkpoint: single bits of a checkpoint's files are flipped.
-memory: the memory of the driver and of an env runner over as many iterations as half an hour of training has.
+memory: the memory of the driver and of an env runner over the iterations of half an hour of training.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ from rllib_seqmarl.networks.export import ExportError
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "experiments"))
 from spoilt_files import spoilt_files  # noqa: E402
 
-BATCH = 160  # env steps of an iteration
-PATIENCE = 300  # seconds for a training of seconds, on a busy machine
+BATCH = 160  # env steps per iteration
+PATIENCE = 300  # seconds; generous for busy machines, as training itself takes seconds
 POLICY = "learner_group/learner/rl_module/default_policy/policy"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """A row of the table.
 
     Attributes:
-        fault: What was done to the run.
-        result: What was measured.
-        passed: Whether every check held.
+        fault: The injected fault.
+        result: The measured outcome.
+        passed: Whether all checks passed.
     """
 
     fault: str
@@ -94,7 +94,7 @@ def local_ray() -> Iterator[None]:
 
 
 class CountedTraining:
-    """Trains, and counts the env steps that the learner was given independently of RLlib's counters."""
+    """Trains and counts the env steps passed to the learner, independently of RLlib's counters."""
 
     def __init__(self, algo: Any) -> None:
         self.algo = algo
@@ -117,7 +117,7 @@ class CountedTraining:
         return self.sampled == self.learned
 
     def recovered(self, runners: int, seconds: float = 60.0) -> bool:
-        """Trains on until all env runners are healthy; returns whether that happened in time."""
+        """Train until all env runners are healthy; returns whether that happened in time."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.iterate()
@@ -128,7 +128,7 @@ class CountedTraining:
 
 
 def env_runner(minutes: float = 5.0, every: float = 20.0) -> Row:
-    """An env runner's process is killed again and again, at any point of an iteration."""
+    """Kill an env runner process repeatedly, at arbitrary points of an iteration."""
     with local_ray():
         run = CountedTraining(config(num_env_runners=2).build_algo())
         start, kills = time.monotonic(), 0
@@ -149,7 +149,7 @@ def env_runner(minutes: float = 5.0, every: float = 20.0) -> Row:
 
 
 def learner() -> Row:
-    """Tune restarts the trial from its last checkpoint."""
+    """Kill a learner; Tune must restart the trial from its last checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"num_learners": 2, "num_cpus_per_learner": 1, "train_batch_size_per_learner": BATCH // 2}
         with training(folder, iterations=12, config=settings, more=("--max-failures", "2")) as process:
@@ -167,22 +167,22 @@ def learner() -> Row:
 
 
 def driver() -> Row:
-    """The killed run is compared, row by row, with one of the same seed that was left alone."""
+    """Kill and resume a run, and compare its rows to those of an uninterrupted run with the same seed."""
     with tempfile.TemporaryDirectory() as folder:
-        left_alone, killed = Path(folder, "a"), Path(folder, "b")
-        with training(left_alone, iterations=16) as process:
+        uninterrupted, killed = Path(folder, "a"), Path(folder, "b")
+        with training(uninterrupted, iterations=16) as process:
             process.wait(timeout=PATIENCE)
         with training(killed, iterations=16):
-            wait_for_rows(killed, 6)  # and the end of the block kills it
+            wait_for_rows(killed, 6)  # the end of the block kills the process
         at_kill = len(results(killed))
         with training(killed, iterations=16, more=("--resume",)) as process:
             code = process.wait(timeout=PATIENCE)
-        expected, rows = results(left_alone), results(killed)
+        expected, rows = results(uninterrupted), results(killed)
         resumed_from = first_difference(expected, rows)
         same_weights = all(
-            torch.equal(tensor, other[name])
-            for other in [load_file(checkpoint_of(killed, 4) / f"{POLICY}.safetensors")]
-            for name, tensor in load_file(checkpoint_of(left_alone, 4) / f"{POLICY}.safetensors").items()
+            torch.equal(tensor, second[name])
+            for second in [load_file(checkpoint_of(killed, 4) / f"{POLICY}.safetensors")]
+            for name, tensor in load_file(checkpoint_of(uninterrupted, 4) / f"{POLICY}.safetensors").items()
         )
     counters = ("training_iteration", "num_env_steps_sampled_lifetime")
     same_counters = [[row[key] for key in counters] for row in rows] == [
@@ -197,7 +197,7 @@ def driver() -> Row:
 
 
 def node() -> Row:
-    """The env runner of the removed node is started again on another one."""
+    """Remove a node; its env runner must restart on another one."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         workers = [cluster.add_node(num_cpus=2) for _ in range(2)]
@@ -205,11 +205,11 @@ def node() -> Row:
         run = CountedTraining(config(num_env_runners=3).build_algo())
         for _ in range(20):
             run.iterate()
-        where = run.algo.env_runner_group.foreach_env_runner(
+        node_ids = run.algo.env_runner_group.foreach_env_runner(
             lambda _: ray.get_runtime_context().get_node_id(), local_env_runner=False
         )
-        removed = next(worker for worker in workers if worker.node_id in where)
-        lost = where.count(removed.node_id)
+        removed = next(worker for worker in workers if worker.node_id in node_ids)
+        lost = node_ids.count(removed.node_id)
         threading.Timer(0.02, cluster.remove_node, (removed, False)).start()
         for _ in range(20):
             run.iterate()
@@ -228,8 +228,8 @@ def node() -> Row:
 
 
 def files(number: int = 500) -> Row:
-    """Every file has one random defect; see tests/experiments/spoilt_files.py."""
-    tracebacks = accepted = must_fail = refused = 0
+    """Load files with one random defect each; see tests/experiments/spoilt_files.py."""
+    tracebacks = accepted = must_fail = rejected = 0
     slowest = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for spoilt in spoilt_files(number, seed=0):
@@ -240,22 +240,22 @@ def files(number: int = 500) -> Row:
             try:
                 load_experiments(file)
             except ExperimentError:
-                refused += 1
+                rejected += 1
             except Exception:
                 tracebacks += 1
             else:
                 accepted += spoilt.must_fail
             slowest = max(slowest, time.monotonic() - start)
     result = (
-        f"{must_fail} must be refused, {accepted} were accepted; {refused} refused in all (some defects leave a valid "
-        f"file); {tracebacks} tracebacks; the slowest took {slowest:.2f} s"
+        f"{must_fail} must be rejected, {accepted} were accepted; {rejected} rejected in total (some defects leave "
+        f"a valid file); {tracebacks} tracebacks; the slowest took {slowest:.2f} s"
     )
     fault = f"{number} experiment files with a random defect"
     return Row(fault, result, not tracebacks and not accepted and slowest < 2)
 
 
 def checkpoint(stride: int = 8) -> Row:
-    """A bit of every byte of the exported policy is flipped, and of every eighth byte of the whole checkpoint."""
+    """Flip a bit of every byte of the exported policy, and of every eighth byte of the whole checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         with local_ray():
             algo = config().network(embed_dim=8).build_algo()
@@ -280,7 +280,7 @@ def checkpoint(stride: int = 8) -> Row:
 
 
 def memory(iterations: int = 1800, warm_up: int = 300) -> Row:
-    """As many iterations as half an hour has at one a second, which is what MAT's defaults take on two cores."""
+    """Measure memory growth over half an hour of one-second iterations, the duration of MAT's defaults on two cores."""
     with local_ray():
         algo = config(num_env_runners=1).build_algo()
         (pid,) = algo.env_runner_group.foreach_env_runner(lambda _: os.getpid(), local_env_runner=False)
@@ -308,14 +308,14 @@ SCENARIOS: dict[str, Callable[[], Row]] = {
 }
 
 
-# -- training in a process of its own ---------------------------------------------------------------------------------
+# -- training in a separate process -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def training(
     folder: str | Path, *, iterations: int, config: dict[str, Any] | None = None, more: tuple[str, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`rllib train` in a process that is killed at the end of the block, if it has not ended by then."""
+    """Run `rllib train` in a process that is killed at the end of the block if it is still running."""
     settings = {"train_batch_size_per_learner": BATCH, "num_epochs": 2, "embed_dim": 16, **(config or {})}
     options = {
         "--run": "MAT",
@@ -339,7 +339,7 @@ def training(
 
 
 def results(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of the run's result.json; a last line that is not complete yet is left out."""
+    """Return the rows of the run's result.json without an incomplete last line."""
     text = "".join(file.read_text() for file in Path(folder).glob("run/MAT_*/result.json"))
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
@@ -358,21 +358,21 @@ def checkpoint_of(folder: Path, iteration: int) -> Path:
 
 
 def first_difference(expected: list[dict[str, Any]], rows: list[dict[str, Any]]) -> int:
-    """The last iteration up to which two runs had the same returns."""
+    """Return the last iteration up to which two runs had the same returns."""
     pairs = zip(expected, rows, strict=False)
     returns = [[row["env_runners"]["episode_return_mean"] for row in pair] for pair in pairs]
-    return next((i for i, (one, other) in enumerate(returns) if one != other), len(returns))
+    return next((i for i, (first, second) in enumerate(returns) if first != second), len(returns))
 
 
 def is_learner(process: psutil.Process) -> bool:
     try:
         return "Learner" in " ".join(process.cmdline())
-    except psutil.Error:  # it has ended meanwhile
+    except psutil.Error:  # the process has ended
         return False
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kills the driver first, as the kernel would for want of memory, and then what it leaves behind."""
+    """Kill the driver first, as the out-of-memory killer would, and then its remaining children."""
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
@@ -392,11 +392,11 @@ def is_reported(load: Callable[[], object]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenarios", nargs="*", help=f"which of {', '.join(SCENARIOS)} [all]")
-    parser.add_argument("--out", type=Path, help="a Markdown file in which the table is written as well")
+    parser.add_argument("scenarios", nargs="*", help=f"any of {', '.join(SCENARIOS)} [all]")
+    parser.add_argument("--out", type=Path, help="Markdown file to write the table to")
     args = parser.parse_args()
     if unknown := set(args.scenarios) - SCENARIOS.keys():
-        parser.error(f"there is no scenario {', '.join(unknown)}: choose from {', '.join(SCENARIOS)}")
+        parser.error(f"unknown scenario {', '.join(unknown)}: choose from {', '.join(SCENARIOS)}")
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     print("| fault | result | passed |\n|---|---|---|", flush=True)
     rows = []
@@ -409,7 +409,7 @@ def main() -> None:
 
 
 def write_page(path: Path, rows: list[Row]) -> None:
-    """The table, and with what it was measured."""
+    """Write the table and the versions it was measured with."""
     revision = "an installed package"
     if shutil.which("git"):
         found = subprocess.run(
@@ -422,8 +422,8 @@ def write_page(path: Path, rows: list[Row]) -> None:
     lines = [
         "# Reliability",
         "",
-        "`make reliability` injects faults into running trainings and checks what becomes of them: nothing that was",
-        "finished is lost, no step is counted twice, and damage is reported in words. It takes less than 20 minutes.",
+        "`make reliability` injects faults into training runs and checks that no completed work is lost, no step is",
+        "counted twice, and damage is reported with a clear message. It takes less than 20 minutes.",
         "",
         "| fault | result | passed |",
         "|---|---|---|",

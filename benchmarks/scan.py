@@ -1,11 +1,11 @@
-"""The selective scan, forward and backward: every backend that runs here, and how near the fastest is to its floors.
+"""The selective scan, forward and backward: every available backend, and the fastest compared to its lower bounds.
 
     python benchmarks/scan.py [--repeats 20] [--device cpu]
 
-Size: batch 800, length 8, dim 128, state 16. Timed in turn with them, in the same process: attention of the same
-width, and mambapy's parallel scan where `pip install mambapy` has been run. Two floors of the time on one core:
+Size: batch 800, length 8, dim 128, state 16. Timings alternate in one process with attention of the same width, and
+with mambapy's parallel scan if it is installed (`pip install mambapy`). Two lower bounds of the time on one core:
 
-- memory: reading what goes in and writing what comes out once in each direction, at the speed of a copy;
+- memory: reading inputs and writing outputs once in each direction, at the speed of a copy;
 - arithmetic: two exponentials per token, channel and state (one in each direction), at the speed of the kernels' own.
 """
 
@@ -31,7 +31,7 @@ BATCH, LENGTH, DIM, STATE = 800, 8, 128, 16
 
 
 def inputs(device: str) -> list[Tensor]:
-    """u, delta, A, B, C, D, z and delta_bias, channels adjacent in memory."""
+    """Return u, delta, A, B, C, D, z and delta_bias, with channels adjacent in memory."""
     u, delta, z = (torch.randn(BATCH, LENGTH, DIM, device=device).mT.requires_grad_() for _ in range(3))
     B, C = (torch.randn(BATCH, LENGTH, STATE, device=device).mT.requires_grad_() for _ in range(2))
     A = (-8 * torch.rand(DIM, STATE, device=device)).requires_grad_()
@@ -42,7 +42,7 @@ def inputs(device: str) -> list[Tensor]:
 def mambapy_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
 ) -> Tensor:
-    """The same by mambapy's parallel scan, which takes (batch, length, dim, state)."""
+    """Compute the scan by mambapy's parallel scan, which takes (batch, length, dim, state)."""
     from mambapy.pscan import pscan
 
     dt = activated(delta, bias, True).mT  # (batch, length, dim)
@@ -53,7 +53,7 @@ def mambapy_scan(
 
 
 def milliseconds(function: Callable[[], object], device: str) -> float:
-    """CPU time of a call; on CUDA the time until the device is done."""
+    """Return the CPU time of a call; on CUDA, the time until the device is done."""
     if device == "cpu":
         start = time.process_time()
         function()
@@ -67,7 +67,7 @@ def milliseconds(function: Callable[[], object], device: str) -> float:
 
 @njit(fastmath=True)
 def exponentials(x: np.ndarray, repeats: int) -> float:
-    """As many exponentials as `repeats` times the size of x, which stays in the cache."""
+    """Compute `repeats` exponentials per element of x, which fits in the cache."""
     total = x.dtype.type(0)
     for _ in range(repeats):
         for i in range(x.size):
@@ -76,9 +76,9 @@ def exponentials(x: np.ndarray, repeats: int) -> float:
 
 
 def floors(arguments: list[Tensor]) -> tuple[float, float]:
-    """Milliseconds that memory alone and exponentials alone would take on one core."""
-    # Forward: everything in, y out. Backward: everything and the gradient of y in, a gradient for everything out.
-    moved = 3 * sum(x.numel() for x in arguments) + 2 * BATCH * LENGTH * DIM
+    """Return the milliseconds of memory access alone and of exponentials alone on one core."""
+    # Forward: reads all inputs, writes y. Backward: reads all inputs and the gradient of y, writes all gradients.
+    transferred = 3 * sum(x.numel() for x in arguments) + 2 * BATCH * LENGTH * DIM
     source, target = torch.randn(2, 8_000_000)
     per_number = min(milliseconds(lambda: target.copy_(source), "cpu") for _ in range(5)) / (2 * source.numel())
 
@@ -86,13 +86,13 @@ def floors(arguments: list[Tensor]) -> tuple[float, float]:
     repeats = BATCH * LENGTH * DIM * STATE // x.size
     exponentials(x, 1)
     arithmetic = 2 * min(milliseconds(lambda: exponentials(x, repeats), "cpu") for _ in range(5))
-    return per_number * moved, arithmetic
+    return per_number * transferred, arithmetic
 
 
 def main() -> None:
     """Print a line per implementation, then the floors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=20, help="timings of each, in turns (the median counts)")
+    parser.add_argument("--repeats", type=int, default=20, help="alternating timings of each (the median counts)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -116,7 +116,7 @@ def main() -> None:
     for repeat in range(args.repeats + 2):
         for name, call in calls.items():
             elapsed = milliseconds(partial(run, call), args.device)
-            if repeat > 1:  # the first ones compile and fill caches
+            if repeat > 1:  # the first two compile and fill caches
                 times[name].append(elapsed)
     medians = {name: statistics.median(row) for name, row in times.items()}
     fastest = min(medians[name] for name in SELECTIVE_SCAN.available(args.device))

@@ -1,15 +1,15 @@
-"""Env steps per second: sampling and whole training, compared with RLlib's own runners in the same run.
+"""Env steps per second of sampling and training, compared to RLlib's own runners in the same run.
 
-Four tables. The contestants of a line take turns in one process, so that the ratios hold on a noisy machine.
+Four tables. The contestants of a row alternate in one process to reduce the influence of noise.
 
 sampling: MAT's env runner; RLlib's `SingleAgentEnvRunner` with its default connectors, for the same module on the same
     vector of joint environments ("joint path") and on joint environments that gymnasium steps one by one, as RLlib does
-    by default; RLlib's multi-agent PPO, with one network that all agents share, on the environments one by one. And
-    which part of our time is spent in the simulator and in the network.
+    by default; RLlib's multi-agent PPO, with a network shared by all agents, on the environments one by one. The last
+    column is the share of our time spent in the simulator and the network.
 training: MAT, 64 environments x 128 steps, 5 epochs of the whole batch; with the parts of an iteration. The reference
-    is Mava's MAT (JAX, compiled as a whole) with the same settings, measured on two cores before; it is not run here.
-cold: from the start of a process to a mean return of 0.95 on level-based foraging.
-memory: what a rollout of 128 steps x 256 environments x 10 agents takes beyond its arrays.
+    is Mava's MAT (JAX, compiled as a whole) with the same settings, measured earlier on two cores; it is not run here.
+cold: the time from process start to a mean return of 0.95 on level-based foraging.
+memory: the memory of a rollout of 128 steps x 256 environments x 10 agents beyond its arrays.
 
     python benchmarks/throughput.py [sampling] [training] [cold] [memory] [--rounds 3] [--threads 2]
 """
@@ -60,7 +60,7 @@ def mat(env: str, num_envs: int = 64) -> MATConfig:
 
 
 def joint_path(env: str, num_envs: int, *, one_by_one: bool) -> MATConfig:
-    """RLlib's own runner, and the connectors that it gives to any module; a user's empty list keeps ours out."""
+    """Return a config for RLlib's runner with its default connectors; empty lists of user connectors disable ours."""
     config = mat(env, num_envs)
     if one_by_one:
         config.env_runners(gym_env_vectorize_mode="sync")
@@ -72,7 +72,7 @@ def joint_path(env: str, num_envs: int, *, one_by_one: bool) -> MATConfig:
 
 
 def multi_agent_ppo(env: str, num_envs: int) -> PPOConfig:
-    """As it comes: RLlib knows nothing of batched simulators, nor of masks."""
+    """Return RLlib's multi-agent PPO without changes, so without batched simulators and action masks."""
     register_env(f"single {env}", lambda _: ParallelPettingZooEnv(make_env(env)))
     return (
         PPOConfig()
@@ -94,7 +94,7 @@ def speed_of(runner: Any, steps: int) -> float:
 
 
 def sampling(rounds: int) -> None:
-    """The first table."""
+    """Print the first table."""
     header = "| environment | envs | env steps/s | joint path | one by one | multi-agent PPO | simulator + network |"
     print(f"\n{header}\n|---|---|---|---|---|---|---|")
     for env in SAMPLED:
@@ -107,7 +107,7 @@ def sampling(rounds: int) -> None:
                 (build(MultiAgentEnvRunner, multi_agent_ppo(env, num_envs)), 2 * num_envs),
             ]
             for runner, steps in contestants:
-                runner.sample(num_timesteps=steps)  # warms up
+                runner.sample(num_timesteps=steps)  # warm-up
             ours.get_metrics()
             speeds = [[speed_of(runner, steps) for runner, steps in contestants] for _ in range(rounds)]
             fast, *others = (statistics.median(column) for column in zip(*speeds, strict=True))
@@ -122,12 +122,12 @@ def sampling(rounds: int) -> None:
 
 
 def training(rounds: int) -> None:
-    """The second table."""
+    """Print the second table."""
     header = "| environment | env steps/s | of Mava's MAT | sampling: simulator, network, rest | update |"
     print(f"\n{header}\n|---|---|---|---|---|")
     for env, reference in MAVA.items():
         algo = mat(env).build_algo()
-        algo.train()  # warms up
+        algo.train()  # warm-up
         runs = []
         for _ in range(2 * rounds):
             start = time.perf_counter()
@@ -147,7 +147,7 @@ def training(rounds: int) -> None:
 
 
 def cold() -> None:
-    """From process start, with nothing compiled before, to a mean return of 0.95; with the tuned settings."""
+    """Measure the time from process start without compilation caches to a mean return of 0.95, with tuned settings."""
     tuned = tuned_configs()["mat/jumanji-lbf-2s-8x8-2p-2f-coop"]
     spec = yaml.safe_load(tuned.file.read_text())[tuned.experiment]
     spec["config"] |= {"minibatch_size": None, "seed": 0}
@@ -175,7 +175,7 @@ def cold() -> None:
 
 
 def memory() -> None:
-    """In this process, which has to be a fresh one: what its peak grows by while a rollout is taken."""
+    """Measure the growth of this process's peak memory during a rollout; must run in a new process."""
     runner = build(RolloutEnvRunner, mat("jumanji-rware/small-10ag", 256))
     runner.sample(num_timesteps=2 * 256)
     gc.collect()
@@ -184,8 +184,8 @@ def memory() -> None:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     rows, envs, agents = rollout.agent_rewards.shape
     size = rollout.nbytes / 2**20
-    print(f"\nA rollout of {rows} rows x {envs} environments x {agents} agents: {size:.0f} MiB of arrays, and")
-    print(f"{grown / 2**20:.0f} MiB that the process grew by at its peak ({grown / rollout.nbytes:.2f}x)")
+    print(f"\nA rollout of {rows} rows x {envs} environments x {agents} agents: {size:.0f} MiB of arrays;")
+    print(f"the process's peak memory grew by {grown / 2**20:.0f} MiB ({grown / rollout.nbytes:.2f}x)")
 
 
 TABLES: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -198,14 +198,14 @@ TABLES: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", help=f"which of {', '.join(TABLES)} [all]")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn (the median counts)")
+    parser.add_argument("tables", nargs="*", help=f"any of {', '.join(TABLES)} [all]")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each (the median counts)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
     args = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
     if unknown := set(args.tables) - TABLES.keys():
-        parser.error(f"there is no table {', '.join(unknown)}: choose from {', '.join(TABLES)}")
+        parser.error(f"unknown table {', '.join(unknown)}: choose from {', '.join(TABLES)}")
     if len(args.tables) == 1:
         TABLES[args.tables[0]](args)
         return

@@ -1,11 +1,11 @@
 """CPU time of one learner update (forward, loss, backward, clipping, Adam step) on one core.
 
-First table: MAT at batch 800. The reference, timed in turn with it, is a network of the same sizes made of torch's own
-`nn.TransformerEncoder` and `nn.TransformerDecoder`, with the same loss and optimiser. The published MAT code took 80,
-155 and 310 ms of CPU time for 8, 16 and 32 agents on the machine that these benchmarks were made on.
+First table: MAT at batch 800. The reference, with alternating timings, is a network of the same sizes that consists of
+torch's `nn.TransformerEncoder` and `nn.TransformerDecoder`, with the same loss and optimiser. The published MAT code
+took 80, 155 and 310 ms of CPU time for 8, 16 and 32 agents on the machine of these benchmarks.
 
-Second table: every mixer against MAT, at batch 800 up to 32 agents and with fewer teams beyond, so that all rows from
-there have as many agents in a batch; and the number of agents from which each is cheaper than MAT.
+Second table: every mixer against MAT, at batch 800 up to 32 agents and with fewer teams beyond, so that the number of
+agents in a batch stays constant; and the number of agents from which each mixer is cheaper than MAT.
 
     python benchmarks/update.py [--repeats 15] [--agents 3 8 16 32]
 """
@@ -33,7 +33,7 @@ Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class TorchTransformer(nn.Module):
-    """The reference: the same sizes, from torch's own layers."""
+    """The reference: a network of the same sizes from torch's own layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class TorchTransformer(nn.Module):
 
 
 def make_update(network: nn.Module, evaluate: Evaluate, n: int, batch: int = BATCH) -> Callable[[], None]:
-    """One whole update of `network` on made-up experience."""
+    """Return a function that performs one full update of `network` on synthetic experience."""
     generator = torch.Generator().manual_seed(0)
     obs = torch.randn(batch, n, OBS_DIM, generator=generator)
     actions = torch.randint(ACTIONS, (batch, n), generator=generator)
@@ -116,7 +116,7 @@ def make_network(mixer: str = "attention") -> JointPolicyNetwork:
 
 
 def compare_with_torch(agents: list[int], repeats: int) -> None:
-    """The first table."""
+    """Print the first table."""
     network, reference = make_network(), TorchTransformer()
     print(f"batch {BATCH}, obs {OBS_DIM}, {ACTIONS} actions, d {EMBED_DIM}, one core; CPU time of an update")
     print(f"{'agents':>6} {'torch layers':>13} {'MAT':>9} {'ratio':>7} {'published':>10}")
@@ -130,9 +130,9 @@ def compare_with_torch(agents: list[int], repeats: int) -> None:
 
 
 def compare_mixers(repeats: int) -> None:
-    """The second table."""
+    """Print the second table."""
     networks = {name: make_network(name) for name in MIXERS}
-    print("\nevery mixer in encoder and decoder: ms, and times what attention takes")
+    print("\nevery mixer in encoder and decoder: ms, and ratio to attention")
     print(f"{'agents':>6} {'batch':>6}" + "".join(f"{name:>17}" for name in networks))
     ratios: dict[str, list[float]] = {name: [] for name in networks}
     for n in SIZES:
@@ -150,7 +150,7 @@ def compare_mixers(repeats: int) -> None:
 
 
 def crossing(ratios: list[float]) -> str:
-    """From which team size on ratios stay below one, between measured sizes by a power law."""
+    """Describe from which team size ratios stay below one, with power-law interpolation between measured sizes."""
     above = [i for i, ratio in enumerate(ratios) if ratio >= 1.0]
     if not above:
         return f"from {SIZES[0]} agents at most"
@@ -163,7 +163,7 @@ def crossing(ratios: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15, help="updates of each, in turns (the median counts)")
+    parser.add_argument("--repeats", type=int, default=15, help="alternating updates of each (the median counts)")
     parser.add_argument("--agents", type=int, nargs="+", default=[3, 8, 16, 32])
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The sweep of `optuna_sweep.yaml` in Python: everything is Ray Tune's own, and MAT is a name like PPO."""
+"""The sweep of `optuna_sweep.yaml` with the Python API of Ray Tune, where MAT is used by name like PPO."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-import rllib_seqmarl  # noqa: F401  (makes MAT and its environments known to Tune)
+import rllib_seqmarl  # noqa: F401  (registers MAT and its environments with Tune)
 
 METRIC = "env_runners/episode_return_mean"
 
@@ -15,7 +15,7 @@ METRIC = "env_runners/episode_return_mean"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=20_000, help="env steps a trial")
+    parser.add_argument("--steps", type=int, default=20_000, help="env steps per trial")
     options = parser.parse_args()
 
     analysis = tune.run(

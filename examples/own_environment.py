@@ -1,8 +1,8 @@
-"""Bring an environment of your own: write it as a PettingZoo ParallelEnv, check it, train on it, act in it.
+"""Use your own environment: write it as a PettingZoo ParallelEnv, check it, train on it, and act in it.
 
-Couriers share a street of seven houses. Each has a parcel for one house, and no two may stand in one house at once. A
-joint policy can give way, since each courier knows where its predecessors are about to go. Illegal moves (out of the
-street) are masked, and a courier who has delivered goes home: it leaves `agents` while the others go on.
+Couriers share a street of seven houses. Each has a parcel for one house, and no two may be in the same house at once. A
+joint policy can avoid collisions, since each courier knows where its predecessors are about to go. Illegal moves (out
+of the street) are masked, and a courier that has delivered its parcel leaves `agents` while the others continue.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Couriers(ParallelEnv):
     def __init__(self, n_couriers: int = 3, max_cycles: int = 20):
         self.max_cycles = max_cycles
         self.possible_agents = [f"courier_{i}" for i in range(n_couriers)]
-        # Where it stands and where its parcel goes, one-hot, and how many stand in each house.
+        # One-hot position, one-hot destination, and the number of couriers in each house.
         self._observation_space = spaces.Box(0.0, n_couriers, (3 * HOUSES,), np.float32)
         self._action_spaces = {agent: spaces.Discrete(3) for agent in self.possible_agents}
 
@@ -52,10 +52,10 @@ class Couriers(ParallelEnv):
         self.cycle += 1
         for agent in acting:
             self.place[agent] += int(actions[agent]) - STAY
-        standing = [self.place[agent] for agent in acting]
+        places = [self.place[agent] for agent in acting]
         rewards, terminated = {}, {}
         for agent in acting:
-            collides = standing.count(self.place[agent]) > 1
+            collides = places.count(self.place[agent]) > 1
             terminated[agent] = self.place[agent] == self.goal[agent] and not collides
             rewards[agent] = -1.0 if collides else 1.0 if terminated[agent] else -0.05
         truncated = dict.fromkeys(acting, self.cycle >= self.max_cycles)
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=60)
     options = parser.parse_args()
 
-    check_joint_env(Couriers)  # says exactly which promise is broken, if one is
+    check_joint_env(Couriers)  # raises an error that names the violated rule, if any
     algo = MATConfig().environment(Couriers).training(train_batch_size_per_learner=800, lr=1e-3).build_algo()
     for iteration in range(options.iterations):
         result = algo.train()["env_runners"]

@@ -1,6 +1,6 @@
 """Serve a trained team over HTTP with Ray Serve.
 
-A request is a JSON object {agent: observation}, the answer {agent: action}. The replica reads only the policy's
+A request is a JSON object {agent: observation}, the response {agent: action}. The replica reads only the policy's
 safetensors and JSON files: it restores no algorithm, starts no environment and unpickles nothing. Without `--policy`, a
 small team is trained first. Needs `pip install "ray[serve]"`.
 
@@ -21,11 +21,11 @@ from rllib_seqmarl import JointPolicy, MATConfig, make_joint_env
 
 
 class Team:
-    """Acts on JSON observations of teams whose agents observe arrays."""
+    """Serves actions for JSON observations of teams whose agents observe arrays."""
 
     def __init__(self, path: str) -> None:
         self.policy = JointPolicy.from_checkpoint(path)
-        # Keys of JSON objects are strings; agents may be named by integers or tuples as well.
+        # Keys of JSON objects are strings, but agent names may also be integers or tuples.
         self.agents = {str(agent): agent for agent in self.policy.layout.agents}
 
     async def __call__(self, request: Any) -> Any:
@@ -36,10 +36,10 @@ class Team:
         except ValueError as error:  # not JSON, or a LayoutError that names the agent
             return JSONResponse({"error": str(error)}, status_code=400)
 
-    def act(self, given: Any) -> dict[str, Any]:
-        if not isinstance(given, dict):
-            raise ValueError(f"send an object {{agent: observation}}, not a {type(given).__name__}")
-        observations = {self.agents.get(name, name): np.asarray(seen, np.float32) for name, seen in given.items()}
+    def act(self, request: Any) -> dict[str, Any]:
+        if not isinstance(request, dict):
+            raise ValueError(f"send an object {{agent: observation}}, not a {type(request).__name__}")
+        observations = {self.agents.get(name, name): np.asarray(obs, np.float32) for name, obs in request.items()}
         return {str(agent): np.asarray(action).tolist() for agent, action in self.policy.act(observations).items()}
 
 
@@ -58,7 +58,7 @@ def train(path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", help="a checkpoint, or an exported policy")
+    parser.add_argument("--policy", help="a checkpoint or an exported policy")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--wait", action="store_true", help="serve until interrupted")
     options = parser.parse_args()
@@ -77,12 +77,12 @@ def main() -> None:
         deployment = JointPolicy.from_checkpoint(path).deployment
         observations, _ = make_joint_env(deployment["env"], deployment["env_config"]).env.reset(seed=0)
         url = f"http://127.0.0.1:{options.port}/"
-        body = {str(agent): np.asarray(seen).tolist() for agent, seen in observations.items()}
-        answer = requests.post(url, json=body, timeout=30)
-        answer.raise_for_status()
-        print("actions:", answer.json())
-        refused = requests.post(url, json={"stranger": [0.0]}, timeout=30)
-        print("refused:", refused.status_code, refused.json()["error"])
+        body = {str(agent): np.asarray(obs).tolist() for agent, obs in observations.items()}
+        response = requests.post(url, json=body, timeout=30)
+        response.raise_for_status()
+        print("actions:", response.json())
+        rejected = requests.post(url, json={"stranger": [0.0]}, timeout=30)
+        print("rejected:", rejected.status_code, rejected.json()["error"])
         if options.wait:
             signal.pause()
         serve.shutdown()

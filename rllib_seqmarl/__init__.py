@@ -13,7 +13,7 @@ from rllib_seqmarl.version import __version__ as __version__
 
 
 def _is_command() -> bool:
-    """Whether this process is the `rllib` command before it has needed Ray.
+    """Whether this process is the `rllib` command and has not imported Ray yet.
 
     Ray and torch take seconds to import, and `rllib --help` needs neither; each subcommand imports what it uses.
     """

@@ -1,6 +1,6 @@
-"""The `rllib` command: train from experiment files or options, evaluate checkpoints, list what there is.
+"""The `rllib` command: train from experiment files or options, evaluate checkpoints, list what is available.
 
-Ray and torch are imported by the commands that need them, so that `rllib --help` answers at once.
+Ray and torch are imported only by the commands that need them, so that `rllib --help` responds instantly.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-def _shown_to_people(show_traceback: bool = False) -> Callable[[Callable[[], Any]], Any]:
-    """Runs a command's body with log messages shown, and ends it with one message if the user has to act."""
+def _reporting_errors(show_traceback: bool = False) -> Callable[[Callable[[], Any]], Any]:
+    """Return a runner that shows log messages and reports user errors as a single message."""
 
     def run(body: Callable[[], Any]) -> Any:
         from rllib_seqmarl.experiments.console import Console
@@ -57,29 +57,29 @@ _RUN_OPTIONS = [
     click.option(
         "--resume",
         is_flag=True,
-        help="Go on with the experiment of the same name, from its last checkpoints; --stop and most of --config may "
-        "have changed. Ray unpickles these files: resume only what you trust.",
+        help="Resume the experiment of the same name from its latest checkpoints; --stop and most of --config may "
+        "change. Ray unpickles these files: resume only experiments you trust.",
     ),
-    click.option("--num-samples", type=int, help="How often to sample the config; a grid is repeated as often."),
-    click.option("--local-dir", "--storage-path", help="Where results go (a folder, or s3://...). [~/ray_results]"),
+    click.option("--num-samples", type=int, help="Number of times to sample the config or repeat the grid."),
+    click.option("--local-dir", "--storage-path", help="Where to store results (folder or s3://...). [~/ray_results]"),
     click.option("--checkpoint-freq", type=int, help="Training iterations between checkpoints; 0 for none. [20]"),
-    click.option("--checkpoint-at-end/--no-checkpoint-at-end", default=None, help="Write one at the end. [yes]"),
+    click.option("--checkpoint-at-end/--no-checkpoint-at-end", default=None, help="Write a final checkpoint. [yes]"),
     click.option("--keep-checkpoints-num", type=int, help="How many checkpoints to keep; 0 for all. [2]"),
     click.option(
-        "--checkpoint-score-attr", help="Keep the best by this metric ('min-...' for lowest), not the newest."
+        "--checkpoint-score-attr", help="Keep the best by this metric ('min-...' for the lowest), not the newest."
     ),
-    click.option("--max-failures", type=int, help="How often to take up a failed trial again. [0]"),
+    click.option("--max-failures", type=int, help="How many times to restart a failed trial. [0]"),
     click.option(
         "--restore",
         type=click.Path(),
-        help="Start every trial from this checkpoint, which Ray unpickles: only from sources you trust.",
+        help="Start every trial from this checkpoint. Ray unpickles it: use only checkpoints you trust.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), help="Seed the training, and the search."),
-    click.option("--ray-address", help="Run on this Ray cluster ('auto' for a running one)."),
-    click.option("--ray-num-cpus", type=int, help="How many CPUs a Ray started here counts. [all]"),
-    click.option("--ray-num-gpus", type=int, help="How many GPUs a Ray started here counts. [all]"),
-    click.option("-v", "--verbose", count=True, help="Show what Ray Tune and the workers say; -vv also tracebacks."),
-    click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error."),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed for training and search."),
+    click.option("--ray-address", help="Address of a Ray cluster ('auto' to find a running one)."),
+    click.option("--ray-num-cpus", type=int, help="CPUs of a locally started Ray. [all]"),
+    click.option("--ray-num-gpus", type=int, help="GPUs of a locally started Ray. [all]"),
+    click.option("-v", "--verbose", count=True, help="Show output of Ray Tune and the workers; -vv adds tracebacks."),
+    click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error."),
 ]
 
 
@@ -90,13 +90,13 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @main.group(invoke_without_command=True, context_settings=CONTEXT)
-@click.option("--run", "--algo", "run", help="The algorithm's name; `rllib list` shows them.")
-@click.option("--env", help="The environment's name; `rllib list` shows them.")
+@click.option("--run", "--algo", "run", help="Name of the algorithm; see `rllib list`.")
+@click.option("--env", help="Name of the environment; see `rllib list`.")
 @click.option("--config", "config_text", default="{}", help="The algorithm's config, as JSON or YAML.")
-@click.option("--stop", "stop_text", default="{}", help="Metric -> value at which to stop, as JSON or YAML.")
+@click.option("--stop", "stop_text", default="{}", help="Stop criteria, {metric: value}, as JSON or YAML.")
 @click.option("--search", "search_text", help="A search block, as JSON or YAML, such as '{algorithm: optuna}'.")
 @click.option("--scheduler", "scheduler_text", help="A scheduler, such as asha.")
-@click.option("-n", "--experiment-name", help="The experiment's name, and its folder's. [algorithm-environment]")
+@click.option("-n", "--experiment-name", help="Name of the experiment and its folder. [algorithm-environment]")
 @_run_options
 @click.pass_context
 def train(
@@ -110,7 +110,7 @@ def train(
     experiment_name: str | None,
     **options: Any,
 ) -> None:
-    """Train from options, or from files.
+    """Train from options or files.
 
     \b
     rllib train file EXP.yaml [EXP.yaml ...]
@@ -125,15 +125,15 @@ def train(
         from rllib_seqmarl.experiments.errors import ExperimentError
         from rllib_seqmarl.experiments.experiment import parse_experiment
         from rllib_seqmarl.experiments.plain_yaml import parse_yaml
-        from rllib_seqmarl.experiments.results_folder import as_name
+        from rllib_seqmarl.experiments.results_folder import to_valid_name
 
         if run is None:
-            raise ExperimentError("name an algorithm with --run, or give a file: rllib train file EXP.yaml.")
+            raise ExperimentError("name an algorithm with --run, or pass a file: rllib train file EXP.yaml.")
         spec: dict[str, Any] = {"run": run} | ({"env": env} if env else {})
         spec |= {key: parse_yaml(text, f"--{key}", numbered=False).value for key, text in texts.items() if text}
-        name = as_name(f"{run}-{env or 'training'}") if experiment_name is None else experiment_name
+        name = to_valid_name(f"{run}-{env or 'training'}") if experiment_name is None else experiment_name
         places = {(): "--run" if experiment_name is None else "--experiment-name"}
-        # A place is an option's name.
+        # Errors refer to command-line options instead of file lines.
         return [parse_experiment(name, spec, lambda *path: places.get(path[:1]) or f"--{path[0]}")]
 
     _train(experiments, **options)
@@ -143,9 +143,9 @@ def train(
 @click.argument("files", nargs=-1, required=True)
 @_run_options
 def train_file(files: tuple[str, ...], **options: Any) -> None:
-    """Run the experiments in FILES, one after another. All are checked before the first starts.
+    """Run the experiments in FILES, one after another. All are checked before the first one starts.
 
-    A tuned experiment of the package is given by its name, such as mat/mpe-simple_spread.
+    The package's tuned experiments are referred to by name, such as mat/mpe-simple_spread.
     """
 
     def experiments() -> list[Experiment]:
@@ -156,7 +156,7 @@ def train_file(files: tuple[str, ...], **options: Any) -> None:
     _train(experiments, **options)
 
 
-def _starting_ray() -> None:
+def _log_ray_start() -> None:
     logging.getLogger("rllib_seqmarl").info("Starting Ray ...", extra={"under_way": "importing Ray and torch"})
 
 
@@ -164,21 +164,21 @@ def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: 
     show_traceback = trace or verbose > 1
 
     def body() -> int:
-        _starting_ray()
+        _log_ray_start()
         from rllib_seqmarl.experiments.ray_session import RaySession
-        from rllib_seqmarl.experiments.report import closing_words, results_table
+        from rllib_seqmarl.experiments.report import closing_message, results_table
         from rllib_seqmarl.experiments.runner import check_runnable, check_startable, run_experiment
 
         session = RaySession(options["ray_address"], options["ray_num_cpus"], options["ray_num_gpus"], verbose)
         session.quieten()
-        checked = [_with_options(experiment, options) for experiment in experiments()]
+        checked = [_override_settings(experiment, options) for experiment in experiments()]
         check_runnable(checked, session)
         check_startable(checked, options["resume"])
         failed = 0
         with session.open():
             for experiment in checked:
                 outcome = run_experiment(experiment, session, resume=options["resume"])
-                click.echo(f"\n{results_table(outcome)}\n\n{closing_words(outcome)}")
+                click.echo(f"\n{results_table(outcome)}\n\n{closing_message(outcome)}")
                 if show_traceback:
                     for failure in outcome.failures:
                         click.echo(f"\n{Path(failure.error_file).read_text()}", err=True)
@@ -187,13 +187,13 @@ def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: 
                     return 128 + (outcome.signum or signal.SIGINT)
         return 1 if failed else 0
 
-    with _terminated_as_interrupted():
-        sys.exit(_shown_to_people(show_traceback)(body))
+    with _exit_on_sigterm():
+        sys.exit(_reporting_errors(show_traceback)(body))
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Lets SIGTERM end a command where SIGINT would: before trials run, and after."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Handle SIGTERM like SIGINT before and after trials run."""
 
     def terminate(number: int, frame: Any) -> NoReturn:
         click.echo("Terminated.", err=True)
@@ -202,15 +202,15 @@ def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    previous_handler = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
-def _with_options(experiment: Experiment, options: dict[str, Any]) -> Experiment:
-    """The experiment with what was given on the command line in place of what its file says."""
+def _override_settings(experiment: Experiment, options: dict[str, Any]) -> Experiment:
+    """Return the experiment with its settings overridden by command-line options."""
     from rllib_seqmarl.experiments.experiment import parse_checkpoints
     from rllib_seqmarl.experiments.limits import check_numbers
 
@@ -218,27 +218,27 @@ def _with_options(experiment: Experiment, options: dict[str, Any]) -> Experiment
         return f"--{str(path[0]).replace('_', '-')}"
 
     check_numbers({key: value for key, value in options.items() if value is not None}, where)
-    given = {key: options[key] for key in ("num_samples", "max_failures", "restore") if options[key] is not None}
+    overrides = {key: options[key] for key in ("num_samples", "max_failures", "restore") if options[key] is not None}
     if options["local_dir"] is not None:
-        given["storage_path"] = options["local_dir"]
+        overrides["storage_path"] = options["local_dir"]
     keys = ("checkpoint_freq", "checkpoint_at_end", "keep_checkpoints_num", "checkpoint_score_attr")
     spec = {key: options[key] for key in keys if options[key] is not None}
-    given["checkpoints"] = parse_checkpoints(spec, where, experiment.checkpoints)
+    overrides["checkpoints"] = parse_checkpoints(spec, where, experiment.checkpoints)
     if options["seed"] is not None:
-        given["config"] = experiment.config | {"seed": options["seed"]}
-        given["search"] = experiment.search and replace(experiment.search, seed=options["seed"])
-    return replace(experiment, **given)
+        overrides["config"] = experiment.config | {"seed": options["seed"]}
+        overrides["search"] = experiment.search and replace(experiment.search, seed=options["seed"])
+    return replace(experiment, **overrides)
 
 
 @main.command(context_settings=CONTEXT)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True, help="How many to play.")
-@click.option("--explore", is_flag=True, help="Sample actions, instead of taking the most probable ones.")
+@click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of episodes.")
+@click.option("--explore", is_flag=True, help="Sample actions instead of taking the most probable ones.")
 @click.option("--render", type=click.Path(path_type=Path), help="Write the first episode as an animation (.gif).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Episode i is reset with seed + i.")
-@click.option("--env", help="Play in this environment, instead of the one of training.")
+@click.option("--env", help="Use this environment instead of the training environment.")
 @click.option("--env-config", "env_config_text", default="{}", help="Options of the environment, as JSON or YAML.")
-@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
+@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
 def evaluate(
     checkpoint: Path,
     episodes: int,
@@ -251,14 +251,14 @@ def evaluate(
 ) -> None:
     """Play episodes with a trained team.
 
-    CHECKPOINT is a checkpoint's folder, a trial's (its newest checkpoint is taken), or an experiment's (that
-    of its best trial).
+    CHECKPOINT is the folder of a checkpoint, of a trial (uses its newest checkpoint) or of an experiment (uses the
+    newest checkpoint of its best trial).
     """
 
     def body() -> None:
         from rllib_seqmarl.experiments.animation import write_gif
         from rllib_seqmarl.experiments.errors import ExperimentError
-        from rllib_seqmarl.experiments.evaluation import SIDE_BY_SIDE, load_policy, policy_env
+        from rllib_seqmarl.experiments.evaluation import PARALLEL_EPISODES, load_policy, policy_env
         from rllib_seqmarl.experiments.evaluation import evaluate as play
         from rllib_seqmarl.experiments.plain_yaml import parse_yaml
         from rllib_seqmarl.experiments.trial_files import find_checkpoint
@@ -272,7 +272,7 @@ def evaluate(
             policy,
             env,
             env_config,
-            num_envs=1 if render else min(episodes, SIDE_BY_SIDE),
+            num_envs=1 if render else min(episodes, PARALLEL_EPISODES),
             render=render is not None,
         )
         click.echo(f"{found}\n{joint_env.name}: {episodes} episodes, {'sampled' if explore else 'greedy'} actions")
@@ -282,23 +282,23 @@ def evaluate(
             write_gif(evaluation.frames, render)
             click.echo(f"Animation of the first episode: {render}")
 
-    _shown_to_people(trace)(body)
+    _reporting_errors(trace)(body)
 
 
 @main.command(context_settings=CONTEXT)
 @click.argument("file")
-@click.option("--iterations", type=click.IntRange(min=1), default=5, show_default=True, help="How many to measure.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where the picture goes. [EXPERIMENT-profile.png]")
-@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
+@click.option("--iterations", type=click.IntRange(min=1), default=5, show_default=True, help="Iterations to measure.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write the figure. [EXPERIMENT-profile.png]")
+@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
 def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
-    """Show where a training iteration's time goes.
+    """Show where the time of a training iteration goes.
 
-    FILE is an experiment file, or a tuned experiment's name such as mam/smax-2s3z. Of several experiments, and of a
-    search or a grid, the first config is run. Nothing is kept but the picture.
+    FILE is an experiment file or the name of a tuned experiment, such as mam/smax-2s3z. If it has several experiments,
+    a search or a grid, the first config is run. Only the figure is kept.
     """
 
     def body() -> None:
-        _starting_ray()
+        _log_ray_start()
         from rllib_seqmarl.experiments.profile import plot_profile, profile_experiment
         from rllib_seqmarl.experiments.ray_session import RaySession
         from rllib_seqmarl.experiments.runner import check_runnable
@@ -319,16 +319,16 @@ def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
         plot_profile(measured, picture, title)
         click.echo(f"\nPicture: {picture}")
 
-    _shown_to_people(trace)(body)
+    _reporting_errors(trace)(body)
 
 
 @main.command("list", context_settings=CONTEXT)
 @click.argument("word", default="")
 def list_command(word: str) -> None:
-    """Show what there is to run.
+    """List algorithms, environments and tuned experiments.
 
-    Algorithms, environments (their agents, what an agent observes and can do, what they need) and tuned experiments;
-    with WORD those whose name has it, in more detail.
+    Environments are listed with their agents, observations, actions and requirements. With WORD, only names that
+    contain it are listed, in more detail.
     """
 
     def body() -> None:
@@ -336,24 +336,24 @@ def list_command(word: str) -> None:
 
         click.echo(inventory(word))
 
-    _shown_to_people()(body)
+    _reporting_errors()(body)
 
 
 @main.command(context_settings=CONTEXT)
 @click.option("--minutes", type=click.FloatRange(min=0.01), default=4.0, show_default=True, help="How long to train.")
-@click.option("--steps", type=click.IntRange(min=1), help="Stop after this many env steps, if that comes first.")
+@click.option("--steps", type=click.IntRange(min=1), help="Stop after this many env steps if that comes first.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/quickstart"), show_default=True)
-@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the whole traceback of an error.")
+@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
 def quickstart(minutes: float, steps: int | None, out: Path, trace: bool) -> None:
-    """Train a team in minutes, and watch it."""
+    """Train a team in minutes and watch it play."""
 
     def body() -> None:
-        _starting_ray()
+        _log_ray_start()
         from rllib_seqmarl.experiments.quickstart import run_quickstart
 
         run_quickstart(out, minutes=minutes, steps=steps)
 
-    _shown_to_people(trace)(body)
+    _reporting_errors(trace)(body)
 
 
 if __name__ == "__main__":

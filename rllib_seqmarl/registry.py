@@ -1,4 +1,4 @@
-"""The tables of what this package adds to RLlib. Importing this module registers all of it with Ray Tune."""
+"""Registration of the package's algorithms and environments with Ray Tune, done when this module is imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {name: getattr(algorithms, name) for na
 
 
 class _RLlibCreator:
-    """Makes one of our environments as RLlib's own algorithms take it: as a `MultiAgentEnv`."""
+    """Creates one of our environments as a `MultiAgentEnv`, which RLlib's own algorithms require."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class _RLlibCreator:
 
 
 def register() -> None:
-    """Registers every algorithm and environment with Ray Tune by its name."""
+    """Register every algorithm and environment with Ray Tune by name."""
     for name, algorithm in ALGORITHMS.items():
         register_trainable(name, algorithm)
     for name in CATALOG:

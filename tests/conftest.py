@@ -1,4 +1,4 @@
-"""One small Ray instance for all tests that need one."""
+"""Shared fixtures: one small Ray instance for all tests that need Ray."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RLLIB_TEST_NO_JAX_IMPORT", "1")  # a second less in each of some 200 processes
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # fifty tasks in JAX take longer to compile than to play
+os.environ.setdefault("RLLIB_TEST_NO_JAX_IMPORT", "1")  # saves a second in each of about 200 processes
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # JAX tasks take longer to compile than to run
 torch.set_num_threads(1)
 
 
-# Modules that take minutes begin first, so that in the end no process waits for the other.
+# Modules that take minutes run first, so that no process is left waiting at the end.
 LONGEST = (
     "test_readme",
     "test_all_tasks",
@@ -31,14 +31,14 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest modules in front; all others stay in their order."""
+    """Move the longest modules to the front; the order of all others is unchanged."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """Ray with four logical CPUs, so that small remote workers find a place on any machine."""
+    """Start Ray with four logical CPUs, so that small remote workers fit on any machine."""
     import ray
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

@@ -1,4 +1,4 @@
-"""The `rllib` command, as a user types it."""
+"""The `rllib` command-line interface."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rllib(*arguments: str | Path) -> Result:
     return result
 
 
-def refusal(*arguments: str | Path) -> str:
+def error_of(*arguments: str | Path) -> str:
     result = rllib(*arguments)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
@@ -36,7 +36,7 @@ def refusal(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def sweep(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """The results' folder and the output of a small Optuna sweep from a file."""
+    """The results folder and the output of a small Optuna sweep from a file."""
     folder = tmp_path_factory.mktemp("sweep")
     file = folder / "sweep.yaml"
     text = f"""
@@ -76,7 +76,7 @@ def test_a_file_alone_runs_a_bayesian_sweep(sweep: tuple[Path, str]) -> None:
     assert all(1e-4 <= param["lr"] <= 1e-2 and param["embed_dim"] in (8, 16) for param in params)
 
 
-def test_evaluate_plays_an_experiments_best_trial_and_draws_it(sweep: tuple[Path, str], tmp_path: Path) -> None:
+def test_evaluate_plays_and_renders_the_best_trial_of_an_experiment(sweep: tuple[Path, str], tmp_path: Path) -> None:
     result = rllib("evaluate", sweep[0], "--episodes", "3", "--render", tmp_path / "team.gif")
     assert result.exit_code == 0, result.output
     assert "coordination/distinct_choice: 3 episodes, greedy actions" in result.output
@@ -92,7 +92,7 @@ def test_evaluate_can_sample_actions_and_change_the_environment(sweep: tuple[Pat
     assert "sampled actions" in result.output and "episode length  3.00 +- 0.00" in result.output
 
 
-def test_evaluate_starts_no_ray(sweep: tuple[Path, str]) -> None:
+def test_evaluate_does_not_start_ray(sweep: tuple[Path, str]) -> None:
     code = (
         "import sys, ray; from click.testing import CliRunner; from rllib_seqmarl.cli import main\n"
         f"result = CliRunner().invoke(main, ['evaluate', {str(sweep[0])!r}, '--episodes', '1'])\n"
@@ -101,26 +101,26 @@ def test_evaluate_starts_no_ray(sweep: tuple[Path, str]) -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_evaluate_refuses_what_it_cannot_play(sweep: tuple[Path, str], tmp_path: Path) -> None:
-    assert "there is no such folder" in refusal("evaluate", tmp_path / "nowhere")
-    assert "holds no policy of this package" in refusal("evaluate", tmp_path)
+def test_evaluate_rejects_invalid_arguments(sweep: tuple[Path, str], tmp_path: Path) -> None:
+    assert "no such folder" in error_of("evaluate", tmp_path / "nowhere")
+    assert "holds no policy of this package" in error_of("evaluate", tmp_path)
     (tmp_path / "team.pt").write_bytes(b"PK")
-    assert "a checkpoint is a folder, not a file" in refusal("evaluate", tmp_path / "team.pt")
-    assert refusal("evaluate", sweep[0], "--env-config", "[1]").startswith("--env-config: must be a mapping")
-    wrong_team = refusal("evaluate", sweep[0], "--env-config", "{n_agents: 4}")
-    assert "is not of the shape the policy was trained for: it has 4 agents" in wrong_team
-    assert "Did you mean 'mpe/simple_spread'" in refusal("evaluate", sweep[0], "--env", "mpe/simple_spred")
+    assert "a checkpoint is a folder, not a file" in error_of("evaluate", tmp_path / "team.pt")
+    assert error_of("evaluate", sweep[0], "--env-config", "[1]").startswith("--env-config: must be a mapping")
+    wrong_team = error_of("evaluate", sweep[0], "--env-config", "{n_agents: 4}")
+    assert "does not match the policy: it has 4 agents" in wrong_team
+    assert "Did you mean 'mpe/simple_spread'" in error_of("evaluate", sweep[0], "--env", "mpe/simple_spred")
 
 
-def test_a_damaged_checkpoint_is_told_with_one_message(sweep: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_in_one_message(sweep: tuple[Path, str], tmp_path: Path) -> None:
     checkpoint = next(sweep[0].glob("MAT_*/checkpoint_*"))
     damaged = shutil.copytree(checkpoint, tmp_path / "checkpoint_000000")
     (weights,) = damaged.rglob("policy.safetensors")
     weights.write_bytes(weights.read_bytes()[:100])
-    assert "policy.safetensors" in refusal("evaluate", damaged)
+    assert "policy.safetensors" in error_of("evaluate", damaged)
     (description,) = damaged.rglob("policy.json")
     description.write_text(description.read_text()[:50])
-    assert "policy.json" in refusal("evaluate", damaged)
+    assert "policy.json" in error_of("evaluate", damaged)
 
 
 def test_training_from_options_takes_command_line_settings(ray_cluster: None, tmp_path: Path) -> None:
@@ -140,52 +140,52 @@ def test_training_from_options_takes_command_line_settings(ray_cluster: None, tm
     (trial,) = (tmp_path / "mine").glob("MAT_*")
     assert json.loads((trial / "params.json").read_text())["seed"] == 5
     assert [path.name for path in trial.glob("checkpoint_*")] == ["checkpoint_000002"]
-    assert "mine holds results already: continue that run with --resume" in refusal(*command)
-    assert "--resume cannot change config.embed_dim" in refusal(*command, "--resume", "--config", "{embed_dim: 32}")
+    assert "mine already contains results: continue that run with --resume" in error_of(*command)
+    assert "--resume cannot change config.embed_dim" in error_of(*command, "--resume", "--config", "{embed_dim: 32}")
     resumed = rllib(*command, "--resume")
     assert resumed.exit_code == 0 and "done" in resumed.output
     assert [path.name for path in (tmp_path / "mine").glob("MAT_*")] == [trial.name]
 
 
-def test_mistakes_in_options_are_told_by_the_option() -> None:
-    assert refusal("train") == "name an algorithm with --run, or give a file: rllib train file EXP.yaml."
-    assert refusal("train", "--run", "MTA", "--env", "x").startswith("--run: algorithm 'MTA' unknown.")
+def test_errors_name_the_command_line_option() -> None:
+    assert error_of("train") == "name an algorithm with --run, or pass a file: rllib train file EXP.yaml."
+    assert error_of("train", "--run", "MTA", "--env", "x").startswith("--run: unknown algorithm 'MTA'.")
     spread = ["train", "--run", "MAT", "--env", "mpe/simple_spread"]
-    assert refusal(*spread, "--config", "{lrr: 1}").startswith("--config: key 'lrr' unknown for MAT. Did you mean 'lr'")
-    assert refusal(*spread, "--config", "{lr: [1").startswith("--config: ")
-    assert refusal(*spread, "--config", "lr").startswith("--config: config must be a mapping; got 'lr'")
-    assert refusal(*spread, "--stop", "{episode_reward_mean: 1}").startswith("--stop: metric")
-    assert refusal("train", "--run", "MAT", "--env", "spread").startswith("--env: Unknown environment 'spread'.")
+    assert error_of(*spread, "--config", "{lrr: 1}").startswith("--config: unknown key 'lrr' for MAT. Did you mean")
+    assert error_of(*spread, "--config", "{lr: [1").startswith("--config: ")
+    assert error_of(*spread, "--config", "lr").startswith("--config: config must be a mapping; got 'lr'")
+    assert error_of(*spread, "--stop", "{episode_reward_mean: 1}").startswith("--stop: metric")
+    assert error_of("train", "--run", "MAT", "--env", "spread").startswith("--env: Unknown environment 'spread'.")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (["-n", "../up"], "--experiment-name: '../up' cannot be an experiment's name"),
-        (["-n", ""], "--experiment-name: '' cannot be an experiment's name"),
+        (["-n", "../up"], "--experiment-name: '../up' cannot be the name of an experiment"),
+        (["-n", ""], "--experiment-name: '' cannot be the name of an experiment"),
         (["--keep-checkpoints-num", "-1"], "--keep-checkpoints-num: keep_checkpoints_num must be at least 0"),
         (["--num-samples", "0"], "--num-samples: num_samples must be at least 1"),
-        (["--config", "{env_config: {1: 2}}"], "--config: keys are text: put 1 in quotes"),
+        (["--config", "{env_config: {1: 2}}"], "--config: keys must be text: put 1 in quotes"),
         (["--stop", "{env_steps: 1e999}"], "--stop: 1e999 is too large for a number"),
-        (["--scheduler", "pbt"], "--scheduler: scheduler 'pbt' needs to know what to mutate"),
-        (["--restore", "nowhere"], "nowhere: there is no such folder"),
+        (["--scheduler", "pbt"], "--scheduler: scheduler 'pbt' needs options to mutate"),
+        (["--restore", "nowhere"], "nowhere: no such folder"),
         (["--restore", "."], "restore: . is not a checkpoint of an RLlib algorithm"),
         (["--local-dir", "/proc/none"], "/proc/none/MAT-coordination-distinct_choice: results cannot be written there"),
     ],
 )
-def test_what_cannot_start_is_refused_before_ray_starts(
-    options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_invalid_runs_are_rejected_before_ray_starts(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     monkeypatch.chdir(tmp_path)
     command = ["train", "--run", "MAT", "--env", "coordination/distinct_choice", *options]
-    assert refusal(*command).startswith(said)
+    assert error_of(*command).startswith(message)
 
 
-def test_a_missing_package_is_told_by_the_environments_option(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_for_the_env_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rllib_seqmarl.envs.catalog.find_spec", lambda name: None)
     command = ["train", "--run", "MAT", "--env", "mpe/simple_spread", "--config", "{lr: 1e-4}"]
-    assert refusal(*command).startswith("--env: mpe/simple_spread needs mpe2")
+    assert error_of(*command).startswith("--env: mpe/simple_spread needs mpe2")
 
 
 def test_a_terminated_run_saves_a_checkpoint_and_says_how_to_continue(tmp_path: Path) -> None:
@@ -195,24 +195,24 @@ def test_a_terminated_run_saves_a_checkpoint_and_says_how_to_continue(tmp_path: 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if "steps/s" in line:  # training has begun
+            if "steps/s" in line:  # training has started
                 break
         process.terminate()
         output = process.stdout.read()
         assert process.wait(60) == 143
-    assert "SIGTERM received" in output and "The same command with --resume goes on" in output
+    assert "SIGTERM received" in output and "The same command with --resume continues" in output
     assert len(list(tmp_path.glob("long/MAT_*/checkpoint_*"))) == 1
 
 
-def test_nothing_starts_if_one_of_several_files_is_wrong(tmp_path: Path) -> None:
+def test_no_experiment_starts_if_one_file_is_invalid(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("good: {run: MAT, env: coordination/distinct_choice, stop: {training_iteration: 1}}")
     bad.write_text("bad:\n  run: MAT\n  env: nowhere\n")
-    assert refusal("train", "file", good, bad, "--local-dir", tmp_path / "r").startswith(f"{bad}:3: ")
+    assert error_of("train", "file", good, bad, "--local-dir", tmp_path / "r").startswith(f"{bad}:3: ")
     assert not (tmp_path / "r").exists()
 
 
-def test_list_shows_what_there_is_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_shows_names_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     output = rllib("list").output
     for name in ("MAT", "PPO", "mpe/simple_spread", "coordination/distinct_choice", "mat/mpe-"):
         assert name in output

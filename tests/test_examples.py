@@ -1,4 +1,4 @@
-"""The examples run."""
+"""The examples run without errors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SHORT = {
 }
 
 
-def test_every_example_is_run_here() -> None:
+def test_every_example_is_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {*SHORT, "serve_policy.py"}
 
 
 def test_a_served_team_answers_json(tmp_path: Path, ray_cluster: None) -> None:
-    """Without Ray Serve, whose packages are many: what the deployment does with a request's JSON."""
+    """Test the deployment's JSON handling without Ray Serve, which has many dependencies."""
     sys.path.insert(0, str(EXAMPLES))
     from serve_policy import Team, train
 

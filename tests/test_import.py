@@ -1,4 +1,4 @@
-"""Importing the package needs no package that only some of its parts use, and the command imports only what it uses."""
+"""The package imports without optional dependencies, and the command imports only what it uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_optional_packages_may_be_missing() -> None:
         import sys
 
         for name in ("mpe2", "optuna", "matplotlib", "msgpack_numpy", "mamba_ssm"):
-            sys.modules[name] = None  # an import of it fails
+            sys.modules[name] = None  # makes its import fail
 
         import rllib_seqmarl.cli
         from rllib_seqmarl import MATConfig
@@ -75,7 +75,7 @@ def test_importing_the_package_registers_its_names(first: str) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_user_modules_find_the_public_names_inside_the_command() -> None:
+def test_user_modules_can_import_public_names_inside_the_command() -> None:
     script = """
         import sys
 

@@ -1,4 +1,4 @@
-"""Learning is shown by learning: a task that provably needs a joint policy, solved."""
+"""The algorithms solve a task that provably needs a joint policy."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PRESETS: dict[str, JointPPOConfig] = {
 }
 
 
-# With the usual rate this one swings: 0.97 in one iteration and less in the next.
+# The default rate of this test is unstable for this preset.
 LEARNING_RATES = {"attention encoder, RWKV decoder": 1e-3}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_task_that_independent_policies_cannot_solve(preset: str) -> None:
-    """Five agents must choose differently around a secret of the first: decentralised policies reach 1/5 at most."""
+    """Five agents must choose differently given a secret of the first: decentralised policies reach at most 1/5."""
     assert independent_bound(N, N) == pytest.approx(0.2)
     algo = (
         PRESETS[preset]
@@ -56,7 +56,7 @@ def test_a_task_that_independent_policies_cannot_solve(preset: str) -> None:
     success = 0.0
     while success < 0.97 and time.monotonic() - start < 120:
         success = algo.train()["env_runners"]["win_rate"]
-    evaluated = algo.evaluate()["env_runners"]["win_rate"]
+    win_rate = algo.evaluate()["env_runners"]["win_rate"]
     algo.stop()
-    assert evaluated >= 0.95 * OPTIMUM
-    assert evaluated > 4 * independent_bound(N, N)
+    assert win_rate >= 0.95 * OPTIMUM
+    assert win_rate > 4 * independent_bound(N, N)

@@ -1,4 +1,4 @@
-"""Agents that see images learn what the images show."""
+"""Agents learn from image observations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SIDE, LENGTH = 16, 4
 
 
 class WhereIsTheSpot(ParallelEnv):
-    """Two agents; each sees a noisy image with a bright spot somewhere and says in which quarter of it.
+    """Each of two agents observes a noisy image with a bright spot and must name the spot's quarter of the image.
 
-    The spot's place within the quarter is random, so that no pixel tells by itself.
+    The spot's position within the quarter is random, so that no single pixel determines the answer.
     """
 
     metadata = {"name": "where_is_the_spot", "render_modes": []}
@@ -29,15 +29,15 @@ class WhereIsTheSpot(ParallelEnv):
     def __init__(self) -> None:
         self.possible_agents = ["a", "b"]
         self.agents: list[str] = []
-        self._seen = spaces.Box(0, 255, (SIDE, SIDE, 1), np.uint8)
-        self._acted = spaces.Discrete(4)
+        self._observation_space = spaces.Box(0, 255, (SIDE, SIDE, 1), np.uint8)
+        self._action_space = spaces.Discrete(4)
         self.rng = np.random.default_rng()
 
     def observation_space(self, agent: str) -> spaces.Box:
-        return self._seen
+        return self._observation_space
 
     def action_space(self, agent: str) -> spaces.Discrete:
-        return self._acted
+        return self._action_space
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         if seed is not None:
@@ -48,10 +48,10 @@ class WhereIsTheSpot(ParallelEnv):
     def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
         rewards = {agent: float(actions[agent] == self.quarter[agent]) for agent in self.agents}
         self.count += 1
-        over, acting = self.count == LENGTH, self.agents
+        is_over, acting = self.count == LENGTH, self.agents
         observations = self._observe()
-        self.agents = [] if over else acting
-        ends = dict.fromkeys(acting, False), dict.fromkeys(acting, over)
+        self.agents = [] if is_over else acting
+        ends = dict.fromkeys(acting, False), dict.fromkeys(acting, is_over)
         return observations, rewards, *ends, {agent: {} for agent in acting}
 
     def state(self) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_mat_learns_from_images(tmp_path: Path) -> None:
             break
     path = algo.save_to_path(tmp_path)
     algo.stop()
-    assert mean_return >= 0.97 * LENGTH  # guessing gives a quarter of it
+    assert mean_return >= 0.97 * LENGTH  # random guessing reaches a quarter of it
 
     # The exported policy takes the agents' own images.
     policy, env = JointPolicy.from_checkpoint(path), WhereIsTheSpot()
@@ -101,7 +101,7 @@ def test_mat_learns_from_images(tmp_path: Path) -> None:
     assert np.mean(rewards) > 0.95
 
 
-def test_layers_of_ones_own_and_a_global_state() -> None:
+def test_custom_layers_and_a_global_state() -> None:
     algo = config(conv_filters=[[4, 4, 4]]).joint_env(global_state=True).build_algo()
     algo.train()
     module = algo.get_module()
@@ -114,11 +114,11 @@ def test_layers_of_ones_own_and_a_global_state() -> None:
     for state in (0.5, 1.0):
         arrays["state"][:] = state
         values[state] = module.compute_values({"obs": {k: torch.as_tensor(v)[None] for k, v in arrays.items()}})
-    assert not torch.equal(values[0.5], values[1.0])  # fractions of the state are not cut off
+    assert not torch.equal(values[0.5], values[1.0])  # fractional states are not truncated
     algo.stop()
 
 
-def test_layers_without_images_are_refused() -> None:
+def test_invalid_layers_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"conv_filters=\[\[4, 4\]\] is not"):
         config(conv_filters=[[4, 4]]).build_algo()
     with pytest.raises(ValueError, match="conv_filters has no effect where agents"):

@@ -1,4 +1,4 @@
-"""A run's record holds what is needed to repeat it."""
+"""A run's provenance record suffices to repeat it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def config_values() -> dict:
     return config.to_dict() | {"env": "coordination/distinct_choice"}
 
 
-def test_the_record_is_an_experiment_again() -> None:
+def test_the_record_is_a_valid_experiment() -> None:
     record = provenance("MAM", config_values(), MAMConfig().to_dict(), ["pettingzoo"])
     changed = record["experiment"]["config"]
     assert changed["env_config"] == {"n_agents": 3} and changed["seed"] == record["seed"] == 7
     assert changed["train_batch_size_per_learner"] == 640 and "embed_dim" not in changed
-    again = parse_experiment("again", json.loads(json.dumps(record["experiment"])), lambda *path: str(path))
-    assert again.config["lr"] == 1e-3 and again.run == "MAM"
+    parsed = parse_experiment("again", json.loads(json.dumps(record["experiment"])), lambda *path: str(path))
+    assert parsed.config["lr"] == 1e-3 and parsed.run == "MAM"
 
 
 def test_versions_and_the_command_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_objects_are_described_and_left_out_of_the_experiment() -> None:
     json.dumps(record)
 
 
-def test_a_recorded_seed_is_found_again(tmp_path) -> None:
+def test_a_recorded_seed_is_read_back(tmp_path) -> None:
     file = ProvenanceFile(LocalFileSystem(), f"{tmp_path}/trial/provenance.json")
     assert file.seed() is None
     file.write({"seed": 12})

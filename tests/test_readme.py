@@ -1,4 +1,4 @@
-"""What the README says can be run, runs."""
+"""All commands and programs in the README run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.timeout(900)
 def test_every_command_and_program_runs_in_order(tmp_path: Path) -> None:
-    """In an empty folder, as a reader would; `make` targets are only looked up, since they run this very test."""
+    """Run in an empty folder; `make` targets are only checked with --dry-run, since they run this test."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
@@ -28,7 +28,7 @@ def test_every_command_and_program_runs_in_order(tmp_path: Path) -> None:
     }
     for block in blocks("yaml"):
         name = re.match(r"# (\S+\.yaml)\n", block)
-        assert name, "a YAML block begins with its file's name"
+        assert name, "a YAML block starts with its file name"
         (tmp_path / name[1]).write_text(block)
     for language, block in re.findall(r"^```(bash|python)\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
         commands = [[sys.executable, "-c", block]] if language == "python" else block.strip().splitlines()
@@ -48,6 +48,6 @@ def test_every_command_and_program_runs_in_order(tmp_path: Path) -> None:
     assert (tmp_path / "team.safetensors").stat().st_size > 0
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_are_valid() -> None:
     for target in re.findall(r"\]\((?!https?://)([^)]+)\)", README):
         assert (ROOT / target).exists(), target

@@ -1,4 +1,4 @@
-"""The algorithms and their configs: one short file per family."""
+"""The algorithms and their configs, one file per family."""
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO, JointPPOConfig
 from rllib_seqmarl.algorithms.mam import MAM, MAMConfig

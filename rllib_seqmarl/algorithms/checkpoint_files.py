@@ -1,4 +1,4 @@
-"""Checksums over a checkpoint's files, so that a damaged or half-copied checkpoint is reported and never loaded."""
+"""Checksums of checkpoint files, so that damaged or partially copied checkpoints are never loaded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class DamagedCheckpointError(ValueError):
 
 
 def write_checksums(checkpoint: str | Path, names: Iterable[str]) -> None:
-    """Writes `checksums.json`, which maps each file of a checkpoint to its SHA-256.
+    """Write `checksums.json`, which maps each file of a checkpoint to its SHA-256.
 
     Args:
-        checkpoint: The checkpoint's folder on this machine.
-        names: The files and folders in it that belong to the checkpoint; those that do not exist are skipped.
+        checkpoint: The checkpoint's local folder.
+        names: The files and folders that belong to the checkpoint; missing ones are skipped.
     """
     root = Path(checkpoint)
     digests = {file.relative_to(root).as_posix(): _digest(file) for name in names for file in _files(root / name)}
@@ -31,10 +31,10 @@ def write_checksums(checkpoint: str | Path, names: Iterable[str]) -> None:
 
 
 def verify_checksums(checkpoint: str | Path) -> None:
-    """Checks a checkpoint against its `checksums.json`; checkpoints without one, as of earlier versions, pass.
+    """Verify a checkpoint against its `checksums.json`. Checkpoints of earlier versions have none and pass.
 
     Raises:
-        DamagedCheckpointError: A file is missing or differs; names it.
+        DamagedCheckpointError: A file is missing or differs.
     """
     root = Path(checkpoint)
     if not (root / CHECKSUMS).is_file():
@@ -67,9 +67,9 @@ def _digest(file: Path) -> str:
 
 
 class ChecksummedCheckpoints(Algorithm):
-    """An algorithm that writes checksums into its checkpoints and verifies them before it reads one.
+    """An algorithm that writes checksums into its checkpoints and verifies them on loading.
 
-    Both hold for folders on this machine. Tune writes and reads checkpoints there too, and uploads copies of them.
+    This applies to local folders. Tune also writes and reads checkpoints locally, and uploads copies of them.
     """
 
     @override(Algorithm)
@@ -90,7 +90,7 @@ class ChecksummedCheckpoints(Algorithm):
     @classmethod
     @override(Algorithm)
     def from_checkpoint(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
-        if isinstance(path, str | Path):  # else Tune's Checkpoint, which `restore_from_path` gets as a folder
+        if isinstance(path, str | Path):  # else a Tune Checkpoint, which reaches `restore_from_path` as a folder
             verify_checksums(path)
         algorithm: Self = super().from_checkpoint(path, *args, **kwargs)
         return algorithm

@@ -1,4 +1,4 @@
-"""Checks that evaluation uses the policy that is trained: its options before training, its team once there is one."""
+"""Checks that the evaluation settings and environment are compatible with the trained policy."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from rllib_seqmarl.modules.joint_sequence_module import network_config
 if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
 
-# RLlib overwrites these in an evaluation config.
+# RLlib overwrites these options in evaluation configs.
 _OVERWRITTEN = {
     "num_env_runners": "write 'evaluation_num_env_runners' instead",
     "batch_mode": "write 'evaluation_duration_unit' instead",
     "rollout_fragment_length": "write 'evaluation_duration' instead",
 }
-_LEARNING = "evaluation uses the policy that is trained. Remove it, or set it outside of evaluation_config"
+_LEARNING = "evaluation uses the policy being trained. Remove it, or set it outside of evaluation_config"
 
 
 def check_evaluation_options(config: JointPPOConfig) -> None:
-    """Checks `evaluation_config`, which RLlib itself checks only after all env runners have started.
+    """Check `evaluation_config`, which RLlib itself checks only after all env runners have started.
 
     Raises:
-        ValueError: An option is wrong in itself, or has no effect on evaluation.
+        ValueError: An option is invalid or has no effect on evaluation.
     """
     overrides = config.evaluation_config
     if not overrides:
@@ -36,7 +36,7 @@ def check_evaluation_options(config: JointPPOConfig) -> None:
     if not isinstance(overrides, dict):
         if not isinstance(overrides, type(config)):
             raise ValueError(
-                f"evaluation_config is a {type(overrides).__name__}; give a dict of the options that differ, or a "
+                f"evaluation_config is a {type(overrides).__name__}; pass a dict of the options that differ, or a "
                 f"{type(config).__name__}."
             )
         overrides = {}
@@ -44,52 +44,52 @@ def check_evaluation_options(config: JointPPOConfig) -> None:
         config.get_evaluation_config_object().validate()
     except ValueError as error:
         raise ValueError(f"evaluation_config: {error}") from None
-    of_learning = _options_of(type(config), "training", "network", "learners")
-    no_effect = {**dict.fromkeys(of_learning, _LEARNING), **_OVERWRITTEN}
+    training_options = _method_options(type(config), "training", "network", "learners")
+    no_effect = {**dict.fromkeys(training_options, _LEARNING), **_OVERWRITTEN}
     for name, value in overrides.items():
         key = config._translate_special_keys(name, warn_deprecated=False)
         if key in no_effect and value != getattr(config, key, None):
             raise ValueError(f"evaluation_config: {name}={reprlib.repr(value)} has no effect: {no_effect[key]}.")
 
 
-def _options_of(config_class: type, *methods: str) -> set[str]:
-    """The options that a config class, or one that it derives from, sets by these methods."""
-    found = {vars(cls)[name] for cls in config_class.__mro__ for name in methods if name in vars(cls)}
-    return {name for method in found for name in inspect.signature(method).parameters} - {"self", "kwargs"}
+def _method_options(config_class: type, *methods: str) -> set[str]:
+    """Return the options that the given methods of a config class and its bases accept."""
+    functions = {vars(cls)[name] for cls in config_class.__mro__ for name in methods if name in vars(cls)}
+    return {name for function in functions for name in inspect.signature(function).parameters} - {"self", "kwargs"}
 
 
 def check_evaluation_team(config: JointPPOConfig, training: EnvRunnerGroup, evaluation: EnvRunnerGroup | None) -> None:
-    """Checks that the network that is trained can act in the evaluation environment.
+    """Check that the trained network can act in the evaluation environment.
 
     Raises:
-        ValueError: It has other inputs or outputs there.
+        ValueError: The network's inputs or outputs differ between the two environments.
     """
     if evaluation is None:
         return
-    ours, theirs = (group.get_spaces()[DEFAULT_MODULE_ID] for group in (training, evaluation))
-    if _inputs(config, *ours) != _inputs(config, *theirs):
+    training_spaces, evaluation_spaces = (group.get_spaces()[DEFAULT_MODULE_ID] for group in (training, evaluation))
+    if _network_inputs(config, *training_spaces) != _network_inputs(config, *evaluation_spaces):
         hint = "; with `joint_env(agent_ids=False)` the number of agents may differ" if config.agent_ids else ""
         raise ValueError(
-            f"evaluation_config: the policy is trained for {_described(*ours)}, and cannot act for "
-            f"{_described(*theirs)} in the evaluation environment. Give both environments the same agents, "
+            f"evaluation_config: the policy is trained for {_describe(*training_spaces)}, and cannot act for "
+            f"{_describe(*evaluation_spaces)} in the evaluation environment. Both environments need the same agents, "
             f"observations and actions{hint}."
         )
 
 
-def _inputs(config: JointPPOConfig, obs_space: Any, action_space: gym.Space) -> tuple[Any, ...]:
-    """The properties that must agree for one network to act in two environments."""
+def _network_inputs(config: JointPPOConfig, obs_space: Any, action_space: gym.Space) -> tuple[Any, ...]:
+    """Return the properties that must match for one network to act in two environments."""
     n_agents, obs_dim = obs_space["observations"].shape[0], obs_space["observations"].shape[1:]
     network = network_config(obs_space, action_space, config.model_config)
     return network, obs_dim, n_agents if config.agent_ids else None
 
 
-def _described(obs_space: Any, action_space: gym.Space) -> str:
+def _describe(obs_space: Any, action_space: gym.Space) -> str:
     n_agents, *obs_dim = obs_space["observations"].shape
     state = f", a state of {obs_space['state'].shape[0]}" if "state" in obs_space.spaces else ""
-    return f"{n_agents} agents with {obs_dim[-1]} observed numbers each{state} and {_actions(action_space)}"
+    return f"{n_agents} agents with {obs_dim[-1]} observed numbers each{state} and {_describe_actions(action_space)}"
 
 
-def _actions(space: Any) -> str:
+def _describe_actions(space: Any) -> str:
     if isinstance(space, gym.spaces.MultiDiscrete):
         return f"{space.nvec.reshape(len(space.nvec), -1).max(axis=0).tolist()} actions"
     return f"actions of {space.shape[-1]} numbers"

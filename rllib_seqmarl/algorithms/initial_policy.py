@@ -1,4 +1,4 @@
-"""Training that begins with the weights of a trained policy, of this team or of another one."""
+"""Initialisation of training from a trained policy of the same or another team."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rllib_seqmarl.policy import find_policy, read_policy
 if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
 
-# How JointSequenceModule calls its parts.
+# Parameter prefixes in JointSequenceModule.
 _NETWORK, _NORMALIZER = "network.", "value_normalizer."
 
 
 @dataclass(frozen=True)
 class InitialPolicy:
-    """A policy's weights, and the team that they are for.
+    """The weights of a policy and the team it was trained for.
 
     Attributes:
-        trained: The network and what its inputs are.
-        weights: Its parameters.
-        normalizer: The statistics of its value normaliser; empty if it was trained without.
+        trained: The network's config and the layout of its inputs.
+        weights: The network's parameters.
+        normalizer: The statistics of the value normaliser; empty if the policy was trained without one.
     """
 
     trained: Trained
@@ -40,24 +40,24 @@ class InitialPolicy:
 
     @classmethod
     def read(cls, path: str) -> InitialPolicy:
-        """Reads a checkpoint's policy or an exported one; nothing is unpickled.
+        """Read the policy of a checkpoint or an exported policy, without unpickling.
 
         Raises:
-            ValueError: There is none, or it is damaged.
+            ValueError: The policy is missing or damaged.
         """
         saved = read_policy(find_policy(path))
         return cls(_trained(saved.network.config, saved.layout), saved.network.state_dict(), saved.normalizer)
 
 
 def check_initial_policy(config: JointPPOConfig, network_options: dict[str, Any]) -> None:
-    """Checks of `config.initial_policy` that need no environment.
+    """Check `config.initial_policy` as far as possible without an environment.
 
     Args:
-        config: The algorithm's.
-        network_options: What it says of the network.
+        config: The algorithm's config.
+        network_options: The network options in `config`.
 
     Raises:
-        ValueError: There is no such policy, or its network is of another kind.
+        ValueError: The policy is missing, or its network is incompatible.
     """
     if config.initial_policy is None:
         return
@@ -66,35 +66,35 @@ def check_initial_policy(config: JointPPOConfig, network_options: dict[str, Any]
         check_alike(policy.trained.config, replace(policy.trained.config, **network_options))
         if bool(policy.normalizer) != config.use_value_norm:
             raise ValueError(
-                f"it was trained with use_value_norm={bool(policy.normalizer)}, and its values mean something else "
-                f"here. Write use_value_norm={bool(policy.normalizer)}."
+                f"it was trained with use_value_norm={bool(policy.normalizer)}, so its values have another scale. "
+                f"Set use_value_norm={bool(policy.normalizer)}."
             )
     except ValueError as error:
-        raise _named(config.initial_policy, error) from None
+        raise _with_path(config.initial_policy, error) from None
 
 
-def start_from(path: str, learners: LearnerGroup, spec: MultiRLModuleSpec) -> None:
-    """Gives all learners the weights of the policy at `path`.
+def load_initial_policy(path: str, learners: LearnerGroup, spec: MultiRLModuleSpec) -> None:
+    """Set the weights of all learners to those of the policy at `path`.
 
     Args:
-        path: A checkpoint's directory or an exported policy.
-        learners: As they are built.
-        spec: What they are built from.
+        path: A checkpoint directory or an exported policy.
+        learners: The newly built learners.
+        spec: The module spec they were built from.
 
     Raises:
-        ValueError: The policy is of another kind than this team's.
+        ValueError: The policy is incompatible with this team.
     """
     module = spec[DEFAULT_MODULE_ID]
     config = network_config(module.observation_space, module.action_space, module.model_config)
     layout = getattr(module.observation_space, "layout", None)
     state = learners.get_weights()[DEFAULT_MODULE_ID]
-    fresh = {name.removeprefix(_NETWORK): torch.tensor(value) for name, value in state.items()}
-    fresh = {name: value for name, value in fresh.items() if not name.startswith(_NORMALIZER)}
+    initial = {name.removeprefix(_NETWORK): torch.tensor(value) for name, value in state.items()}
+    initial = {name: value for name, value in initial.items() if not name.startswith(_NORMALIZER)}
     try:
         policy = InitialPolicy.read(path)
-        weights = carried_over(policy.trained, policy.weights, _trained(config, layout), fresh)
+        weights = carried_over(policy.trained, policy.weights, _trained(config, layout), initial)
     except ValueError as error:
-        raise _named(path, error) from None
+        raise _with_path(path, error) from None
     learners.set_weights(
         {
             DEFAULT_MODULE_ID: {
@@ -106,11 +106,11 @@ def start_from(path: str, learners: LearnerGroup, spec: MultiRLModuleSpec) -> No
 
 
 def _trained(config: NetworkConfig, layout: TeamLayout | None) -> Trained:
-    """A network and its inputs. Where connectors of the user's change observations, all of it is the agents' own."""
+    """Describe a network and its inputs; if user connectors change observations, all inputs are the agents' own."""
     if layout is None or layout.obs_dim + layout.state_dim != config.obs_dim:
         return Trained(config)
     return Trained(config, layout.n_agents if layout.agent_ids else 0, layout.state_dim)
 
 
-def _named(path: str, error: ValueError) -> ValueError:
-    return ValueError(f"initial_policy={path!r} cannot be taken: {error}")
+def _with_path(path: str, error: ValueError) -> ValueError:
+    return ValueError(f"initial_policy={path!r} cannot be used: {error}")

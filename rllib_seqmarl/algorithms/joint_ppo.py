@@ -1,4 +1,4 @@
-"""The base of all joint-policy algorithms: PPO on a whole team, one agent after another."""
+"""PPO with an autoregressive joint policy for a whole team; the base of this package's algorithms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ray.util.debug import log_once
 
 from rllib_seqmarl.algorithms.checkpoint_files import ChecksummedCheckpoints
 from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
-from rllib_seqmarl.algorithms.initial_policy import start_from
+from rllib_seqmarl.algorithms.initial_policy import load_initial_policy
 from rllib_seqmarl.algorithms.resolved_options import resolved_option
 from rllib_seqmarl.algorithms.sampler import Sampler, training_data
 from rllib_seqmarl.algorithms.user_code import import_mixers
@@ -54,13 +54,13 @@ from rllib_seqmarl.provenance import ProvenanceFile, drawn_seed, provenance
 
 
 class JointPPOConfig(PPOConfig):
-    """RLlib's PPO configuration plus the options of a joint policy; the base of the algorithms' configs.
+    """RLlib's PPO config plus the options of a joint policy; the base of the algorithms' configs.
 
-    Everything else (env runners, learners, evaluation, callbacks, connectors, checkpoints, offline recording, ...) is
-    RLlib's own and set as for PPO. The environment may be an RLlib `MultiAgentEnv`, a PettingZoo `ParallelEnv`, a
-    `BatchedSimulator` that steps many teams at once (the class, a creator function or a registered name) or one that
-    this package registers; it is joined automatically. In `train_batch_size_per_learner`, `minibatch_size` and all
-    counters, a step is one step of the whole team.
+    All other options (env runners, learners, evaluation, callbacks, connectors, checkpoints, offline recording, ...)
+    are RLlib's own and are set as for PPO. The environment may be an RLlib `MultiAgentEnv`, a PettingZoo `ParallelEnv`,
+    a `BatchedSimulator` that steps many teams at once (the class, a creator function or a registered name) or one that
+    this package registers; it is converted to a joint environment automatically. In `train_batch_size_per_learner`,
+    `minibatch_size` and all counters, a step is one step of the whole team.
     """
 
     output: Any
@@ -70,31 +70,31 @@ class JointPPOConfig(PPOConfig):
 
         self.train_batch_size = None
 
-        # PPO's own settings, with the defaults of the published MAT (arXiv 2205.14953, appendix).
+        # PPO's settings, with the defaults of the published MAT (arXiv 2205.14953, appendix).
         self.lr = 5e-4
         self.num_epochs = 15
-        self.minibatch_size: int | None = None  # the whole batch at once
+        self.minibatch_size: int | None = None  # the whole batch
         self.train_batch_size_per_learner = 3200
         self.lambda_ = 0.95
         self.clip_param = 0.2
-        self.vf_clip_param = None  # as clip_param
+        self.vf_clip_param = None  # same as clip_param
         self.entropy_coeff = 0.01
         self.grad_clip = 10.0
-        self.log_gradients = True  # the norm is reported with and without clipping
+        self.log_gradients = True  # reports the gradient norm before and after clipping
         self.use_kl_loss = False
         self.kl_coeff = 0.0
         self.num_env_runners = 0
         self.num_envs_per_env_runner = 32
         self.gym_env_vectorize_mode = "vector_entry_point"  # one batch of teams, see JointVectorEnv
 
-        # The joint update's settings.
+        # Settings of the joint update.
         self.use_value_norm = True
         self.huber_delta: float | None = 10.0
         self.adam_epsilon = 1e-5
         self.shared_reward = False
         self.sample_while_learning = False
 
-        # The network's settings.
+        # Settings of the network.
         self.n_block = 1
         self.n_head = 1
         self.embed_dim = 64
@@ -102,14 +102,14 @@ class JointPPOConfig(PPOConfig):
         self.decoder_mixer: str | None = "attention"
         self.mixer_options: dict[str, Any] = {}
         self.mixer_modules: list[str] = []
-        self._registered_mixers = REGISTERED_MIXERS  # takes the user's mixers along to other processes
+        self._registered_mixers = REGISTERED_MIXERS  # carries user-defined mixers to other processes
         self.encoder_directions = 1
         self.decoder_cross = "mixer"
         self.backend = "auto"
         self.conv_filters: list[list[int]] | None = None
         self.initial_policy: str | None = None
 
-        # How the team's environment becomes one joint environment.
+        # Settings of the joint environment.
         self.agent_ids = True
         self.team_reward = "mean"
         self.global_state = False
@@ -126,7 +126,7 @@ class JointPPOConfig(PPOConfig):
         sample_while_learning: bool = NotProvided,
         **kwargs: Any,
     ) -> Self:
-        """Sets the training related configuration.
+        """Set the training-related configuration.
 
         Args:
             use_value_norm: Whether the critic predicts returns normalised by their running mean and standard
@@ -134,14 +134,14 @@ class JointPPOConfig(PPOConfig):
             huber_delta: The error, in units of normalised returns, beyond which the value loss grows linearly
                 instead of quadratically; None for a quadratic loss everywhere.
             adam_epsilon: Adam's epsilon.
-            shared_reward: Whether every agent learns from the team's reward, rather than from its own.
-            sample_while_learning: Whether env runners take the next sample while the learner uses the current one.
+            shared_reward: Whether every agent learns from the team's reward rather than its own.
+            sample_while_learning: Whether env runners collect the next sample while the learner uses the current one.
                 With enough cores or GPUs for both, an iteration takes as long as the slower of the two. Samples are
                 off-policy by one update; ratios are clipped around the policy at the start of the update, and
                 importance weights correct for the behaviour policy (decoupled PPO, arXiv 2110.00641).
-            **kwargs: RLlib's own settings of PPO. `clip_param` applies to each agent's ratio (with continuous actions,
-                to each dimension's), and `vf_clip_param` to the change of the normalised value prediction; None means
-                the value of `clip_param`. `minibatch_size=None` uses the whole batch in each epoch.
+            **kwargs: RLlib's PPO settings. `clip_param` applies to each agent's ratio (with continuous actions, to each
+                dimension's), and `vf_clip_param` to the change of the normalised value prediction; None means the
+                value of `clip_param`. `minibatch_size=None` uses the whole batch in each epoch.
 
         Returns:
             This updated config.
@@ -171,32 +171,32 @@ class JointPPOConfig(PPOConfig):
         conv_filters: list[list[int]] | None = NotProvided,
         initial_policy: str | None = NotProvided,
     ) -> Self:
-        """Sets the joint network's sizes and mixers.
+        """Set the sizes and mixers of the joint network.
 
         Args:
-            n_block: Number of blocks of the encoder, and of the decoder.
-            n_head: Number of heads of mixers that have heads.
+            n_block: Number of blocks in the encoder and in the decoder.
+            n_head: Number of heads, for mixers that have heads.
             embed_dim: The width of an agent's token; a multiple of `n_head`.
             encoder_mixer: The mixer of the agents' tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5",
                 "rwkv6", or the name of a mixer registered with `rllib_seqmarl.register_mixer`.
             decoder_mixer: The mixer in the decoder; independent of the encoder's.
             mixer_options: Options of the two mixers, such as {"d_state": 8}: the fields of
                 `rllib_seqmarl.mixers.mamba.MambaOptions` and `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
-            mixer_modules: Modules to import first because they register mixers, such as ["my_mixers"]. Scripts that
-                register their mixers themselves do not need it; experiment files do.
-            encoder_directions: 1, or 2 to run an RWKV encoder over the team both ways. With 1, as published, an
-                agent's value and representation depend on its own and its predecessors' observations only.
-            decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder by adding
-                the encoder's output (an ablation).
-            backend: The implementation of scans and recurrences: "auto" takes the fastest that the device and the
-                installation allow, "reference" is plain torch; docs/mixers.md lists the others.
+            mixer_modules: Modules that register mixers and are imported first, such as ["my_mixers"]. Needed in
+                experiment files; scripts can register mixers themselves.
+            encoder_directions: 1, or 2 to run an RWKV encoder over the team in both directions. With 1, as published,
+                an agent's value and representation depend only on its own and its predecessors' observations.
+            decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder with the
+                addition of the encoder's output (an ablation).
+            backend: The implementation of scans and recurrences: "auto" selects the fastest one available for the
+                device, "reference" is plain torch; docs/mixers.md lists the others.
             conv_filters: The convolutional layers that embed image observations: [output channels, kernel size, stride]
-                of each layer, such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]], without padding; None to choose them by the
-                size of the images.
-            initial_policy: A checkpoint's directory or an exported policy whose weights training starts from; None to
+                of each layer, such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]], without padding; None to choose them by
+                image size.
+            initial_policy: A checkpoint directory or an exported policy whose weights training starts from; None to
                 start from scratch. The number of agents, observations and actions may differ: parameters that both
-                teams share are copied, and all other network options must be equal. Checkpoints written later do not
-                depend on it.
+                teams share are copied, and all other network options must be equal. Later checkpoints do not depend
+                on it.
 
         Returns:
             This updated config.
@@ -224,15 +224,15 @@ class JointPPOConfig(PPOConfig):
         global_state: bool = NotProvided,
         agent_order: str = NotProvided,
     ) -> Self:
-        """Sets how the team's environment becomes one joint environment.
+        """Set how a multi-agent environment is converted to a joint environment.
 
         Args:
-            agent_ids: Whether observations end with a one-hot agent id. The encoder is permutation-equivariant,
-                so that without ids, agents with equal observations act alike.
-            team_reward: How the agents' rewards are combined to the team's: "mean" or "sum".
-            global_state: Whether the environment's global state is observed as well; the encoder then reads it
-                together with each agent's observation.
-            agent_order: The order in which agents decide: "fixed" as listed by the environment, or "shuffled" for every
+            agent_ids: Whether observations end with a one-hot agent id. The encoder is permutation-equivariant, so
+                without ids, agents with equal observations act alike.
+            team_reward: How the agents' rewards are combined into the team's: "mean" or "sum".
+            global_state: Whether the environment's global state is observed too; the encoder then reads it together
+                with each agent's observation.
+            agent_order: The order in which agents decide: "fixed" as listed by the environment, or "shuffled" in every
                 episode.
 
         Returns:
@@ -244,15 +244,15 @@ class JointPPOConfig(PPOConfig):
 
     @resolved_option
     def env(self, chosen: Any) -> JointEnvCreator | None:
-        """The environment, as the creator of a joint one."""
+        """The environment, wrapped in a creator of joint environments."""
         chosen = chosen.env if isinstance(chosen, JointEnvCreator) else chosen
         return None if chosen is None else JointEnvCreator(chosen, **self._joint_options)
 
     @resolved_option
     def gym_env_vectorize_mode(self, chosen: Any) -> Any:
-        """The vectorization mode of environments; "sync" for those whose creators read RLlib's `EnvContext`.
+        """The vectorization mode of environments; "sync" if the creator reads RLlib's `EnvContext`.
 
-        The vector entry point passes a plain dict to them, without `worker_index` and `vector_index`.
+        The vector entry point would pass it a plain dict, without `worker_index` and `vector_index`.
         """
         if chosen == "vector_entry_point" and self.env is not None and not self.env.takes_keywords:
             return "sync"
@@ -260,20 +260,20 @@ class JointPPOConfig(PPOConfig):
 
     @resolved_option
     def env_runner_cls(self, chosen: Any) -> Any:
-        """The user's class, or the one that samples rollouts or records."""
+        """The user's class, or the default for sampling or for offline recording."""
         if self.output:
             return RecordingJointEnvRunner if chosen in (None, RolloutEnvRunner, JointEnvRunner) else chosen
         return RolloutEnvRunner if chosen in (None, RecordingJointEnvRunner) else chosen
 
     @resolved_option
     def callbacks_class(self, chosen: Any) -> list[Any]:
-        """The user's callbacks, after the ones that log the team's metrics."""
+        """The user's callbacks, preceded by the one that logs team metrics."""
         callbacks = force_list(chosen)
         return callbacks if TeamMetrics in callbacks else [TeamMetrics, *callbacks]
 
     @property
     def train_batch_size(self) -> Any:
-        """An option of the old API stack, refused if it is set: see `train_batch_size_per_learner`."""
+        """An option of the old API stack, rejected if set; use `train_batch_size_per_learner`."""
         return self._train_batch_size
 
     @train_batch_size.setter
@@ -301,7 +301,7 @@ class JointPPOConfig(PPOConfig):
         spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
         learners = super().build_learner_group(rl_module_spec=spec, placement_group=placement_group)
         if self.initial_policy is not None:
-            start_from(self.initial_policy, learners, spec)
+            load_initial_policy(self.initial_policy, learners, spec)
         return learners
 
     @override(PPOConfig)
@@ -336,7 +336,7 @@ class JointPPOConfig(PPOConfig):
         return {
             **self._network_options,
             "use_value_norm": self.use_value_norm,
-            # What a policy needs besides its network to act outside of RLlib; it goes into every checkpoint.
+            # Stored in every checkpoint, so that the policy can act outside of RLlib.
             "deployment": {
                 "env": repr(self.env),
                 "env_config": {key: value for key, value in self.env_config.items() if _is_json(value)},
@@ -350,7 +350,7 @@ class JointPPOConfig(PPOConfig):
 
     @property
     def _network_options(self) -> dict[str, Any]:
-        """The network options that the user has chosen; its other fields follow from the environment."""
+        """The user's network options; the other fields of the network config follow from the environment."""
         return {
             "n_block": self.n_block,
             "n_head": self.n_head,
@@ -375,10 +375,10 @@ class JointPPOConfig(PPOConfig):
 
     @override(PPOConfig)
     def validate(self) -> None:
-        """Checks this config, and leaves it as it is: options may be changed and checked again.
+        """Validate this config without modifying it, so that options may be changed and validated again.
 
         Raises:
-            ValueError: An option is unknown, has no effect, has a wrong value, or contradicts another one.
+            ValueError: An option is unknown, has no effect, has an invalid value, or contradicts another one.
             ImportError: A package that the environment needs is not installed.
         """
         import_mixers(self.mixer_modules)
@@ -386,13 +386,13 @@ class JointPPOConfig(PPOConfig):
             check_options(self)
         if self.env is not None:
             self.env.require()
-        # RLlib would advise, once per algorithm, how to go back to the old API stack; here there is no way back.
+        # Suppress RLlib's hint on how to return to the old API stack, which is not supported here.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         PPOConfig.validate(copy.copy(self))  # a copy, since RLlib sets options that it considers unset
 
 
 def _is_json(value: Any) -> bool:
-    """Whether a value can go into a policy's description; functions and other objects cannot."""
+    """Whether a value can be serialized as JSON."""
     try:
         json.dumps(value)
     except (TypeError, ValueError):
@@ -401,9 +401,9 @@ def _is_json(value: Any) -> bool:
 
 
 class JointPPO(ChecksummedCheckpoints, PPO):
-    """PPO on a joint policy. RLlib's PPO runs it; the module and the learner make the difference.
+    """PPO with a joint policy: RLlib's PPO with its own module, learner and sampling.
 
-    An environment that breaks a promise ends training with a `JointEnvError`, on remote env runners as well.
+    An environment that violates its API contract ends training with a `JointEnvError`, also on remote env runners.
     """
 
     @classmethod
@@ -421,23 +421,23 @@ class JointPPO(ChecksummedCheckpoints, PPO):
     @override(PPO)
     def setup(self, config: AlgorithmConfig) -> None:
         self._env_errors = EnvErrorBoard(self.logdir)
-        self._env_errors.clear()  # a trial that is taken up again has the log directory it had
-        config = self._recorded(config)
+        self._env_errors.clear()  # a restarted trial reuses its log directory
+        config = self._record_provenance(config)
         with self._env_errors.watched():
             super().setup(config)
         check_evaluation_team(self.config, self.env_runner_group, self.eval_env_runner_group)
         self._sampler = Sampler(self.env_runner_group, self.config)
         if self.config.initial_policy is not None:
-            # RLlib has given the learners' weights to the env runners that sample first, but not to all.
+            # RLlib has synchronized weights only with the env runners that sample first.
             for runners in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
                 runners.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
 
-    def _recorded(self, config: JointPPOConfig) -> JointPPOConfig:
-        """The config with its seed, drawn if none was given, and recorded in the trial's folder."""
+    def _record_provenance(self, config: JointPPOConfig) -> JointPPOConfig:
+        """Record the config in the trial's folder and return it, with a drawn seed if none was given."""
         file = ProvenanceFile.of(self)
         if config.seed is None:
             config = config.copy(copy_frozen=False)
-            config.seed = file.seed() or drawn_seed()  # a trial that is resumed keeps its seed
+            config.seed = file.seed() or drawn_seed()  # a resumed trial keeps its seed
             config.freeze()
             self.config = config
         env = repr(config.env) if isinstance(config.env, JointEnvCreator) else config.env
@@ -449,20 +449,20 @@ class JointPPO(ChecksummedCheckpoints, PPO):
 
     @override(PPO)
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # From these a checkpoint is restored, maybe where the policy that training began with does not exist.
+        # Checkpoints are restored from these arguments, possibly on a machine without the initial policy.
         (config, *others), kwargs = super().get_ctor_args_and_kwargs()
         return ({**config, "initial_policy": None}, *others), kwargs
 
     @override(PPO)
     def training_step(self) -> None:
-        """As PPO's, on rollouts, and with the next sample taken meanwhile if `sample_while_learning` is set."""
+        """Run one PPO iteration; with `sample_while_learning`, collect the next batch during the update."""
         with self._env_errors.watched():
             with self._timed(ENV_RUNNER_SAMPLING_TIMER, "sampling"):
                 samples, reports = self._sampler.take()
             if not samples:
                 return  # all env runners have failed, and RLlib restarts them
             self.metrics.aggregate(reports, key=ENV_RUNNER_RESULTS)
-            with self._sampler.going_on() if self.config.sample_while_learning else nullcontext():
+            with self._sampler.prefetch() if self.config.sample_while_learning else nullcontext():
                 self._learn(samples)
             with self._timed(SYNCH_WORKER_WEIGHTS_TIMER, "sync"):
                 self.env_runner_group.sync_weights(
@@ -471,7 +471,7 @@ class JointPPO(ChecksummedCheckpoints, PPO):
 
     @contextmanager
     def _timed(self, timer: str, part: str) -> Iterator[None]:
-        """Logs the block's time: as RLlib's timer does, in a moving average, and as the iteration's own seconds."""
+        """Log the block's duration to RLlib's timer, a moving average, and as seconds of this iteration."""
         start = time.perf_counter()
         with self.metrics.log_time((TIMERS, timer)):
             yield

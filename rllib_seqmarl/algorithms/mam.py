@@ -14,11 +14,11 @@ from rllib_seqmarl.mixers.mamba import MambaOptions
 
 
 class MAMConfig(JointPPOConfig):
-    """Configures Multi-Agent Mamba: MAT's blocks with selective scans in place of attention.
+    """Config of Multi-Agent Mamba: MAT's blocks with selective scans in place of attention.
 
-    The defaults are those of the paper's appendix (20 million steps a task on SMAX, RWARE and LBF): 64 environments x
-    128 steps, 2 minibatches, lambda 0.9, entropy coefficient 0.01, one block, embed_dim 128. Where it searched a set,
-    the middle of the set; learning rate and epochs are those of MAT on the same simulators.
+    The defaults are those of the paper's appendix (20 million steps per task on SMAX, RWARE and LBF): 64 environments x
+    128 steps, 2 minibatches, lambda 0.9, entropy coefficient 0.01, one block, embed_dim 128. For options that the paper
+    tuned over a set, the middle of the set; learning rate and epochs are those of MAT on the same simulators.
 
     ```python
     from rllib_seqmarl import MAMConfig
@@ -67,16 +67,16 @@ class MAMConfig(JointPPOConfig):
         bidirectional: str = NotProvided,
         **kwargs: Any,
     ) -> Self:
-        """Sets the joint network's sizes and mixers.
+        """Set the sizes and mixers of the joint network.
 
         Args:
             d_state: States per channel of the scan (the paper searched 1 to 32).
             d_conv: Width of the convolution over neighbouring agents.
             expand: Channels inside a Mamba module per channel of the token.
-            dt_rank: Rank of the projection that makes step sizes (the paper searched 1 to 128); "auto" for
+            dt_rank: Rank of the projection that produces step sizes (the paper searched 1 to 128); "auto" for
                 embed_dim / 16.
-            bidirectional: How the encoder joins its two directions: "product" in cascade, as published, or "sum".
-            **kwargs: As in `JointPPOConfig.network`.
+            bidirectional: How the encoder combines its two directions: "product" in cascade, as published, or "sum".
+            **kwargs: See `JointPPOConfig.network`.
 
         Returns:
             This updated config.

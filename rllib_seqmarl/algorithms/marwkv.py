@@ -1,4 +1,4 @@
-"""MARWKV: the joint policy on RWKV's recurrences (RWKV-4, Peng et al., arXiv 2305.13048; 5 and 6, arXiv 2404.05892)."""
+"""MARWKV: a joint policy with RWKV recurrences (RWKV-4, Peng et al., arXiv 2305.13048; 5 and 6, arXiv 2404.05892)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ VERSIONS = (4, 5, 6)
 
 
 class MARWKVConfig(JointPPOConfig):
-    """Configures MARWKV: RWKV blocks in the encoder and in the decoder.
+    """Config of MARWKV: RWKV blocks in the encoder and in the decoder.
 
     The defaults are the settings of the MARWKV report on SMAC: lr 1e-3, clip_param 0.05, 15 epochs on the whole batch
     of 32 environments x 100 steps, entropy coefficient 0.01, gradients clipped at 10, one block and one head, 64 wide.
-    What is not set here is MAT's, which it shares.
+    All other defaults are MAT's.
 
     ```python
     from rllib_seqmarl import MARWKVConfig
@@ -37,19 +37,19 @@ class MARWKVConfig(JointPPOConfig):
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or MARWKV)
         self.version = 4
-        self.encoder_mixer = None  # that of `version`
+        self.encoder_mixer = None  # determined by `version`
         self.decoder_mixer = None
         self.lr = 1e-3
         self.clip_param = 0.05
 
     @override(JointPPOConfig)
     def network(self, *, version: int = NotProvided, **kwargs: Any) -> Self:
-        """Sets the joint network's sizes and mixers.
+        """Set the sizes and mixers of the joint network.
 
         Args:
-            version: Which RWKV: 4 (one state per channel), 5 (a matrix state per head) or 6 (whose decay and token
-                shift depend on the data).
-            **kwargs: As in `JointPPOConfig.network`. `encoder_mixer` and `decoder_mixer` replace one of the two.
+            version: The RWKV version: 4 (one state per channel), 5 (a matrix state per head) or 6 (data-dependent decay
+                and token shift).
+            **kwargs: See `JointPPOConfig.network`. `encoder_mixer` and `decoder_mixer` override the version's mixer.
 
         Returns:
             This updated config.
@@ -61,7 +61,7 @@ class MARWKVConfig(JointPPOConfig):
     @override(JointPPOConfig)
     def _network_options(self) -> dict[str, Any]:
         if self.version not in VERSIONS or isinstance(self.version, float):
-            raise ValueError(f"version={self.version!r} of RWKV is not known; choose one of {VERSIONS}.")
+            raise ValueError(f"version={self.version!r} is not a version of RWKV; choose one of {VERSIONS}.")
         mixer = f"rwkv{self.version}"
         return {
             **super()._network_options,

@@ -9,7 +9,7 @@ from rllib_seqmarl.algorithms.joint_ppo import JointPPO, JointPPOConfig
 
 
 class MATConfig(JointPPOConfig):
-    """Configures a Multi-Agent Transformer: attention over the agents in the encoder and in the decoder.
+    """Config of the Multi-Agent Transformer: attention over the agents in the encoder and in the decoder.
 
     ```python
     from rllib_seqmarl import MATConfig

@@ -1,4 +1,4 @@
-"""Options that RLlib reads as what follows from the user's choice, while the config keeps the choice itself."""
+"""Config options whose effective value is computed on reading, while the config stores the user's value."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def resolved_option(resolve: Callable[[Any, Any], Any]) -> property:
-    """Makes an option whose value is worked out from the one that was set, each time it is read.
+    """Create a property that computes an option's effective value from the stored one on every read.
 
-    The value that was set stays in the instance's `__dict__` under the option's name, where RLlib copies, compares and
-    serializes it. So no check and no build has to replace it, and other options may change afterwards.
+    The stored value stays in the instance's `__dict__` under the option's name, where RLlib copies, compares and
+    serializes it. Validating and building never replace it, so other options may change afterwards.
 
     Args:
-        resolve: A method that takes the value that was set; its name is the option's.
+        resolve: A method that maps the stored value to the effective one; its name is the option's.
     """
     name = resolve.__name__
 

@@ -1,4 +1,4 @@
-"""Sampling of an algorithm: a full batch from all env runners, before or during the learner's update."""
+"""Collection of full batches from all env runners, before or during the learner's update."""
 
 from __future__ import annotations
 
@@ -19,83 +19,83 @@ from rllib_seqmarl.rollouts import Rollout
 
 logger = logging.getLogger(__name__)
 
-Samples = list[Any]  # one of each call of an env runner's `sample`
-Reports = list[dict[str, Any]]  # their metrics
+Samples = list[Any]  # one per `sample` call of an env runner
+Reports = list[dict[str, Any]]  # the metrics of each sample
 
 
 class Sampler:
-    """Takes samples until they make a batch.
+    """Collects samples until they make up a batch.
 
-    A sample and its metrics come in one answer of an env runner, so of a runner that dies neither is counted, and the
-    others make up for it.
+    An env runner returns a sample together with its metrics, so neither counts if the runner dies, and the other
+    runners fill the gap.
 
     Args:
         runners: The env runners.
-        config: The algorithm's.
+        config: The algorithm's config.
     """
 
     def __init__(self, runners: EnvRunnerGroup, config: AlgorithmConfig) -> None:
         self._runners = runners
         self._config = config
-        self._thread: ThreadPoolExecutor | None = None
-        self._ahead: Future[tuple[Samples, Reports]] | None = None
+        self._executor: ThreadPoolExecutor | None = None
+        self._prefetched: Future[tuple[Samples, Reports]] | None = None
 
     def take(self) -> tuple[Samples, Reports]:
-        """A batch: the one that was taken ahead, if there is one. Nothing, if no env runner answers."""
-        if self._ahead is None:
+        """Return a batch, prefetched if there is one; empty if no env runner responds."""
+        if self._prefetched is None:
             return self._sample()
-        ahead, self._ahead = self._ahead, None
-        return ahead.result()
+        prefetched, self._prefetched = self._prefetched, None
+        return prefetched.result()
 
     @contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Takes the next batch during the block, which ends when both are done."""
-        self._thread = self._thread or ThreadPoolExecutor(1, "rllib_seqmarl_sampler")
-        self._ahead = self._thread.submit(self._sample)
+    def prefetch(self) -> Iterator[None]:
+        """Collect the next batch while the block runs, and wait for it on exit."""
+        self._executor = self._executor or ThreadPoolExecutor(1, "rllib_seqmarl_sampler")
+        self._prefetched = self._executor.submit(self._sample)
         try:
             yield
         finally:
-            self._ahead.exception()  # waits; an error is raised by `take`, as if it came only then
+            self._prefetched.exception()  # waits; `take` raises the error, if any
 
     def close(self) -> None:
-        """Waits for what is under way."""
-        if self._thread is not None:
-            self._thread.shutdown()
+        """Wait for a batch being collected."""
+        if self._executor is not None:
+            self._executor.shutdown()
 
     def _sample(self) -> tuple[Samples, Reports]:
         samples: Samples = []
         reports: Reports = []
         missing = int(self._config.total_train_batch_size)
         while missing > 0:
-            answers = self._round(missing if samples else None)
-            if not answers:
+            results = self._sample_once(missing if samples else None)
+            if not results:
                 break
-            for sample, report in answers:
+            for sample, report in results:
                 samples.append(sample)
                 reports.append(report)
                 missing -= int(report.get(NUM_ENV_STEPS_SAMPLED, 0))
         return samples, reports
 
-    def _round(self, missing: int | None) -> list[tuple[Any, dict[str, Any]]]:
-        """One sample of every env runner; of about `missing` steps in all, where a first round did not do."""
+    def _sample_once(self, missing: int | None) -> list[tuple[Any, dict[str, Any]]]:
+        """Collect one sample per env runner, with about `missing` steps in total if given."""
         group, config = self._runners, self._config
         if group.num_remote_workers() <= 0:
             return [_sample_and_report(group.local_env_runner)]
         num_timesteps = None
         if missing is not None and config.batch_mode == "truncate_episodes":
             num_timesteps = -(-missing // max(1, group.num_healthy_remote_workers()))
-        answers = group.foreach_env_runner(
+        results = group.foreach_env_runner(
             partial(_sample_and_report, num_timesteps=num_timesteps),
             local_env_runner=False,
             timeout_seconds=config.sample_timeout_s,
         )
-        if not answers:
+        if not results:
             logger.warning(
-                "No env runner has given a sample within sample_timeout_s=%s seconds. If the environment is slow, "
-                "raise it, or lower rollout_fragment_length; runners that have died are started again.",
+                "No env runner returned a sample within sample_timeout_s=%s seconds. If the environment is slow, "
+                "increase the timeout or lower rollout_fragment_length; dead runners are restarted.",
                 config.sample_timeout_s,
             )
-        return list(answers)
+        return list(results)
 
 
 def _sample_and_report(env_runner: Any, num_timesteps: int | None = None) -> tuple[Any, dict[str, Any]]:
@@ -103,7 +103,7 @@ def _sample_and_report(env_runner: Any, num_timesteps: int | None = None) -> tup
 
 
 def training_data(samples: Sequence[Any], config: AlgorithmConfig) -> TrainingData:
-    """The training data for a learner group: rollouts as they are, or the episodes of all samples."""
+    """Return training data for a learner group: rollouts unchanged, or the episodes of all samples."""
     if all(isinstance(sample, Rollout) for sample in samples):
         return RolloutData(rollouts=list(samples))
     return EpisodeData(episodes=[episode for sample in samples for episode in sample])

@@ -1,7 +1,7 @@
-"""Options of RLlib that have no effect here, and what to write instead.
+"""RLlib options that have no effect here, and their replacements.
 
-Python configs and experiment files are refused with the same advice. `tests/algorithms/test_options.py` lists every
-option that RLlib has: each one is honoured, or checked by `validation.py`, or in one of the two tables here.
+Python configs and experiment files are rejected with the same advice. `tests/algorithms/test_options.py` lists every
+option of RLlib: each one is supported, checked by `validation.py`, or in one of the two tables here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ _LEAVE_OUT = "leave it out"
 _SCHEDULE = "write the schedule itself, as in '{key}: [[0, 1e-3], [1000000, 1e-4]]'"
 _TEAM = "leave it out: one joint policy acts for the whole team (for independent policies use RLlib from Python)"
 _MODEL = (
-    "write the network's sizes as keys of their own, such as 'embed_dim: 64' (in Python "
+    "write the network's sizes as top-level keys, such as 'embed_dim: 64' (in Python "
     "`config.network(embed_dim=64)`; for RLlib's own algorithms `config.rl_module(...)`)"
 )
 
@@ -108,7 +108,7 @@ _UNUSED: dict[str, str] = {
     "auto_wrap_old_gym_envs": _LEAVE_OUT,
     "clip_rewards": "leave it out, or clip in the environment: returns are normalized already ('use_value_norm')",
     "compress_observations": _LEAVE_OUT,
-    "disable_env_checking": "leave it out: nothing is checked while stepping that could be switched off",
+    "disable_env_checking": "leave it out: there are no optional checks while stepping",
     "env_task_fn": "set tasks from a callback with `env_runner_group.foreach_env(lambda env: env.set_task(...))`",
     "episodes_to_numpy": "leave it out: samples are arrays",
     "env_runner_state_server_max_concurrency": _LEAVE_OUT,
@@ -126,7 +126,7 @@ _UNUSED: dict[str, str] = {
     "action_space": _SPACES,
     "observation_space": _SPACES,
     # learning
-    "algorithm_config_overrides_per_module": "set these options of the algorithm itself: there is one module",
+    "algorithm_config_overrides_per_module": "set these options on the algorithm itself: there is one module",
     "count_steps_by": "leave it out: a step is one step of the whole team",
     "kl_coeff": _CLIPPED,
     "kl_target": _CLIPPED,
@@ -149,7 +149,7 @@ _UNUSED: dict[str, str] = {
     "replay_sequence_length": _REPLAY,
     # the machine
     "_fake_gpus": "leave it out: set 'num_gpus_per_learner' to 0 where there is no GPU",
-    "log_sys_usage": "leave it out: Ray's dashboard shows the use of the machine",
+    "log_sys_usage": "leave it out: Ray's dashboard shows resource usage",
     "eager_max_retraces": _TF,
     "eager_tracing": _TF,
     "enable_tf1_exec_eagerly": _TF,
@@ -236,4 +236,4 @@ UNUSED_OPTIONS: dict[str, str] = {
     **dict.fromkeys(_OFFLINE_LEARNING, _OFFLINE),
     **dict.fromkeys(_EVALUATION_OFFLINE, _OFFLINE_EVALUATION),
 }
-"""Options that other algorithms of RLlib use, or that RLlib itself ignores: they do nothing for a joint policy."""
+"""Options that only other RLlib algorithms use or that RLlib itself ignores."""

@@ -1,4 +1,4 @@
-"""Checks of the classes and functions that a user puts in place of this package's or RLlib's own."""
+"""Checks of user-provided classes and functions that replace those of this package or RLlib."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from rllib_seqmarl.suggestions import did_you_mean
 if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
 
-# What a user chooses of a network; its other fields follow from the environment.
+# The network options set by the user; the other fields follow from the environment.
 NETWORK_OPTIONS = {option.name for option in fields(NetworkConfig)} - {"obs_dim", "action", "image_shape"}
 
-# What an RLModuleSpec must leave to the algorithm.
+# Fields of an RLModuleSpec that only the algorithm may set.
 _SPEC_FIELDS = ("observation_space", "action_space", "catalog_class", "learner_only")
 
 
 def check_user_code(config: JointPPOConfig) -> None:
-    """Checks classes, connectors and callbacks.
+    """Check user-provided classes, connectors and callbacks.
 
     Raises:
-        ValueError: One of them cannot work with a joint policy; the message names the class to derive from.
+        ValueError: One of them is incompatible with a joint policy; the message names the base class to use.
     """
     _check_class("learner_class", config._learner_class, JointPPOTorchLearner)
     _check_class("env_runner_cls", config.env_runner_cls, RecordingJointEnvRunner if config.output else JointEnvRunner)
@@ -44,17 +44,17 @@ def check_user_code(config: JointPPOConfig) -> None:
         if isinstance(callbacks, type):
             _check_class("callbacks_class", callbacks, RLlibCallback)
         elif not callable(callbacks):
-            raise ValueError(f"callbacks_class={callbacks!r} is no class; give the class, not an object of it.")
+            raise ValueError(f"callbacks_class={callbacks!r} is not a class; pass the class, not an instance.")
     for key, functions in vars(config).items():
         if key.startswith("callbacks_on_") and not all(map(callable, force_list(functions))):
             raise ValueError(f"{key}={functions!r} is not a function or a list of functions.")
 
 
 def import_mixers(modules: Any) -> None:
-    """Imports the modules that register a user's mixers.
+    """Import the modules that register user-defined mixers.
 
     Raises:
-        ValueError: There is no such module, or it cannot be imported.
+        ValueError: A module does not exist or cannot be imported.
     """
     if not isinstance(modules, list | tuple) or not all(isinstance(name, str) for name in modules):
         raise ValueError(f"mixer_modules={modules!r} is not a list of importable modules, such as ['my_mixers'].")
@@ -78,7 +78,7 @@ def _check_module_spec(spec: Any) -> None:
         return
     if not isinstance(spec, RLModuleSpec):
         raise ValueError(
-            f"rl_module_spec={type(spec).__name__}(...) is not supported: a team has one module. Give an "
+            f"rl_module_spec={type(spec).__name__}(...) is not supported: a team has one module. Pass an "
             f"RLModuleSpec(module_class=...) whose class derives from JointSequenceModule."
         )
     _check_class("rl_module_spec.module_class", spec.module_class, JointSequenceModule)
@@ -104,5 +104,5 @@ def _check_connector(key: str, function: Any) -> None:
     if isinstance(function, ConnectorV2 | type) or not callable(function):
         raise ValueError(
             f"{key}={getattr(function, '__name__', f'{type(function).__name__}(...)')} is not a function that makes "
-            f"connectors. Write `{key}=lambda *args, **kwargs: MyConnector()`; a list of connectors will do as well."
+            f"connectors. Write `{key}=lambda *args, **kwargs: MyConnector()`; it may also return a list."
         )

@@ -1,4 +1,4 @@
-"""The checks of a joint-policy config: every message names the key, the value and the remedy."""
+"""Validation of joint-policy configs. Every error message names the key, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
 
 
-# Values that RLlib itself gives to unused options.
+# Values that RLlib itself assigns to unused options.
 _SET_BY_RLLIB: dict[str, tuple[Any, ...]] = {"simple_optimizer": (False,)}
 
 
 def check_options(config: JointPPOConfig) -> None:
-    """Checks all options of a config.
+    """Check all options of a config.
 
     Raises:
-        ValueError: An option is unknown, has no effect, has a value of the wrong kind, or contradicts a joint policy.
+        ValueError: An option is unknown, has no effect, has an invalid value, or is incompatible with a joint policy.
     """
     _check_stack(config)
     _check_unused(config)
@@ -59,13 +59,13 @@ def _check_unused(config: JointPPOConfig) -> None:
 def _differs(value: Any, default: Any) -> bool:
     try:
         return value is not default and bool(value != default)
-    except Exception:  # values that cannot be compared, such as arrays
+    except Exception:  # values without a boolean comparison, such as arrays
         return True
 
 
 def _check_names(config: JointPPOConfig) -> None:
-    """RLlib sets whatever key it is given, so it would ignore a misspelt one."""
-    # "class" comes with a config that RLlib has copied, "train_batch_size" with one of an earlier version.
+    """Reject unknown keys, which RLlib would silently set as attributes."""
+    # RLlib adds "class" to copied configs; configs of earlier versions have "train_batch_size".
     known = {*vars(type(config)()), "class", "train_batch_size"}
     for key in vars(config):
         if key not in known and not key.startswith("_"):
@@ -92,30 +92,30 @@ def _check_stack(config: JointPPOConfig) -> None:
     if config.use_kl_loss:
         raise ValueError(
             "use_kl_loss=True is not part of the joint objective, which clips each agent's ratio; remove it (the "
-            "approximate KL divergence is reported as `approx_kl` all the same)."
+            "approximate KL divergence is still reported as `approx_kl`)."
         )
     _check_compiling(config)
     for key in ("use_critic", "use_gae"):
         if not getattr(config, key):
-            raise ValueError(f"{key}=False is not supported: the joint update needs each agent's value; remove it.")
+            raise ValueError(f"{key}=False is not supported: the joint update needs every agent's value; remove it.")
 
 
 def _is_plain(policy: Any) -> bool:
-    """Whether a policy of `multi_agent(policies=...)`, maybe as RLlib serializes it, is the algorithm's own."""
+    """Whether a (possibly serialized) policy of `multi_agent(policies=...)` has no settings of its own."""
     return not any(policy.get_state() if isinstance(policy, PolicySpec) else policy or ())
 
 
 def _check_compiling(config: JointPPOConfig) -> None:
     if config.torch_compile_learner and config.torch_compile_learner_what_to_compile != "forward_train":
         raise ValueError(
-            "torch_compile_learner_what_to_compile='complete_update' is not supported: an update logs numbers, which "
-            "no graph can hold; remove it, and the network's forward and backward pass are compiled."
+            "torch_compile_learner_what_to_compile='complete_update' is not supported: an update logs metrics, which "
+            "cannot be compiled; remove it to compile the network's forward and backward pass."
         )
     for key in ("torch_compile_learner", "torch_compile_worker"):
         backend = getattr(config, f"{key}_dynamo_backend")
         if getattr(config, key) and backend not in torch.compiler.list_backends(exclude_tags=()):
             raise ValueError(
-                f"{key}_dynamo_backend={backend!r} is no backend of torch.compile here. It has "
+                f"{key}_dynamo_backend={backend!r} is not an available backend of torch.compile. Available are "
                 f"{', '.join(torch.compiler.list_backends())}; write `framework({key}_dynamo_backend='inductor')`."
             )
 
@@ -132,24 +132,24 @@ def _is_count_or_zero(value: Any) -> bool:
     return _is_count(value, least=0)
 
 
-def _positive(value: Any) -> bool:
+def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
-def _not_negative(value: Any) -> bool:
+def _is_non_negative(value: Any) -> bool:
     return _is_number(value) and value >= 0
 
 
 def _is_schedule(value: Any) -> bool:
-    """A number, or RLlib's [[timestep, value], ...]."""
-    return _not_negative(value) or (
+    """Whether a value is a number or a schedule of RLlib, [[timestep, value], ...]."""
+    return _is_non_negative(value) or (
         isinstance(value, list | tuple)
         and bool(value)
-        and all(isinstance(p, list | tuple) and len(p) == 2 and all(map(_not_negative, p)) for p in value)
+        and all(isinstance(p, list | tuple) and len(p) == 2 and all(map(_is_non_negative, p)) for p in value)
     )
 
 
-def _fraction(value: Any) -> bool:
+def _is_fraction(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
 
@@ -161,23 +161,23 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-_A_SCHEDULE = "a number >= 0 or a schedule of such, [[0, value], [timestep, value], ...]"
+_A_SCHEDULE = "a number >= 0 or a schedule of such numbers, [[0, value], [timestep, value], ...]"
 OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (_is_schedule, _A_SCHEDULE),
     "entropy_coeff": (_is_schedule, _A_SCHEDULE),
-    "gamma": (_fraction, "a number from 0 to 1"),
-    "lambda_": (_fraction, "a number from 0 to 1"),
-    "clip_param": (_positive, "a number > 0, such as 0.2"),
-    "vf_clip_param": (_or_none(_positive), "a number > 0, or None for the value of clip_param"),
-    "huber_delta": (_or_none(_positive), "a number > 0, or None for a quadratic loss"),
-    "adam_epsilon": (_positive, "a number > 0, such as 1e-5"),
-    "vf_loss_coeff": (_not_negative, "a number >= 0"),
-    "grad_clip": (_or_none(_positive), "a number > 0, or None for no clipping"),
+    "gamma": (_is_fraction, "a number from 0 to 1"),
+    "lambda_": (_is_fraction, "a number from 0 to 1"),
+    "clip_param": (_is_positive, "a number > 0, such as 0.2"),
+    "vf_clip_param": (_or_none(_is_positive), "a number > 0, or None for the value of clip_param"),
+    "huber_delta": (_or_none(_is_positive), "a number > 0, or None for a quadratic loss"),
+    "adam_epsilon": (_is_positive, "a number > 0, such as 1e-5"),
+    "vf_loss_coeff": (_is_non_negative, "a number >= 0"),
+    "grad_clip": (_or_none(_is_positive), "a number > 0, or None for no clipping"),
     "grad_clip_by": (lambda value: value in ("value", "norm", "global_norm"), "'value', 'norm' or 'global_norm'"),
     "num_epochs": (_is_count, "a whole number >= 1"),
     "minibatch_size": (_or_none(_is_count), "a whole number >= 1, or None for the whole batch"),
     "train_batch_size_per_learner": (_is_count, "a whole number >= 1"),
-    "num_env_runners": (_is_count_or_zero, "a whole number >= 0; 0 samples in the algorithm's own process"),
+    "num_env_runners": (_is_count_or_zero, "a whole number >= 0; 0 samples in the algorithm's process"),
     "num_envs_per_env_runner": (_is_count, "a whole number >= 1"),
     "rollout_fragment_length": (
         lambda value: value == "auto" or _is_count(value),
@@ -187,7 +187,7 @@ OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value in ("truncate_episodes", "complete_episodes"),
         "'truncate_episodes' or 'complete_episodes'",
     ),
-    "num_learners": (_is_count_or_zero, "a whole number >= 0; 0 learns in the algorithm's own process"),
+    "num_learners": (_is_count_or_zero, "a whole number >= 0; 0 learns in the algorithm's process"),
     "evaluation_interval": (_or_none(_is_count_or_zero), "a whole number >= 1, or None for no evaluation"),
     "evaluation_num_env_runners": (_is_count_or_zero, "a whole number >= 0"),
     "evaluation_duration_unit": (
@@ -224,14 +224,14 @@ def _check_values(config: JointPPOConfig) -> None:
     if config.minibatch_size is not None and config.minibatch_size > batch_size:
         raise ValueError(
             f"minibatch_size={config.minibatch_size} is larger than train_batch_size_per_learner={batch_size}. Both "
-            f"count team steps: lower minibatch_size, or write None to take the whole batch at once."
+            f"count team steps: lower minibatch_size, or set it to None to use the whole batch."
         )
 
 
 def _check_network(config: JointPPOConfig) -> None:
-    """The network's own checks of its sizes, on a placeholder for the environment's spaces, which are not known yet."""
+    """Run the network's own checks of its sizes, with placeholders for the spaces, which are not known yet."""
     sizes = {key: value for key, value in config.model_config.items() if key in NETWORK_OPTIONS}
     if (filters := sizes.pop("conv_filters", None)) is not None:
-        checked_filters(filters)  # whether images are large enough for them is checked when their size is known
+        checked_filters(filters)  # whether images are large enough is checked once their size is known
     NetworkConfig(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **sizes)
     check_initial_policy(config, {**sizes, "conv_filters": filters})

@@ -1,4 +1,4 @@
-"""Experiments: files that describe them, sweeps, progress, evaluation, and pictures."""
+"""Experiments: experiment files, sweeps, progress, evaluation, and figures."""
 
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.tuned import tuned_configs

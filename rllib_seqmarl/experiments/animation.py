@@ -1,4 +1,4 @@
-"""Animations of a team at work: each frame with a caption below the picture."""
+"""Animations of episodes, with a caption below each frame."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_LONGER_SIDE = 300  # pixels, about, to which smaller pictures are enlarged
-_NARROWEST = 300  # pixels, so that captions are readable
+_LONGER_SIDE = 300  # approximate size in pixels to which smaller pictures are enlarged
+_MIN_WIDTH = 300  # pixels, so that captions are readable
 _FONT_SIZE, _LINE, _MARGIN = 13, 18, 6
-_MOST_AGENTS = 24  # named in a caption
+_MAX_AGENTS = 24  # listed in a caption
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Frame:
 
     Attributes:
         picture: The environment's rendering, uint8 (height, width, 3).
-        headline: The episode, the step and what came of it so far.
-        agents: One short text per agent: its id and what it did.
+        headline: The episode, the step, and the reward and return so far.
+        agents: One short text per agent: its id and action.
     """
 
     picture: np.ndarray
@@ -31,16 +31,16 @@ class Frame:
 
 
 def write_gif(frames: Sequence[Frame], path: Path, fps: float = 10.0) -> None:
-    """Writes an endlessly looping animation whose last frame is held for a second.
+    """Write an endlessly looping animation that shows its last frame for a second.
 
     Args:
-        frames: At least one, with pictures of equal size. Small pictures are enlarged.
+        frames: At least one frame; all pictures have the same size. Small pictures are enlarged.
         path: The file to write.
         fps: Frames per second.
     """
     height, width = frames[0].picture.shape[:2]
     enlarge = max(1, _LONGER_SIDE // max(height, width))
-    layout = _CaptionLayout(frames, max(_NARROWEST, enlarge * width))
+    layout = _CaptionLayout(frames, max(_MIN_WIDTH, enlarge * width))
     images = [layout.captioned(frame, enlarge) for frame in frames]
     durations = [round(1000 / fps)] * (len(images) - 1) + [1000]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_gif(frames: Sequence[Frame], path: Path, fps: float = 10.0) -> None:
 
 
 class _CaptionLayout:
-    """The layout of a caption: the headline, then the agents in as many columns as fit, alike in all frames."""
+    """The caption layout of all frames: the headline, then the agents in as many columns as fit."""
 
     def __init__(self, frames: Sequence[Frame], width: int) -> None:
         self.font = ImageFont.load_default(_FONT_SIZE)
@@ -56,7 +56,7 @@ class _CaptionLayout:
         texts = {text for frame in frames for text in self._agents(frame)}
         widest = max(map(self.font.getlength, texts), default=1.0) + 2 * _MARGIN
         self.columns = max(1, int((width - _MARGIN) // widest))
-        headlines = max(len(self._wrapped(frame.headline)) for frame in frames)
+        headlines = max(len(self._wrap(frame.headline)) for frame in frames)
         agents = max(len(self._agents(frame)) for frame in frames)
         lines = headlines + -(-agents // self.columns)
         self.headlines = headlines
@@ -67,7 +67,7 @@ class _CaptionLayout:
         image = Image.new("RGB", (self.width, picture.height + self.height), "white")
         image.paste(picture, ((self.width - picture.width) // 2, 0))
         draw, top = ImageDraw.Draw(image), picture.height + _MARGIN
-        for line, text in enumerate(self._wrapped(frame.headline)):
+        for line, text in enumerate(self._wrap(frame.headline)):
             draw.text((_MARGIN, top + line * _LINE), text, "black", self.font)
         top += self.headlines * _LINE
         for number, text in enumerate(self._agents(frame)):
@@ -77,11 +77,11 @@ class _CaptionLayout:
         return image
 
     def _agents(self, frame: Frame) -> list[str]:
-        more = len(frame.agents) - _MOST_AGENTS
-        return list(frame.agents) if more <= 0 else [*frame.agents[:_MOST_AGENTS], f"and {more} more"]
+        more = len(frame.agents) - _MAX_AGENTS
+        return list(frame.agents) if more <= 0 else [*frame.agents[:_MAX_AGENTS], f"and {more} more"]
 
-    def _wrapped(self, headline: str) -> list[str]:
-        """The headline in lines that fit, broken between its parts."""
+    def _wrap(self, headline: str) -> list[str]:
+        """Wrap the headline between its parts."""
         lines: list[str] = []
         for part in filter(None, headline.split(" | ")):
             longer = f"{lines[-1]} | {part}" if lines else part

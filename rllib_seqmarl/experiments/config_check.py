@@ -1,4 +1,4 @@
-"""Checks an algorithm's config before anything starts: names, kinds, the algorithm's own validation."""
+"""Checks of an algorithm's config before anything starts: names, types, the algorithm's own validation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS
 from rllib_seqmarl.envs.catalog import find_entry, unknown_name
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems
 from rllib_seqmarl.experiments.search_space import corners
-from rllib_seqmarl.experiments.value_kinds import fits, kind_of, non_finite, shown
+from rllib_seqmarl.experiments.value_kinds import describe_kind, fits, format_value, non_finite
 from rllib_seqmarl.registry import ALGORITHMS
 from rllib_seqmarl.suggestions import did_you_mean
 
 Where = Callable[..., str]
 
-# The keys of classic config mappings whose attribute is called otherwise.
+# Config keys that differ from the name of their config attribute.
 _ALIASES = {
     "lambda": "lambda_",
     "input": "input_",
@@ -36,15 +36,15 @@ _ALIASES = {
 
 
 def algorithm_class(name: str, where: Where) -> type[Algorithm]:
-    """The algorithm of that name: ours, RLlib's, or one registered with Tune.
+    """Return the algorithm class of a name: ours, RLlib's, or one registered with Tune.
 
     Raises:
-        ExperimentError: There is none, or what there is is not an RLlib algorithm.
+        ExperimentError: The name is unknown or does not belong to an RLlib algorithm.
     """
     known = {*ALGORITHMS, *RLLIB_ALGORITHMS}
     if name not in known and not _global_registry.contains(TRAINABLE_CLASS, name):
-        near = did_you_mean(name, known) or f" Known are {', '.join(sorted(known))}."
-        raise ExperimentError(f"{where('run')}: algorithm '{name}' unknown.{near}")
+        near = did_you_mean(name, known) or f" Known algorithms are {', '.join(sorted(known))}."
+        raise ExperimentError(f"{where('run')}: unknown algorithm '{name}'.{near}")
     cls = get_trainable_cls(name)
     if not (inspect.isclass(cls) and issubclass(cls, Algorithm)):
         raise ExperimentError(f"{where('run')}: '{name}' is registered with Ray Tune, but is not an RLlib algorithm.")
@@ -52,16 +52,16 @@ def algorithm_class(name: str, where: Where) -> type[Algorithm]:
 
 
 def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Where) -> None:
-    """Checks a config mapping, with whatever distributions it holds, as far as it can be without running it.
+    """Check a config, which may contain distributions, as far as possible without running it.
 
     Args:
-        algorithm: The algorithm it is for.
-        config: Config keys and values; "env" among them.
-        where: Tells where a key was written, for errors.
+        algorithm: The algorithm that the config is for.
+        config: Config keys and values, including "env".
+        where: Returns the source location of a key, for error messages.
 
     Raises:
-        ExperimentError: A key is unknown or retired, a value is of the wrong kind, the environment is
-            unknown, or the algorithm's own `validate()` refuses a combination.
+        ExperimentError: A key is unknown or retired, a value has the wrong type, the environment is unknown, or the
+            algorithm's `validate()` rejects a combination of values.
     """
     default = algorithm.get_default_config()
     problems = Problems()
@@ -71,31 +71,31 @@ def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Wher
     for candidate in corners(config):
         for key, value in candidate.items():
             if key in kinds and not fits(value, kinds[key]):
-                problems.add(f"{where(key)}: {key} must be {kind_of(kinds[key])}; got {shown(value)}.")
+                problems.add(f"{where(key)}: {key} must be {describe_kind(kinds[key])}; got {format_value(value)}.")
         for path, value in _non_finite_options(candidate):
-            if path[1:]:  # otherwise it does not fit its kind
+            if path[1:]:  # top-level values are reported above
                 problems.add(f"{where(*path)}: {'/'.join(map(str, path))} must be finite; got {value}.")
     problems.report()
     for candidate in corners(config):
-        if not isinstance(default, JointPPOConfig):  # which checks its environment by itself
+        if not isinstance(default, JointPPOConfig):  # which validates its environment
             _check_env_name(candidate.get("env"), where)
         try:
             algorithm.get_default_config().update_from_dict(candidate).validate()
-        except Exception as error:  # whatever RLlib stumbles over in a value that it does not check
-            _refuse(error, config, where)
+        except Exception as error:  # RLlib may fail with any error on values that it does not check
+            _raise_located(error, config, where)
 
 
 def check_names(algorithm: type[Algorithm], config: Mapping[str, Any], where: Where, *path: str) -> None:
-    """Refuses the keys of a config mapping that are unknown, or retired, or switch off what is always on.
+    """Reject keys of a config that are unknown, retired, or disable features that are always on.
 
     Args:
-        algorithm: The algorithm it is for.
-        config: The mapping, which may be only a part of a config.
-        where: Tells where a path was written.
-        path: Where `config` stands.
+        algorithm: The algorithm that the config is for.
+        config: The config or a part of it.
+        where: Returns the source location of a path.
+        path: The path of `config`.
 
     Raises:
-        ExperimentError: With a line for each such key.
+        ExperimentError: Some keys are invalid; has a line for each.
     """
     default = algorithm.get_default_config()
     cls = type(default)
@@ -109,11 +109,11 @@ def check_names(algorithm: type[Algorithm], config: Mapping[str, Any], where: Wh
         if advice is not None:
             problems.add(f"{place}: key '{key}' belongs to RLlib's old API stack; {advice}.")
         elif key not in known:
-            problems.add(f"{place}: key '{key}' unknown for {algorithm.__name__}.{did_you_mean(key, known)}")
+            problems.add(f"{place}: unknown key '{key}' for {algorithm.__name__}.{did_you_mean(key, known)}")
         elif key.startswith("enable_") and key.endswith(("_learner", "_v2")) and value is False:
             problems.add(f"{place}: RLlib's old API stack is not supported; remove '{key}: false'.")
         elif key == "framework" and value != "torch":
-            problems.add(f"{place}: framework {shown(value)} is not supported; write 'torch', or leave the key out.")
+            problems.add(f"{place}: framework {format_value(value)} is not supported; write 'torch' or omit the key.")
         elif key == "evaluation_config" and isinstance(value, dict):
             with problems.collect():
                 check_names(algorithm, value, where, *path, key)
@@ -121,21 +121,21 @@ def check_names(algorithm: type[Algorithm], config: Mapping[str, Any], where: Wh
 
 
 def _non_finite_options(config: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], float]]:
-    """NaNs and infinities in a config, but for those of the environment's own options."""
+    """Yield NaNs and infinities in a config, except in the environment's options."""
     for path, value in non_finite(config):
         if "env_config" not in path:
             yield path, value
 
 
 def _declared_kinds(config_class: type) -> Iterator[tuple[str, Any]]:
-    """The options that RLlib's config methods declare, with their annotations; a subclass's come last."""
+    """Yield the options declared by config methods with their annotations, those of subclasses last."""
     for cls in reversed(config_class.__mro__):
         for method in vars(cls).values():
             if not inspect.isfunction(method):
                 continue
             try:
                 parameters = inspect.signature(method, eval_str=True).parameters
-            except NameError:  # annotations that only a type checker can resolve: RLlib judges those values
+            except NameError:  # annotations that only a type checker can resolve; RLlib checks those values
                 parameters = inspect.signature(method).parameters
             for name, parameter in parameters.items():
                 if parameter.default is NotProvided and parameter.annotation is not parameter.empty:
@@ -144,17 +144,17 @@ def _declared_kinds(config_class: type) -> Iterator[tuple[str, Any]]:
 
 def _check_env_name(env: Any, where: Where) -> None:
     if not isinstance(env, str) or "." in env or ":" in env:
-        return  # an offline run without an environment, or a class's path, which RLlib imports
+        return  # an offline run without an environment, or the path of a class, which RLlib imports
     if find_entry(env) or env in gym.registry or _global_registry.contains(ENV_CREATOR, env):
         return
     raise ExperimentError(f"{where('env')}: {unknown_name(env, gym.registry)}")
 
 
-def _refuse(error: Exception, config: dict[str, Any], where: Where) -> NoReturn:
-    """Raises what a validation said, without RLlib's hint on how to silence it, at the key it speaks of."""
+def _raise_located(error: Exception, config: dict[str, Any], where: Where) -> NoReturn:
+    """Raise a validation error with the location of the key it names and without RLlib's hint on silencing it."""
     message = str(error).split("\nTo suppress all validation errors")[0]
     message = " ".join(message.split())
     named = [key for key in config if re.search(rf"(?<![\w.]){re.escape(_ALIASES.get(key, key))}(?!\w)", message)]
-    if isinstance(error, ImportError) or repr(config.get("env")) in message:  # imports are an environment's
+    if isinstance(error, ImportError) or repr(config.get("env")) in message:  # only environments import packages
         named.insert(0, "env")
     raise ExperimentError(f"{where(*named[:1])}: {message}") from error

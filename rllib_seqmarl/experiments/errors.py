@@ -1,31 +1,31 @@
-"""The one error that the command line shows as a single message, and how several become one."""
+"""The error that the command line shows as a plain message, and a collector of several such errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class ExperimentError(Exception):
-    """Something the user must put right; its text is the whole message: where, what, and the remedy."""
+    """An error for the user to fix. Its message names the location, the problem and the remedy."""
 
 
 class Problems:
-    """Collects errors, so that a user reads all of them at once."""
+    """Collects errors, so that the user gets all of them at once."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, None] = {}  # ordered, and each said once: experiments may share lines by anchors
+        self._lines: dict[str, None] = {}  # an ordered set, since experiments may share lines by YAML anchors
 
     def add(self, message: str) -> None:
         self._lines |= dict.fromkeys(message.splitlines())
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Keeps an `ExperimentError` of the body for the report."""
+        """Collect an `ExperimentError` raised in the block."""
         try:
             yield
         except ExperimentError as error:
             self.add(str(error))
 
     def report(self) -> None:
-        """Raises an `ExperimentError` with a line for each problem, if there is any."""
+        """Raise an `ExperimentError` with a line for each problem, if there are any."""
         if self._lines:
             raise ExperimentError("\n".join(self._lines))

@@ -1,4 +1,4 @@
-"""Evaluation of a trained team: whole episodes with fixed seeds, without Ray."""
+"""Evaluation of a trained team on whole episodes with fixed seeds, without Ray."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rllib_seqmarl.experiments.failures import root_message
 from rllib_seqmarl.networks.export import ExportError
 from rllib_seqmarl.policy import JointPolicy
 
-SIDE_BY_SIDE = 32
-"""Episodes that are played at once where nothing speaks against it."""
+PARALLEL_EPISODES = 32
+"""Default number of episodes that are played in parallel."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Evaluation:
     """The results of some episodes.
 
     Attributes:
-        team_returns: (episodes,), each the sum of the team's rewards.
-        agent_returns: Agent -> (episodes,), each the sum of the agent's own rewards.
+        team_returns: (episodes,), the sum of the team's rewards.
+        agent_returns: Agent -> (episodes,), the sum of the agent's own rewards.
         lengths: (episodes,), in env steps.
-        wins: (episodes,), from 0 to 1; None where the environment reports none.
-        frames: The steps of the episodes drawn, one after the other.
+        wins: (episodes,), from 0 to 1; None if the environment reports none.
+        frames: The frames of the rendered episodes, in order.
     """
 
     team_returns: np.ndarray
@@ -41,7 +41,7 @@ class Evaluation:
     frames: list[Frame]
 
     def summary(self) -> str:
-        """The results in words, one line each: mean and standard deviation over the episodes."""
+        """Return the results as text, one per line: mean and standard deviation over the episodes."""
         rows = [("team return", _spread(self.team_returns))]
         rows += [(f"  {agent}", _spread(returns)) for agent, returns in self.agent_returns.items()]
         rows.append(("episode length", _spread(self.lengths)))
@@ -56,16 +56,16 @@ def _spread(values: np.ndarray) -> str:
 
 
 def load_policy(checkpoint: Path) -> JointPolicy:
-    """The policy in a checkpoint's folder.
+    """Load the policy from a checkpoint folder.
 
     Raises:
-        ExperimentError: There is none, or it is damaged, or of another version.
+        ExperimentError: The policy is missing, damaged or of another version.
     """
     try:
         return JointPolicy.from_checkpoint(checkpoint)
     except (ExportError, ValueError) as error:
         raise ExperimentError(str(error)) from error
-    except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # whatever a damaged file leads to
+    except (OSError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # caused by damaged files
         raise ExperimentError(f"{checkpoint}: the policy cannot be loaded: {root_message(error)}") from error
 
 
@@ -77,53 +77,53 @@ def policy_env(
     num_envs: int = 1,
     render: bool = False,
 ) -> JointVector:
-    """The environment a policy was trained in, joined as it was then.
+    """Create the joint environment that a policy was trained in, with the same options.
 
     Args:
         policy: The policy.
-        env: The name of another environment instead.
-        env_config: Options laid over those it was trained with.
-        num_envs: How many play side by side.
-        render: Whether the environment shall draw pictures.
+        env: The name of another environment to use instead.
+        env_config: Options that override those of training.
+        num_envs: The number of parallel environments.
+        render: Whether the environment renders pictures.
 
     Raises:
-        ExperimentError: It cannot be made here, or is not of the shape the policy was trained for.
+        ExperimentError: The environment cannot be created or does not match the policy's spaces.
     """
-    trained = policy.deployment
-    name = env or trained["env"]
-    left_out = [key for key in trained["env_config_left_out"] if env is None and key not in (env_config or {})]
+    deployment = policy.deployment
+    name = env or deployment["env"]
+    left_out = [key for key in deployment["env_config_left_out"] if env is None and key not in (env_config or {})]
     if left_out:
         raise ExperimentError(
-            f"the policy's environment cannot be made here: its env_config held {', '.join(map(repr, left_out))}, "
-            f"which no file can hold. Use `JointPolicy.from_checkpoint(...).act(...)` in a program that makes it."
+            f"the policy's environment cannot be created: its env_config had {', '.join(map(repr, left_out))}, which "
+            f"cannot be saved. Use `JointPolicy.from_checkpoint(...).act(...)` in a program that creates it."
         )
     options = {
-        **trained["env_config"],
+        **deployment["env_config"],
         **(env_config or {}),
         **({"render_mode": "rgb_array"} if render else {}),
     }
     try:
-        joint = JointEnvCreator(name, **trained["joint_options"]).make_vector(num_envs, options)
+        joint = JointEnvCreator(name, **deployment["joint_options"]).make_vector(num_envs, options)
     except (ValueError, TypeError, ImportError) as error:
         raise ExperimentError(
-            f"the policy's environment cannot be made here: {error} Name one with --env, or use "
-            f"`JointPolicy.from_checkpoint(...).act(...)` in a program that makes it."
+            f"the policy's environment cannot be created: {error} Name one with --env, or use "
+            f"`JointPolicy.from_checkpoint(...).act(...)` in a program that creates it."
         ) from error
     have, want = joint.layout, policy.layout
     if have.observation_space != want.observation_space or have.action_space != want.action_space:
         raise ExperimentError(
-            f"environment '{name}' is not of the shape the policy was trained for: it has {have.n_agents} "
-            f"agents with {have.obs_dim} observations and {have.width} actions, the policy {want.n_agents}, "
-            f"{want.obs_dim} and {want.width}. Give the env_config of training."
+            f"environment '{name}' does not match the policy: it has {have.n_agents} agents with {have.obs_dim} "
+            f"observations and {have.width} actions, but the policy was trained with {want.n_agents}, {want.obs_dim} "
+            f"and {want.width}. Use the env_config of training."
         )
     return joint
 
 
 class Team(Protocol):
-    """Anything that decides for teams: a `JointPolicy`, a `RandomPolicy`."""
+    """A policy for batches of teams, such as `JointPolicy` or `RandomPolicy`."""
 
     def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool) -> np.ndarray:
-        """Joint actions (teams, n, ...) for joint observations."""
+        """Return joint actions (teams, n, ...) for joint observations."""
 
 
 def evaluate(
@@ -135,7 +135,7 @@ def evaluate(
     seed: int = 0,
     draw: int = 0,
 ) -> Evaluation:
-    """Plays whole episodes. The same policy, environment and seed give the same result.
+    """Play whole episodes. The same policy, environment and seed give the same result.
 
     Args:
         policy: The team's policy.
@@ -143,14 +143,14 @@ def evaluate(
             of environments, greedy actions do not.
         episodes: The number of episodes; episode i is reset with `seed + i`.
         explore: Whether to sample actions instead of taking the most probable ones.
-        seed: Seeds the episodes and the sampling.
-        draw: How many of the first environment's episodes to render.
+        seed: The seed of the episodes and of sampling.
+        draw: The number of the first environment's episodes to render.
 
     Returns:
-        The results, per episode.
+        The results per episode.
 
     Raises:
-        ExperimentError: The environment renders no pictures.
+        ExperimentError: The environment does not render pictures.
     """
     torch.manual_seed(seed)
     team_returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
@@ -158,27 +158,27 @@ def evaluate(
     frames: list[Frame] = []
     for first in range(0, episodes, env.num_envs):
         observations, _ = env.reset(seed=[seed + first + i for i in range(env.num_envs)])
-        drawn = draw * env.num_envs > first
-        if drawn:
+        is_rendered = draw * env.num_envs > first
+        if is_rendered:
             frames.append(_frame(env, f"episode {first + 1} | start", alive=observations["alive"][0]))
-        # Episodes being played; counted from `first`, the environments that play them.
+        # Indices of the episodes being played; minus `first`, those of their environments.
         playing = np.arange(first, min(first + env.num_envs, episodes))
         while playing.size:
             actions, alive = policy.act_for_many(observations, explore=explore), observations["alive"][0].copy()
             observations, rewards, terminated, truncated, infos = env.step(actions)
-            who = playing - first
-            team_returns[playing] += rewards[who]
+            env_indices = playing - first
+            team_returns[playing] += rewards[env_indices]
             lengths[playing] += 1
-            over = terminated | truncated
-            if drawn and who[0] == 0:
-                headline = _headline(first, lengths[first], team_returns[first], rewards[0], infos, ended=over[0])
+            done = terminated | truncated
+            if is_rendered and env_indices[0] == 0:
+                headline = _headline(first, lengths[first], team_returns[first], rewards[0], infos, ended=done[0])
                 frames.append(_frame(env, headline, actions[0], alive))
-            ended = over[who]
+            ended = done[env_indices]
             if ended.any():
-                agent_returns[:, playing[ended]] = infos["episode_agent_returns"][who[ended]].T
+                agent_returns[:, playing[ended]] = infos["episode_agent_returns"][env_indices[ended]].T
                 if "win" in infos:
-                    wins[playing[ended]] = infos["win"][who[ended]]
-                playing = playing[~ended]  # environments that have finished are stepped on, unobserved
+                    wins[playing[ended]] = infos["win"][env_indices[ended]]
+                playing = playing[~ended]  # finished environments are still stepped, but ignored
     return Evaluation(
         team_returns=team_returns,
         agent_returns={str(agent): row for agent, row in zip(env.layout.agents, agent_returns, strict=True)},
@@ -198,23 +198,23 @@ def _headline(
 
 
 def _frame(env: JointVector, headline: str, actions: np.ndarray | None = None, alive: Any = None) -> Frame:
-    """The first environment's picture, and its agents' actions where there are any yet."""
+    """Return the first environment's picture with its agents' actions, if any."""
     try:
         picture = env.envs[0].render() if isinstance(env, JointVectorEnv) else (env.render() or (None,))[0]
     except NotImplementedError:
         picture = None
     if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-        raise ExperimentError(f"environment '{env.name}' renders no pictures (render_mode 'rgb_array'); omit --render.")
+        raise ExperimentError(f"environment '{env.name}' does not support render_mode 'rgb_array'; omit --render.")
     split = {} if actions is None else env.layout.split(actions)
     agents = [
-        f"{agent}: {_in_words(split[agent]) if agent in split else 'ready'}" if lives else f"{agent}: dead"
-        for agent, lives in zip(env.layout.agents, alive, strict=True)
+        f"{agent}: {_format_action(split[agent]) if agent in split else 'ready'}" if is_alive else f"{agent}: dead"
+        for agent, is_alive in zip(env.layout.agents, alive, strict=True)
     ]
     return Frame(picture, headline, tuple(agents))
 
 
-def _in_words(action: Any) -> str:
-    """An action, short: "3", "3, 1", "0.25, -0.70"."""
+def _format_action(action: Any) -> str:
+    """Format an action briefly: "3", "3, 1", "0.25, -0.70"."""
     values = np.asarray(action).reshape(-1).tolist()
     shown = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values[:3]]
     return ", ".join(shown + (["..."] if len(values) > 3 else []))

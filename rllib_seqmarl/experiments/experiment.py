@@ -1,4 +1,4 @@
-"""Experiments, and how their classic mapping `{run, env, stop, config, ...}` is read."""
+"""Experiments and the parser of their classic mapping `{run, env, stop, config, ...}`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rllib_seqmarl.experiments.results_folder import check_name
 from rllib_seqmarl.experiments.retired_keys import RETIRED_EXPERIMENT_KEYS
 from rllib_seqmarl.experiments.search import SchedulerChoice, Search, parse_scheduler, parse_search
 from rllib_seqmarl.experiments.search_space import distributions, to_search_space
-from rllib_seqmarl.experiments.value_kinds import check_mapping, fits, shown
+from rllib_seqmarl.experiments.value_kinds import check_mapping, fits, format_value
 
 Where = Callable[..., str]
 
@@ -59,13 +59,13 @@ _CLASSIC_CHECKPOINT_KEYS = {
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """When a trial writes checkpoints, and which it keeps.
+    """When a trial writes checkpoints, and which of them it keeps.
 
     Attributes:
-        frequency: Training iterations from one to the next; 0 for none on the way.
-        at_end: Whether one is written when a trial ends by its stop criteria.
-        keep: How many are kept, the newest always among them; None for all.
-        score_attribute: The metric by which those kept are chosen; None for the newest.
+        frequency: Training iterations between checkpoints; 0 for none during training.
+        at_end: Whether a checkpoint is written when a trial meets its stop criteria.
+        keep: The number of checkpoints to keep, always including the newest; None for all.
+        score_attribute: The metric that selects the checkpoints to keep; None to keep the newest.
         score_order: "max" or "min".
     """
 
@@ -78,21 +78,21 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment, checked: an algorithm, its config, and how to run it.
+    """A checked experiment: an algorithm, its config, and how to run it.
 
     Attributes:
-        name: Its name, and its folder's under `storage_path`.
+        name: The name of the experiment and of its folder under `storage_path`.
         run: The algorithm's name.
-        config: The algorithm's config, "env" in it; distributions are Tune's.
+        config: The algorithm's config, including "env"; distributions are Tune's.
         stop: Metric -> value at which a trial stops.
-        num_samples: How many times the config is sampled (a grid is repeated as often).
-        max_concurrent_trials: How many trials run at once; None for as many as there are CPUs for.
+        num_samples: How many times the config is sampled or the grid is repeated.
+        max_concurrent_trials: The maximum number of trials running at once; None for as many as the CPUs allow.
         time_budget_s: Seconds after which the whole experiment stops.
-        max_failures: How often a failed trial is taken up again from its last checkpoint.
-        storage_path: Where results go; None for Ray's own place, ~/ray_results.
+        max_failures: How many times a failed trial is restarted from its last checkpoint.
+        storage_path: The folder of the results; None for Ray's default, ~/ray_results.
         checkpoints: When checkpoints are written.
-        search: How values are chosen; None for Tune's grid and random search.
-        scheduler: How trials are cut short; None to let all run to their end.
+        search: The search algorithm and space; None for Tune's grid and random search.
+        scheduler: The scheduler that stops trials early; None to run all trials to their end.
         restore: A checkpoint folder that every trial starts from.
     """
 
@@ -118,45 +118,46 @@ class Experiment:
 
     @property
     def metric(self) -> tuple[str, str]:
-        """The metric that tells its best trial, and "max" or "min"."""
+        """The metric that ranks trials, and "max" or "min"."""
         return (self.search.metric, self.search.mode) if self.search else (TEAM_RETURN, "max")
 
     @property
     def tuned_keys(self) -> list[str]:
-        """The config keys ("a/b" where nested) that differ from trial to trial."""
+        """The config keys ("a/b" if nested) that differ between trials."""
         return ["/".join(map(str, path)) for path, _ in distributions(self.config)]
 
 
 def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
-    """Reads and checks one experiment's mapping.
+    """Parse and check the mapping of an experiment.
 
     Args:
         name: The experiment's name.
         spec: The mapping, as plain data.
-        where: Tells where a path in the mapping was written, for errors; `where()` is the experiment itself.
+        where: Returns the source location of a path in the mapping, for error messages; `where()` is the experiment's.
 
     Returns:
         The experiment.
 
     Raises:
-        ExperimentError: Anything is wrong with it; a line for each problem.
+        ExperimentError: The experiment is invalid; has a line for each problem.
     """
     problems = Problems()
     with problems.collect():
         check_name(name, where())
     if not isinstance(spec, dict):
         problems.add(
-            f"{where()}: experiment '{name}' must be a mapping {{run, env, stop, config, ...}}; got {shown(spec)}."
+            f"{where()}: experiment '{name}' must be a mapping {{run, env, stop, config, ...}}; "
+            f"got {format_value(spec)}."
         )
         problems.report()
     retired = [key for key in spec if key in RETIRED_EXPERIMENT_KEYS]
     for key in retired:
-        problems.add(f"{where(key)}: key '{key}' is not used any more; {RETIRED_EXPERIMENT_KEYS[key]}.")
+        problems.add(f"{where(key)}: key '{key}' is no longer used; {RETIRED_EXPERIMENT_KEYS[key]}.")
     with problems.collect():
         check_mapping({key: spec[key] for key in spec if key not in retired}, _KINDS, where)
     if "run" not in spec:
         problems.add(f"{where()}: experiment '{name}' lacks 'run', the algorithm's name, such as 'run: MAT'.")
-    # The rest of the checks see only keys that are known and of the right kind.
+    # The remaining checks only get known keys with values of the right type.
     spec = {key: value for key, value in spec.items() if key in _KINDS and fits(value, _KINDS[key])}
     search = scheduler = None
     with problems.collect():
@@ -199,7 +200,7 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
 def _parse_config(
     spec: dict[str, Any], algorithm: type[Algorithm], search: Search | None, where: Where
 ) -> dict[str, Any]:
-    """The algorithm's config, checked, with Tune's distributions in it."""
+    """Parse and check the algorithm's config; distributions become Tune's."""
 
     def where_in_config(*path: Any) -> str:
         return where("env") if path == ("env",) and "env" in spec else where("config", *path)
@@ -213,15 +214,15 @@ def _parse_config(
 
 
 def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
-    """The config with the experiment's `env` in it; an empty `env_config:` counts as none."""
+    """Return the config with the experiment's `env` added; an empty `env_config:` is ignored."""
     config = {key: value for key, value in spec.get("config", {}).items() if (key, value) != ("env_config", None)}
     if "env" in spec and config.setdefault("env", spec["env"]) != spec["env"]:
         raise ExperimentError(
-            f"{where('config', 'env')}: config.env {shown(config['env'])} is not the experiment's env "
-            f"{spec['env']!r}; write one."
+            f"{where('config', 'env')}: config.env {format_value(config['env'])} differs from the experiment's env "
+            f"{spec['env']!r}; remove one of them."
         )
     if "env" not in config and "input" not in config and "input_" not in config:
-        raise ExperimentError(f"{where()}: no environment given; write 'env: mpe/simple_spread' or another name.")
+        raise ExperimentError(f"{where()}: no environment given; add one, such as 'env: mpe/simple_spread'.")
     return config
 
 
@@ -240,17 +241,17 @@ def _stop_value(name: str, value: Any, place: str) -> float:
             f"{place}: write nested metrics with slashes, as in '{name}/{next(iter(value), '...')}: ...'."
         )
     if not fits(value, float):
-        raise ExperimentError(f"{place}: {name} must be a number; got {shown(value)}.")
+        raise ExperimentError(f"{place}: {name} must be a number; got {format_value(value)}.")
     metric = resolve_metric(name, place)
     if metric in CLOCKS and value <= 0:
-        raise ExperimentError(f"{place}: {name} must be more than 0; {value} is reached before training begins.")
+        raise ExperimentError(f"{place}: {name} must be greater than 0; {value} is reached before training starts.")
     if metric.endswith("/win_rate") and not 0 < value <= 1:
-        raise ExperimentError(f"{place}: {name} is a share, from 0 to 1: write 0.9 for 90%; got {value}.")
+        raise ExperimentError(f"{place}: {name} is a fraction from 0 to 1: write 0.9 for 90%; got {value}.")
     return float(value) if abs(value) >= 2**63 else value
 
 
 def _check_metrics_are_reported(experiment: Experiment, stop: dict[str, Any], where: Where) -> None:
-    """Refuses metrics of an evaluation that never takes place."""
+    """Reject evaluation metrics if evaluation is disabled."""
     if experiment.config.get("evaluation_interval"):
         return
     places = {resolve_metric(name, ""): where("stop", name) for name in stop}
@@ -260,16 +261,16 @@ def _check_metrics_are_reported(experiment: Experiment, stop: dict[str, Any], wh
         places[experiment.checkpoints.score_attribute] = where("checkpoint_score_attr")
     for name, place in places.items():
         if name.startswith("evaluation/"):
-            raise ExperimentError(f"{place}: '{name}' needs an evaluation; write 'evaluation_interval: 10' in config.")
+            raise ExperimentError(f"{place}: '{name}' needs evaluation; add 'evaluation_interval: 10' to config.")
 
 
 def parse_checkpoints(spec: dict[str, Any], where: Where, defaults: Checkpoints) -> Checkpoints:
-    """Reads `checkpoint_config` and the classic keys `checkpoint_freq`, `keep_checkpoints_num`, ...
+    """Parse `checkpoint_config` and the classic keys `checkpoint_freq`, `keep_checkpoints_num`, ...
 
-    What is not given is as in `defaults`.
+    Missing settings are taken from `defaults`.
 
     Raises:
-        ExperimentError: A key or value is wrong.
+        ExperimentError: A key or value is invalid.
     """
     given = dict(spec.get("checkpoint_config", {}))
     check_mapping(given, _CHECKPOINT_KINDS, where, "checkpoint_config")

@@ -1,4 +1,4 @@
-"""Experiment files: RLlib's classic YAML, read safely, where every mistake is told with its line."""
+"""Experiment files: RLlib's classic YAML format, read safely, with line numbers in all error messages."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Document", "load_experiments", "parse_yaml", "read_document"]
 
 
 def read_document(path: str | Path) -> Document:
-    """Reads an experiment file as far as the names of its experiments; what they are is not looked at.
+    """Read an experiment file without checking its experiments.
 
     Raises:
-        ExperimentError: The file is missing, is not valid YAML, or holds no mapping.
+        ExperimentError: The file is missing, is not valid YAML, or is not a mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ExperimentError(
-            f"{path}: there is no such file. `rllib list` shows the tuned experiments that come with the package."
+            f"{path}: no such file. `rllib list` shows the tuned experiments of the package."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path}: cannot be read as text: {error}") from None
@@ -33,17 +33,17 @@ def read_document(path: str | Path) -> Document:
         )
     if isinstance(document.value.get("run"), str):
         raise ExperimentError(
-            f"{document.where('run')}: 'run' belongs to an experiment: write its name above, as in `my-run:`, and "
-            "indent its keys."
+            f"{document.where('run')}: 'run' belongs to an experiment: add the experiment's name above, as in "
+            "`my-run:`, and indent its keys."
         )
     return document
 
 
 def load_experiments(path: str | Path, only: str | None = None) -> list[Experiment]:
-    """Reads an experiment file: `name: {run, env, stop, config, ...}`, as many as it holds, in its order.
+    """Read an experiment file, a mapping `name: {run, env, stop, config, ...}` of any number of experiments.
 
-    Everything that can be checked without running is checked, with each algorithm's own config class. Experiments that
-    differ little can share the rest by YAML's anchors and merge keys:
+    Everything that can be checked without running is checked, using the config class of each algorithm. Similar
+    experiments can share settings by YAML anchors and merge keys:
 
     ```yaml
     easy: &task
@@ -55,13 +55,13 @@ def load_experiments(path: str | Path, only: str | None = None) -> list[Experime
 
     Args:
         path: A YAML file. See `experiments.experiment` for the keys of an experiment.
-        only: The name of the one to read; None for all.
+        only: The name of the experiment to read; None for all.
 
     Returns:
-        The experiments.
+        The experiments, in the order of the file.
 
     Raises:
-        ExperimentError: Anything is wrong; a line for each problem, which begins with the file and the line.
+        ExperimentError: The file is invalid; has a line for each problem, starting with file and line number.
     """
     document = read_document(path)
     experiments, problems = [], Problems()

@@ -1,4 +1,4 @@
-"""The record of an experiment's settings in its folder, with which a resumed run is compared."""
+"""The record of an experiment's settings in its folder, to which a resumed run is compared."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ray.tune.search.sample import Domain, Sampler
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.search_space import distributions
-from rllib_seqmarl.experiments.value_kinds import shown
+from rllib_seqmarl.experiments.value_kinds import format_value
 
 RECORD = "experiment.json"
 
-# What a resumed run takes from the command or file, besides most of the config; all else must be as it was.
+# Settings that may differ when a run is resumed; of the config, most keys.
 CHANGEABLE = ("stop", "checkpoints", "max_failures", "time_budget_s", "name", "storage_path", "config")
 
 
 def record(experiment: Experiment) -> dict[str, Any]:
-    """An experiment as plain data: the same experiment always gives the same."""
+    """Return an experiment as plain data; equal experiments give equal records."""
     return json.loads(json.dumps(_plain(experiment)))
 
 
@@ -44,13 +44,13 @@ def _plain(value: Any) -> Any:
 
 
 def write_record(experiment: Experiment, fs: pyarrow.fs.FileSystem, folder: str) -> None:
-    """Writes an experiment's record into its folder."""
+    """Write an experiment's record into its folder."""
     with fs.open_output_stream(f"{folder}/{RECORD}") as file:
         file.write(json.dumps(record(experiment), indent=2).encode())
 
 
 def read_record(fs: pyarrow.fs.FileSystem, folder: str) -> dict[str, Any] | None:
-    """The record in an experiment's folder; None where there is none that can be read."""
+    """Read the record in an experiment's folder; None if it is missing or unreadable."""
     try:
         with fs.open_input_stream(f"{folder}/{RECORD}") as file:
             return dict(json.loads(file.readall()))
@@ -59,18 +59,18 @@ def read_record(fs: pyarrow.fs.FileSystem, folder: str) -> dict[str, Any] | None
 
 
 def config_changes(old: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
-    """The config keys whose values are not those of the record, with the new ones; `ABSENT` where a key has gone.
+    """Return the config keys that differ from the record, with their new values; `ABSENT` for removed keys.
 
     Args:
         old: The record of the experiment as it was started.
-        experiment: The experiment as it is to be resumed.
+        experiment: The experiment to resume.
 
     Raises:
-        ExperimentError: Something differs that cannot be changed on resuming, with a reason for each thing.
+        ExperimentError: Settings differ that cannot change on resuming; gives the reason for each.
     """
     new = record(experiment)
-    refused = [
-        f"{key}: {shown(old.get(key), 60)} -> {shown(value, 60)}"
+    rejected = [
+        f"{key}: {format_value(old.get(key), 60)} -> {format_value(value, 60)}"
         for key, value in new.items()
         if key not in CHANGEABLE and value != old.get(key) and (key, value) != ("restore", None)
     ]
@@ -80,13 +80,13 @@ def config_changes(old: dict[str, Any], experiment: Experiment) -> dict[str, Any
         if before == after and (key in old["config"]) == (key in new["config"]):
             continue
         changes[key] = experiment.config.get(key, ABSENT)
-        reason = _fixed(key, experiment, before)
+        reason = _why_fixed(key, experiment, before)
         if reason:
-            refused.append(f"config.{key} ({reason}): {shown(before, 60)} -> {shown(after, 60)}")
-    if refused:
+            rejected.append(f"config.{key} ({reason}): {format_value(before, 60)} -> {format_value(after, 60)}")
+    if rejected:
         raise ExperimentError(
-            f"{experiment.name}: --resume cannot change {'; '.join(refused)}. Leave it as it was, or start an "
-            "experiment under another name, with 'restore' or 'initial_policy' to begin from a checkpoint."
+            f"{experiment.name}: --resume cannot change {'; '.join(rejected)}. Undo the change, or start an experiment "
+            "under another name, with 'restore' or 'initial_policy' to start from a checkpoint."
         )
     return changes
 
@@ -94,8 +94,8 @@ def config_changes(old: dict[str, Any], experiment: Experiment) -> dict[str, Any
 ABSENT = object()
 
 
-def _fixed(key: str, experiment: Experiment, before: Any) -> str | None:
-    """Why a config key cannot change on resuming; None if it can."""
+def _why_fixed(key: str, experiment: Experiment, before: Any) -> str | None:
+    """Return why a config key cannot change on resuming; None if it can."""
     if key == "env":
         return "the environment"
     tuned = {path[0] for path, _ in distributions(experiment.config)}

@@ -1,4 +1,4 @@
-"""The original message of an error that Ray has wrapped."""
+"""Extraction of the original message from errors wrapped by Ray."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import re
 
 from ray.exceptions import ActorDiedError, RayTaskError
 
-# What these say stands by itself; any other class's name is part of the message.
-_PLAIN = ("ValueError", "RuntimeError", "JointEnvError", "LayoutError", "NonFiniteLossError")
+# Errors whose message needs no class name in front.
+_SELF_EXPLANATORY = ("ValueError", "RuntimeError", "JointEnvError", "LayoutError", "NonFiniteLossError")
 
 
 def root_message(error: BaseException) -> str:
-    """One message for an error that came through Ray's tasks and actors: the original's own.
+    """Return the message of the original error inside Ray's task and actor errors.
 
     Args:
-        error: What a trial ended with.
+        error: The error that ended a trial.
 
     Returns:
-        What the original error said, with its class's name where that tells more.
+        The original error's message, with its class name if that adds information.
     """
-    outer, inner = error, _wrapped(error)
+    outer, inner = error, _cause(error)
     while inner is not None:
-        outer, inner = inner, _wrapped(inner)
-        if inner is None and not str(outer):  # RLlib raises an empty error from an environment's own
+        outer, inner = inner, _cause(inner)
+        if inner is None and not str(outer):  # RLlib raises an empty error from the environment's error
             return _first_in_traceback(str(error)) or type(outer).__name__
-    return _say(type(outer).__name__, str(outer).strip())
+    return _format(type(outer).__name__, str(outer).strip())
 
 
 def trial_message(error: BaseException, folder: str) -> str:
-    """The error that ended a trial, in one message; for a full disk, with the folder on it."""
+    """Return the message of the error that ended a trial; for a full disk, names the folder."""
     return _disk_full(str(error), folder) or root_message(error)
 
 
 def driver_message(error: BaseException, folder: str) -> str:
-    """One line for an error of Tune itself, which it raises with a whole traceback as text."""
+    """Return a one-line message for an error of Tune itself, whose text includes a whole traceback."""
     text = str(error)
     last = (text.strip().splitlines() or [type(error).__name__])[-1]
     return _disk_full(text, folder) or f"{folder}: Tune stopped: {' '.join(last.split())}"
@@ -48,20 +48,20 @@ def _disk_full(text: str, folder: str) -> str | None:
     return None
 
 
-def _say(kind: str, message: str) -> str:
-    if message and kind in _PLAIN:
+def _format(kind: str, message: str) -> str:
+    if message and kind in _SELF_EXPLANATORY:
         return message
     return f"{kind}: {message}" if message else kind
 
 
 def _first_in_traceback(text: str) -> str | None:
-    """The message of the first error in a chain of tracebacks: between processes, a cause travels as text."""
+    """Return the message of the first error in a chain of tracebacks; Ray sends causes between processes as text."""
     first = text.split("\n\nThe above exception was the direct cause")[0]
     match = re.search(r"^(?:\w+\.)*(\w+): (.*)\Z", first[first.rfind("\n  File ") + 1 :], re.MULTILINE | re.DOTALL)
-    return _say(match[1], match[2].strip()) if match else None
+    return _format(match[1], match[2].strip()) if match else None
 
 
-def _wrapped(error: BaseException) -> BaseException | None:
+def _cause(error: BaseException) -> BaseException | None:
     if isinstance(error, RayTaskError):
         return error.cause if isinstance(error.cause, BaseException) else None
     if isinstance(error, ActorDiedError):  # an actor whose constructor failed

@@ -1,4 +1,4 @@
-"""Everything there is to run, and what has to be installed for it; found out without importing Ray or torch."""
+"""The list of algorithms, environments and tuned experiments, made without importing Ray or torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rllib_seqmarl.suggestions import did_you_mean
 
 
 def inventory(word: str = "") -> str:
-    """Lists algorithms, environments and tuned experiments, as text.
+    """List algorithms, environments and tuned experiments as text.
 
     Args:
-        word: Lists only names that contain this, and describes each environment in a sentence.
+        word: If given, only names that contain it are listed, and each environment is described in a sentence.
 
     Returns:
         Tables and paragraphs, separated by empty lines.
@@ -39,7 +39,7 @@ def inventory(word: str = "") -> str:
         parts.append(table([*_HEADER, "description"] if word else _HEADER, rows))
         parts.extend(_notes(entries))
     if configs:
-        lines = [f"  {name}" for name in configs] if word else [f"  {line}" for line in _grouped(configs)]
+        lines = [f"  {name}" for name in configs] if word else [f"  {line}" for line in _group_by_suite(configs)]
         parts.append("\n".join(["tuned experiments: rllib train file NAME", *lines]))
     if not parts:
         raise ExperimentError(f"no name contains '{word}'.{did_you_mean(word, [*CATALOG, *ALGORITHM_NAMES])}")
@@ -49,12 +49,12 @@ def inventory(word: str = "") -> str:
 _HEADER = ["environment", "agents", "observation", "action", "masks", "state", "needs"]
 
 
-def _row(entry: EnvEntry, found: EnvDescription | None, with_sentence: bool) -> list[str]:
+def _row(entry: EnvEntry, description: EnvDescription | None, with_summary: bool) -> list[str]:
     facts = ["?"] * 5
-    if found is not None:
-        masks, state = "yes" if found.action_mask else "-", str(found.state or "-")
-        facts = [str(found.agents), found.observation, found.action, masks, state]
-    return [entry.name, *facts, _needs(entry), *([entry.summary] if with_sentence else [])]
+    if description is not None:
+        masks, state = "yes" if description.action_mask else "-", str(description.state or "-")
+        facts = [str(description.agents), description.observation, description.action, masks, state]
+    return [entry.name, *facts, _needs(entry), *([entry.summary] if with_summary else [])]
 
 
 def _needs(entry: EnvEntry) -> str:
@@ -64,7 +64,7 @@ def _needs(entry: EnvEntry) -> str:
 
 
 def _notes(entries: list[EnvEntry]) -> Iterator[str]:
-    """Install hints, and tasks besides those listed; a paragraph each."""
+    """Yield a paragraph of install hints and one of further tasks, if any."""
     suites = {entry.suite.name: entry for entry in entries}
     missing = [f"  {name}: {entry.missing()}" for name, entry in suites.items() if entry.missing()]
     if missing:
@@ -74,8 +74,8 @@ def _notes(entries: list[EnvEntry]) -> Iterator[str]:
         yield "\n".join(["more tasks by name:", *others])
 
 
-def _grouped(configs: list[str]) -> Iterator[str]:
-    """One line for each algorithm and suite."""
+def _group_by_suite(configs: list[str]) -> Iterator[str]:
+    """Yield one line per algorithm and suite."""
     groups: dict[str, list[str]] = {}
     for name in configs:
         algorithm, _, rest = name.partition("/")

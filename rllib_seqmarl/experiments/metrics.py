@@ -16,7 +16,7 @@ ENV_STEPS = "num_env_steps_sampled_lifetime"
 ITERATION = "training_iteration"
 SECONDS = "time_total_s"
 
-# Metrics that only grow, so that the time to reach a target can be told.
+# Metrics that only grow, so that the time to reach a target can be estimated.
 CLOCKS = (ENV_STEPS, ITERATION, SECONDS)
 
 SHORT_NAMES = {
@@ -48,10 +48,10 @@ _BARE_NAMES = {*SHORT_NAMES, *CLOCKS, "time_this_iter_s", "timestamp", "done"}
 
 
 def resolve_metric(name: str, where: str) -> str:
-    """The place of a metric in a result, from the name a user gave it; `where` is told in errors.
+    """Return the path of a metric in a result for a user's name of it; `where` is its source location.
 
     Raises:
-        ExperimentError: The name is one of the old API stack's, or nearly that of a known metric.
+        ExperimentError: The name is from the old API stack, or resembles the name of a known metric.
     """
     if name in SHORT_NAMES:
         return SHORT_NAMES[name]
@@ -61,12 +61,12 @@ def resolve_metric(name: str, where: str) -> str:
         )
     suggestion = did_you_mean(name, _BARE_NAMES)
     if "/" not in name and name not in _BARE_NAMES and suggestion:
-        raise ExperimentError(f"{where}: metric '{name}' unknown.{suggestion}")
+        raise ExperimentError(f"{where}: unknown metric '{name}'.{suggestion}")
     return name
 
 
 def metric(result: Mapping[str, Any] | None, name: str) -> float | None:
-    """The value at `name` ("a/b/c") in a nested or flat result; None where there is no finite number."""
+    """Return the value at `name` ("a/b/c") in a nested or flat result; None if it is not a finite number."""
     value: Any = result or {}
     if name in value:
         value = value[name]
@@ -81,6 +81,6 @@ def metric(result: Mapping[str, Any] | None, name: str) -> float | None:
 
 
 def best(values: Iterable[float | None], mode: str = "max") -> float | None:
-    """The largest (mode "max") or smallest ("min") of the values that are there; None where there is none."""
+    """Return the largest (mode "max") or smallest ("min") of the values that are not None; None if there are none."""
     present = [value for value in values if value is not None]
     return (max if mode == "max" else min)(present) if present else None

@@ -1,4 +1,4 @@
-"""OptunaSearch for training runs whose first results may come before the first episode has ended."""
+"""OptunaSearch for training runs whose first results may precede the end of the first episode."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 
 class PatientOptunaSearch(OptunaSearch):
-    """As Tune's `OptunaSearch`, but a result without the metric is passed over and does not end the sweep."""
+    """Tune's `OptunaSearch`, except that results without the metric are ignored instead of ending the sweep."""
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if self.metric in result:

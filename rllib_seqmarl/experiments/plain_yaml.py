@@ -1,4 +1,4 @@
-"""YAML read strictly: plain data of bounded size, and nothing that two YAML versions read differently."""
+"""A strict YAML parser: plain data of bounded size, without values that YAML 1.1 and 1.2 read differently."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import yaml
 from rllib_seqmarl.experiments.errors import ExperimentError
 
 MAX_CHARACTERS = 200_000
-MAX_VALUES = 10_000  # written; with aliases expanded, ten times as many
+MAX_VALUES = 10_000  # as written; ten times as many with aliases expanded
 MAX_DEPTH = 50
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_TAG + name for name in ("map", "seq", "str", "int", "float", "bool", "null", "merge")}
-# Written without quotes, YAML 1.1 reads these as a boolean, in base 8 or in base 60; YAML 1.2 does not.
+# Unquoted, YAML 1.1 reads these as booleans, octal or sexagesimal numbers; YAML 1.2 does not.
 _AMBIGUOUS = [
     (re.compile(r"(?i)yes|no|on|off"), "write true or false, or put it in quotes"),
     (re.compile(r"[-+]?0[0-9_]+"), "write it without the leading zero, or put it in quotes"),
@@ -27,12 +27,12 @@ _AMBIGUOUS = [
 _INT64 = 2**63
 
 
-def _refuse(message: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+def _error_at(message: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, message, node.start_mark)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML 1.1 with `1e-5` as a number, dates as text, and keys that are unique text."""
+    """A safe YAML 1.1 loader that reads `1e-5` as a number and dates as text, and requires unique text keys."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -49,14 +49,14 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def check(self, root: yaml.Node) -> None:
-        """Refuses trees that grow too large or endless by aliases, and nodes that are no plain data."""
+        """Reject trees that aliases make too large or infinite, and nodes that are not plain data."""
         self._size(root, {})
 
     def _size(self, node: yaml.Node, sizes: dict[int, int]) -> int:
-        """The number of values under a node, each alias counted as a copy."""
+        """Return the number of values under a node, counting each alias as a copy."""
         if id(node) in sizes:
             if not sizes[id(node)]:
-                raise _refuse("an alias stands for something that contains it", node)
+                raise _error_at("an alias refers to a node that contains it", node)
             return sizes[id(node)]
         sizes[id(node)] = 0
         children: list[yaml.Node] = []
@@ -68,42 +68,42 @@ class _Loader(yaml.SafeLoader):
         elif isinstance(node, yaml.ScalarNode) and node.style is None:
             for pattern, remedy in _AMBIGUOUS:
                 if pattern.fullmatch(node.value):
-                    raise _refuse(
+                    raise _error_at(
                         f"'{node.value}' means different things in different versions of YAML: {remedy}", node
                     )
         if node.tag not in _PLAIN_TAGS:
             tag = node.tag.replace(_TAG, "!!")
-            raise _refuse(f"could not determine a constructor for the tag '{tag}': only plain data can be read", node)
+            raise _error_at(f"could not determine a constructor for the tag '{tag}': only plain data can be read", node)
         size = 1 + sum(self._size(child, sizes) for child in children)
         if size > 10 * MAX_VALUES:
-            raise _refuse(f"more than {10 * MAX_VALUES:,} values, counting each alias as a copy", node)
+            raise _error_at(f"more than {10 * MAX_VALUES:,} values, counting each alias as a copy", node)
         sizes[id(node)] = size
         return size
 
     def _check_keys(self, mapping: yaml.MappingNode) -> None:
-        seen: dict[str, yaml.Node] = {}
+        keys: dict[str, yaml.Node] = {}
         for key, _ in mapping.value:
             if key.tag == _TAG + "merge":
                 continue
             if key.tag != _TAG + "str":
                 written = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                raise _refuse(f"keys are text: put {written or 'the key'} in quotes", key)
-            if key.value in seen:
-                first = seen[key.value].start_mark.line + 1
-                raise _refuse(f"key '{key.value}' stands twice (first in line {first})", key)
-            seen[key.value] = key
+                raise _error_at(f"keys must be text: put {written or 'the key'} in quotes", key)
+            if key.value in keys:
+                first = keys[key.value].start_mark.line + 1
+                raise _error_at(f"duplicate key '{key.value}' (first in line {first})", key)
+            keys[key.value] = key
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep=deep)
         except (ValueError, KeyError, IndexError, OverflowError):
-            raise _refuse(f"'{str(node.value)[:40]}' is not a value of its tag or kind", node) from None
+            raise _error_at(f"'{str(node.value)[:40]}' is not a valid value of its tag or type", node) from None
         if isinstance(value, int) and not -_INT64 <= value < _INT64:
-            raise _refuse("a whole number of more than 64 bits", node)
+            raise _error_at("a whole number exceeds 64 bits", node)
         if isinstance(value, float) and math.isinf(value) and "inf" not in node.value.lower():
-            raise _refuse(f"{node.value} is too large for a number", node)
+            raise _error_at(f"{node.value} is too large for a number", node)
         if isinstance(value, float) and math.isnan(value):
-            raise _refuse("not a number", node)
+            raise _error_at("not a number", node)
         return value
 
 
@@ -120,13 +120,13 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML text's value, and where each part of it was written.
+    """The value of a YAML text, and the source location of each part of it.
 
     Attributes:
-        source: What to call the text in messages: a file's name, or a command-line option.
-        value: Its value.
-        root: The node tree it was made from; None for an empty text.
-        numbered: Whether messages give lines (not so for a one-line option).
+        source: The name of the text in messages: a file name or a command-line option.
+        value: The parsed value.
+        root: The node tree; None for an empty text.
+        numbered: Whether messages contain line numbers; False for one-line options.
     """
 
     source: str
@@ -135,7 +135,7 @@ class Document:
     numbered: bool = True
 
     def where(self, *path: Hashable) -> str:
-        """`file.yaml:LINE` of what stands at `path` (keys and indices), or of the nearest thing around it."""
+        """Return `file.yaml:LINE` of the node at `path` (keys and indices) or of its nearest existing ancestor."""
         if not self.numbered or self.root is None:
             return self.source
         line, node = self.root.start_mark.line, self.root
@@ -148,7 +148,7 @@ class Document:
 
 
 def _child(node: yaml.Node, key: Hashable) -> tuple[int, yaml.Node] | None:
-    """The line and the node of one entry of a mapping (the last such key, which is in force) or sequence."""
+    """Return the line and node of an entry of a mapping (the last one with that key, which counts) or sequence."""
     if isinstance(node, yaml.MappingNode):
         found = [(k.start_mark.line, v) for k, v in node.value if str(k.value) == str(key)]
         return found[-1] if found else None
@@ -158,12 +158,12 @@ def _child(node: yaml.Node, key: Hashable) -> tuple[int, yaml.Node] | None:
 
 
 def parse_yaml(text: str, source: str, numbered: bool = True) -> Document:
-    """Reads one YAML (or JSON) text, without ever constructing anything but plain data.
+    """Parse a YAML (or JSON) text into plain data.
 
-    What YAML 1.1 and 1.2 read differently (`010`, `1:30`, `yes`) is refused; a date is text.
+    Values that YAML 1.1 and 1.2 read differently (`010`, `1:30`, `yes`) are rejected; dates are text.
 
     Raises:
-        ExperimentError: The text is not valid YAML, is no plain data, or is too large.
+        ExperimentError: The text is not valid YAML, is not plain data, or is too large.
     """
     if len(text) > MAX_CHARACTERS:
         raise ExperimentError(f"{source}: too long for an experiment: more than {MAX_CHARACTERS:,} characters.")
@@ -181,5 +181,5 @@ def parse_yaml(text: str, source: str, numbered: bool = True) -> Document:
         place = f"{source}:{mark.line + 1}" if numbered and mark is not None else source
         raise ExperimentError(f"{place}: {' '.join(str(error.problem or error.context).split())}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ExperimentError(f"{source}: this is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ExperimentError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
     return Document(source, value, root, numbered)

@@ -1,4 +1,4 @@
-"""Pictures of learning curves."""
+"""Figures of learning curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from rllib_seqmarl.experiments.trial_files import Curve
 
-_REACH = 8  # how many reported returns on either side the bold line averages
+_REACH = 8  # reported returns on either side that the bold line averages
 _COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -23,13 +23,13 @@ _COLOURS = (
 def plot_learning_curves(
     curves: Mapping[str, Curve], path: Path, title: str, marks: Mapping[str, float] | None = None
 ) -> None:
-    """Writes a picture of returns against env steps.
+    """Write a figure of returns over env steps.
 
     Args:
         curves: Label -> curve. Each is drawn as reported (thin) and as a running mean (bold).
         path: The file to write; its suffix selects the format (.png, .svg, .pdf).
         title: The title.
-        marks: Label -> a return to mark with a dashed line, such as that of an evaluation.
+        marks: Label -> return to mark with a dashed line, such as an evaluation result.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def plot_learning_curves(
 
 
 def running_mean(values: Sequence[float], reach: int) -> list[float]:
-    """The mean of each value and of up to `reach` neighbours on either side."""
+    """Return the mean of each value and up to `reach` neighbours on either side."""
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     places = np.arange(len(values))
     starts, ends = np.maximum(0, places - reach), np.minimum(len(values), places + reach + 1)

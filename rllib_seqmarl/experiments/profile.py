@@ -1,4 +1,4 @@
-"""The time of a training iteration by part, measured with an experiment's config and without Tune."""
+"""Time profile of a training iteration, measured with an experiment's config and without Tune."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from rllib_seqmarl.experiments.search_space import corners
 from rllib_seqmarl.provenance import FILE as PROVENANCE
 
 SAMPLING_PARTS = {
-    "environment": "stepping the simulator and laying out what teams see",
-    "network": "acting",
-    "rollout": "all else around a step: writing rows, episodes, metrics",
-    "answering": "on the way between an env runner and the algorithm",
+    "environment": "stepping the simulator, building observations",
+    "network": "computing actions",
+    "rollout": "other work per step: rollout rows, episodes, metrics",
+    "answering": "communication between env runners and the algorithm",
 }
 LEARNING_PARTS = {
-    "connector": "from samples to a train batch: advantages, targets",
+    "connector": "building train batches: advantages, targets",
     "learner": "forward and backward passes, optimiser",
-    "sync": "new weights to the env runners",
+    "sync": "sending weights to the env runners",
 }
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds of an average iteration.
+    """The time of an average iteration, in seconds.
 
     Attributes:
-        total: Of the whole.
-        env_steps: How many steps were sampled in it.
-        sampling: Of the env runners, by SAMPLING_PARTS; the average runner's, where there are several.
-        learning: Of the learner, by LEARNING_PARTS; the average learner's.
-        is_overlapped: Whether sampling and learning go on at once.
-        note: What else a reader should know; empty if nothing.
+        total: The duration of the iteration.
+        env_steps: The number of env steps sampled.
+        sampling: Time of the env runners by SAMPLING_PARTS, averaged over runners.
+        learning: Time of the learners by LEARNING_PARTS, averaged over learners.
+        is_overlapped: Whether sampling and learning run concurrently.
+        note: A remark for the reader; may be empty.
     """
 
     total: float
@@ -53,12 +53,12 @@ class Profile:
 
     @property
     def other(self) -> float:
-        """Seconds that no part accounts for: RLlib's own bookkeeping, evaluation, checkpoints."""
+        """Seconds that no part accounts for: RLlib's bookkeeping, evaluation, checkpoints."""
         sides = sum(self.sampling.values()), sum(self.learning.values())
         return max(0.0, self.total - (max(sides) if self.is_overlapped else sum(sides)))
 
     def table(self) -> str:
-        """As text: seconds of an iteration, its share and microseconds per env step."""
+        """Return a text table of seconds, share of the iteration and microseconds per env step."""
         rows = [
             (part, parts[part], meaning)
             for parts, meanings in ((self.sampling, SAMPLING_PARTS), (self.learning, LEARNING_PARTS))
@@ -76,36 +76,36 @@ class Profile:
         return table(["part", "seconds", "share", "us/env step", ""], cells)
 
 
-def profile_experiment(experiment: Experiment, iterations: int, say: Callable[[str], None]) -> Profile:
-    """Trains a few iterations of an experiment; of a search or grid its first config.
+def profile_experiment(experiment: Experiment, iterations: int, print_line: Callable[[str], None]) -> Profile:
+    """Train an experiment for a few iterations and measure them; uses the first config of a search or grid.
 
     Args:
         experiment: A checked experiment of a joint-policy algorithm.
-        iterations: The number of measured iterations, from 1; one or two before them warm up.
-        say: Takes progress, line by line.
+        iterations: The number of measured iterations, at least 1; one or two warm-up iterations precede them.
+        print_line: Called with each line of progress output.
 
     Raises:
-        ExperimentError: The algorithm is none of this package's.
+        ExperimentError: The algorithm is not one of this package's.
     """
     algorithm_class = get_trainable_cls(experiment.run)
     config = algorithm_class.get_default_config().update_from_dict(next(corners(experiment.config)))
     if not hasattr(config, "sample_while_learning"):
-        raise ExperimentError(f"{experiment.run} cannot be profiled: it is none of this package's algorithms.")
+        raise ExperimentError(f"{experiment.run} cannot be profiled: it is not one of this package's algorithms.")
     algo = config.build_algo()
     try:
         results = []
-        # A sample taken ahead is reported one iteration later, and so is the time that its first steps take to compile.
+        # A prefetched sample, with the compile time of its first steps, is reported one iteration later.
         warm_up = 2 if config.sample_while_learning else 1
         for number in range(warm_up + iterations):
             start = time.perf_counter()
             result = algo.train()
             seconds = time.perf_counter() - start
-            say(f"iteration {number}: {seconds:.2f} s{' (warms up, not counted)' if number < warm_up else ''}")
+            print_line(f"iteration {number}: {seconds:.2f} s{' (warm-up, not counted)' if number < warm_up else ''}")
             results.append((seconds, result))
         return _profile(results[warm_up:], algo)
     finally:
         algo.stop()
-        with suppress(OSError):  # not empty, if callbacks have written there
+        with suppress(OSError):  # the folder is not empty if callbacks have written to it
             (Path(algo.logdir) / PROVENANCE).unlink()
             Path(algo.logdir).rmdir()
 
@@ -115,7 +115,7 @@ def _profile(results: list[tuple[float, dict[str, Any]]], algo: Any) -> Profile:
     runners, learners = max(1, config.num_env_runners), max(1, config.num_learners)
 
     def mean(*keys: str) -> float:
-        """The mean over iterations of what stands at `keys` in their results."""
+        """Return the mean over iterations of the value at `keys` in their results."""
         values = []
         for _, result in results:
             found: Any = result
@@ -146,7 +146,7 @@ def _profile(results: list[tuple[float, dict[str, Any]]], algo: Any) -> Profile:
 
 
 def _note(algo: Any) -> str:
-    """Why the parts of sampling are not known, if they are not."""
+    """Return why the parts of sampling cannot be measured; empty if they can."""
     obstacles = algo.env_runner_group.foreach_env_runner(
         lambda runner: runner.obstacle() if isinstance(runner, RolloutEnvRunner) else type(runner).__name__,
         local_env_runner=algo.config.num_env_runners == 0,
@@ -154,16 +154,16 @@ def _note(algo: Any) -> str:
     found = next(filter(None, obstacles), None)
     if found is None:
         return ""
-    return f"Sampling goes by RLlib's own loop, whose parts are all counted as 'answering': {found}."
+    return f"Sampling uses RLlib's own loop, all of which is counted as 'answering': {found}."
 
 
 def plot_profile(profile: Profile, path: Path, title: str) -> None:
-    """Writes a picture of an iteration: what env runners and learner do, one above the other.
+    """Write a timeline of an iteration, with one bar for the env runners and one for the learner.
 
     Args:
-        profile: What was measured.
-        path: Where to; the suffix tells the format (.png, .svg, .pdf).
-        title: What stands above.
+        profile: The measured profile.
+        path: The file to write; its suffix selects the format (.png, .svg, .pdf).
+        title: The title.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -14,22 +14,22 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(Callback):
-    """Logs one line a trial every few seconds, and one when it ends."""
+    """Logs a progress line per trial every few seconds and at its end."""
 
     def __init__(self, name: str, num_trials: int | None, stop: dict[str, float], interval: float = 5.0) -> None:
-        """Initialises the callback.
+        """Initialise the callback.
 
         Args:
             name: The experiment's name.
-            num_trials: How many trials it has; None where that is open.
-            stop: Its stop criteria, from which the remaining time is estimated.
-            interval: Seconds within which a trial's next line should come, if its iterations are short enough.
+            num_trials: The number of trials; None if it is open.
+            stop: The stop criteria, from which the remaining time is estimated.
+            interval: Target maximum of seconds between two lines of a trial; exceeded if iterations take longer.
         """
         self.name = name
         self.num_trials = num_trials
         self.stop = stop
         self.interval = interval
-        self._shown: dict[str, tuple[float, dict[str, Any]]] = {}  # trial -> time and result of its last line
+        self._shown: dict[str, tuple[float, dict[str, Any]]] = {}  # trial id -> time and result of its last line
 
     def setup(self, stop: Any = None, num_samples: Any = None, total_num_samples: Any = None, **info: Any) -> None:
         work = "building the environments and networks"
@@ -44,7 +44,7 @@ class Progress(Callback):
     ) -> None:
         now = time.monotonic()
         shown_at, before = self._shown.get(trial.trial_id, (float("-inf"), {}))
-        # The next result may be as long in coming as this one was.
+        # Print now if the next result, which may take as long as this one, would come too late.
         if now - shown_at + (metric(result, "time_this_iter_s") or 0.0) >= self.interval or result.get("done"):
             self._shown[trial.trial_id] = (now, result)
             label, following = self._label(trials, trial), (metric(result, ITERATION) or 0) + 1
@@ -63,7 +63,7 @@ class Progress(Callback):
         return f"{self.name} {trials.index(trial) + 1}/{self.num_trials or '?'}"
 
     def line(self, label: str, result: dict[str, Any], before: dict[str, Any]) -> str:
-        """One line about `result`; the speed is that since the result `before`."""
+        """Return a line about `result`; its speed is measured since the result `before`."""
         steps, seconds = metric(result, ENV_STEPS) or 0.0, metric(result, SECONDS) or 0.0
         new_seconds = seconds - (metric(before, SECONDS) or 0.0)
         parts = [label, f"{steps:>11,.0f} steps"]
@@ -79,7 +79,7 @@ class Progress(Callback):
         return " | ".join(parts)
 
     def seconds_left(self, result: dict[str, Any]) -> float | None:
-        """Training time until the first stop criterion that only grows is met; None where there is none."""
+        """Estimate the training time until the first monotonic stop criterion is met; None if there is none."""
         elapsed = metric(result, SECONDS)
         left = []
         for name in CLOCKS:
@@ -90,7 +90,7 @@ class Progress(Callback):
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words of at most two parts: "8 s", "2 min 05 s", "1 h 03 min"."""
+    """Format seconds with at most two units: "8 s", "2 min 05 s", "1 h 03 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

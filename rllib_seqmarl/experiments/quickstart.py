@@ -1,4 +1,4 @@
-"""The first thing to run: a Multi-Agent Transformer learns a task in minutes, compared with two baselines."""
+"""The quick start: train a Multi-Agent Transformer in minutes and compare it with two baselines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rllib_seqmarl.experiments.plots import plot_learning_curves
 from rllib_seqmarl.experiments.progress import duration
 from rllib_seqmarl.experiments.random_policy import RandomPolicy
 from rllib_seqmarl.experiments.ray_session import RaySession
-from rllib_seqmarl.experiments.report import best_checkpoint, closing_words
+from rllib_seqmarl.experiments.report import best_checkpoint, closing_message
 from rllib_seqmarl.experiments.results_folder import unused_name
 from rllib_seqmarl.experiments.runner import check_runnable, run_experiment
 from rllib_seqmarl.experiments.table import table
@@ -28,7 +28,7 @@ from rllib_seqmarl.policy import JointPolicy
 logger = logging.getLogger(__name__)
 
 TUNED = "mat/mpe-simple_spread"
-_DRAWN = 3  # episodes in an animation
+_NUM_RENDERED = 3  # episodes in an animation
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class QuickstartResult:
     """The results of the quick start. All three teams play the same episodes.
 
     Attributes:
-        random: The evaluation of a team that draws its actions uniformly at random.
+        random: The evaluation of uniformly random actions.
         before: The evaluation of the untrained network's greedy actions.
         after: The evaluation of the trained network's greedy actions.
-        checkpoint: The trained team.
-        curve: The learning curve's picture.
-        animation: The trained team at work.
+        checkpoint: The checkpoint of the trained team.
+        curve: The figure of the learning curve.
+        animation: The animation of the trained team.
     """
 
     random: Evaluation
@@ -53,12 +53,12 @@ class QuickstartResult:
 
 
 def run_quickstart(out: Path, minutes: float = 4.0, steps: int | None = None, episodes: int = 64) -> QuickstartResult:
-    """Trains MAT on `mpe/simple_spread` with its tuned configuration, and compares it with two baselines.
+    """Train MAT on `mpe/simple_spread` with its tuned configuration and compare it with two baselines.
 
     Args:
-        out: The folder for everything it writes.
-        minutes: How long to train.
-        steps: Stop after this many env steps if they come first; None for the tuned configuration's number.
+        out: The output folder.
+        minutes: The training time.
+        steps: Stop after this many env steps if that comes first; None for the tuned configuration's number.
         episodes: The number of episodes per evaluation.
 
     Returns:
@@ -73,22 +73,22 @@ def run_quickstart(out: Path, minutes: float = 4.0, steps: int | None = None, ep
     session.quieten()
     check_runnable([experiment], session)
     logger.info(
-        "A Multi-Agent Transformer learns %s: three agents are to cover three landmarks without colliding.\n"
+        "A Multi-Agent Transformer learns %s: three agents must cover three landmarks without colliding.\n"
         "It trains for %s or %s steps, whichever comes first, and is then compared with two baselines: uniformly\n"
-        "random actions, and the untrained network's greedy actions. Returns are the team's; higher is better.\n",
+        "random actions and the untrained network's greedy actions. Returns are the team's; higher is better.\n",
         experiment.config["env"],
         duration(60 * minutes),
         f"{experiment.stop[ENV_STEPS]:,.0f}",
     )
     with session.open():
         logger.info("Evaluating the baselines ...", extra={"under_way": "evaluating the baselines"})
-        untrained = load_policy(_untrained(experiment, out / "untrained"))
+        untrained = load_policy(_save_untrained(experiment, out / "untrained"))
         random = _evaluate(untrained, episodes, out / "random.gif", team=RandomPolicy(untrained.layout))
         before = _evaluate(untrained, episodes, out / "before.gif")
         outcome = run_experiment(experiment, session)
     checkpoint = best_checkpoint(outcome)
     if outcome.failures or outcome.interrupted or checkpoint is None:
-        raise ExperimentError(closing_words(outcome))
+        raise ExperimentError(closing_message(outcome))
     after = _evaluate(load_policy(Path(checkpoint)), episodes, out / "after.gif")
     curve = out / "learning_curve.png"
     plot_learning_curves(
@@ -102,7 +102,7 @@ def run_quickstart(out: Path, minutes: float = 4.0, steps: int | None = None, ep
         },
     )
     result = QuickstartResult(random, before, after, Path(checkpoint), curve, out / "after.gif")
-    logger.info("%s", _closing_words(result, episodes))
+    logger.info("%s", _summary(result, episodes))
     return result
 
 
@@ -115,8 +115,8 @@ def _experiment(out: Path, minutes: float, steps: int | None) -> Experiment:
     return replace(experiment, name=unused_name(str(out), "training"), storage_path=str(out), stop=stop)
 
 
-def _untrained(experiment: Experiment, folder: Path) -> Path:
-    """A checkpoint of the algorithm before training."""
+def _save_untrained(experiment: Experiment, folder: Path) -> Path:
+    """Save a checkpoint of the algorithm before training."""
     config = get_trainable_cls(experiment.run).get_default_config().update_from_dict(experiment.config)
     algorithm = config.build_algo()
     try:
@@ -127,12 +127,12 @@ def _untrained(experiment: Experiment, folder: Path) -> Path:
 
 
 def _evaluate(policy: JointPolicy, episodes: int, animation: Path, team: RandomPolicy | None = None) -> Evaluation:
-    evaluation = evaluate(team or policy, policy_env(policy, render=True), episodes, draw=_DRAWN)
+    evaluation = evaluate(team or policy, policy_env(policy, render=True), episodes, draw=_NUM_RENDERED)
     write_gif(evaluation.frames, animation)
     return evaluation
 
 
-def _closing_words(result: QuickstartResult, episodes: int) -> str:
+def _summary(result: QuickstartResult, episodes: int) -> str:
     teams = {
         "random actions (uniform)": result.random,
         "untrained network, greedy": result.before,

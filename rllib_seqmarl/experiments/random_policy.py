@@ -1,4 +1,4 @@
-"""The baseline of a team that acts at random."""
+"""A baseline policy that acts at random."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rllib_seqmarl.envs.layout import ACTION_MASK, TeamLayout
 
 
 class RandomPolicy:
-    """Draws every agent's action uniformly from those that are legal."""
+    """Draws every agent's action uniformly from its legal actions."""
 
     def __init__(self, layout: TeamLayout, seed: int = 0) -> None:
-        """Initialises the policy.
+        """Initialise the policy.
 
         Args:
-            layout: The team's spaces.
-            seed: Seeds the draws.
+            layout: The layout of the team's spaces.
+            seed: The seed of the random numbers.
         """
         self.layout = layout
         self._rng = np.random.default_rng(seed)
 
     def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool = True) -> np.ndarray:
-        """Joint actions for joint observations, as `JointPolicy.act_for_many`; always random."""
+        """Return random joint actions, with the signature of `JointPolicy.act_for_many`; ignores `explore`."""
         layout = self.layout
         teams = len(observations["alive"])
         if not layout.is_discrete:

@@ -1,4 +1,4 @@
-"""Ray's messages about failed actors and killed workers, one line each instead of a paragraph."""
+"""Shortening of Ray's messages about failed actors and killed workers to one line each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LONGEST = 240
 
 
 def one_line(text: str) -> str:
-    """A message without its indented details, on one line of bounded length."""
+    """Return a message as one line of bounded length, without its indented details."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line[0].isspace()]
     line = " ".join(lines)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 4]} ..."
@@ -19,14 +19,14 @@ class OneLine(logging.Filter):
     """Shortens Ray's log records to one line; tracebacks go to Ray's log files."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name.partition(".")[0] == "ray":  # the handler may serve other loggers too
+        if record.name.partition(".")[0] == "ray":  # the handler may be shared with other loggers
             record.msg, record.args = one_line(record.getMessage()), ()
             record.exc_info = record.exc_text = record.stack_info = None
         return True
 
 
 def shorten_ray_messages() -> None:
-    """Shortens what Ray's loggers and its "(raylet)" messages print in this process. May be called again."""
+    """Shorten the messages of Ray's loggers and its "(raylet)" output in this process. Idempotent."""
     from ray._private import worker
 
     for handler in logging.getLogger("ray").handlers:

@@ -1,4 +1,4 @@
-"""A Ray instance for the time of one command: quiet, and gone afterwards."""
+"""A quiet Ray instance for the duration of a command."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rllib_seqmarl.experiments.ray_messages import shorten_ray_messages
 
 logger = logging.getLogger(__name__)
 
-# Read by Ray when it starts; a user's own settings stay.
+# Read by Ray when it starts; variables set by the user take precedence.
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone in workers without GPUs
     "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals end a run by `stopping`, after a checkpoint
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first results may come before the first episode's end
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `stopping` handles signals and saves checkpoints first
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the first results may precede the end of the first episode
 }
 
 
@@ -30,10 +30,10 @@ class RaySession:
     """The Ray instance of a command.
 
     Attributes:
-        address: A running cluster's address, or "auto"; None to start Ray here.
-        num_cpus: How many CPUs a Ray started here counts; None for the machine's.
-        num_gpus: Likewise for GPUs.
-        verbose: 0 for warnings from workers kept in Ray's log files, 1 to see them, 2 to see all.
+        address: The address of a running cluster, or "auto"; None to start Ray locally.
+        num_cpus: The number of CPUs of a locally started Ray; None for the machine's.
+        num_gpus: The number of GPUs of a locally started Ray; None for the machine's.
+        verbose: 0 to keep the workers' output in Ray's log files, 1 to show warnings, 2 to show everything.
     """
 
     address: str | None = None
@@ -43,7 +43,7 @@ class RaySession:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Starts Ray or connects to it, and undoes that at the end; a Ray of this process is used as it is.
+        """Start Ray or connect to a cluster, and shut it down on exit; a Ray already initialized is left running.
 
         Raises:
             ExperimentError: There is no cluster at the address.
@@ -52,13 +52,13 @@ class RaySession:
 
         for key, value in _ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        # Tune's newer output engine prints a banner even where it is told to be silent.
+        # Tune's newer output engine prints a banner even if it is silenced.
         os.environ["RAY_AIR_NEW_OUTPUT"] = "1" if self.verbose else "0"
         self.quieten()
         if ray.is_initialized():
             yield
             return
-        here: dict[str, Any] = {
+        local_options: dict[str, Any] = {
             "num_cpus": self.num_cpus,
             "num_gpus": self.num_gpus,
             "include_dashboard": False,
@@ -70,14 +70,14 @@ class RaySession:
                 address=self.address,
                 logging_level=self._level,
                 log_to_driver=self.verbose > 0,
-                **({} if self.address else here),
+                **({} if self.address else local_options),
             )
-        except SystemExit:  # Ray's own answer to SIGTERM while it starts
+        except SystemExit:  # how Ray reacts to SIGTERM during startup
             raise SystemExit(128 + signal.SIGTERM) from None
         except ConnectionError as error:
             raise ExperimentError(f"--ray-address {self.address}: there is no Ray cluster: {error}") from None
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_terminate)  # in whose place Ray has put one that exits at once
+            signal.signal(signal.SIGTERM, on_terminate)  # undo Ray's handler, which exits at once
         try:
             yield
         finally:
@@ -88,10 +88,10 @@ class RaySession:
         return (logging.ERROR, logging.WARNING, logging.INFO)[min(self.verbose, 2)]
 
     def quieten(self) -> None:
-        """Keeps from people what Ray and gymnasium say beyond `verbose`."""
+        """Silence the output of Ray and gymnasium beyond `verbose`."""
         import gymnasium
 
-        # Failed trials are told once, by us; Tune would tell each with its whole traceback.
+        # We report failed trials ourselves; Tune would log each with its full traceback.
         logging.getLogger("ray.tune").setLevel(self._level if self.verbose else logging.CRITICAL)
         logging.getLogger("ray.rllib").setLevel(self._level)
         if self.verbose < 2:
@@ -100,7 +100,7 @@ class RaySession:
             gymnasium.logger.min_level = gymnasium.logger.ERROR
 
     def capacity(self) -> dict[str, float] | None:
-        """The CPUs and GPUs there will be; None where only a running cluster could tell."""
+        """Return the available CPUs and GPUs; None if only a running cluster knows."""
         import ray
         import torch
 

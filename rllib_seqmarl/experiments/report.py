@@ -11,7 +11,7 @@ from rllib_seqmarl.experiments.table import table
 
 
 def results_table(outcome: Outcome) -> str:
-    """A table of the trials, best first: parameters, best and last metric, steps, time, state."""
+    """Return a table of the trials, best first: parameters, best and last metric, steps, time, state."""
     name, mode = outcome.experiment.metric
     keys = outcome.experiment.tuned_keys
     rows = []
@@ -47,28 +47,28 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def closing_words(outcome: Outcome) -> str:
-    """Closing lines: the results' folder, failures, and how to continue."""
+def closing_message(outcome: Outcome) -> str:
+    """Return the closing lines of a run: the results folder, failures, and how to continue."""
     lines = [f"Results: {outcome.path}"]
     for failure in outcome.failures:
         lines += [
             f"A trial failed: {failure.message}",
-            f"  whole traceback: {failure.error_file}",
-            f"  last checkpoint: {failure.checkpoint or 'none was written yet'}",
+            f"  full traceback: {failure.error_file}",
+            f"  last checkpoint: {failure.checkpoint or 'none written yet'}",
         ]
     checkpoint = best_checkpoint(outcome)
     if checkpoint is not None and not outcome.failures:
         lines.append(f"{'Last' if outcome.interrupted else 'Best trial, last'} checkpoint: {checkpoint}")
     if outcome.interrupted or outcome.failures:
         why = "Stopped before the end. " if outcome.interrupted else ""
-        lines.append(f"{why}The same command with --resume goes on from the last checkpoints.")
+        lines.append(f"{why}The same command with --resume continues from the last checkpoints.")
     elif checkpoint is not None:
         lines.append(f"Watch it: rllib evaluate {checkpoint} --render team.gif")
     return "\n".join(lines)
 
 
 def best_checkpoint(outcome: Outcome) -> str | None:
-    """The last checkpoint of the trial whose metric ended best; None where no trial wrote one."""
+    """Return the last checkpoint of the trial with the best final metric; None if no trial wrote one."""
     name, mode = outcome.experiment.metric
     written = [result for result in outcome.results if result.checkpoint]
     values = [metric(result.metrics, name) for result in written]

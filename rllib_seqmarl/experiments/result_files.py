@@ -1,4 +1,4 @@
-"""A trial's `result.json` and `progress.csv`, where each iteration stands once, also after it was repeated."""
+"""Maintenance of a trial's `result.json` and `progress.csv`, so that repeated iterations appear only once."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Ends = Callable[[list[str]], Iterator[tuple[float, int]]]
 
 
 class ResultFiles(CSVLoggerCallback):
-    """As Tune's CSV logger, which it replaces, but trials that are taken up again keep their files in order."""
+    """A replacement for Tune's CSV logger that keeps the files of restarted trials consistent."""
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         if trial not in self._trial_files:
             self._setup_trial(trial)
         if self._trial_continue[trial] and self._trial_csv[trial] is None:
-            # Tune would write the columns of the first result from now on under a header that may have others.
+            # Tune would use the columns of the next result, which may differ from the file's header.
             with Path(trial.local_path, "progress.csv").open() as file:
                 header = next(csv.reader(file))
             self._trial_csv[trial] = csv.DictWriter(self._trial_files[trial], header)
@@ -37,7 +37,7 @@ class ResultFiles(CSVLoggerCallback):
         latest = trial.latest_checkpoint_result
         drop_results_after(trial.local_path, latest.metrics.get(ITERATION, 0) if latest else 0)
         self.log_trial_end(trial)
-        # Tune's loggers will fetch the files from the storage, where they are as old as its last synchronisation.
+        # Tune's loggers will fetch the files from storage, where they are as old as the last synchronisation.
         for name in FILES:
             if Path(trial.local_path, name).exists():
                 pyarrow.fs.copy_files(
@@ -49,25 +49,25 @@ class ResultFiles(CSVLoggerCallback):
 
 
 def drop_results_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
-    """Cuts a trial's `result.json` and `progress.csv` after an iteration, from which training is repeated.
+    """Truncate a trial's `result.json` and `progress.csv` after an iteration from which training is repeated.
 
     Args:
         trial_folder: The trial's folder.
         iteration: The last iteration to keep; 0 for none.
-        fs: Where the folder is; None for this machine.
+        fs: The file system of the folder; None for the local one.
     """
     fs = fs or pyarrow.fs.LocalFileSystem()
     for name, ends in FILES.items():
-        _cut(fs, f"{trial_folder}/{name}", partial(_bytes_until, iteration, ends))
+        _truncate(fs, f"{trial_folder}/{name}", partial(_bytes_until, iteration, ends))
 
 
 def drop_events_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
-    """Cuts a trial's TensorBoard files likewise; before its results, which tell at which steps events are.
+    """Truncate a trial's TensorBoard files. Must precede `drop_results_after`, since it reads steps from the results.
 
     Args:
         trial_folder: The trial's folder.
         iteration: The last iteration to keep; 0 for none.
-        fs: Where the folder is; None for this machine.
+        fs: The file system of the folder; None for the local one.
     """
     fs = fs or pyarrow.fs.LocalFileSystem()
     path = f"{trial_folder}/result.json"
@@ -78,10 +78,10 @@ def drop_events_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSyst
     steps = _steps(content[kept:]) - _steps(content[:kept])
     for entry in fs.get_file_info(pyarrow.fs.FileSelector(trial_folder)):
         if entry.base_name.startswith("events.out.tfevents"):
-            _cut(fs, entry.path, partial(_events_until, steps))
+            _truncate(fs, entry.path, partial(_events_until, steps))
 
 
-def _cut(fs: pyarrow.fs.FileSystem, path: str, length: Callable[[bytes], int]) -> None:
+def _truncate(fs: pyarrow.fs.FileSystem, path: str, length: Callable[[bytes], int]) -> None:
     if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
         return
     content = _read(fs, path)
@@ -99,7 +99,7 @@ def _read(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
 
 
 def _steps(results: bytes) -> set[int]:
-    """The step numbers that loggers may have used for these results."""
+    """Return the step numbers that loggers may have used for these results."""
     found = set()
     for line in results.splitlines():
         with suppress(ValueError):
@@ -109,7 +109,7 @@ def _steps(results: bytes) -> set[int]:
 
 
 def _events_until(steps: set[int], content: bytes) -> int:
-    """The number of bytes of a TensorBoard file before the first event at one of the steps."""
+    """Return the number of bytes in a TensorBoard file before the first event at one of the steps."""
     from tensorboardX.proto.event_pb2 import Event
 
     end = 0
@@ -122,7 +122,7 @@ def _events_until(steps: set[int], content: bytes) -> int:
 
 
 def _bytes_until(iteration: int, ends: Ends, content: bytes) -> int:
-    """The number of bytes that hold the results up to an iteration.
+    """Return the number of bytes of the results up to an iteration.
 
     Population-based training goes back in iterations, so the last result of the iteration counts.
     """
@@ -138,16 +138,16 @@ def _bytes_until(iteration: int, ends: Ends, content: bytes) -> int:
 
 
 def _ends_of_results(lines: list[str]) -> Iterator[tuple[float, int]]:
-    """The iteration of each result in JSON lines, and how many lines there are up to its end."""
+    """Yield the iteration of each result in JSON lines, and the number of lines up to its end."""
     for number, line in enumerate(lines, start=1):
         try:
             yield metric(json.loads(line), ITERATION) or 0, number
         except ValueError:
-            return  # the line that was being written when the run was killed
+            return  # an incomplete line, being written when the run was killed
 
 
 def _ends_of_rows(lines: list[str]) -> Iterator[tuple[float, int]]:
-    """Likewise for a CSV file, whose header counts as iteration 0."""
+    """Do the same for a CSV file, whose header counts as iteration 0."""
     reader = csv.DictReader(io.StringIO("".join(lines)))
     if reader.fieldnames:
         yield 0, reader.line_num

@@ -1,4 +1,4 @@
-"""The folder of an experiment's results: its name, and that one run at a time writes there."""
+"""The results folder of an experiment: its name, and a lock that admits one run at a time."""
 
 from __future__ import annotations
 
@@ -18,64 +18,64 @@ from rllib_seqmarl.experiments.errors import ExperimentError
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".running"  # no .json: Tune copies those from one run to the next
-MAX_NAME = 120  # bytes; file systems take 255, and Tune adds to it
+LOCK = ".running"  # not .json, since Tune copies such files from one run to the next
+MAX_NAME = 120  # bytes; file systems allow 255, and Tune appends to the name
 _RESERVED = re.compile(r'[\x00-\x1f\x7f/\\<>:"|?*]')
 
 
 def check_name(name: Any, place: str) -> None:
-    """Refuses what cannot be the name of an experiment, and so of its folder.
+    """Check that a name is valid for an experiment and its folder.
 
     Args:
         name: The name.
-        place: Where it was written.
+        place: Its source location.
 
     Raises:
-        ExperimentError: With the reason.
+        ExperimentError: The name is invalid; gives the reason.
     """
     if not isinstance(name, str):
-        raise ExperimentError(f"{place}: an experiment's name is text; put {name} in quotes.")
-    found = _RESERVED.search(name)
+        raise ExperimentError(f"{place}: an experiment's name must be text; put {name} in quotes.")
+    reserved = _RESERVED.search(name)
     reason = None
     if not name or name != name.strip():
-        reason = "it is empty, or begins or ends with a space"
-    elif found:
-        reason = f"it contains {found[0]!r}"
+        reason = "it is empty, or starts or ends with a space"
+    elif reserved:
+        reason = f"it contains {reserved[0]!r}"
     elif name.startswith("~") or name.endswith("."):
-        reason = "it begins with '~' or ends with '.'"
+        reason = "it starts with '~' or ends with '.'"
     elif len(name.encode(errors="surrogatepass")) > MAX_NAME:
         reason = f"it is longer than {MAX_NAME} bytes"
     elif name != name.encode(errors="replace").decode():
         reason = "it is not valid Unicode"
     if reason is not None:
-        shown = repr(name if len(name) <= 40 else f"{name[:40]}...")
-        raise ExperimentError(f"{place}: {shown} cannot be an experiment's name, which is also its folder's: {reason}.")
+        label = repr(name if len(name) <= 40 else f"{name[:40]}...")
+        raise ExperimentError(f"{place}: {label} cannot be the name of an experiment and its folder: {reason}.")
 
 
-def as_name(text: str) -> str:
-    """A name made from a text that may hold characters which a name cannot."""
+def to_valid_name(text: str) -> str:
+    """Return a valid name for a text by replacing characters that names cannot contain."""
     return _RESERVED.sub("-", text).strip(" .~")[:MAX_NAME]
 
 
 def is_remote(storage_path: str | None) -> bool:
-    """Whether results go to a bucket's address, such as s3://..., rather than to a folder of this machine."""
+    """Whether results go to remote storage, such as s3://..., rather than a local folder."""
     return "://" in str(storage_path)
 
 
 def storage_root(storage_path: str | None) -> str:
-    """The storage path as Tune takes it: an address as it is, a folder as an absolute path."""
+    """Return the storage path as Tune expects it: remote addresses unchanged, folders as absolute paths."""
     if is_remote(storage_path):
         return str(storage_path).rstrip("/")
     return str(Path(storage_path or "~/ray_results").expanduser().absolute())
 
 
 def is_used(folder: Path) -> bool:
-    """Whether there is anything in a folder, apart from the lock of a run that was killed."""
+    """Whether a folder contains anything except the lock of a killed run."""
     return folder.exists() and (not folder.is_dir() or any(entry.name != LOCK for entry in folder.iterdir()))
 
 
 def unused_name(storage_path: str | None, name: str) -> str:
-    """`name`, or "name-2", "name-3", ...: the first whose folder is not used."""
+    """Return the first of `name`, "name-2", "name-3", ... whose folder is unused."""
     root, number, candidate = Path(storage_root(storage_path)), 1, name
     while is_used(root / candidate):
         number += 1
@@ -84,12 +84,12 @@ def unused_name(storage_path: str | None, name: str) -> str:
 
 
 def check_folder(folder: Path, name: str, resume: bool) -> None:
-    """Refuses a folder that cannot be written to, is in use, or, unless resuming, holds another run's results.
+    """Check that a folder is writable, not in use and, unless resuming, without results of another run.
 
     Nothing is created.
 
     Raises:
-        ExperimentError: With the folder and the remedy.
+        ExperimentError: A check failed; names the folder and the remedy.
     """
     try:
         existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -103,19 +103,19 @@ def check_folder(folder: Path, name: str, resume: bool) -> None:
         raise _cannot_write(folder, error) from None
     if used and not resume:
         raise ExperimentError(
-            f"{folder} holds results already: continue that run with --resume, choose another name for '{name}' or "
+            f"{folder} already contains results: continue that run with --resume, choose another name for '{name}' or "
             "another --local-dir, or remove the folder."
         )
 
 
 @contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder, which is created, for the time of the body.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and lock it against other runs for the duration of the block.
 
-    The lock is the operating system's, which releases it when a process ends, however it ends.
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Raises:
-        ExperimentError: Another run is using the folder, or it cannot be written to.
+        ExperimentError: Another run is using the folder, or the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,9 +136,9 @@ def _lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ExperimentError(f"{folder}: {_owner(path)} is writing its results there; wait, or stop it.") from None
+            raise ExperimentError(f"{folder}: {_owner(path)} is writing results there; wait or stop it.") from None
         except OSError:
-            logger.info("%s: this file system has no locks; start no second run there", folder)
+            logger.info("%s: this file system does not support locks; do not start a second run there", folder)
         file.seek(0)
         file.truncate()
         json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
@@ -156,5 +156,5 @@ def _owner(lock: Path) -> str:
 
 def _cannot_write(folder: Path, error: OSError) -> ExperimentError:
     return ExperimentError(
-        f"{folder}: results cannot be written there ({error.strerror or error}); give another folder with --local-dir."
+        f"{folder}: results cannot be written there ({error.strerror or error}); choose another folder by --local-dir."
     )

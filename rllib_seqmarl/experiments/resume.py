@@ -1,7 +1,7 @@
-"""Resuming an experiment: Tune's saved state is brought up to date, and results after the checkpoints are dropped.
+"""Resuming of experiments: updates Tune's saved state and drops results after the last checkpoints.
 
-Tune itself would keep the stop criteria and configs of the first start, leave finished trials alone, and append the
-iterations that it repeats to the results that it has written already.
+Tune itself would keep the original stop criteria and configs, never continue finished trials, and append repeated
+iterations to the existing results.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _CHECKPOINT = re.compile(r"checkpoint_(\d+)")
 
 
 class SavedRun:
-    """The state of an experiment's earlier run in its folder."""
+    """The saved state of an experiment's earlier run."""
 
     def __init__(self, experiment: Experiment, folder: str) -> None:
-        """Reads it.
+        """Read the state.
 
         Args:
-            experiment: The experiment as it is to go on.
-            folder: Its folder, or address.
+            experiment: The experiment to resume.
+            folder: Its folder or remote address.
 
         Raises:
-            ExperimentError: The state cannot be read, or something differs that cannot be changed.
+            ExperimentError: The state cannot be read, or settings differ that cannot be changed.
         """
         self._experiment = experiment
         self._fs, self._folder = get_fs_and_path(folder)
@@ -58,7 +58,7 @@ class SavedRun:
             self._state = _loads_with_cloudpickle(self._read(self._path))
             self._trials = [self._trial(*saved) for saved in self._state["trial_data"]]
             self._read_search()
-        except Exception as error:  # of all kinds: the file is JSON around pickles
+        except Exception as error:  # damaged pickles inside the JSON may raise anything
             raise ExperimentError(
                 f"{self._path}: the run's state is damaged ({type(error).__name__}); start an experiment under another "
                 f"name with --restore and one of the checkpoints in {folder}."
@@ -66,20 +66,18 @@ class SavedRun:
         old = read_record(self._fs, self._folder)
         self._changes = {} if old is None else config_changes(old, experiment)
         if old is None:
-            logger.info(
-                "%s: its config was not recorded and stays as it was; only 'stop' is taken over", experiment.name
-            )
+            logger.info("%s: its config was not recorded and stays unchanged; only 'stop' is updated", experiment.name)
 
     @property
     def trial_ids(self) -> list[str]:
         return [trial.trial_id for trial in self._trials]
 
-    def bring_up_to_date(self, param_space: dict[str, Any], checkpoints: CheckpointConfig) -> None:
-        """Writes the experiment's settings into the saved state, and makes each trial ready to go on.
+    def update(self, param_space: dict[str, Any], checkpoints: CheckpointConfig) -> None:
+        """Write the experiment's settings into the saved state and prepare each trial to continue.
 
         Args:
-            param_space: The config that Tune is given; changed values are taken from it.
-            checkpoints: When checkpoints are written from now on.
+            param_space: The config passed to Tune, from which changed values are taken.
+            checkpoints: Tune's new checkpoint config.
         """
         changes = {key: param_space.get(key, ABSENT) for key in self._changes}
         unfinished = 0
@@ -90,7 +88,7 @@ class SavedRun:
             trial.run_metadata.checkpoint_manager._checkpoint_config = checkpoints
             _apply(changes, trial.config)
             _apply(changes, trial._Trial__unresolved_config)
-            if trial.status == Trial.TERMINATED and self._goes_on(trial, old_stop):
+            if trial.status == Trial.TERMINATED and self._should_continue(trial, old_stop):
                 trial.status = Trial.PENDING
             if trial.status != Trial.TERMINATED:
                 unfinished += 1
@@ -98,16 +96,16 @@ class SavedRun:
             trial.invalidate_json_state()
             trial.run_metadata.invalidate_cache()
         self._state["trial_data"] = [trial.get_json_state() for trial in self._trials]
-        # Time budgets and checkpoint periods are those of this run.
+        # Use the time budget and checkpoint settings of this run.
         for key in ("_stopper", "_trial_checkpoint_config"):
             self._state["runner_data"].pop(key, None)
         self._write(self._path, json.dumps(self._state, cls=TuneFunctionEncoder).encode())
         self._update_search(changes, checkpoints)
         name, changed = self._experiment.name, f"; changed: {', '.join(changes)}" if changes else ""
-        logger.info("%s: %d of %d trials go on%s", name, unfinished, len(self._trials), changed)
+        logger.info("%s: %d of %d trials continue%s", name, unfinished, len(self._trials), changed)
 
-    def _goes_on(self, trial: Trial, old_stop: dict[str, float]) -> bool:
-        """Whether a trial that ended without an error shall go on: not one that the scheduler has ended."""
+    def _should_continue(self, trial: Trial, old_stop: dict[str, float]) -> bool:
+        """Whether a trial that ended without an error should continue; not if the scheduler stopped it."""
         result = flatten_dict(trial.last_result or {})
 
         def met(stop: dict[str, float]) -> bool:
@@ -116,14 +114,14 @@ class SavedRun:
         return not met(self._experiment.stop) and (met(old_stop) or not result.get("done"))
 
     def _rewind(self, trial: Trial) -> None:
-        """Drops what a trial reported and saved after its last checkpoint."""
+        """Drop the results and files of a trial after its last checkpoint."""
         manager = trial.run_metadata.checkpoint_manager
-        there = set(self._names(trial.path))
+        existing = set(self._names(trial.path))
         manager._checkpoint_results = [
-            result for result in manager._checkpoint_results if Path(result.checkpoint.path).name in there
+            result for result in manager._checkpoint_results if Path(result.checkpoint.path).name in existing
         ]
         latest = manager.latest_checkpoint_result
-        if latest is not None and Path(latest.checkpoint.path).name not in there:
+        if latest is not None and Path(latest.checkpoint.path).name not in existing:
             kept = sorted(manager._checkpoint_results, key=lambda result: result.metrics.get(ITERATION, 0))
             latest = manager._latest_checkpoint_result = kept[-1] if kept else None
         iteration, number = 0, -1
@@ -131,10 +129,10 @@ class SavedRun:
             iteration = latest.metrics.get(ITERATION, 0)
             match = _CHECKPOINT.fullmatch(Path(latest.checkpoint.path).name)
             number = int(match[1]) if match else -1
-        for name in there:
+        for name in existing:
             match = _CHECKPOINT.fullmatch(name)
             if match and int(match[1]) > number:
-                self._fs.delete_dir(f"{trial.path}/{name}")  # written after the state, perhaps in part
+                self._fs.delete_dir(f"{trial.path}/{name}")  # written after the state, perhaps incompletely
         for folder, fs in (
             (trial.path, self._fs),
             (trial.local_path, None),
@@ -143,7 +141,7 @@ class SavedRun:
             drop_results_after(folder, iteration, fs)
 
     def _update_search(self, changes: dict[str, Any], checkpoints: CheckpointConfig) -> None:
-        """Lets trials that the search has yet to start have the new settings."""
+        """Write the new settings into the state of the search, for trials that have not started."""
         path, state = self._read_search()
         if path is None:
             return
@@ -158,7 +156,7 @@ class SavedRun:
         self._write(path, cloudpickle.dumps(state))
 
     def _read_search(self) -> tuple[str | None, dict[str, Any]]:
-        """The path and the content of the search algorithm's state; None and nothing where there is none."""
+        """Return the path and content of the search algorithm's state; None and an empty dict if there is none."""
         name = _newest(self._names(self._folder), _SEARCH_STATE)
         path = name and f"{self._folder}/{name}"
         return path, cloudpickle.loads(self._read(path)) if path else {}

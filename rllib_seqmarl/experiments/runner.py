@@ -1,4 +1,4 @@
-"""Runs an experiment with Ray Tune, and says what came of it."""
+"""Execution of experiments with Ray Tune."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rllib_seqmarl.experiments.failures import driver_message, trial_message
 from rllib_seqmarl.experiments.progress import Progress
 from rllib_seqmarl.experiments.ray_session import RaySession
 from rllib_seqmarl.experiments.result_files import ResultFiles
-from rllib_seqmarl.experiments.results_folder import is_remote, only_run, storage_root
+from rllib_seqmarl.experiments.results_folder import is_remote, lock_folder, storage_root
 from rllib_seqmarl.experiments.resume import SavedRun
 from rllib_seqmarl.experiments.search_space import corners
 from rllib_seqmarl.experiments.stopping import Stopping
@@ -40,10 +40,10 @@ class Failure:
     """A trial that ended with an error.
 
     Attributes:
-        message: What it said.
-        error: The error itself.
-        checkpoint: The trial's last checkpoint; None if it had none yet.
-        error_file: Where the whole traceback is.
+        message: The error message.
+        error: The error.
+        checkpoint: The trial's last checkpoint; None if it wrote none.
+        error_file: The file with the full traceback.
     """
 
     message: str
@@ -58,11 +58,11 @@ class Outcome:
 
     Attributes:
         experiment: The experiment.
-        path: Its results' folder.
-        results: Tune's results, one a trial.
+        path: The results folder.
+        results: Tune's results, one per trial.
         failures: The trials that ended with an error.
-        interrupted: Whether it was stopped before its end.
-        signum: The signal that stopped it, such as SIGINT for Ctrl-C; None if none did.
+        interrupted: Whether the experiment was stopped before its end.
+        signum: The signal that stopped it, such as SIGINT for Ctrl-C; None if there was none.
     """
 
     experiment: Experiment
@@ -74,26 +74,26 @@ class Outcome:
 
 
 def run_experiment(experiment: Experiment, session: RaySession, resume: bool = False) -> Outcome:
-    """Runs all trials of an experiment.
+    """Run all trials of an experiment.
 
     Args:
         experiment: A checked experiment.
-        session: Where; used if this process has no Ray yet.
-        resume: Whether to go on with the experiment of the same name and storage path, if there is one. Trials that
-            did not finish, failed, or have not reached the experiment's stop criteria, which may be new, continue
-            from their last checkpoints, with the experiment's config.
+        session: The Ray session to open if this process has not initialized Ray.
+        resume: Whether to resume the experiment of the same name and storage path, if it exists. Trials that did not
+            finish, failed, or have not met the (possibly changed) stop criteria continue from their last checkpoints
+            with the experiment's config.
 
     Returns:
-        What came of it, failed trials included.
+        The outcome, including failed trials.
 
     Raises:
-        ExperimentError: The folder is in use, holds another run's results or cannot be written to, or something differs
+        ExperimentError: The folder is in use, contains another run's results or is not writable, or settings differ
             from the run to resume that cannot be changed.
     """
     check_folder(experiment, resume)
     with ExitStack() as stack:
         if not is_remote(experiment.storage_path):
-            stack.enter_context(only_run(Path(_folder(experiment))))
+            stack.enter_context(lock_folder(Path(_folder(experiment))))
         saved = SavedRun(experiment, _folder(experiment)) if resume else None
         if saved is not None and not saved.exists:
             logger.info("%s: nothing to resume in %s; starting a new run", experiment.name, _folder(experiment))
@@ -101,7 +101,7 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
         stack.enter_context(session.open())
         stopping = Stopping(
             experiment.stop,
-            late=any(key.startswith("callbacks") for key in experiment.config),
+            allow_late=any(key.startswith("callbacks") for key in experiment.config),
             resumed=saved.trial_ids if saved else (),
         )
         try:
@@ -121,7 +121,7 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
         for result in results
         if result.error
     ]
-    # Tune marks an interrupted run's trials as terminated; that they were not done is in their last results.
+    # Tune marks the trials of an interrupted run as terminated; only their last results show that they were not done.
     ended = sum(bool(result.error or (result.metrics or {}).get("done")) for result in results)
     expected = experiment.num_trials or len(results)
     interrupted = ended < expected and (stopping.signum is not None or experiment.time_budget_s is None)
@@ -133,24 +133,24 @@ def _folder(experiment: Experiment) -> str:
 
 
 def check_folder(experiment: Experiment, resume: bool) -> None:
-    """Refuses to start an experiment whose results' folder is not writable, is in use, or holds other results.
+    """Check that the results folder of an experiment is writable, not in use and without results of another run.
 
     Raises:
-        ExperimentError: With the remedy.
+        ExperimentError: A check failed; names the remedy.
     """
     if not is_remote(experiment.storage_path):
         results_folder.check_folder(Path(_folder(experiment)), experiment.name, resume)
     elif not resume and tune.Tuner.can_restore(_folder(experiment)):
         raise ExperimentError(
-            f"{_folder(experiment)} holds results already: continue that run with --resume, or choose another name."
+            f"{_folder(experiment)} already contains results: continue that run with --resume, or choose another name."
         )
 
 
 def check_startable(experiments: Sequence[Experiment], resume: bool) -> None:
-    """Refuses experiments whose results' folders are not fit for a new run, or for the run to resume.
+    """Check that the results folders of experiments allow starting or resuming them.
 
     Raises:
-        ExperimentError: As `run_experiment`.
+        ExperimentError: See `run_experiment`.
     """
     for experiment in experiments:
         check_folder(experiment, resume)
@@ -169,7 +169,7 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
         checkpoint_score_order=experiment.checkpoints.score_order,
     )
     if saved is not None:
-        saved.bring_up_to_date(space, checkpoints)
+        saved.update(space, checkpoints)
     resume = tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)
     tuner = tune.Tuner(
         experiment.run,
@@ -205,14 +205,14 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
 
 
 def _trial_folder(trial: Any) -> str:
-    """A trial folder's name; Tune's own would hold all of a sweep's parameters."""
+    """Return a short folder name for a trial; Tune's default contains all parameters of a sweep."""
     return f"{trial.trainable_name}_{trial.trial_id}"
 
 
 def _param_space(experiment: Experiment) -> dict[str, Any]:
     space = dict(experiment.config)
     if "initial_policy" in space:
-        space["initial_policy"] = _absolute(space["initial_policy"])  # trials run in folders of their own
+        space["initial_policy"] = _make_absolute(space["initial_policy"])  # trials have their own working directories
     if experiment.restore is not None:
         space["callbacks_on_algorithm_init"] = partial(
             _start_from, str(find_checkpoint(Path(experiment.restore)).absolute())
@@ -220,10 +220,10 @@ def _param_space(experiment: Experiment) -> dict[str, Any]:
     return space
 
 
-def _absolute(path: Any) -> Any:
-    """A path, or all paths of a grid search, as absolute ones."""
+def _make_absolute(path: Any) -> Any:
+    """Make a path, or all paths of a grid search, absolute."""
     if isinstance(path, dict):
-        return {key: [_absolute(choice) for choice in choices] for key, choices in path.items()}
+        return {key: [_make_absolute(choice) for choice in choices] for key, choices in path.items()}
     return str(Path(path).expanduser().absolute()) if isinstance(path, str) else path
 
 
@@ -232,17 +232,17 @@ def _start_from(checkpoint: str, *, algorithm: Any, **kwargs: Any) -> None:
 
 
 def check_runnable(experiments: Sequence[Experiment], session: RaySession) -> None:
-    """Refuses experiments that cannot start here, before Ray is started.
+    """Check that experiments can start on this machine, without starting Ray.
 
     Raises:
-        ExperimentError: Two have one name and folder, a checkpoint to start from is not there, or a trial
-            would wait for CPUs or GPUs without end.
+        ExperimentError: Two experiments share a name and folder, a checkpoint to restore is missing, or a trial would
+            wait for CPUs or GPUs forever.
     """
     folders = [(experiment.storage_path, experiment.name) for experiment in experiments]
     for experiment, folder in zip(experiments, folders, strict=True):
         if folders.count(folder) > 1:
             raise ExperimentError(
-                f"two experiments are called '{experiment.name}', and their results would mix; rename one."
+                f"two experiments are named '{experiment.name}', so their results would mix; rename one of them."
             )
         _check_one(experiment, session.capacity())
 
@@ -255,28 +255,28 @@ def _check_one(experiment: Experiment, capacity: dict[str, float] | None) -> Non
     config = next(corners(experiment.config))
     needed = get_trainable_cls(experiment.run).default_resource_request(config).required_resources
     remedies = {
-        "CPU": "lower num_env_runners, or let Ray count more with --ray-num-cpus {:g}",
+        "CPU": "lower num_env_runners, or oversubscribe with --ray-num-cpus {:g}",
         "GPU": "set num_gpus_per_learner: 0 to train on the CPU",
     }
     for kind, remedy in remedies.items():
         if needed.get(kind, 0) > capacity[kind]:
             raise ExperimentError(
-                f"{experiment.name}: a trial needs {needed[kind]:g} {kind}s, but there are "
-                f"{capacity[kind]:g}; {remedy.format(needed[kind])}."
+                f"{experiment.name}: a trial needs {needed[kind]:g} {kind}s, but only {capacity[kind]:g} are "
+                f"available; {remedy.format(needed[kind])}."
             )
 
 
 def _check_restorable(path: str, run: str) -> None:
-    """Refuses to start trials from what is no checkpoint of their algorithm."""
+    """Check that a path is a checkpoint of the given algorithm."""
     checkpoint = find_checkpoint(Path(path))
     try:
         with (checkpoint / "class_and_ctor_args.pkl").open("rb") as file:
-            found = pickle.load(file)["class"]
+            saved_class = pickle.load(file)["class"]
     except FileNotFoundError:
         raise ExperimentError(f"restore: {checkpoint} is not a checkpoint of an RLlib algorithm.") from None
-    except Exception as error:  # of any kind: unpickling runs code
+    except Exception as error:  # unpickling may raise anything
         raise ExperimentError(f"restore: checkpoint {checkpoint} is damaged ({type(error).__name__}).") from error
     wanted = get_trainable_cls(run)
-    if found is not wanted:
-        name = getattr(found, "__name__", str(found))
+    if saved_class is not wanted:
+        name = getattr(saved_class, "__name__", str(saved_class))
         raise ExperimentError(f"restore: {checkpoint} is a checkpoint of {name}, not of {wanted.__name__}.")

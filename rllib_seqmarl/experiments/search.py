@@ -51,11 +51,11 @@ class Search:
 
     Attributes:
         algorithm: "random", or "optuna" for a Bayesian search (tree-structured Parzen estimators).
-        metric: What is optimised.
+        metric: The metric to optimise.
         mode: "max" or "min".
         space: Config keys -> distributions, added to the experiment's config.
-        max_concurrent: How many trials run at once; a Bayesian search learns from those that ended.
-        seed: Seeds the search.
+        max_concurrent: The maximum number of concurrent trials; a Bayesian search learns from finished ones.
+        seed: The seed of the search.
     """
 
     algorithm: str = "optuna"
@@ -66,12 +66,12 @@ class Search:
     seed: int | None = None
 
     def extend(self, config: dict[str, Any], where: Where) -> dict[str, Any]:
-        """The config with the search's space in it; an ExperimentError where there is nothing to search."""
+        """Return the config with the search space added; raises an ExperimentError if it has no distributions."""
         config = _merge(config, self.space)
         found = [domain for _, domain in distributions(config)]
         if not found:
             raise ExperimentError(
-                f"{where('search')}: there is nothing to search; write 'space: {{lr: {{loguniform: [1e-5, 1e-3]}}}}'."
+                f"{where('search')}: the search space is empty; add 'space: {{lr: {{loguniform: [1e-5, 1e-3]}}}}'."
             )
         if self.algorithm == "optuna":
             if importlib.util.find_spec("optuna") is None:
@@ -82,12 +82,12 @@ class Search:
                 OptunaSearch.convert_search_space(config)
             except ValueError as error:
                 grid = any(isinstance(domain, dict) for domain in found)
-                remedy = "Write choice instead of grid_search." if grid else "Write uniform or loguniform instead."
+                remedy = "Use choice instead of grid_search." if grid else "Use uniform or loguniform instead."
                 raise ExperimentError(f"{where('search')}: {error} {remedy}") from None
         return config
 
     def build(self) -> Searcher | SearchAlgorithm:
-        """The Tune object that does the search."""
+        """Create Tune's search algorithm."""
         if self.algorithm == "optuna":
             import optuna
 
@@ -102,21 +102,21 @@ class Search:
 
 @dataclass(frozen=True)
 class SchedulerChoice:
-    """A `scheduler:` block: a name of `SCHEDULERS` and the keyword arguments of Tune's class."""
+    """A `scheduler:` block: a name in `SCHEDULERS` and the keyword arguments of Tune's class."""
 
     name: str
     options: dict[str, Any]
 
     def build(self) -> TrialScheduler:
-        """The Tune object that does the scheduling."""
+        """Create Tune's scheduler."""
         return SCHEDULERS[self.name](**copy.deepcopy(self.options))
 
 
 def parse_search(block: Any, where: Where) -> Search | None:
-    """Reads a `search:` block; a bare name stands for `{algorithm: name}`.
+    """Parse a `search:` block; a plain name is short for `{algorithm: name}`.
 
     Raises:
-        ExperimentError: An unknown key, algorithm or mode, or a value of the wrong kind.
+        ExperimentError: A key, algorithm or mode is unknown, or a value has the wrong type.
     """
     if block is None:
         return None
@@ -125,8 +125,8 @@ def parse_search(block: Any, where: Where) -> Search | None:
     search = Search(**given)
     if search.algorithm not in SEARCH_ALGORITHMS:
         raise ExperimentError(
-            f"{where('search', 'algorithm')}: search algorithm '{search.algorithm}' unknown; "
-            f"known are {' and '.join(SEARCH_ALGORITHMS)}."
+            f"{where('search', 'algorithm')}: unknown search algorithm '{search.algorithm}'; "
+            f"choose from {', '.join(SEARCH_ALGORITHMS)}."
         )
     if search.mode not in ("max", "min"):
         raise ExperimentError(f"{where('search', 'mode')}: mode must be 'max' or 'min'; got {search.mode!r}.")
@@ -143,10 +143,10 @@ def parse_search(block: Any, where: Where) -> Search | None:
 
 
 def parse_scheduler(block: Any, where: Where) -> SchedulerChoice | None:
-    """Reads a `scheduler:` block: a name, or `{name: asha, grace_period: 10, ...}` with Tune's options.
+    """Parse a `scheduler:` block: a name, or `{name: asha, grace_period: 10, ...}` with Tune's options.
 
     Raises:
-        ExperimentError: An unknown name or option.
+        ExperimentError: The name or an option is unknown, or the options are invalid.
     """
     if block is None:
         return None
@@ -156,26 +156,26 @@ def parse_scheduler(block: Any, where: Where) -> SchedulerChoice | None:
         return None
     if name not in SCHEDULERS:
         raise ExperimentError(
-            f"{where('scheduler', 'name')}: scheduler '{name}' unknown; known are fifo, {', '.join(SCHEDULERS)}."
+            f"{where('scheduler', 'name')}: unknown scheduler '{name}'; choose from fifo, {', '.join(SCHEDULERS)}."
         )
     known = set(inspect.signature(SCHEDULERS[name]).parameters) - {"metric", "mode"}
     check_mapping(options, dict.fromkeys(known, Any), where, "scheduler")
     if name == "pbt" and not options.get("hyperparam_mutations"):
         raise ExperimentError(
-            f"{where('scheduler')}: scheduler 'pbt' needs to know what to mutate; write 'scheduler: {{name: pbt, "
+            f"{where('scheduler')}: scheduler 'pbt' needs options to mutate; write 'scheduler: {{name: pbt, "
             "hyperparam_mutations: {lr: {loguniform: [1e-5, 1e-3]}}}'."
         )
     choice = SchedulerChoice(name, to_search_space(options, lambda *path: where("scheduler", *path)))
     try:
         choice.build()
-    except Exception as error:  # Tune checks its schedulers' options by assertions and type errors
-        reason = str(error) or "its options do not fit each other"
+    except Exception as error:  # Tune's schedulers reject options by assertions and type errors
+        reason = str(error) or "its options are inconsistent"
         raise ExperimentError(f"{where('scheduler')}: scheduler '{name}': {' '.join(reason.split())}") from None
     return choice
 
 
 def _merge(config: dict[str, Any], addition: dict[str, Any]) -> dict[str, Any]:
-    """`config` with `addition` laid over it, nested mappings merged."""
+    """Return `config` updated by `addition`, merging nested mappings."""
     merged = dict(config)
     for key, value in addition.items():
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict) and set(value) != {"grid_search"}

@@ -1,4 +1,4 @@
-"""Distributions in experiment files: `{loguniform: [1e-5, 1e-3]}` and the like become Ray Tune's own."""
+"""Distributions in experiment files, such as `{loguniform: [1e-5, 1e-3]}`, and their conversion to Ray Tune's."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _TAKES_A_LIST = ("choice", "grid_search")
 
 
 def to_search_space(value: Any, where: Callable[..., str], path: Path = ()) -> Any:
-    """`value` with every `{distribution: arguments}` in it, at any depth, replaced by Tune's distribution.
+    """Return `value` with every `{distribution: arguments}`, at any depth, replaced by Tune's distribution.
 
     Args:
         value: Plain data.
-        where: Tells where a path was written, for errors.
-        path: Where `value` stands.
+        where: Returns the source location of a path, for error messages.
+        path: The path of `value`.
 
     Raises:
-        ExperimentError: A distribution's arguments are not what it takes.
+        ExperimentError: The arguments of a distribution are invalid.
     """
     if not isinstance(value, dict):
         return value
@@ -54,8 +54,8 @@ def to_search_space(value: Any, where: Callable[..., str], path: Path = ()) -> A
             return _distribution(name, value[name], where(*path, name))
         if name == "sample_from":
             raise ExperimentError(
-                f"{where(*path)}: 'sample_from' needs code, which an experiment file cannot hold. "
-                f"Write one of {', '.join(DISTRIBUTIONS)}, or use `tune.Tuner` from Python."
+                f"{where(*path)}: 'sample_from' needs code, which an experiment file cannot contain. "
+                f"Use one of {', '.join(DISTRIBUTIONS)}, or use `tune.Tuner` from Python."
             )
     return {key: to_search_space(entry, where, (*path, key)) for key, entry in value.items()}
 
@@ -101,7 +101,7 @@ _EXAMPLES = {
 
 
 def distributions(space: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every distribution in a config, with its path; a grid search is the mapping {"grid_search": values}."""
+    """Yield every distribution in a config with its path; a grid search is the mapping {"grid_search": values}."""
     for key, value in space.items():
         here = (*path, key)
         if isinstance(value, Domain) or (isinstance(value, dict) and set(value) == {"grid_search"}):
@@ -111,9 +111,9 @@ def distributions(space: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path
 
 
 def corners(space: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Configs that between them hold each value of every choice and both ends of every range.
+    """Yield configs that together contain each value of every choice and both ends of every range.
 
-    The first has the first value of each; every other differs from it in one.
+    The first config has the first value of each distribution; every other config differs from it in one value.
     """
     candidates = {path: _candidates(domain) for path, domain in distributions(space)}
     first = copy.deepcopy(space)

@@ -1,4 +1,4 @@
-"""Early ends of a run: a signal, after a last checkpoint, or a stop criterion that cannot be met."""
+"""Early stopping of a run, after a last checkpoint, by a signal or because of an unreachable stop criterion."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Stopping(Callback):
     """Ends a run early, with a checkpoint of every running trial.
 
     Attributes:
-        signum: The signal that asked for it; None if none has.
-        problem: What is wrong with the stop criteria; None if nothing is.
+        signum: The signal that requested the stop; None if there was none.
+        problem: The problem with the stop criteria; None if there is none.
     """
 
-    def __init__(self, stop: Iterable[str], late: bool, resumed: Iterable[str] = ()) -> None:
-        """Initialises the callback.
+    def __init__(self, stop: Iterable[str], allow_late: bool, resumed: Iterable[str] = ()) -> None:
+        """Initialise the callback.
 
         Args:
             stop: The metrics of the stop criteria.
-            late: Whether some may be reported later than after the first episodes, by a user's callbacks.
-            resumed: The ids of trials that Tune has to have taken up again.
+            allow_late: Whether user callbacks may report some of them only after the first episodes.
+            resumed: The ids of the trials that Tune must resume.
         """
         self.signum: int | None = None
         self.problem: str | None = None
-        self._unseen = set(stop)
-        self._late = late
+        self._missing = set(stop)
+        self._allow_late = allow_late
         self._resumed = set(resumed)
         self._saved: set[str] = set()
 
@@ -50,7 +50,7 @@ class Stopping(Callback):
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Lets SIGINT and SIGTERM end the run; a second one ends the process at once."""
+        """Stop the run on SIGINT and SIGTERM; a second signal ends the process at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -61,7 +61,7 @@ class Stopping(Callback):
                 raise KeyboardInterrupt
             self.signum = number
             logger.info(
-                "%s received: running trials finish their iterations and save checkpoints. Again, to stop at once.",
+                "%s received: running trials finish their iterations and save checkpoints. Repeat to stop at once.",
                 signal.Signals(number).name,
             )
 
@@ -80,14 +80,14 @@ class Stopping(Callback):
         self._check_resumed(trials)
 
     def _check_resumed(self, trials: list[Trial]) -> None:
-        """Raises an error where Tune, whose own message is a log entry, has begun from the start instead."""
+        """Raise an error if Tune restarted trials instead of resuming them, which it only logs."""
         if self._resumed - {trial.trial_id for trial in trials}:
             raise ExperimentError("the saved state of the run is damaged: Tune could not resume its trials.")
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        if self._unseen:
+        if self._missing:
             self._check_stop(result)
         if self.is_requested:
             result[SHOULD_CHECKPOINT] = True
@@ -100,26 +100,26 @@ class Stopping(Callback):
         if self.is_requested and all(
             trial.trial_id in self._saved for trial in trials if trial.status == Trial.RUNNING
         ):
-            signal.raise_signal(signal.SIGUSR1)  # Tune's own way to be stopped
+            signal.raise_signal(signal.SIGUSR1)  # makes Tune stop
 
     def _check_stop(self, result: dict[str, Any]) -> None:
-        """Finds criteria that no result will ever meet, as soon as all there is to report has been reported."""
+        """Find stop criteria whose metrics are still missing after the first finished episodes."""
         flat = flatten_dict(result)
-        self._unseen -= set(flat)
-        for name in sorted(self._unseen):
+        self._missing -= set(flat)
+        for name in sorted(self._missing):
             evaluated = name.startswith("evaluation/")
             if metric(result, f"evaluation/{TEAM_RETURN}" if evaluated else TEAM_RETURN) is None:
-                continue  # no episode has ended yet
+                continue  # no episode has finished yet
             numbers = [
                 key for key, value in flat.items() if isinstance(value, int | float) and not key.startswith("config/")
             ]
             near = did_you_mean(name, numbers) or did_you_mean(name.rsplit("/", 1)[-1], numbers)
             known = near or f" Reported are {', '.join(key for key in numbers if key.startswith('env_runners/'))}."
             if name.endswith("win_rate"):
-                known = " The environment reports no wins."
+                known = " The environment does not report wins."
             message = f"stop: metric '{name}' is not in the results.{known}"
-            self._unseen.discard(name)
-            if self._late:
-                logger.warning("%s Unless a callback reports it later, training does not stop by it.", message)
+            self._missing.discard(name)
+            if self._allow_late:
+                logger.warning("%s Training will not stop by it unless a callback reports it later.", message)
             else:
                 self.problem = f"{message} Correct it and continue with --resume."

@@ -1,4 +1,4 @@
-"""Tables as plain text."""
+"""Plain-text tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text in aligned columns under a ruled header, numbers right-aligned."""
+    """Format rows in aligned columns under an underlined header, with right-aligned numbers."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     to_right = [all(cell[-1:].isdigit() or cell in ("", "-") for cell in column[1:]) for column in columns]

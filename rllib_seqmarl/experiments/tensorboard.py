@@ -1,4 +1,4 @@
-"""TensorBoard curves in groups: team, loss, time, evaluation; everything else keeps RLlib's name."""
+"""TensorBoard curves grouped as team, loss, time and evaluation; all other metrics keep RLlib's names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rllib_seqmarl.experiments.metrics import ENV_STEPS, metric
 
 _POLICY = "learners/default_policy/"
 
-# The first pattern that matches a whole name gives its tag.
+# The first pattern that matches the full name determines the tag.
 _TAGS = [
     (r"evaluation/env_runners/episode_return_mean", "evaluation/return"),
     (r"evaluation/env_runners/(win_rate|episode_return_max|episode_return_min|episode_len_mean)", r"evaluation/\1"),
@@ -38,7 +38,7 @@ _LEFT_OUT = {"config", "pid", "timestamp", "done", "training_iteration", "iterat
 
 
 def tag(name: str) -> str:
-    """The tag of a metric, from its name in a training result ("a/b/c")."""
+    """Return the tag for a metric's name in a training result ("a/b/c")."""
     for pattern, replacement in _TAGS:
         match = re.fullmatch(pattern, name)
         if match:
@@ -47,10 +47,10 @@ def tag(name: str) -> str:
 
 
 class TensorBoard(TBXLoggerCallback):
-    """Tune's TensorBoard logger with grouped tags over env steps, and hyperparameters for single runs too.
+    """Tune's TensorBoard logger with grouped tags over env steps, and with hyperparameters of single runs.
 
-    `rllib train` uses it. In a program of your own, give `callbacks=[TensorBoard()]` to Tune's `RunConfig`; it takes
-    the place of Tune's default logger.
+    Used by `rllib train`. In your own program, pass `callbacks=[TensorBoard()]` to Tune's `RunConfig` to replace Tune's
+    default logger.
     """
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The files of a training run: finding checkpoints and reading learning curves in results' folders."""
+"""Finding checkpoints and reading learning curves in results folders."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Curve:
     """The learning curve of a trial.
 
     Attributes:
-        steps: Env steps, where a return was reported.
-        returns: The team's mean episode return there.
+        steps: Env steps at which a return was reported.
+        returns: The team's mean episode returns at these steps.
     """
 
     steps: list[float]
@@ -27,21 +27,21 @@ class Curve:
 
 
 def read_curve(trial: Path) -> Curve:
-    """The learning curve in a trial's `result.json`; empty where no episode ended.
+    """Read the learning curve from a trial's `result.json`; empty if no episode ended.
 
     Raises:
-        ExperimentError: There is no such file.
+        ExperimentError: The file does not exist.
     """
     steps, returns = [], []
     try:
         lines = (trial / "result.json").read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ExperimentError(f"{trial}: this is not a trial's folder: {error}") from None
+        raise ExperimentError(f"{trial}: not a trial folder: {error}") from None
     for line in lines:
         try:
             result = json.loads(line)
         except json.JSONDecodeError:
-            continue  # the line that was being written when training was killed
+            continue  # an incomplete line, being written when training was killed
         step, team_return = metric(result, ENV_STEPS), metric(result, TEAM_RETURN)
         if step is not None and team_return is not None:
             steps.append(step)
@@ -50,37 +50,37 @@ def read_curve(trial: Path) -> Curve:
 
 
 def newest_checkpoint(trial: Path) -> Path | None:
-    """A trial's newest checkpoint; None where it has none."""
+    """Return a trial's newest checkpoint; None if it has none."""
     numbered = [(int(match[1]), path) for path in trial.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
     return max(numbered)[1] if numbered else None
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a user means by a path.
+    """Find the checkpoint that a user's path refers to.
 
     Args:
-        path: A checkpoint's folder, a trial's (then its newest), or an experiment's (then that of the trial
-            with the best return).
+        path: The folder of a checkpoint, of a trial (selects its newest checkpoint) or of an experiment (selects the
+            newest checkpoint of the trial with the best return).
 
     Raises:
-        ExperimentError: There is none.
+        ExperimentError: There is no checkpoint.
     """
     if not path.exists():
-        raise ExperimentError(f"{path}: there is no such folder. Give a checkpoint's, a trial's or an experiment's.")
+        raise ExperimentError(f"{path}: no such folder. Pass the folder of a checkpoint, a trial or an experiment.")
     if not path.is_dir():
-        raise ExperimentError(f"{path}: a checkpoint is a folder, not a file. Give the folder around it.")
+        raise ExperimentError(f"{path}: a checkpoint is a folder, not a file. Pass the folder that contains it.")
     if not path.name.startswith("checkpoint_"):
         own = newest_checkpoint(path)
         if own is not None:
             return own
         trials = [child for child in path.iterdir() if child.is_dir() and newest_checkpoint(child)]
         if trials:
-            found = newest_checkpoint(max(trials, key=_best_return))
-            assert found is not None
-            return found
+            newest = newest_checkpoint(max(trials, key=_best_return))
+            assert newest is not None
+            return newest
         if (path / "tuner.pkl").exists() or (path / "result.json").exists():
             raise ExperimentError(
-                f"{path}: no checkpoint was written there yet. They come every 'checkpoint_freq' iterations."
+                f"{path}: no checkpoint has been written yet. One is written every 'checkpoint_freq' iterations."
             )
     return path
 

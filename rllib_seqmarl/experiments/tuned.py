@@ -1,4 +1,4 @@
-"""The tuned experiments that come with the package."""
+"""The tuned experiments of the package."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class TunedConfig:
-    """One tuned experiment.
+    """A tuned experiment.
 
     Attributes:
-        file: The experiment file that holds it, often with others that share its settings.
-        experiment: Its name in there.
+        file: The experiment file, which may contain several experiments with shared settings.
+        experiment: The experiment's name in the file.
     """
 
     file: Path
     experiment: str
 
     def load(self) -> Experiment:
-        """Reads and checks it.
+        """Read and check the experiment.
 
         Raises:
-            ExperimentError: Anything is wrong with it, or its environment's packages are missing.
+            ExperimentError: The experiment is invalid, or packages of its environment are missing.
         """
         from rllib_seqmarl.experiments.experiment_file import load_experiments  # imports Ray
 
@@ -40,11 +40,11 @@ class TunedConfig:
 
 
 def tuned_configs() -> dict[str, TunedConfig]:
-    """All tuned experiments by their names, "algorithm/suite-task".
+    """Return all tuned experiments by name, "algorithm/suite-task".
 
-    The package holds one folder of them per algorithm; in a checkout, it links to `tuned_configs`. An experiment that
-    is alone in its file is named after the file. Where several share a file, each is named after its key:
-    `mam-smax-3s5z` in `mam/smax.yaml` is "mam/smax-3s5z".
+    The package has one folder of them per algorithm; in a checkout, it links to `tuned_configs`. The only experiment in
+    a file is named after the file. If several share a file, each is named after its key: `mam-smax-3s5z` in
+    `mam/smax.yaml` is "mam/smax-3s5z".
     """
     configs = {}
     for file in sorted(_FOLDER.glob("*/*.yaml")):
@@ -58,10 +58,10 @@ def tuned_configs() -> dict[str, TunedConfig]:
 
 
 def find_experiments(name: str) -> list[Experiment]:
-    """The experiments of a file, or the tuned one of that name.
+    """Return the experiments of a file, or the tuned experiment of that name.
 
     Raises:
-        ExperimentError: As `load_experiments`.
+        ExperimentError: See `load_experiments`.
     """
     from rllib_seqmarl.experiments.experiment_file import load_experiments  # imports Ray
 

@@ -1,4 +1,4 @@
-"""Whether plain values fit type annotations, and how to say in words what would."""
+"""Checks of plain values against type annotations, and descriptions of annotations in words."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _WORDS: dict[Any, str] = {
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """A union's members, aliases followed; any other hint is its own only member."""
+    """Return the members of a union, resolving nested unions; any other hint is its only member."""
     if get_origin(hint) in (Union, types.UnionType):
         return tuple(option for member in get_args(hint) for option in _options(member))
     return (type(None) if hint is None else hint,)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether `value` may stand for `hint`, one level deep; True where the hint is no plain data's."""
+    """Whether `value` is an instance of `hint`, checked one level deep; True if the hint is not for plain data."""
     return any(_fits_one(value, option) for option in _options(hint))
 
 
@@ -53,8 +53,8 @@ def _fits_one(value: Any, hint: Any) -> bool:
     return True
 
 
-def kind_of(hint: Any) -> str:
-    """The annotation in words: "a whole number or null"."""
+def describe_kind(hint: Any) -> str:
+    """Describe an annotation in words: "a whole number or null"."""
     words = []
     for option in _options(hint):
         if get_origin(option) is Literal:
@@ -66,17 +66,17 @@ def kind_of(hint: Any) -> str:
 
 
 def check_mapping(given: Mapping[str, Any], kinds: Mapping[str, Any], where: Where, *path: str) -> None:
-    """Refuses keys that `kinds` does not have, and values that do not fit it.
+    """Check the keys and values of a mapping.
 
     Args:
         given: Plain data.
         kinds: Key -> annotation.
-        where: Tells where a path was written.
-        path: Where `given` stands.
+        where: Returns the source location of a path.
+        path: The path of `given`.
 
     Raises:
-        ExperimentError: With the place, the key, and the nearest known one or what its value must be; a line for
-            each of them.
+        ExperimentError: Keys are unknown or values have the wrong type. Has a line for each, with its location and the
+            nearest known key or the expected type.
     """
     problems = Problems()
     for key, value in given.items():
@@ -84,20 +84,20 @@ def check_mapping(given: Mapping[str, Any], kinds: Mapping[str, Any], where: Whe
         if key not in kinds:
             near = did_you_mean(key, kinds) or f" The keys are {', '.join(kinds)}."
             inside = f" in '{path[-1]}'" if path else ""
-            problems.add(f"{place}: key '{key}' unknown{inside}.{near}")
+            problems.add(f"{place}: unknown key '{key}'{inside}.{near}")
         elif not fits(value, kinds[key]):
-            problems.add(f"{place}: {key} must be {kind_of(kinds[key])}; got {shown(value)}.")
+            problems.add(f"{place}: {key} must be {describe_kind(kinds[key])}; got {format_value(value)}.")
     problems.report()
 
 
-def shown(value: Any, width: int = 100) -> str:
-    """A value as a message shows it: on one line, and cut where it is long."""
+def format_value(value: Any, width: int = 100) -> str:
+    """Return the repr of a value for a message, shortened to `width`."""
     text = repr(value)
     return text if len(text) <= width else f"{text[: width - 4]} ..."
 
 
 def non_finite(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], float]]:
-    """The places of all numbers in plain data that are NaN or infinite, with the numbers."""
+    """Yield the path and value of every NaN or infinite number in plain data."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path, value
     elif isinstance(value, dict | list):

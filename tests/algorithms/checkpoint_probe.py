@@ -1,4 +1,4 @@
-"""What an algorithm does next, as plain values: run in two processes to see whether a checkpoint holds everything.
+"""The next steps of an algorithm as plain values, compared between processes to check that checkpoints are complete.
 
 As a script: `python checkpoint_probe.py CHECKPOINT OUT.npz` restores the checkpoint and probes it.
 """
@@ -23,7 +23,7 @@ N, STEPS, EPISODES = 3, 5, 6
 
 
 def config() -> MATConfig:
-    """A small run with everything that has a state: normaliser, optimiser, schedules, counters."""
+    """Return a small config with all stateful parts: normaliser, optimiser, schedules, counters."""
     return (
         MATConfig()
         .environment("coordination/distinct_choice", env_config={"n_agents": N, "max_cycles": STEPS})
@@ -40,7 +40,7 @@ def config() -> MATConfig:
 
 
 def fixed_episodes(module: Any) -> list[SingleAgentEpisode]:
-    """The same experience in every process."""
+    """Return the same experience in every process."""
     rng = np.random.default_rng(0)
     observation_space, action_space = module.observation_space, module.action_space
     return [
@@ -70,12 +70,12 @@ def fixed_episodes(module: Any) -> list[SingleAgentEpisode]:
 
 
 def probe(algo: Algorithm) -> dict[str, np.ndarray]:
-    """Greedy actions, counters, and what the next update makes of weights, optimiser and normaliser."""
+    """Return greedy actions, counters, and the weights, optimiser and normaliser after the next update."""
     module = algo.get_module()
     rng = np.random.default_rng(7)
     observations = rng.normal(size=(64, *module.observation_space["observations"].shape)).astype(np.float32)
     obs = {"observations": torch.from_numpy(observations), "alive": torch.ones(64, N)}
-    found: dict[str, np.ndarray] = {
+    values: dict[str, np.ndarray] = {
         "greedy_actions": module.forward_inference({Columns.OBS: obs})[Columns.ACTIONS].numpy(),
         "iteration": np.array(algo.iteration),
         "steps": np.array(algo.metrics.peek(("env_runners", NUM_ENV_STEPS_SAMPLED_LIFETIME))),
@@ -84,18 +84,18 @@ def probe(algo: Algorithm) -> dict[str, np.ndarray]:
     learner.update(
         episodes=fixed_episodes(module),
         num_epochs=2,
-        timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: int(found["steps"]) + 40},
+        timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: int(values["steps"]) + 40},
     )
     for key, value in learner.module[DEFAULT_MODULE_ID].get_state().items():
-        found[f"module/{key}"] = value
+        values[f"module/{key}"] = value
     optimizer = learner.get_optimizer()
-    found["lr"] = np.array(float(optimizer.param_groups[0]["lr"]))
+    values["lr"] = np.array(float(optimizer.param_groups[0]["lr"]))
     for i, state in enumerate(optimizer.state.values()):
         for key, value in state.items():
-            found[f"optimizer/{i}/{key}"] = value.numpy()
+            values[f"optimizer/{i}/{key}"] = value.numpy()
     scheduler = learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID]
-    found["entropy_coeff"] = np.array(float(scheduler.get_current_value()))
-    return found
+    values["entropy_coeff"] = np.array(float(scheduler.get_current_value()))
+    return values
 
 
 if __name__ == "__main__":

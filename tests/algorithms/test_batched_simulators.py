@@ -1,4 +1,4 @@
-"""A user's own batched simulator trains, is evaluated and reloaded; one that cannot be relied on is refused before."""
+"""User-defined batched simulators train, evaluate and reload; defective ones are rejected before training."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def travelling_modules() -> Iterator[None]:
-    """Remote workers do not find the tests' own modules by themselves."""
+def pickle_test_modules_by_value() -> Iterator[None]:
+    """Remote workers cannot import the test modules."""
     modules = toy_batch, sys.modules[__name__]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
@@ -51,7 +51,7 @@ def make_walkers(num_envs: int, **options: Any) -> Walkers:
 
 
 @pytest.mark.parametrize("how", ["class", "creator", "registered"])
-def test_it_trains_is_evaluated_and_reloaded(how: str, tmp_path: Path) -> None:
+def test_training_evaluation_and_reloading(how: str, tmp_path: Path) -> None:
     register_env("walkers", Walkers)
     env = {"class": Walkers, "creator": make_walkers, "registered": "walkers"}[how]
     algo = config(env, length=7).build_algo()
@@ -66,7 +66,7 @@ def test_it_trains_is_evaluated_and_reloaded(how: str, tmp_path: Path) -> None:
     policy = JointPolicy.from_checkpoint(tmp_path)
     observations, _ = make_joint_env(env, {"length": 7}).env.reset(seed=0)
     assert policy.act(observations).keys() == {"a", "b"}
-    register_env("Walkers", Walkers)  # the names that policies remember
+    register_env("Walkers", Walkers)  # the names stored in policies
     register_env("make_walkers", make_walkers)
     played = policy_env(policy, num_envs=3, render=True)
     assert isinstance(played, JointBatchEnv)
@@ -75,7 +75,7 @@ def test_it_trains_is_evaluated_and_reloaded(how: str, tmp_path: Path) -> None:
     assert len(evaluation.frames) == 8
 
 
-def test_it_is_a_single_environment_where_gymnasium_vectorises() -> None:
+def test_a_single_environment_is_used_if_gymnasium_vectorizes() -> None:
     algo = config(Walkers).env_runners(gym_env_vectorize_mode="sync").build_algo()
     algo.train()
     assert not isinstance(algo.env_runner.env.unwrapped, JointBatchEnv)
@@ -90,8 +90,8 @@ class Few(Walkers):
 
 class Doubles(Walkers):
     def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
-        moved = super().step(actions, reset_mask)
-        return moved._replace(terminated=moved.terminated * 1.0)
+        result = super().step(actions, reset_mask)
+        return result._replace(terminated=result.terminated * 1.0)
 
 
 DEFECTIVE: dict[str, tuple[Callable[..., BatchedSimulator], dict[str, Any], type[Exception], str]] = {
@@ -108,7 +108,7 @@ DEFECTIVE: dict[str, tuple[Callable[..., BatchedSimulator], dict[str, Any], type
 
 
 @pytest.mark.parametrize(("defect", "num_env_runners"), [*((defect, 0) for defect in DEFECTIVE), ("self-reset", 1)])
-def test_a_defective_one_is_refused_before_training(defect: str, num_env_runners: int) -> None:
+def test_a_defective_simulator_is_rejected_before_training(defect: str, num_env_runners: int) -> None:
     env, env_config, error, message = DEFECTIVE[defect]
     with pytest.raises(error, match=message):
         config(env, **env_config).env_runners(num_env_runners=num_env_runners).build_algo()

@@ -17,21 +17,21 @@ from rllib_seqmarl.algorithms.checkpoint_files import (
     write_checksums,
 )
 
-NAMES = ["learner_group", "algorithm_state.pkl", "not_there.msgpack"]
+NAMES = ["learner_group", "algorithm_state.pkl", "missing.msgpack"]
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A folder laid out as a checkpoint, with an unrelated file next to it."""
+    """Create a folder with the layout of a checkpoint and an unrelated file."""
     (tmp_path / "learner_group" / "learner").mkdir(parents=True)
     (tmp_path / "learner_group" / "learner" / "state.pkl").write_bytes(bytes(range(200)))
     (tmp_path / "algorithm_state.pkl").write_bytes(pickle.dumps({"iteration": 3}))
-    (tmp_path / "notes.txt").write_text("the user's own")
+    (tmp_path / "notes.txt").write_text("user file")
     write_checksums(tmp_path, NAMES)
     return tmp_path
 
 
-def test_every_flipped_bit_is_reported_with_its_file(checkpoint: Path) -> None:
+def test_every_flipped_bit_is_reported_with_the_file(checkpoint: Path) -> None:
     for name in ("learner_group/learner/state.pkl", "algorithm_state.pkl"):
         content = (checkpoint / name).read_bytes()
         for place in range(8 * len(content)):
@@ -54,7 +54,7 @@ def test_every_flipped_bit_is_reported_with_its_file(checkpoint: Path) -> None:
         (lambda root: (root / CHECKSUMS).write_bytes(b"\xff\xfe"), f"{CHECKSUMS} is damaged"),
     ],
 )
-def test_other_damage_is_reported_too(checkpoint: Path, damage: Callable[[Path], object], message: str) -> None:
+def test_other_damage_is_reported(checkpoint: Path, damage: Callable[[Path], object], message: str) -> None:
     damage(checkpoint)
     with pytest.raises(DamagedCheckpointError, match=message):
         verify_checksums(checkpoint)

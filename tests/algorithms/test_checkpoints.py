@@ -1,4 +1,4 @@
-"""A checkpoint holds everything: acting and training go on elsewhere as if nothing had happened."""
+"""Checkpoints are complete: acting and training continue exactly in another process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_new_process_continues_exactly(checkpoint: Path, tmp_path: Path) -> No
         assert int(expected["steps"]) >= 120 and int(expected["iteration"]) == 3
         assert 1e-4 < float(expected["lr"]) < 1e-3 and 0.0 < float(expected["entropy_coeff"]) < 0.1
         for key in expected.files:
-            # Matrix products may differ in the last bit from process to process; all else is the same to the bit.
+            # Matrix products may differ in the last bit between processes; everything else is bitwise equal.
             tolerance = 1e-6 if key.startswith(("module/network", "optimizer")) else 0.0
             np.testing.assert_allclose(found[key], expected[key], rtol=0, atol=tolerance, err_msg=key)
 
@@ -80,7 +80,7 @@ def test_a_policy_acts_where_ray_is_not_installed(checkpoint: Path) -> None:
         importlib.util.find_spec = lambda name, *a: None if name == "ray" else real(name, *a)
         import pickle
         def unless_numba(function):
-            # numba keeps the code that it compiled from this package's own sources as pickles.
+            # numba caches its compiled code as pickles.
             def guarded(*args, **kwargs):
                 if not sys._getframe(1).f_globals["__name__"].startswith("numba."):
                     raise AssertionError("something was unpickled")
@@ -103,17 +103,17 @@ def test_a_policy_acts_where_ray_is_not_installed(checkpoint: Path) -> None:
     assert json.loads(run.stdout) == policy.act(env.reset(seed=0)[0])
 
 
-def test_saving_and_loading_keeps_actions(checkpoint: Path, tmp_path: Path) -> None:
+def test_saving_and_loading_preserves_actions(checkpoint: Path, tmp_path: Path) -> None:
     policy = JointPolicy.from_checkpoint(checkpoint)
     policy.save(tmp_path / "team")
-    again = JointPolicy.load(tmp_path / "team")
+    loaded = JointPolicy.load(tmp_path / "team")
     env = make_joint_env(policy.deployment["env"], policy.deployment["env_config"]).env
     observations, _ = env.reset(seed=3)
-    assert again.act(observations) == policy.act(observations)
+    assert loaded.act(observations) == policy.act(observations)
     torch.manual_seed(0)
     explored = [policy.act(observations, explore=True) for _ in range(20)]
     torch.manual_seed(0)
-    assert explored == [again.act(observations, explore=True) for _ in range(20)]
+    assert explored == [loaded.act(observations, explore=True) for _ in range(20)]
     assert len({tuple(actions.values()) for actions in explored}) > 1
 
 
@@ -139,7 +139,7 @@ def test_damaged_and_foreign_files_are_named(checkpoint: Path, tmp_path: Path) -
         JointPolicy.load(tmp_path / "team")
 
 
-def test_options_that_no_file_can_hold_do_not_keep_a_checkpoint_from_being_written(tmp_path: Path) -> None:
+def test_env_options_that_cannot_be_serialized_do_not_prevent_checkpoints(tmp_path: Path) -> None:
     from rllib_seqmarl.envs.suites.coordination import DistinctChoice
     from rllib_seqmarl.experiments.errors import ExperimentError
     from rllib_seqmarl.experiments.evaluation import policy_env
@@ -153,5 +153,5 @@ def test_options_that_no_file_can_hold_do_not_keep_a_checkpoint_from_being_writt
     policy = JointPolicy.from_checkpoint(tmp_path)
     assert policy.deployment["env_config"] == {"n_agents": 3, "max_cycles": 5}
     assert len(policy.act(DistinctChoice(n_agents=3).reset(seed=0)[0])) == 3
-    with pytest.raises(ExperimentError, match="env_config held 'when_made'"):
+    with pytest.raises(ExperimentError, match="env_config had 'when_made'"):
         policy_env(policy)

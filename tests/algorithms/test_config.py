@@ -1,4 +1,4 @@
-"""A joint-policy config says what is wrong with it, in one message that names the key, the value and the remedy."""
+"""Invalid joint-policy configs raise an error that names the key, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class MyRunner(RolloutEnvRunner):
     pass
 
 
-FOREIGN: dict[str, tuple[Callable[[], MATConfig], str]] = {
+INCOMPATIBLE: dict[str, tuple[Callable[[], MATConfig], str]] = {
     "learner": (
         lambda: config().learners(learner_class=PlainLearner),
         "learner_class=PlainLearner cannot be used.* Derive it from .*JointPPOTorchLearner",
@@ -147,14 +147,14 @@ FOREIGN: dict[str, tuple[Callable[[], MATConfig], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", FOREIGN)
-def test_foreign_classes_are_refused_with_the_class_to_derive_from(case: str) -> None:
-    make, message = FOREIGN[case]
+@pytest.mark.parametrize("case", INCOMPATIBLE)
+def test_incompatible_classes_are_rejected_with_the_base_class_to_use(case: str) -> None:
+    make, message = INCOMPATIBLE[case]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         make().validate()
 
 
-def test_own_classes_are_used() -> None:
+def test_compatible_classes_are_used() -> None:
     class Learner(JointPPOTorchLearner):
         pass
 
@@ -166,8 +166,8 @@ def test_own_classes_are_used() -> None:
     assert own.learner_class is Learner and own.rl_module_spec.module_class is Module
 
 
-def test_validation_changes_nothing() -> None:
-    """Options may be changed between two validations as if there had been none."""
+def test_validation_does_not_modify_the_config() -> None:
+    """Options may still be changed after validation."""
     made = config(num_learners=2, output="recordings", batch_mode="complete_episodes")
     before = dict(vars(made))
     made.validate()
@@ -203,8 +203,8 @@ def test_configs_survive_copies_dicts_and_pickling() -> None:
         assert other.callbacks_class == made.callbacks_class
 
 
-def test_states_of_earlier_versions_are_understood() -> None:
-    """There, validation had replaced options by what follows from them."""
+def test_states_of_earlier_versions_are_supported() -> None:
+    """In these states, validation had replaced options with their resolved values."""
     state = config().get_state()
     state.pop("_train_batch_size")
     state |= {
@@ -240,18 +240,18 @@ def test_fluent_methods_and_dict_set_the_same_options() -> None:
     assert fluent.to_dict() == by_dict.to_dict()
 
 
-def test_env_runners_are_chosen_unless_the_user_chose() -> None:
+def test_default_env_runners_depend_on_recording() -> None:
     recording = config(output="recordings", batch_mode="complete_episodes")
     chosen = config().env_runners(env_runner_cls=MyRunner)
     for one, expected in ((config(), RolloutEnvRunner), (recording, RecordingJointEnvRunner), (chosen, MyRunner)):
         one.validate()
         assert one.env_runner_cls is expected
-    silent = recording.copy(copy_frozen=False)  # what an evaluation config that does not record starts from
+    silent = recording.copy(copy_frozen=False)  # like an evaluation config that does not record
     silent.output = None
     assert silent.env_runner_cls is RolloutEnvRunner
 
 
-def test_the_users_callbacks_are_added_to_the_team_metrics() -> None:
+def test_user_callbacks_are_added_to_the_team_metrics() -> None:
     class Mine(RLlibCallback):
         pass
 
@@ -266,7 +266,7 @@ def test_sizes_may_be_set_as_rllibs_model_config() -> None:
     assert by_model_config.model_config["embed_dim"] == 32
 
 
-def test_without_validation_the_environment_is_joined_all_the_same() -> None:
+def test_the_environment_is_joined_without_validation_too() -> None:
     unchecked = config(clip_param="any").experimental(_validate_config=False)
     unchecked.validate()
     assert isinstance(unchecked.env, JointEnvCreator)

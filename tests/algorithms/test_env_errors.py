@@ -1,4 +1,4 @@
-"""What is wrong with an environment ends training with its one message, whichever worker it shows on."""
+"""Errors of environments and user code end training with one clear message, on any worker."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rllib_seqmarl.envs import JointEnvError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-WHO_AND_WHEN = ", step 3: agent 'agent_1': its reward is nan"
+NAN_REWARD_MESSAGE = ", step 3: agent 'agent_1': its reward is nan"
 
 
-def choice_that(spoil: Callable[[Any], Any], at_step: int) -> Callable[..., Any]:
-    """An environment that does something bad at a step; made in a function, so that it travels to workers."""
+def make_creator(spoil: Callable[[Any], Any], at_step: int) -> Callable[..., Any]:
+    """Return a creator of an environment that fails at a step; a local class, so that workers can unpickle it."""
 
     def create(**options: Any) -> Any:
         from rllib_seqmarl.envs.suites.coordination import DistinctChoice
@@ -44,7 +44,7 @@ def choice_that(spoil: Callable[[Any], Any], at_step: int) -> Callable[..., Any]
 
 
 def nan_reward() -> Callable[[Any], None]:
-    """Makes an agent's reward NaN."""
+    """Return a function that sets an agent's reward to NaN."""
 
     def spoil(results: Any) -> None:
         results[1]["agent_1"] = float("nan")
@@ -64,18 +64,18 @@ def config(env: Any) -> MATConfig:
 
 
 @pytest.mark.parametrize("num_env_runners", [0, 1])
-def test_a_broken_promise_ends_training(num_env_runners: int) -> None:
-    algo = config(choice_that(nan_reward(), at_step=8)).env_runners(num_env_runners=num_env_runners).build_algo()
-    with pytest.raises(JointEnvError, match=WHO_AND_WHEN):
+def test_a_contract_violation_ends_training(num_env_runners: int) -> None:
+    algo = config(make_creator(nan_reward(), at_step=8)).env_runners(num_env_runners=num_env_runners).build_algo()
+    with pytest.raises(JointEnvError, match=NAN_REWARD_MESSAGE):
         algo.train()
     algo.stop()
 
 
-def test_an_evaluation_runners_error_is_told_as_well() -> None:
-    spoilt, sound = choice_that(nan_reward(), at_step=3), choice_that(nan_reward(), at_step=10**9)
+def test_an_error_in_evaluation_is_reported() -> None:
+    defective, valid = make_creator(nan_reward(), at_step=3), make_creator(nan_reward(), at_step=10**9)
 
     def spoilt_in_evaluation(is_spoilt: bool = False) -> Any:
-        return spoilt() if is_spoilt else sound()
+        return defective() if is_spoilt else valid()
 
     algo = (
         config(spoilt_in_evaluation)
@@ -83,7 +83,7 @@ def test_an_evaluation_runners_error_is_told_as_well() -> None:
         .build_algo()
     )
     algo.train()
-    with pytest.raises(JointEnvError, match=WHO_AND_WHEN):
+    with pytest.raises(JointEnvError, match=NAN_REWARD_MESSAGE):
         algo.evaluate()
     algo.stop()
 
@@ -100,7 +100,7 @@ def failing_connector(env: Any, spaces: Any = None, device: Any = None) -> Conne
     return Failing()
 
 
-USERS_CODE = {
+USER_CODE = {
     "on_sample_end": ({"callbacks_on_sample_end": failing_callback}, "callback 'on_sample_end' raised KeyError: 'coll"),
     "on_episode_end": ({"callbacks_on_episode_end": failing_callback}, "'on_episode_end'.*in failing_callback"),
     "on_episode_step": ({"callbacks_on_episode_step": failing_callback}, "'on_episode_step'.*test_env_errors.py, line"),
@@ -108,11 +108,11 @@ USERS_CODE = {
 }
 
 
-@pytest.mark.parametrize("place", USERS_CODE)
-def test_an_error_in_the_users_code_on_a_worker_is_told(place: str) -> None:
-    """By `apply` the algorithm calls a remote runner; there RLlib would restart it, and the error come back."""
-    options, message = USERS_CODE[place]
-    made = config(choice_that(nan_reward(), at_step=10**9))
+@pytest.mark.parametrize("place", USER_CODE)
+def test_an_error_in_user_code_on_a_worker_is_reported(place: str) -> None:
+    """RLlib would restart a remote runner that fails in `apply`, and the error would recur."""
+    options, message = USER_CODE[place]
+    made = config(make_creator(nan_reward(), at_step=10**9))
     for key, value in options.items():
         setattr(made, key, value)
     made.validate()
@@ -123,7 +123,7 @@ def test_an_error_in_the_users_code_on_a_worker_is_told(place: str) -> None:
     board.clear()
 
 
-def test_an_environment_that_cannot_be_made_on_a_worker_is_told() -> None:
+def test_an_environment_that_cannot_be_created_on_a_worker_is_reported() -> None:
     def broken(**_: Any) -> Any:
         from gymnasium import spaces
 
@@ -137,7 +137,7 @@ def test_an_environment_that_cannot_be_made_on_a_worker_is_told() -> None:
         config(broken).env_runners(num_env_runners=1).build_algo()
 
 
-def test_a_crash_is_restarted(tmp_path: Path) -> None:
+def test_a_crashed_runner_is_restarted(tmp_path: Path) -> None:
     crashed = str(tmp_path / "crashed")
 
     def spoil(results: Any) -> None:
@@ -147,9 +147,9 @@ def test_a_crash_is_restarted(tmp_path: Path) -> None:
             open(crashed, "w").close()
             raise RuntimeError("the simulator crashed")
 
-    algo = config(choice_that(spoil, at_step=8)).env_runners(num_env_runners=1).build_algo()
+    algo = config(make_creator(spoil, at_step=8)).env_runners(num_env_runners=1).build_algo()
     steps = 0
-    for _ in range(100):  # RLlib waits two seconds each time; on a busy machine a worker takes long to start
+    for _ in range(100):  # two seconds each; workers start slowly on a busy machine
         steps = algo.train().get("num_env_steps_sampled_lifetime", 0)
         if steps >= 80:
             break
@@ -158,26 +158,26 @@ def test_a_crash_is_restarted(tmp_path: Path) -> None:
     assert steps >= 80
 
 
-def test_recording_runners_tell_as_well(tmp_path: Path) -> None:
+def test_recording_runners_report_errors(tmp_path: Path) -> None:
     algo = (
-        config(choice_that(nan_reward(), at_step=8))
+        config(make_creator(nan_reward(), at_step=8))
         .env_runners(num_env_runners=1, batch_mode="complete_episodes")
         .offline_data(output=str(tmp_path))
         .build_algo()
     )
-    with pytest.raises(JointEnvError, match=WHO_AND_WHEN):
+    with pytest.raises(JointEnvError, match=NAN_REWARD_MESSAGE):
         algo.train()
     algo.stop()
 
 
-def test_the_command_line_tells_the_message_and_the_last_checkpoint(tmp_path: Path) -> None:
-    spoilt = choice_that(nan_reward(), at_step=88)  # in the fourth or fifth iteration
+def test_the_command_line_shows_the_message_and_the_last_checkpoint(tmp_path: Path) -> None:
+    spoilt = make_creator(nan_reward(), at_step=88)  # in the fourth or fifth iteration
     tune.register_env("tests/nan_later", lambda env_config: spoilt())
     config = "num_env_runners: 1, num_envs_per_env_runner: 2, train_batch_size_per_learner: 40, num_epochs: 1"
     command = ["train", "--run", "MAT", "--env", "tests/nan_later", "--config", f"{{{config}, embed_dim: 16}}"]
     command += ["--stop", "{training_iteration: 50}", "--local-dir", str(tmp_path), "--checkpoint-freq", "1"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
-    assert WHO_AND_WHEN in result.output and "JointEnvError" not in result.output
+    assert NAN_REWARD_MESSAGE in result.output and "JointEnvError" not in result.output
     *_, last_checkpoint = sorted(tmp_path.rglob("checkpoint_*"))
     assert str(last_checkpoint) in result.output

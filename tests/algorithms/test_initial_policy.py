@@ -1,4 +1,4 @@
-"""Training begins with a trained policy's weights, on every worker at once, and a restored checkpoint's come first."""
+"""Training starts from a trained policy's weights on every worker; weights of restored checkpoints take precedence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def config(n_agents: int = 3, path: Path | str | None = None) -> MATConfig:
 
 @pytest.fixture(scope="module")
 def trained(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a team of three."""
+    """Train a team of three and return its checkpoint."""
     algo = config().debugging(seed=7).build_algo()
     algo.train()
     path = tmp_path_factory.mktemp("trained")
@@ -58,7 +58,7 @@ def assert_same(found: Any, expected: Weights) -> None:
         np.testing.assert_array_equal(np.asarray(found[name]), value, err_msg=name)
 
 
-def test_all_workers_begin_with_it(trained: Path) -> None:
+def test_all_workers_start_from_it(trained: Path) -> None:
     expected = weights_of(JointPolicy.from_checkpoint(trained))
     algo = (
         config(path=trained)
@@ -81,7 +81,7 @@ def test_all_workers_begin_with_it(trained: Path) -> None:
     algo.stop()
 
 
-def test_an_exported_policy_will_do(trained: Path, tmp_path: Path) -> None:
+def test_an_exported_policy_is_accepted(trained: Path, tmp_path: Path) -> None:
     policy = JointPolicy.from_checkpoint(trained)
     policy.save(tmp_path / "team")
     for name in ("team", "team.safetensors"):
@@ -90,11 +90,11 @@ def test_an_exported_policy_will_do(trained: Path, tmp_path: Path) -> None:
         algo.stop()
 
 
-def test_a_larger_team_takes_what_it_can(trained: Path) -> None:
+def test_a_larger_team_takes_the_shared_parameters(trained: Path) -> None:
     old, fresh = weights_of(JointPolicy.from_checkpoint(trained)), config(4).build_algo()
     begun = config(4, trained).build_algo()
     before, after = fresh.get_module().get_state(), begun.get_module().get_state()
-    # Three entries of the agents' own and three ids become four and four.
+    # Three observation entries and three agent ids become four and four.
     columns = "network.encoder.embedding.1.weight"
     np.testing.assert_array_equal(after[columns][:, [0, 1, 2, 4, 5, 6]], old[columns])
     np.testing.assert_array_equal(after[columns][:, [3, 7]], before[columns][:, [3, 7]])
@@ -109,7 +109,7 @@ def test_a_larger_team_takes_what_it_can(trained: Path) -> None:
     fresh.stop(), begun.stop()
 
 
-def test_a_restored_checkpoint_has_its_own_weights_and_needs_no_other(trained: Path, tmp_path: Path) -> None:
+def test_a_restored_checkpoint_keeps_its_weights_without_the_initial_policy(trained: Path, tmp_path: Path) -> None:
     start = tmp_path / "start"
     shutil.copytree(trained, start)
     algo = config(path=start).build_algo()
@@ -131,13 +131,13 @@ def test_a_restored_checkpoint_has_its_own_weights_and_needs_no_other(trained: P
     restored.stop()
 
 
-def test_what_cannot_be_taken_is_said_before_anything_is_made(trained: Path, tmp_path: Path) -> None:
+def test_incompatible_policies_are_rejected_by_validation(trained: Path, tmp_path: Path) -> None:
     for made, message in (
         (config(path=tmp_path / "nowhere"), "nowhere holds no policy of this package"),
         (config(path=tmp_path), "holds no policy of this package"),
         (config(path=trained).network(embed_dim=32), "it has embed_dim=16, but here embed_dim=32. Write embed_dim=16."),
         (config(path=trained).network(encoder_mixer="mamba"), "it has encoder_mixer='attention', but here"),
-        (config(path=trained).training(use_value_norm=False), "Write use_value_norm=True."),
+        (config(path=trained).training(use_value_norm=False), "Set use_value_norm=True."),
         (config().network(initial_policy=3), "initial_policy=3 is not the path of a checkpoint"),  # type: ignore[arg-type]
     ):
         with pytest.raises(ValueError) as error:
@@ -145,14 +145,14 @@ def test_what_cannot_be_taken_is_said_before_anything_is_made(trained: Path, tmp
         assert message in str(error.value) and "initial_policy" in str(error.value)
 
 
-def test_a_team_of_another_kind_of_action_is_refused(trained: Path) -> None:
+def test_a_team_with_another_kind_of_actions_is_rejected(trained: Path) -> None:
     made = MATConfig().environment("mpe/simple_spread", env_config={"continuous_actions": True})
     made.network(embed_dim=16, initial_policy=str(trained))
     with pytest.raises(ValueError, match="its actions are discrete, but here they are continuous"):
         made.build_algo()
 
 
-def test_an_experiment_file_names_it(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experiment_files_accept_it(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained.parent)
     spec = {
         "run": "MAT",
@@ -177,14 +177,14 @@ def test_an_experiment_file_names_it(trained: Path, tmp_path: Path, monkeypatch:
     np.testing.assert_array_equal(found[rows][:3], weights_of(JointPolicy.from_checkpoint(trained))[rows])
 
     spec["config"] |= {"initial_policy": "nowhere"}
-    with pytest.raises(ExperimentError, match=r"file:1: initial_policy='nowhere' cannot be taken: .*holds no policy"):
+    with pytest.raises(ExperimentError, match=r"file:1: initial_policy='nowhere' cannot be used: .*holds no policy"):
         parse_experiment("tuned", spec, lambda *path: "file:1")
 
 
-def test_what_smaller_teams_have_learnt_helps_a_larger_one(tmp_path: Path) -> None:
-    """Teams of three and four, trained by turns; a team of five goes on from there, or begins afresh."""
+def test_pretraining_on_smaller_teams_helps_a_larger_one(tmp_path: Path) -> None:
+    """A team of five learns faster from a policy for teams of three and four than from scratch."""
 
-    def of(env: str, env_config: dict[str, Any]) -> MATConfig:
+    def config_of(env: str, env_config: dict[str, Any]) -> MATConfig:
         return (
             MATConfig()
             .environment(env, env_config=env_config)
@@ -204,12 +204,12 @@ def test_what_smaller_teams_have_learnt_helps_a_larger_one(tmp_path: Path) -> No
         return found
 
     tasks = [{"name": DISTINCT, "env_config": {"n_agents": n_agents}} for n_agents in (3, 4)]
-    found = learn(of("multitask/mixture", {"tasks": tasks}), 25, tmp_path)
+    found = learn(config_of("multitask/mixture", {"tasks": tasks}), 25, tmp_path)
     labels = [f"{DISTINCT}(n_agents={n_agents})" for n_agents in (3, 4)]
     for label in labels:
         assert found["task_returns_mean"][label] > 5.0
         assert found["task_win_rates"][label] == pytest.approx(found["task_returns_mean"][label] / 10)
-    five = of(DISTINCT, {"n_agents": 5})
-    afresh = learn(five.copy(copy_frozen=False), 8)["win_rate"]
-    went_on = learn(five.network(initial_policy=str(tmp_path)), 8)["win_rate"]
-    assert went_on > 0.2 > 0.1 > afresh  # 0.2 is the most that decentralised policies ever reach
+    five = config_of(DISTINCT, {"n_agents": 5})
+    from_scratch = learn(five.copy(copy_frozen=False), 8)["win_rate"]
+    pretrained = learn(five.network(initial_policy=str(tmp_path)), 8)["win_rate"]
+    assert pretrained > 0.2 > 0.1 > from_scratch  # 0.2 is the optimum of decentralised policies

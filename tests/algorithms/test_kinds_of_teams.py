@@ -1,4 +1,4 @@
-"""Every kind of team trains, and its policy acts legally from its checkpoint."""
+"""Every kind of team can be trained, and its restored policy takes legal actions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def masked_in_observations(**_: Any) -> ToyTeam:
     return ToyTeam([D3, D3], masks="observation")
 
 
-def of_several_components(**_: Any) -> ToyTeam:
+def multi_component(**_: Any) -> ToyTeam:
     return ToyTeam([spaces.MultiDiscrete([3, 2]), D2, spaces.MultiBinary(3)], absent=("b",))
 
 
@@ -36,17 +36,17 @@ def continuous(**_: Any) -> ToyTeam:
     return ToyTeam([BOX, spaces.Box(0.0, 1.0, (1,)), BOX], deaths={"c": 4})
 
 
-def alone(**_: Any) -> ToyTeam:
+def single_agent(**_: Any) -> ToyTeam:
     return ToyTeam([D3])
 
 
-# name -> environment, its config, how it is joined
+# name -> environment, env_config, options of the joint environment
 TEAMS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "discrete, masked, dying": (discrete_and_masked, {}, {}),
     "masks in observations": (masked_in_observations, {}, {}),
-    "several components, absent": (of_several_components, {}, {}),
+    "several components, absent": (multi_component, {}, {}),
     "continuous, dying": (continuous, {}, {}),
-    "one agent": (alone, {}, {}),
+    "one agent": (single_agent, {}, {}),
     "RLlib, taking turns": (lambda config: TakingTurns(**config), {}, {}),
     "with global state": (discrete_and_masked, {}, {"global_state": True}),
     "without ids, summed": (continuous, {}, {"agent_ids": False, "team_reward": "sum"}),
@@ -81,7 +81,7 @@ def test_a_team_trains_and_its_policy_acts(team: str, tmp_path: Path) -> None:
 
 
 def play(policy: JointPolicy, env: Any, state: Callable[[], Any]) -> None:
-    """An episode by the policy, in the environment's own terms; every action must be legal."""
+    """Play an episode through the environment's own API and check that every action is legal."""
     observations, infos = env.reset(seed=0)
     for _ in range(30):
         masks = {agent: info["action_mask"] for agent, info in infos.items() if "action_mask" in info}
@@ -98,5 +98,5 @@ def play(policy: JointPolicy, env: Any, state: Callable[[], Any]) -> None:
         done = getattr(env, "agents", None) == [] or terminated.get("__all__") or truncated.get("__all__")
         if done:
             return
-        over = {agent for agent in observations if terminated.get(agent) or truncated.get(agent)}
-        observations = {agent: seen for agent, seen in observations.items() if agent not in over}
+        done_agents = {agent for agent in observations if terminated.get(agent) or truncated.get(agent)}
+        observations = {agent: obs for agent, obs in observations.items() if agent not in done_agents}

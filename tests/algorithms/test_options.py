@@ -1,4 +1,4 @@
-"""Every option of RLlib's PPO is honoured, checked, or refused by name with what to write instead."""
+"""Every option of RLlib's PPO is supported, checked, or rejected by name with its replacement."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rllib_seqmarl.algorithms.validation import OPTION_CHECKS
 
 ENV = "coordination/distinct_choice"
 
-# By whom. A new version of RLlib's fails the test below until each of its new options has a place.
-HONOURED: dict[str, str] = {
+# Component -> options. New RLlib versions fail the test below until all their options are listed.
+SUPPORTED: dict[str, str] = {
     "RLlib's own state rather than options": """
         _is_atari _is_frozen _is_online _per_module_overrides _prior_exploration_config algo_class in_evaluation
         _train_batch_size_per_learner""",
@@ -63,12 +63,12 @@ HONOURED: dict[str, str] = {
         evaluation_duration evaluation_error_after_n_consecutive_skips evaluation_force_reset_envs_before_iteration
         evaluation_parallel_to_training evaluation_sample_timeout_s evaluation_unhealthy_workers_timeout_s""",
 }
-REFUSED = RETIRED_OPTIONS | UNUSED_OPTIONS
+REJECTED = RETIRED_OPTIONS | UNUSED_OPTIONS
 ALL = vars(PPOConfig())
 
 
 def changed(value: Any) -> Any:
-    """Another value of the same kind."""
+    """Return another value of the same type."""
     if value == DEPRECATED_VALUE or value is None:
         return 3
     if isinstance(value, bool):
@@ -80,17 +80,17 @@ def changed(value: Any) -> Any:
     return [*value, "another"] if isinstance(value, list) else "another"
 
 
-def test_every_option_of_rllib_has_one_place() -> None:
-    honoured = [name for names in HONOURED.values() for name in names.split()]
-    places = [*honoured, *OPTION_CHECKS, *(REFUSED.keys() & ALL.keys())]
+def test_every_rllib_option_is_listed_once() -> None:
+    supported = [name for names in SUPPORTED.values() for name in names.split()]
+    places = [*supported, *OPTION_CHECKS, *(REJECTED.keys() & ALL.keys())]
     assert sorted(places.count(name) for name in ALL) == [1] * len(ALL), [n for n in ALL if places.count(n) != 1]
-    assert set(honoured) <= set(ALL)
+    assert set(supported) <= set(ALL)
     assert not RETIRED_OPTIONS.keys() & UNUSED_OPTIONS.keys()
     assert UNUSED_OPTIONS.keys() <= ALL.keys()
 
 
-@pytest.mark.parametrize("key", sorted(REFUSED.keys() & ALL.keys() - {"policies"}))
-def test_unused_options_are_refused_when_they_are_changed(key: str) -> None:
+@pytest.mark.parametrize("key", sorted(REJECTED.keys() & ALL.keys() - {"policies"}))
+def test_changed_unused_options_are_rejected(key: str) -> None:
     config = MATConfig().environment(ENV)
     setattr(config, key, changed(getattr(config, key)))
     with pytest.raises(ValueError, match=f"^{key}=.* has no effect on .*; "):
@@ -111,7 +111,7 @@ SETTERS: dict[str, Callable[[MATConfig], Any]] = {
 
 
 @pytest.mark.parametrize("message", SETTERS)
-def test_methods_and_dicts_are_refused_alike(message: str) -> None:
+def test_unused_options_are_rejected_from_methods_and_dicts(message: str) -> None:
     config = MATConfig().environment(ENV)
     SETTERS[message](config)
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -129,22 +129,22 @@ EVALUATION: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", EVALUATION)
-def test_options_of_evaluation_are_checked(case: str) -> None:
+def test_evaluation_options_are_checked(case: str) -> None:
     overrides, message = EVALUATION[case]
     with pytest.raises(ValueError, match=message):
         MATConfig().environment(ENV).evaluation(evaluation_config=overrides).validate()
 
 
-def test_what_differs_in_evaluation_may_be_set() -> None:
+def test_effective_evaluation_options_are_accepted() -> None:
     overrides = {"explore": False, "num_envs_per_env_runner": 4, "env_config": {"n_agents": 3}, "lr": MATConfig().lr}
     MATConfig().environment(ENV).evaluation(evaluation_config=overrides).validate()
 
 
 def spaces(agent_ids: bool, **env_config: Any) -> Any:
-    """An env runner group, as far as its spaces are asked for."""
+    """Return a stand-in for an env runner group that only has spaces."""
     env = make_joint_env(ENV, env_config, agent_ids=agent_ids)
-    found = {DEFAULT_MODULE_ID: (env.observation_space, env.action_space)}
-    return SimpleNamespace(get_spaces=lambda: found)
+    module_spaces = {DEFAULT_MODULE_ID: (env.observation_space, env.action_space)}
+    return SimpleNamespace(get_spaces=lambda: module_spaces)
 
 
 def test_evaluation_with_another_team_works_if_the_network_allows_it() -> None:

@@ -1,4 +1,4 @@
-"""MAM, MARWKV and mixtures are settings of one skeleton; what is set reaches the network."""
+"""The options of MAM, MARWKV and mixed encoders and decoders reach the network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def small(config: JointPPOConfig) -> JointPPOConfig:
 
 
 def network_of(config: JointPPOConfig) -> JointPolicyNetwork:
-    """The network of an algorithm after one training iteration."""
+    """Return the network of an algorithm after one training iteration."""
     algo = small(config).build_algo()
     algo.train()
     network: JointPolicyNetwork = algo.get_module().network
@@ -46,7 +46,7 @@ def test_all_presets_are_registered() -> None:
         assert type(algorithm.get_default_config()).__name__ == f"{name}Config"
 
 
-def test_mam_is_mamba_throughout() -> None:
+def test_mam_uses_mamba_in_all_mixers() -> None:
     network = network_of(MAMConfig().network(d_state=4, d_conv=2, expand=3, dt_rank=5))
     block = network.decoder.blocks[0]
     assert isinstance(network.encoder.blocks[0].mixer, BidirectionalMamba)
@@ -56,12 +56,12 @@ def test_mam_is_mamba_throughout() -> None:
 
 
 @pytest.mark.parametrize("version", [4, 5, 6])
-def test_marwkv_is_of_its_version(version: int) -> None:
+def test_marwkv_uses_the_chosen_version(version: int) -> None:
     config = network_of(MARWKVConfig().network(version=version, n_head=2)).config
     assert config.encoder_mixer == config.decoder_mixer == f"rwkv{version}"
 
 
-def test_encoders_and_decoders_are_chosen_freely() -> None:
+def test_encoder_and_decoder_mixers_are_independent() -> None:
     network = network_of(
         MATConfig().network(encoder_mixer="mamba", decoder_mixer="rwkv6", mixer_options={"d_state": 3})
     )
@@ -74,7 +74,7 @@ def test_encoders_and_decoders_are_chosen_freely() -> None:
     )
 
 
-def test_what_the_papers_ask_about_can_be_switched() -> None:
+def test_ablations_of_the_papers_can_be_configured() -> None:
     assert not network_of(MAMConfig().network(bidirectional="sum")).encoder.blocks[0].mixer.is_product
     assert isinstance(network_of(MAMConfig().network(decoder_cross="addition")).decoder.blocks[0].cross, Addition)
     both = network_of(MARWKVConfig().network(encoder_directions=2).joint_env(agent_order="shuffled"))
@@ -89,8 +89,8 @@ def test_what_the_papers_ask_about_can_be_switched() -> None:
     ],
     ids=["MAM", "MARWKV"],
 )
-def test_checkpoints_hold_every_choice(config: JointPPOConfig, tmp_path: Path) -> None:
-    """Restored as an algorithm or as a policy without Ray, a team decides as before."""
+def test_checkpoints_store_every_option(config: JointPPOConfig, tmp_path: Path) -> None:
+    """A team decides as before after it is restored as an algorithm or as a policy without Ray."""
     algo = small(config.copy(copy_frozen=False)).build_algo()
     algo.train()
     module = algo.get_module()
@@ -112,9 +112,9 @@ def test_checkpoints_hold_every_choice(config: JointPPOConfig, tmp_path: Path) -
 BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "version": (
         lambda: MARWKVConfig().network(version=7),
-        r"version=7 of RWKV is not known; choose one of \(4, 5, 6\)",
+        r"version=7 is not a version of RWKV; choose one of \(4, 5, 6\)",
     ),
-    "fraction of a version": (lambda: MARWKVConfig().network(version=4.0), "version=4.0 of RWKV is not known"),
+    "fraction of a version": (lambda: MARWKVConfig().network(version=4.0), "version=4.0 is not a version of RWKV"),
     "set twice": (
         lambda: MAMConfig().network(d_state=8, mixer_options={"d_state": 4}),
         "d_state is set twice, by name and in mixer_options; remove one",
@@ -123,7 +123,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: MAMConfig().network(d_state=8, encoder_mixer="attention", decoder_mixer="attention"),
         "d_state=8 has no effect: neither encoder_mixer='attention' nor decoder_mixer='attention' is mamba",
     ),
-    "backend of nothing": (
+    "unknown backend": (
         lambda: MATConfig().network(backend="numbra"),
         "backend='numbra' is not known. Did you mean",
     ),

@@ -1,4 +1,4 @@
-"""What RLlib's users know from PPO works for a joint policy: workers, learners, callbacks, connectors, recording."""
+"""PPO features of RLlib work for joint policies: workers, learners, callbacks, connectors, recording."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def small_config() -> MATConfig:
     )
 
 
-def test_a_training_result_has_what_marl_people_look_at() -> None:
+def test_training_results_have_the_usual_multi_agent_metrics() -> None:
     algo = small_config().build_algo()
     result = algo.train()
     algo.stop()
@@ -57,17 +57,17 @@ def test_a_training_result_has_what_marl_people_look_at() -> None:
         "gradients_default_optimizer_global_norm",
     ):
         assert math.isfinite(learner[key]), key
-    assert learner["entropy"] == pytest.approx(math.log(3), abs=0.05)  # a new policy draws uniformly
+    assert learner["entropy"] == pytest.approx(math.log(3), abs=0.05)  # an untrained policy is nearly uniform
 
 
-def test_a_result_has_a_return_before_the_first_episode_has_ended() -> None:
+def test_the_return_is_reported_before_the_first_episode_ends() -> None:
     algo = small_config().environment(ENV, env_config={"n_agents": 3, "max_cycles": 1000}).build_algo()
     assert math.isnan(algo.train()["env_runners"]["episode_return_mean"])
     algo.stop()
 
 
 def counting_callback() -> type[RLlibCallback]:
-    """A user's callback; made in a function, so that it travels to workers that cannot import this file."""
+    """Return a user callback; a local class, since workers cannot import this file."""
 
     class CountSteps(RLlibCallback):
         def on_episode_end(self, *, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
@@ -77,7 +77,7 @@ def counting_callback() -> type[RLlibCallback]:
 
 
 def halving_connector() -> Callable[..., ConnectorV2]:
-    """A user's connector that halves observations, in the episode and thus for the learner as well."""
+    """Return a user connector that halves observations in episodes, and so also for the learner."""
 
     class Halve(ConnectorV2):
         def __call__(self, *, batch: Any, episodes: Any, **kwargs: Any) -> Any:
@@ -119,7 +119,7 @@ def weights(algo: Algorithm) -> dict[str, torch.Tensor]:
     return {key: torch.as_tensor(value) for key, value in algo.get_module().get_state().items()}
 
 
-def test_two_learners_make_the_update_of_one() -> None:
+def test_two_learners_compute_the_same_update_as_one() -> None:
     one = small_config().training(num_epochs=1).build_algo()
     two = (
         small_config()
@@ -161,9 +161,9 @@ def test_experience_is_recorded_for_offline_use(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*.parquet"))
 
 
-def test_tune_knows_the_algorithm_by_name(tmp_path: Path) -> None:
+def test_tune_finds_the_algorithm_by_name(tmp_path: Path) -> None:
     config = small_config().environment(env_config={"n_agents": 3, "max_cycles": 1000}).to_dict()
-    stop = {"training_iteration": 1, "env_runners/episode_return_mean": 900.0}  # before any episode has ended
+    stop = {"training_iteration": 1, "env_runners/episode_return_mean": 900.0}  # before any episode ends
     results = tune.Tuner(
         "MAT",
         param_space=config | {"lr": tune.grid_search([1e-3, 1e-4])},
@@ -187,7 +187,7 @@ def test_a_non_finite_loss_stops_training_before_it_is_applied() -> None:
     algo.stop()
 
 
-def test_any_kind_of_environment_can_be_named(tmp_path: Path) -> None:
+def test_all_ways_to_specify_an_environment(tmp_path: Path) -> None:
     from rllib_seqmarl.envs.suites.coordination import DistinctChoice
 
     options = {"n_agents": 2, "max_cycles": 3}

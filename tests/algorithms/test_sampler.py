@@ -1,4 +1,4 @@
-"""Batches from several env runners, and the next one taken while the learner works on this one."""
+"""Sampling of batches from several env runners, also while the learner uses the previous batch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def config(env: Any = CHOICE, **runners: Any) -> MATConfig:
 
 
 def dies_once(sign: Path, at_step: int) -> Callable[..., Any]:
-    """An environment whose whole process dies, in the first env runner and only once, leaving a sign."""
+    """Return a creator of an environment that kills the first env runner once and creates the file `sign`."""
     file = str(sign)
 
     def create(env_context: Any) -> Any:
@@ -63,10 +63,10 @@ def dies_once(sign: Path, at_step: int) -> Callable[..., Any]:
     return create
 
 
-def test_an_iteration_is_completed_by_the_runners_that_are_left(tmp_path: Path) -> None:
-    """Killed in mid-sample: the others make up for it in the same iteration, and each step is counted once.
+def test_remaining_runners_complete_the_iteration(tmp_path: Path) -> None:
+    """If a runner dies while sampling, the others fill the batch, and each step is counted once.
 
-    The runner that is started again has fresh environments and the present weights.
+    The restarted runner has new environments and the current weights.
     """
     died = tmp_path / "died"
     algo = config(dies_once(died, at_step=13), num_env_runners=2).build_algo()
@@ -75,10 +75,10 @@ def test_an_iteration_is_completed_by_the_runners_that_are_left(tmp_path: Path) 
         result = algo.train()
         steps.append(result["num_env_steps_sampled_lifetime"])
         learned = result["learners"][DEFAULT_MODULE_ID]["num_module_steps_trained_lifetime"]
-        assert learned == 2 * steps[-1], "both epochs of every iteration learn from what was sampled, once"
+        assert learned == 2 * steps[-1], "both epochs of every iteration use each sampled step once"
         assert steps[-1] >= 80 * iteration
     assert died.exists()
-    assert steps[-1] <= 3 * 80 + 16  # no more than the rounding to whole vector steps of a round that makes up
+    assert steps[-1] <= 3 * 80 + 16  # at most the rounding to whole vector steps
 
     for _ in range(100):
         algo.train()
@@ -95,7 +95,7 @@ def test_an_iteration_is_completed_by_the_runners_that_are_left(tmp_path: Path) 
     algo.stop()
 
 
-def test_runners_share_a_batch_and_draw_each_by_itself() -> None:
+def test_runners_share_a_batch_and_have_independent_random_numbers() -> None:
     algo = config(num_env_runners=2).build_algo()
     samples, reports = algo._sampler.take()
     assert len(samples) == len(reports) == 2
@@ -106,26 +106,26 @@ def test_runners_share_a_batch_and_draw_each_by_itself() -> None:
 
 
 @pytest.mark.parametrize("num_env_runners", [0, 1])
-def test_samples_taken_meanwhile_are_one_update_old(num_env_runners: int) -> None:
-    def trained() -> list[tuple[float, ...]]:
+def test_prefetched_samples_are_one_update_old(num_env_runners: int) -> None:
+    def train() -> list[tuple[float, ...]]:
         algo = config(num_env_runners=num_env_runners).training(sample_while_learning=True).build_algo()
-        found = []
+        rows = []
         for _ in range(3):
             result = algo.train()
             learned = result["learners"][DEFAULT_MODULE_ID]
             age = learned[DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY]
-            found.append((age, result["num_env_steps_sampled_lifetime"], learned["policy_loss"]))
+            rows.append((age, result["num_env_steps_sampled_lifetime"], learned["policy_loss"]))
         algo.stop()
-        return found
+        return rows
 
-    first = trained()
+    first = train()
     ages, steps, _ = zip(*first, strict=True)
-    assert ages == (1, 2, 2)  # RLlib counts the update that is being made
+    assert ages == (1, 2, 2)  # RLlib counts the current update
     assert steps == (80, 160, 240)
-    assert trained() == first
+    assert train() == first
 
 
-def test_an_error_while_sampling_meanwhile_is_raised() -> None:
+def test_an_error_while_prefetching_is_raised() -> None:
     def create(**options: Any) -> Any:
         from rllib_seqmarl.envs.suites.coordination import DistinctChoice
 
@@ -147,7 +147,7 @@ def test_an_error_while_sampling_meanwhile_is_raised() -> None:
     algo.stop()
 
 
-def test_a_checkpoint_is_gone_on_with_while_sampling_meanwhile(tmp_path: Path) -> None:
+def test_training_with_prefetching_resumes_from_a_checkpoint(tmp_path: Path) -> None:
     algo = config().training(sample_while_learning=True).build_algo()
     algo.train()
     path = algo.save_to_path(str(tmp_path))
@@ -174,7 +174,7 @@ def test_rollouts_and_episodes_become_training_data() -> None:
     algo.stop()
 
 
-def test_two_learners_learn_from_rollouts_as_one_does() -> None:
+def test_two_learners_learn_from_rollouts_like_one() -> None:
     one = config().training(num_epochs=1).build_algo()
     two = config().training(num_epochs=1, train_batch_size_per_learner=40)
     two_learners = two.learners(num_learners=2, num_cpus_per_learner=1).build_algo()
@@ -191,18 +191,18 @@ def test_two_learners_learn_from_rollouts_as_one_does() -> None:
 
 
 def check_that_learners_stay_together(algo: Algorithm, rollout: Rollout) -> None:
-    """Whatever their shares are, and whichever of them fails: they end an update together."""
+    """Check that learners finish an update together, with uneven shares and after errors."""
     group = algo.learner_group
 
     def steps_and_weights() -> list[tuple[int, float]]:
-        def of(learner: Any) -> tuple[int, float]:
+        def read(learner: Any) -> tuple[int, float]:
             state = next(iter(learner.get_optimizer().state.values()))
             module = learner.module["default_policy"]
             return int(state["step"]), sum(float(p.detach().abs().sum()) for p in module.parameters())
 
         for learner in range(2):
-            group._worker_manager.set_actor_state(learner, healthy=True)  # RLlib drops those that have raised an error
-        return [result.get() for result in group.foreach_learner(of)]
+            group._worker_manager.set_actor_state(learner, healthy=True)  # RLlib marks failed learners as unhealthy
+        return [result.get() for result in group.foreach_learner(read)]
 
     def break_the_second(learner: Any) -> None:
         if learner._learner_index == 1:
@@ -217,9 +217,9 @@ def check_that_learners_stay_together(algo: Algorithm, rollout: Rollout) -> None
         done += minibatches
         first, second = steps_and_weights()
         assert first[0] == second[0] == done and first[1] == pytest.approx(second[1], abs=1e-5)
-    algo.train()  # minibatch_size=None: each takes its whole share
+    algo.train()  # minibatch_size=None: each uses its whole share
 
-    # What is not finite in one share is refused by both, and then they go on.
+    # Both learners reject non-finite values in one share, and can then continue.
     before = steps_and_weights()
     bad = copy.deepcopy(rollout)
     bad.outputs["action_logp"][2, 0] = np.nan
@@ -228,7 +228,7 @@ def check_that_learners_stay_together(algo: Algorithm, rollout: Rollout) -> None
     assert steps_and_weights() == before
     group.update(training_data=RolloutData(rollouts=[rollout]))
 
-    # Where one alone raises an error, the other does not wait for it.
+    # If only one learner raises an error, the other does not wait for it.
     group.foreach_learner(break_the_second)
     start = time.perf_counter()
     with pytest.raises(LearnersFailedError, match="Learner 1 failed with KeyError: 'my loss'"):
@@ -239,7 +239,7 @@ def check_that_learners_stay_together(algo: Algorithm, rollout: Rollout) -> None
 
 
 def doubling_connector() -> Callable[..., Any]:
-    """A user's learner connector, which works on episodes; made in a function, so that it travels to workers."""
+    """Return a user's learner connector, which processes episodes; a local class, so that workers can unpickle it."""
     from ray.rllib.connectors.connector_v2 import ConnectorV2
 
     class Double(ConnectorV2):
@@ -252,7 +252,7 @@ def doubling_connector() -> Callable[..., Any]:
     return lambda *args, **kwargs: Double()
 
 
-def test_a_users_learner_connector_is_given_episodes() -> None:
+def test_a_user_learner_connector_gets_episodes() -> None:
     plain = config().training(num_epochs=1, shared_reward=True).build_algo()
     doubled = config().training(num_epochs=1, shared_reward=True)
     doubled_algo = doubled.training(learner_connector=doubling_connector()).build_algo()

@@ -1,4 +1,4 @@
-"""RLlib's switches for torch.compile: what is compiled computes the same, and what cannot be compiled is refused."""
+"""RLlib's torch.compile options: compiled modules compute the same, and unsupported options are rejected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def compiled(config: JointPPOConfig, backend: str = "aot_eager") -> JointPPOConf
 
 
 @pytest.fixture(autouse=True)
-def forget_graphs() -> Any:
+def reset_compiler() -> Any:
     yield
     torch.compiler.reset()
 
@@ -51,23 +51,23 @@ def forget_graphs() -> Any:
     [(mixer, "discrete") for mixer in ("attention", "mamba", "rwkv4", "rwkv5", "rwkv6")]
     + [("attention", "continuous")],
 )
-def test_deciding_is_one_graph(mixer: str, kind: str) -> None:
-    """Without breaks, so without waiting for a number on the way: what CUDA graphs need."""
+def test_acting_is_one_graph(mixer: str, kind: str) -> None:
+    """There are no graph breaks and so no synchronisation with the device, as required by CUDA graphs."""
     torch.manual_seed(0)
     action = ACTIONS[kind]
     config = NetworkConfig(5, action, embed_dim=8, encoder_mixer=mixer, decoder_mixer=mixer, backend="reference")
     network, obs = JointPolicyNetwork(config), torch.randn(2, 5, 5)
     mask, alive = torch.ones(2, 5, action.width), torch.tensor([[1.0] * 4 + [0.0]] * 2)
-    found = []
+    results = []
     for act in (network.act, torch.compile(network.act, backend="eager", fullgraph=True)):
         torch.manual_seed(1)
-        found.append(act(obs, mask, alive, False))
-    for one, other in zip(*found, strict=True):
+        results.append(act(obs, mask, alive, False))
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_a_compiled_module_computes_the_same() -> None:
-    """Also where kernels would run: graphs go around them, or take plain torch in their place."""
+    """This includes custom kernels, which graphs bypass or replace by plain torch."""
     config = small(MAMConfig().network(d_state=4))
     algo = config.build_algo()
     module = algo.learner_group._learner.module[DEFAULT_MODULE_ID]
@@ -92,8 +92,8 @@ def test_a_compiled_module_computes_the_same() -> None:
     algo.stop()
 
 
-def test_training_with_both_switches_is_the_same_training() -> None:
-    """RLlib by itself would compile neither the learner's nor the env runner's module."""
+def test_training_with_both_options_is_equivalent() -> None:
+    """Without this package, RLlib would compile neither the learner's nor the env runner's module."""
     weights = []
     for config in (small(MATConfig()), compiled(small(MATConfig()))):
         algo = config.build_algo()
@@ -110,7 +110,7 @@ def test_training_with_both_switches_is_the_same_training() -> None:
         torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
 
 
-def test_what_cannot_be_compiled_is_refused_with_a_remedy() -> None:
+def test_unsupported_options_are_rejected_with_a_remedy() -> None:
     config = small(MATConfig()).framework(
         torch_compile_learner=True, torch_compile_learner_what_to_compile="complete_update"
     )

@@ -1,4 +1,4 @@
-"""Experiment files with one thing wrong, made from good ones: the same for the same seed."""
+"""Experiment files with one random defect each, made reproducibly from valid ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ full:
     grace_period: 2
 """
 
-# Values that no key of an experiment takes, whatever it is for.
+# Values that are invalid for every key.
 NEVER = [
     *[".nan", ".NaN", "1e400", "-1e999", "99999999999999999999", "yes", "off", "010", "1:30"],
     *["!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!!binary aGk=", "!!set {a, b}", "!own x"],
@@ -59,7 +59,7 @@ NEVER = [
         "{uniform: [2, 1]}",
     ],
 ]
-# Values that are right for some key.
+# Values that are valid for some key.
 ODD = [
     *[
         "null",
@@ -92,12 +92,12 @@ ODD = [
 
 @dataclass(frozen=True)
 class SpoiltFile:
-    """A file's text.
+    """A defective experiment file.
 
     Attributes:
-        text: The text.
-        what: What was done to it.
-        must_fail: Whether it has to be refused; otherwise it may be right by chance.
+        text: The text of the file.
+        what: A description of the defect.
+        must_fail: Whether the file must be rejected; otherwise it may be valid by chance.
     """
 
     text: str
@@ -109,7 +109,7 @@ Spoil = Callable[[list[str], random.Random], tuple[list[str], str, bool]]
 
 
 def spoilt_files(count: int, seed: int) -> Iterator[SpoiltFile]:
-    """`count` spoilt files; file i depends on `seed` and i alone."""
+    """Yield `count` spoilt files; file i depends only on `seed` and i."""
     sources = [FULL, *(path.read_text() for path in sorted(TUNED.glob("m*/[cm]*.yaml")) if path.stat().st_size < 1500)]
     for number in range(count):
         draw = random.Random(f"{seed}/{number}")
@@ -119,7 +119,7 @@ def spoilt_files(count: int, seed: int) -> Iterator[SpoiltFile]:
 
 
 def _settings(lines: list[str]) -> list[int]:
-    """The lines that give a key a value."""
+    """Return the numbers of the lines that assign a value to a key."""
     return [number for number, line in enumerate(lines) if re.match(r"\s+\w+: [^&*\s]", line)]
 
 

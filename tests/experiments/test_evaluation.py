@@ -1,4 +1,4 @@
-"""A greedy evaluation depends on policy, environment and seed, not on how many episodes are played side by side."""
+"""A greedy evaluation depends on policy, environment and seed, not on the number of parallel environments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def assert_same(together: Evaluation, alone: Evaluation) -> None:
 
 
 @pytest.mark.parametrize("episodes", [1, 7])
-def test_side_by_side_is_the_same_as_one_after_the_other(episodes: int) -> None:
+def test_parallel_episodes_equal_sequential_ones(episodes: int) -> None:
     create = JointEnvCreator("mpe/simple_spread")
     options = {"max_cycles": 5, "render_mode": "rgb_array"}
     one, three = create.make_vector(1, options), create.make_vector(3, options)
@@ -51,7 +51,7 @@ def test_side_by_side_is_the_same_as_one_after_the_other(episodes: int) -> None:
     assert episodes == 1 or alone.team_returns.std() > 0
 
 
-def test_so_is_a_batched_simulator() -> None:
+def test_parallel_episodes_of_a_batched_simulator_equal_sequential_ones() -> None:
     one = JointVectorEnv([JointEnv(SingleTeam(ToyBatch(1)))])
     policy = some_policy(one.layout)
     alone, together = (evaluate(policy, env, 8, seed=3) for env in (one, JointBatchEnv(ToyBatch(3))))

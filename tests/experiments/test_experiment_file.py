@@ -1,4 +1,4 @@
-"""Experiment files are read as people mean them, and every mistake is told with its line and the remedy."""
+"""Experiment files: parsing, and error messages with the line and the remedy."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def write(tmp_path: Path):
     return write
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(ExperimentError) as refused:
+def error_of(path: Path) -> str:
+    with pytest.raises(ExperimentError) as raised:
         load_experiments(path)
-    message = str(refused.value)
+    message = str(raised.value)
     assert "\n" not in message
     return message.removeprefix(f"{path.parent}/")
 
@@ -73,17 +73,17 @@ def test_one_of_several_is_read_without_the_others(write):
     path = write(GOOD.replace("lr: 1e-5", "lr: low"))  # in the first; the second has its own
     (second,) = load_experiments(path, only="second")
     assert (second.name, second.config["lr"]) == ("second", 5e-4)
-    assert refusal(path).startswith("exp.yaml:5: lr must be")
+    assert error_of(path).startswith("exp.yaml:5: lr must be")
 
 
-def test_the_newer_checkpoint_config_says_the_same(write):
+def test_checkpoint_config_is_equivalent(write):
     (experiment,) = load_experiments(
         write("a: {run: PPO, env: CartPole-v1, checkpoint_config: {checkpoint_frequency: 3, num_to_keep: 1}}")
     )
     assert (experiment.checkpoints.frequency, experiment.checkpoints.keep) == (3, 1)
 
 
-def test_env_may_stand_in_the_config(write):
+def test_env_may_be_in_the_config(write):
     (experiment,) = load_experiments(write("a: {run: PPO, config: {env: CartPole-v1}}"))
     assert experiment.config["env"] == "CartPole-v1"
 
@@ -92,30 +92,30 @@ def test_env_may_stand_in_the_config(write):
     ("text", "value"),
     [("1e-5", 1e-5), ("5E4", 5e4), ("-1.5e+3", -1500.0), (".5e1", 5.0), ("2", 2), ("0.1", 0.1)],
 )
-def test_numbers_are_numbers(text, value):
+def test_numbers_have_the_right_type(text, value):
     parsed = parse_yaml(f"x: {text}", "x.yaml").value["x"]
     assert parsed == value and type(parsed) is type(value)
 
 
 HEAD = "a:\n  run: MAT\n  env: mpe/simple_spread\n"
 
-# What stands after HEAD, and how the message begins after "exp.yaml:". A config's first key is in line 5.
+# Text after HEAD -> start of the message after "exp.yaml:". The first key of a config is in line 5.
 MISTAKES = {
-    "  config:\n    clip_parm: 0.1": "5: key 'clip_parm' unknown for MAT. Did you mean 'clip_param'",
+    "  config:\n    clip_parm: 0.1": "5: unknown key 'clip_parm' for MAT. Did you mean 'clip_param'",
     "  config:\n    num_epochs: many": "5: num_epochs",
     "  config:\n    num_env_runners: two": "5: num_env_runners must be a whole number",
     "  config:\n    lr: 1\n    lambda: 3": "6: lambda_=3 is not a number from 0 to 1",
     "  config:\n    lr: 1\n    minibatch_size: 9999": "6: minibatch_size=9999 is larger",
     "  config:\n    n_head: 3": "5: embed_dim=64 cannot be split",
     "  config:\n    num_epochs: {grid_search: [5, 0]}": "5: num_epochs=0",
-    "  config: {env: mpe/simple_reference}": "4: config.env 'mpe/simple_reference' is not",
-    "  config:\n    lr: 1\n    gamma: 1\n    lr: 2": "7: key 'lr' stands twice (first in line 5)",
-    "  num_sample: 3": "4: key 'num_sample' unknown. Did you mean 'num_samples'",
+    "  config: {env: mpe/simple_reference}": "4: config.env 'mpe/simple_reference' differs",
+    "  config:\n    lr: 1\n    gamma: 1\n    lr: 2": "7: duplicate key 'lr' (first in line 5)",
+    "  num_sample: 3": "4: unknown key 'num_sample'. Did you mean 'num_samples'",
     "  num_samples: three": "4: num_samples must be a whole number; got 'three'",
     "  num_samples: 0": "4: num_samples must be at least 1",
-    "  checkpoint_config:\n    num_keep: 1": "5: key 'num_keep' unknown in 'checkpoint_config'. Did you",
+    "  checkpoint_config:\n    num_keep: 1": "5: unknown key 'num_keep' in 'checkpoint_config'. Did you",
     "  stop:\n    episode_reward_mean: 3": "5: metric 'episode_reward_mean' is not reported by RLlib's new",
-    "  stop:\n    training_iterations: 3": "5: metric 'training_iterations' unknown. Did you mean 'training",
+    "  stop:\n    training_iterations: 3": "5: unknown metric 'training_iterations'. Did you mean 'training",
     "  stop:\n    env_runners: {episode_return_mean: 3}": "5: write nested metrics with slashes",
     "  stop:\n    env_steps: soon": "5: env_steps must be a number",
     "  config:\n    lr: {sample_from: 'lambda spec: 1'}": "5: 'sample_from' needs code",
@@ -124,42 +124,42 @@ MISTAKES = {
     "  config:\n    lr: {uniform: [2, 1]}": "5: uniform needs lower < upper",
     "  config:\n    lr: {uniform: [a, b]}": "5: uniform takes the numbers",
     "  config:\n    lr: {choice: []}": "5: choice takes a list of values",
-    "  search:\n    algorithm: optna": "5: search algorithm 'optna' unknown; known are random and optuna",
-    "  search: {algorithm: optuna, metrc: x}": "4: key 'metrc' unknown in 'search'. Did you mean 'metric'",
+    "  search:\n    algorithm: optna": "5: unknown search algorithm 'optna'; choose from random, optuna",
+    "  search: {algorithm: optuna, metrc: x}": "4: unknown key 'metrc' in 'search'. Did you mean 'metric'",
     "  search: {mode: highest}": "4: mode must be 'max' or 'min'",
-    "  search: optuna": "4: there is nothing to search",
+    "  search: optuna": "4: the search space is empty",
     "  search: {space: {lr: {grid_search: [1e-3, 1e-4]}}}": "4: Grid search parameters cannot be",
-    "  scheduler: ahsa": "4: scheduler 'ahsa' unknown; known are fifo, asha",
-    "  num_samples: -2": "4: num_samples must be at least 1, or -1 for sampling without end; got -2",
+    "  scheduler: ahsa": "4: unknown scheduler 'ahsa'; choose from fifo, asha",
+    "  num_samples: -2": "4: num_samples must be at least 1, or -1 for endless sampling; got -2",
     "  keep_checkpoints_num: -1": "4: keep_checkpoints_num must be at least 0 (0 for all); got -1",
     "  checkpoint_config:\n    checkpoint_frequency: -5": "5: checkpoint_frequency must be at least 0",
     "  max_failures: -2": "4: max_failures must be at least 0, or -1 for no limit; got -2",
     "  max_concurrent_trials: 0": "4: max_concurrent_trials must be at least 1",
-    "  time_budget_s: 0": "4: time_budget_s must be more than 0",
+    "  time_budget_s: 0": "4: time_budget_s must be greater than 0",
     "  time_budget_s: .inf": "4: time_budget_s must be a number; got inf",
     "  config:\n    lr: [[0, 1e-3], [1000, .inf]]": "5: lr/1/1 must be finite",
     "  config:\n    gamma: -.inf": "5: gamma must be a number",
     "  config:\n    lr: {uniform: [0, .inf]}": "5: uniform takes the numbers [lower, upper]",
     "  config:\n    explore: yes": "5: 'yes' means different things",
     "  config:": "4: config must be a mapping; got None",
-    "  stop:\n    env_steps: 0": "5: env_steps must be more than 0; 0 is reached before training begins",
-    "  stop:\n    win_rate: 90": "5: win_rate is a share, from 0 to 1: write 0.9 for 90%; got 90",
-    "  stop:\n    evaluation/episode_return_mean: 1": "5: 'evaluation/env_runners/episode_return_mean' needs an",
+    "  stop:\n    env_steps: 0": "5: env_steps must be greater than 0; 0 is reached before training starts",
+    "  stop:\n    win_rate: 90": "5: win_rate is a fraction from 0 to 1: write 0.9 for 90%; got 90",
+    "  stop:\n    evaluation/episode_return_mean: 1": "5: 'evaluation/env_runners/episode_return_mean' needs ev",
     "  search: {space: {lr: {uniform: [0, 1]}}, seed: -1}": "4: seed must be positive; got -1",
-    "  scheduler: pbt": "4: scheduler 'pbt' needs to know what to mutate; write 'scheduler: {name: pbt, hyperparam_",
-    "  scheduler: {name: pbt, hyperparam_mutations: {lrr: {uniform: [0, 1]}}}": "4: key 'lrr' unknown for MAT. Did",
+    "  scheduler: pbt": "4: scheduler 'pbt' needs options to mutate; write 'scheduler: {name: pbt, hyperparam_",
+    "  scheduler: {name: pbt, hyperparam_mutations: {lrr: {uniform: [0, 1]}}}": "4: unknown key 'lrr' for MAT. Did",
     "  scheduler: {name: asha, grace_period: 9, max_t: 3}": "4: scheduler 'asha': ",
     "  scheduler: {name: asha, grace_period: long}": "4: scheduler 'asha': ",
-    "  scheduler: {name: asha, grace_periods: 2}": "4: key 'grace_periods' unknown in 'scheduler'. Did you",
+    "  scheduler: {name: asha, grace_periods: 2}": "4: unknown key 'grace_periods' in 'scheduler'. Did you",
 }
 
 
 @pytest.mark.parametrize("lines", MISTAKES)
-def test_a_mistake_is_told_with_its_line(write, lines):
-    assert refusal(write(HEAD + lines)).startswith(f"exp.yaml:{MISTAKES[lines]}")
+def test_a_mistake_is_reported_with_its_line(write, lines):
+    assert error_of(write(HEAD + lines)).startswith(f"exp.yaml:{MISTAKES[lines]}")
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(write):
+def test_all_mistakes_in_a_file_are_reported_at_once(write):
     text = """
         old:
           run: MAT
@@ -181,47 +181,50 @@ def test_all_mistakes_of_a_file_are_told_at_once(write):
           run: MTA
           env: mpe/simple_spread
     """
-    with pytest.raises(ExperimentError) as refused:
+    with pytest.raises(ExperimentError) as raised:
         load_experiments(write(text))
-    lines = [line.split("exp.yaml:")[1] for line in str(refused.value).splitlines()]
+    lines = [line.split("exp.yaml:")[1] for line in str(raised.value).splitlines()]
     places = {int(line.split(":")[0]): line for line in lines}
     assert sorted(places) == [4, 5, 6, 8, 9, 11, 12, 13, 15, 16, 17, 18] and len(lines) == 12
     assert "write 'env_steps' instead" in places[8] and "'num_envs_per_env_runner'" in places[15]
     assert "contains '/'" in places[17]
 
 
-def test_an_empty_env_config_is_none(write):
+def test_an_empty_env_config_is_ignored(write):
     (experiment,) = load_experiments(write(HEAD + "  config:\n    env_config:\n"))
     assert experiment.config == {"env": "mpe/simple_spread"}
 
 
-def test_a_missing_package_is_told_where_the_environment_is_named(write, monkeypatch):
+def test_a_missing_package_is_reported_at_the_environments_line(write, monkeypatch):
     monkeypatch.setattr("rllib_seqmarl.envs.catalog.find_spec", lambda name: None)
-    assert refusal(write(HEAD)).startswith("exp.yaml:3: mpe/simple_spread needs mpe2")
+    assert error_of(write(HEAD)).startswith("exp.yaml:3: mpe/simple_spread needs mpe2")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("7: {run: MAT, env: mpe/simple_spread}", "exp.yaml:1: keys are text: put 7 in quotes"),
-        ("run: MAT\nenv: mpe/simple_spread", "exp.yaml:1: 'run' belongs to an experiment: write its name above"),
+        ("7: {run: MAT, env: mpe/simple_spread}", "exp.yaml:1: keys must be text: put 7 in quotes"),
+        (
+            "run: MAT\nenv: mpe/simple_spread",
+            "exp.yaml:1: 'run' belongs to an experiment: add the experiment",
+        ),
         ("", "exp.yaml: an experiment file maps names to experiments"),
         ("a: 3", "exp.yaml:1: experiment 'a' must be a mapping"),
         ("a:\n  env: mpe/simple_spread", "exp.yaml:1: experiment 'a' lacks 'run'"),
         ("a:\n  run: MAT", "exp.yaml:1: no environment given"),
-        ("a:\n  run: MTA\n  env: x", "exp.yaml:2: algorithm 'MTA' unknown. Did you mean 'MAT'"),
+        ("a:\n  run: MTA\n  env: x", "exp.yaml:2: unknown algorithm 'MTA'. Did you mean 'MAT'"),
         ("a:\n  run: MAT\n  env: spread", "exp.yaml:3: Unknown environment 'spread'"),
         (
             "a:\n  run: PPO\n  env: CartPol-v1",
             "exp.yaml:3: Unknown environment 'CartPol-v1'. Did you mean 'Cart",
         ),
-        ("a: {run: PPO}\na: {run: PPO}", "exp.yaml:2: key 'a' stands twice (first in line 1)"),
+        ("a: {run: PPO}\na: {run: PPO}", "exp.yaml:2: duplicate key 'a' (first in line 1)"),
         ("a:\n  run: [MAT\n  env: x", "exp.yaml:3: "),
         ("a: !!python/object/apply:os.system ['true']", "exp.yaml:1: could not determine a constructor"),
     ],
 )
-def test_a_file_that_holds_no_experiment_is_refused(write, text, message):
-    assert refusal(write(text + "\n")).startswith(message)
+def test_a_file_without_valid_experiments_is_rejected(write, text, message):
+    assert error_of(write(text + "\n")).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,7 @@ def test_a_file_that_holds_no_experiment_is_refused(write, text, message):
         ("sgd_minibatch_size", "128", "write 'minibatch_size' instead"),
         ("num_sgd_iter", "5", "write 'num_epochs' instead"),
         ("train_batch_size", "800", "write 'train_batch_size_per_learner' instead"),
-        ("model", "{fcnet_hiddens: [64]}", "write the network's sizes as keys of their own"),
+        ("model", "{fcnet_hiddens: [64]}", "write the network's sizes as top-level keys"),
         ("multiagent", "{policies: [a, b]}", "leave it out: one joint policy acts for the whole team"),
         ("policies", "[a, b]", "leave it out: one joint policy acts for the whole team"),
         ("lr_schedule", "[[0, 1]]", "write the schedule itself, as in 'lr: "),
@@ -243,8 +246,8 @@ def test_a_file_that_holds_no_experiment_is_refused(write, text, message):
         ("enable_env_runner_and_connector_v2", "false", "remove 'enable_env_runner_and_connector_v2: false'"),
     ],
 )
-def test_keys_of_the_old_api_stack_are_told_with_their_successors(write, key, value, remedy):
-    message = refusal(write(HEAD + f"  config:\n    {key}: {value}\n"))
+def test_keys_of_the_old_api_stack_are_reported_with_their_replacements(write, key, value, remedy):
+    message = error_of(write(HEAD + f"  config:\n    {key}: {value}\n"))
     assert message.startswith("exp.yaml:5: ") and key in message and remedy in message
 
 
@@ -252,24 +255,24 @@ def test_keys_of_the_old_api_stack_are_told_with_their_successors(write, key, va
     ("key", "remedy"),
     [("resources_per_trial: {cpu: 2}", "num_env_runners"), ("upload_dir: s3://x", "storage_path")],
 )
-def test_experiment_keys_that_are_gone_are_told_with_their_successors(write, key, remedy):
-    message = refusal(write(HEAD + f"  {key}\n"))
+def test_retired_experiment_keys_are_reported_with_their_replacements(write, key, remedy):
+    message = error_of(write(HEAD + f"  {key}\n"))
     assert message.startswith("exp.yaml:4: ") and remedy in message
 
 
-def test_a_wrong_key_in_the_evaluation_config_is_found(write):
-    message = refusal(write(HEAD + "  config:\n    evaluation_config:\n      exploree: false\n"))
-    assert message.startswith("exp.yaml:6: key 'exploree' unknown for MAT. Did you mean 'explore'")
+def test_an_unknown_key_in_the_evaluation_config_is_reported(write):
+    message = error_of(write(HEAD + "  config:\n    evaluation_config:\n      exploree: false\n"))
+    assert message.startswith("exp.yaml:6: unknown key 'exploree' for MAT. Did you mean 'explore'")
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(ExperimentError, match="there is no such file. `rllib list` shows"):
+    with pytest.raises(ExperimentError, match="no such file. `rllib list` shows"):
         load_experiments(tmp_path / "nowhere.yaml")
 
 
-def test_optuna_missing_says_what_to_install(write, monkeypatch):
+def test_missing_optuna_is_reported_with_the_install_command(write, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    message = refusal(write("a: {run: PPO, env: CartPole-v1, search: {space: {lr: {uniform: [0, 1]}}}}"))
+    message = error_of(write("a: {run: PPO, env: CartPole-v1, search: {space: {lr: {uniform: [0, 1]}}}}"))
     assert message.endswith('Optuna is not installed; run `pip install -e ".[sweep]"`.')
 
 
@@ -277,6 +280,6 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_examples_are_in_order(path):
+def test_the_examples_are_valid(path):
     for experiment in load_experiments(path):
         assert experiment.stop and experiment.config["env"]

@@ -1,4 +1,4 @@
-"""`rllib list` tells what there is, what it looks like and what it needs."""
+"""`rllib list` shows algorithms, environments and their requirements."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from rllib_seqmarl.experiments.inventory import inventory
 from rllib_seqmarl.registry import ALGORITHMS
 
 
-def test_the_names_of_algorithms_are_true() -> None:
+def test_algorithm_names_match_the_registry() -> None:
     assert {name: inspect.getdoc(cls) for name, cls in ALGORITHMS.items()} == ALGORITHM_NAMES
     assert tuple(RLLIB_ALGORITHMS) == RLLIB_ALGORITHM_NAMES
 
 
-def test_all_algorithms_and_environments_are_there() -> None:
+def test_all_algorithms_and_environments_are_listed() -> None:
     words = inventory().split()
     assert {*ALGORITHMS, *CATALOG} <= set(words)
 
 
-def test_agents_spaces_and_needs_are_told() -> None:
+def test_agents_spaces_and_requirements_are_listed() -> None:
     lines = inventory("speaker").splitlines()
     (line,) = (line for line in lines if line.startswith("mpe/"))
     facts = ["2", "3-11", "3 choices or 5 choices", "-", "14", "[mpe]", CATALOG["mpe/simple_speaker_listener"].summary]
     assert line.split()[1:] == " ".join(facts).split()
 
 
-def test_what_is_missing_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_listed_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Suite(
         "toys",
         {"far": "Far away."},
@@ -44,12 +44,12 @@ def test_what_is_missing_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch
         other_tasks="far-{1..9}",
     )
     monkeypatch.setitem(CATALOG, "toys/far", EnvEntry(suite, "far"))
-    told = inventory("toys/")
-    assert "[toys], missing" in told
-    assert 'toys: pip install -e ".[toys]" Then wait.' in told
-    assert "toys/far-{1..9}" in told
+    text = inventory("toys/")
+    assert "[toys], missing" in text
+    assert 'toys: pip install -e ".[toys]" Then wait.' in text
+    assert "toys/far-{1..9}" in text
 
 
-def test_an_unknown_word_is_answered_with_the_nearest_names() -> None:
+def test_an_unknown_word_suggests_the_nearest_name() -> None:
     with pytest.raises(ExperimentError, match="no name contains 'mpe/simple_spred'. Did you mean 'mpe/simple_spread'"):
         inventory("mpe/simple_spred")

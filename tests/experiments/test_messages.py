@@ -1,4 +1,4 @@
-"""What people read while and after training: progress lines, tables, the root of an error."""
+"""Output during and after training: progress lines, tables, root messages of errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def result(steps: int, seconds: float, iteration: int = 1, **runner: float) -> d
     }
 
 
-def test_a_progress_line_tells_steps_return_speed_and_time_left():
+def test_a_progress_line_shows_steps_return_speed_and_time_left():
     progress = Progress("spread", 1, {"num_env_steps_sampled_lifetime": 100_000})
     line = progress.line("spread", result(20_000, 10.0, episode_return_mean=-21.3), result(10_000, 6.0))
     assert line.split(" | ") == [
@@ -38,14 +38,14 @@ def test_a_progress_line_tells_steps_return_speed_and_time_left():
     ]
 
 
-def test_a_progress_line_tells_wins_where_there_are_any_and_waits_for_the_first_episode():
+def test_a_progress_line_shows_wins_if_reported_and_waits_for_the_first_episode():
     progress = Progress("spread", 1, {"env_runners/episode_return_mean": 3.0})
     assert "| won  25% |" in progress.line("spread", result(10, 1.0, win_rate=0.25), {})
     line = progress.line("spread", result(10, 1.0), {})
     assert "return       ..." in line and "left" not in line and "won" not in line
 
 
-def test_the_time_left_is_that_to_the_first_criterion():
+def test_the_time_left_is_until_the_first_criterion():
     progress = Progress("x", 1, {"time_total_s": 60, "training_iteration": 10, "num_env_steps_sampled_lifetime": 1e9})
     assert progress.seconds_left(result(10, 20.0, iteration=5)) == pytest.approx(20.0)  # 5 more iterations, 4 s each
     assert progress.seconds_left(result(10, 70.0, iteration=1)) == 0.0
@@ -64,7 +64,7 @@ def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
 
 
-def test_numbers_stand_to_the_right_in_a_table():
+def test_numbers_in_a_table_are_right_aligned():
     assert table(["name", "x"], [["a", "1"], ["bcdef", "10"]]).splitlines() == [
         "name    x",
         "-----  --",
@@ -81,7 +81,7 @@ def test_metrics_are_found_nested_and_flat_and_only_if_finite():
     assert metric(None, "a") is None
 
 
-def test_metrics_may_be_called_by_their_short_names():
+def test_metrics_have_short_names():
     assert resolve_metric("episode_return_mean", "x") == "env_runners/episode_return_mean"
     assert resolve_metric("env_runners/my_own", "x") == "env_runners/my_own"
     with pytest.raises(ExperimentError, match="write 'env_steps' instead"):
@@ -97,7 +97,7 @@ def task_error(cause: Exception) -> RayTaskError:
     return RayTaskError("f", text, cause, pid=1, ip="1.2.3.4")
 
 
-def test_the_root_of_an_error_is_told_without_the_frames_around_it():
+def test_the_root_message_has_no_outer_frames():
     plain = ValueError("agent 'a': its reward is nan.")
     assert root_message(plain) == "agent 'a': its reward is nan."
     assert root_message(task_error(plain)) == "agent 'a': its reward is nan."
@@ -105,12 +105,12 @@ def test_the_root_of_an_error_is_told_without_the_frames_around_it():
     assert root_message(KeyError("x")) == "KeyError: 'x'"
 
 
-def test_an_actor_that_could_not_start_brings_its_message_as_text():
+def test_the_message_of_an_actor_that_could_not_start():
     died = ActorDiedError(task_error(RuntimeError("cannot build the world\nfor two reasons")))
     assert root_message(died) == "cannot build the world\nfor two reasons"
 
 
-def test_an_empty_error_raised_from_another_is_told_by_that_others_words():
+def test_an_empty_error_has_the_message_of_its_cause():
     text = (
         'ray::MAT.train() (pid=1)\n  File "a.py", line 1, in step\n    raise\n'
         "rllib_seqmarl.envs.errors.JointEnvError: spread, step 3: agent 'a': its reward is nan.\n\n"
@@ -122,18 +122,18 @@ def test_an_empty_error_raised_from_another_is_told_by_that_others_words():
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told_with_the_folder_wherever_it_is_noticed(number: int) -> None:
+def test_a_full_disk_is_reported_with_the_folder(number: int) -> None:
     error = OSError(number, os.strerror(number), "/results/mine/result.json")
-    said = (
+    message = (
         f"/results/mine: results cannot be written ({os.strerror(number)}); free some space and continue with --resume."
     )
-    assert trial_message(task_error(error), "/results/mine") == said
-    assert driver_message(error, "/results/mine") == said
+    assert trial_message(task_error(error), "/results/mine") == message
+    assert driver_message(error, "/results/mine") == message
     tune_error = TuneError(f'Traceback (most recent call last):\n  File "tune.py", line 1\nOSError: {error}\n')
-    assert driver_message(tune_error, "/results/mine") == said
+    assert driver_message(tune_error, "/results/mine") == message
 
 
-def test_other_errors_of_tune_are_told_in_one_line() -> None:
+def test_other_errors_of_tune_are_reported_in_one_line() -> None:
     error = TuneError('Traceback (most recent call last):\n  File "tune.py", line 1\nKeyError: 3\n')
     assert driver_message(error, "/results/mine") == "/results/mine: Tune stopped: KeyError: 3"
     assert driver_message(TuneError(), "/r") == "/r: Tune stopped: TuneError"

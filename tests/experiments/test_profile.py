@@ -1,4 +1,4 @@
-"""Where an iteration's time goes: the parts make up the whole, whichever loop samples, and can be seen."""
+"""Time profiles of training iterations: the parts add up to the total for every sampling loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def experiment(tmp_path: Path, extra: str = "", run: str = "MAT") -> Experiment:
     return load_experiments(str(file))[0]
 
 
-def of_a_kind(kind: str) -> str:
+def options_of(kind: str) -> str:
     return {
         "local": "",
         "remote": "num_env_runners: 1",
@@ -46,11 +46,11 @@ def of_a_kind(kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["local", "remote", "overlapping", "rllib's loop"])
-def test_the_parts_make_up_the_whole(kind: str, tmp_path: Path, ray_cluster: None) -> None:
-    said: list[str] = []
-    profile = profile_experiment(experiment(tmp_path, of_a_kind(kind)), 2, said.append)
-    assert len(said) == (4 if kind == "overlapping" else 3) and "not counted" in said[0]
-    assert "not counted" not in said[-2] + said[-1]
+def test_the_parts_add_up_to_the_total(kind: str, tmp_path: Path, ray_cluster: None) -> None:
+    lines: list[str] = []
+    profile = profile_experiment(experiment(tmp_path, options_of(kind)), 2, lines.append)
+    assert len(lines) == (4 if kind == "overlapping" else 3) and "not counted" in lines[0]
+    assert "not counted" not in lines[-2] + lines[-1]
     assert profile.env_steps == 200
     assert profile.is_overlapped == (kind == "overlapping")
     assert profile.learning.keys() == LEARNING_PARTS.keys()
@@ -82,10 +82,10 @@ def test_the_table_has_shares_and_time_per_step() -> None:
     assert both.other == pytest.approx(0.5)
 
 
-def test_other_algorithms_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_algorithms_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = experiment(tmp_path)
     monkeypatch.setattr("rllib_seqmarl.experiments.profile.get_trainable_cls", _ppo)
-    with pytest.raises(ExperimentError, match="MAT cannot be profiled: it is none of this package's algorithms"):
+    with pytest.raises(ExperimentError, match="MAT cannot be profiled: it is not one of this package's algorithms"):
         profile_experiment(made, 1, print)
 
 
@@ -119,7 +119,7 @@ def test_the_command_prints_a_table_and_draws_a_picture(
     assert not list((tmp_path / "results").glob("*"))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["profile", str(tmp_path / "nothing.yaml")])
     assert result.exit_code == 1
     assert "nothing.yaml" in result.output

@@ -1,4 +1,4 @@
-"""The main job, cut short: it evaluates, trains, evaluates again, and leaves pictures."""
+"""A shortened quick start: it evaluates, trains, evaluates again, and writes figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from rllib_seqmarl.experiments.quickstart import run_quickstart
 
 
-def test_the_quickstart_leaves_a_curve_an_animation_and_a_checkpoint(
+def test_the_quickstart_writes_a_curve_an_animation_and_a_checkpoint(
     ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="rllib_seqmarl"):
@@ -22,7 +22,7 @@ def test_the_quickstart_leaves_a_curve_an_animation_and_a_checkpoint(
     assert len({tuple(team.team_returns) for team in (result.random, result.before, result.after)}) == 3
     assert Image.open(result.curve).size[0] > 600
     with Image.open(result.animation) as animation:
-        assert 45 <= animation.n_frames <= 3 * 26  # the first sight and 25 steps; frames alike are shown as one
+        assert 45 <= animation.n_frames <= 3 * 26  # the initial frame and 25 steps; equal frames are merged
     text = "\n".join(record.getMessage() for record in caplog.records)
     for name, team in (("random actions (uniform)", result.random), ("untrained network, greedy", result.before)):
         (row,) = (line for line in text.splitlines() if line.startswith(name))

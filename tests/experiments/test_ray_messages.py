@@ -1,4 +1,4 @@
-"""Ray's paragraphs are one line each."""
+"""Ray's messages are shortened to one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An iteration that is repeated stands once in a trial's files."""
+"""Repeated iterations appear only once in a trial's files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(folder: Path) -> tuple[list[int], list[int]]:
         ([1, 2], 0, []),
         ([], 3, []),
         ([2, 4, 6], 5, [2, 4]),
-        ([1, 2, 3, 2, 3, 4], 3, [1, 2, 3, 2, 3]),  # population-based training took over another trial's weights
+        ([1, 2, 3, 2, 3, 4], 3, [1, 2, 3, 2, 3]),  # population-based training copied another trial's weights
     ],
 )
 @pytest.mark.parametrize("fs", [None, pyarrow.fs.SubTreeFileSystem("/", pyarrow.fs.LocalFileSystem())])
@@ -49,7 +49,7 @@ def test_results_after_an_iteration_are_dropped(
 
 
 @pytest.mark.parametrize("scale", [1, 160])  # steps are iterations, or env steps
-def test_curves_end_with_the_results(tmp_path: Path, scale: int) -> None:
+def test_events_are_truncated_with_the_results(tmp_path: Path, scale: int) -> None:
     with SummaryWriter(str(tmp_path)) as writer:
         for iteration in range(1, 7):
             writer.add_scalar("return", float(iteration), iteration * scale)
@@ -68,14 +68,14 @@ def test_curves_end_with_the_results(tmp_path: Path, scale: int) -> None:
     assert len(kept) == len(expected.read_bytes())
 
 
-def test_a_folder_without_results_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_without_results_is_unchanged(tmp_path: Path) -> None:
     drop_results_after(str(tmp_path / "nowhere"), 3)
     drop_results_after(str(tmp_path), 3)
     drop_events_after(str(tmp_path), 3)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_trial_that_recovers_repeats_its_iterations_in_the_same_columns(tmp_path: Path) -> None:
+def test_a_recovered_trial_repeats_iterations_in_the_same_columns(tmp_path: Path) -> None:
     class Trial:
         local_path, checkpoint, init_local_path = str(tmp_path), "some", print
         latest_checkpoint_result = SimpleNamespace(metrics={"training_iteration": 1})

@@ -1,4 +1,4 @@
-"""Experiments run to their end, fail with one message and a checkpoint, and are taken up again."""
+"""Experiments run to completion, fail with a message and a checkpoint, and can be resumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rllib_seqmarl.experiments.experiment import Experiment, parse_experiment
 from rllib_seqmarl.experiments.experiment_record import config_changes, record
 from rllib_seqmarl.experiments.progress import Progress
 from rllib_seqmarl.experiments.ray_session import RaySession
-from rllib_seqmarl.experiments.report import best_checkpoint, closing_words, results_table
+from rllib_seqmarl.experiments.report import best_checkpoint, closing_message, results_table
 from rllib_seqmarl.experiments.runner import Outcome, check_runnable, run_experiment
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -44,7 +44,7 @@ def run(one: Experiment, resume: bool = False) -> Outcome:
     return run_experiment(one, RaySession(), resume=resume)
 
 
-def test_a_grid_is_run_to_its_end_and_told_best_first(tmp_path: Path) -> None:
+def test_a_grid_is_completed_and_reported_best_first(tmp_path: Path) -> None:
     outcome = run(experiment(tmp_path, {"lr": {"grid_search": [1e-3, 1e-4]}}, stop={"training_iteration": 2}))
     assert not outcome.failures and not outcome.interrupted
     header, _, *rows = results_table(outcome).splitlines()
@@ -54,7 +54,7 @@ def test_a_grid_is_run_to_its_end_and_told_best_first(tmp_path: Path) -> None:
     assert best_returns == sorted(best_returns, reverse=True)
     checkpoint = best_checkpoint(outcome)
     assert checkpoint is not None and Path(checkpoint).is_dir()
-    assert f"rllib evaluate {checkpoint}" in closing_words(outcome)
+    assert f"rllib evaluate {checkpoint}" in closing_message(outcome)
     kept = [sorted(path.name for path in Path(result.path).glob("checkpoint_*")) for result in outcome.results]
     assert all(len(names) == 2 for names in kept)
 
@@ -76,7 +76,7 @@ def test_tune_run_takes_mat_and_an_optuna_search(tmp_path: Path) -> None:
 
 @pytest.fixture
 def failing_env(tmp_path: Path) -> Path:
-    """Registers an environment whose second agent's reward becomes NaN, until the returned file is there."""
+    """Register an environment whose second agent's reward becomes NaN unless the returned file exists."""
     repaired = tmp_path / "repaired"
 
     def creator(env_config: dict[str, Any]) -> Any:
@@ -102,15 +102,15 @@ def failing_env(tmp_path: Path) -> Path:
     return repaired
 
 
-def test_a_late_failure_keeps_its_checkpoint_and_resuming_goes_on_from_it(tmp_path: Path, failing_env: Path) -> None:
+def test_a_late_failure_keeps_its_checkpoint_and_can_be_resumed_from_it(tmp_path: Path, failing_env: Path) -> None:
     one = experiment(tmp_path, {"env_config": {}}, env="tests/failing", stop={"training_iteration": 8})
     failed = run(one)
     (failure,) = failed.failures
     assert "agent 'agent_1': its reward is nan" in failure.message and "\n" not in failure.message
     assert failure.checkpoint is not None and Path(failure.checkpoint).is_dir()
     assert "in step_into" in Path(failure.error_file).read_text()
-    words = closing_words(failed)
-    assert failure.checkpoint in words and failure.error_file in words and "--resume" in words
+    message = closing_message(failed)
+    assert failure.checkpoint in message and failure.error_file in message and "--resume" in message
 
     failing_env.touch()
     outcome = run(one, resume=True)
@@ -121,18 +121,18 @@ def test_a_late_failure_keeps_its_checkpoint_and_resuming_goes_on_from_it(tmp_pa
     assert steps[-1] == 8 * 40
 
 
-def test_an_environment_that_cannot_be_made_is_told_in_its_own_words(tmp_path: Path, failing_env: Path) -> None:
+def test_an_environment_that_cannot_be_created_is_reported(tmp_path: Path, failing_env: Path) -> None:
     config = {"env_config": {"unbuildable": True}}
     (failure,) = run(experiment(tmp_path, config, env="tests/failing", stop={"training_iteration": 1})).failures
     assert failure.message == "the world cannot be built: 7 walls are missing"
     assert failure.checkpoint is None
 
 
-def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(tmp_path: Path, monkeypatch: Any) -> None:
-    told: Callable[..., None] = Progress.on_trial_result
+def test_an_interrupt_keeps_the_checkpoint_and_explains_how_to_continue(tmp_path: Path, monkeypatch: Any) -> None:
+    original: Callable[..., None] = Progress.on_trial_result
 
     def interrupt(self: Progress, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-        told(self, iteration, trials, trial, result, **info)
+        original(self, iteration, trials, trial, result, **info)
         if result["training_iteration"] == 3:
             signal.raise_signal(signal.SIGINT)
 
@@ -141,7 +141,7 @@ def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(tmp_path: Path,
     outcome = run(one)
     assert outcome.interrupted and not outcome.failures
     assert best_checkpoint(outcome) is not None
-    assert "Stopped before the end. The same command with --resume" in closing_words(outcome)
+    assert "Stopped before the end. The same command with --resume" in closing_message(outcome)
     monkeypatch.undo()
     finished = run(one, resume=True)
     assert not finished.interrupted
@@ -157,17 +157,19 @@ def iterations(outcome: Outcome, trial: int = 0) -> list[int]:
     return found
 
 
-def test_a_resumed_run_goes_on_to_a_later_stop_with_another_config_and_repeats_no_iteration(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_with_a_later_stop_and_another_config(
+    tmp_path: Path,
+) -> None:
     run(experiment(tmp_path, stop={"training_iteration": 2}))
     tuner = tmp_path / "tiny" / "tuner.pkl"
-    tuner.write_bytes(b"damaged")  # which nothing depends on
+    tuner.write_bytes(b"damaged")  # nothing depends on it
     outcome = run(experiment(tmp_path, {"num_epochs": 2}, stop={"env_steps": 4 * 40}), resume=True)
     assert not outcome.failures and not outcome.interrupted
     assert iterations(outcome) == [1, 2, 3, 4]
     last = outcome.results[0].metrics
     assert last["num_env_steps_sampled_lifetime"] == 4 * 40 and last["config"]["num_epochs"] == 2
 
-    # What a run that is killed leaves behind after Tune's last saved state.
+    # The files that a killed run leaves behind after Tune's last saved state.
     trial = Path(outcome.results[0].path)
     with (trial / "result.json").open("a") as file:
         file.write(json.dumps({"training_iteration": 5}) + '\n{"cut off')
@@ -182,7 +184,7 @@ def test_a_resumed_run_goes_on_to_a_later_stop_with_another_config_and_repeats_n
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"config": {"lr": {"grid_search": [1e-3, 1e-5]}}}, r"config.lr \(part of the search space\): .*1e-05"),
         ({"config": {"lr": 1e-3}}, r"config.lr \(part of the search space\)"),
@@ -194,18 +196,18 @@ def test_a_resumed_run_goes_on_to_a_later_stop_with_another_config_and_repeats_n
         ({"scheduler": "asha"}, "scheduler: None -> "),
     ],
 )
-def test_what_cannot_change_on_resuming_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_settings_that_cannot_change_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     grid = {"lr": {"grid_search": [1e-3, 1e-4]}}
     old = experiment(tmp_path, grid, stop={"training_iteration": 2})
     config = grid | change.pop("config", {})
     if "env" in change:
         config["env_config"] = {}
-    with pytest.raises(ExperimentError, match=f"^tiny: --resume cannot change .*{said}") as refused:
+    with pytest.raises(ExperimentError, match=f"^tiny: --resume cannot change .*{message}") as raised:
         config_changes(record(old), experiment(tmp_path, config, stop={"training_iteration": 2}, **change))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_stop_criterion_that_nothing_reports_ends_the_run_after_the_first_episodes(tmp_path: Path) -> None:
+def test_an_unreported_stop_criterion_ends_the_run_after_the_first_episodes(tmp_path: Path) -> None:
     with pytest.raises(
         ExperimentError, match="'env_runners/episode_retrun_mean' is not in the results. Did you mean"
     ) as e:
@@ -214,14 +216,14 @@ def test_a_stop_criterion_that_nothing_reports_ends_the_run_after_the_first_epis
     assert len(list(tmp_path.glob("tiny/MAT_*/checkpoint_*"))) > 0
 
 
-def test_a_second_run_under_one_name_is_refused(tmp_path: Path) -> None:
+def test_a_second_run_with_the_same_name_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "notes.txt").touch()
-    with pytest.raises(ExperimentError, match="tiny holds results already"):
+    with pytest.raises(ExperimentError, match="tiny already contains results"):
         run(experiment(tmp_path))
 
 
-def test_a_damaged_state_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_state_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "experiment_state-2026-01-01_00-00-00.json").write_text('{"trial_data": [')
     with pytest.raises(
@@ -240,13 +242,13 @@ def test_a_trial_can_start_from_another_trials_checkpoint(tmp_path: Path) -> Non
     assert outcome.results[0].metrics["num_env_steps_sampled_lifetime"] == 3 * 40
 
 
-def test_a_trial_that_would_wait_for_ever_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match="a trial needs 51 CPUs, but there are 4; lower num_env_runners"):
+def test_a_trial_that_would_wait_forever_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="a trial needs 51 CPUs, but only 4 are available; lower num_env_runners"):
         check_runnable([experiment(tmp_path, {"num_env_runners": 50})], RaySession())
-    with pytest.raises(ExperimentError, match="nowhere: there is no such folder"):
+    with pytest.raises(ExperimentError, match="nowhere: no such folder"):
         check_runnable([experiment(tmp_path, restore="nowhere")], RaySession())
 
 
-def test_experiments_whose_results_would_mix_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExperimentError, match="two experiments are called 'tiny'"):
+def test_experiments_whose_results_would_mix_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="two experiments are named 'tiny'"):
         check_runnable([experiment(tmp_path), experiment(tmp_path)], RaySession())

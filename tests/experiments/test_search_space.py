@@ -1,4 +1,4 @@
-"""Distributions in files are Tune's own, and all that they may give is checked beforehand."""
+"""Conversion of distributions to Tune's, and the configs that cover their values."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_choices_grids_and_plain_values_at_any_depth():
     assert [path for path, _ in distributions(found)] == [("a",), ("b", "c")]
 
 
-def test_corners_hold_every_choice_and_both_ends_of_ranges():
+def test_corners_cover_every_choice_and_both_ends_of_ranges():
     config = space({"a": {"choice": [1, 2, 3]}, "b": {"c": {"grid_search": [4, 5]}}, "d": {"randint": [0, 8]}, "e": 6})
     assert list(corners(config)) == [
         {"a": 1, "b": {"c": 4}, "d": 0, "e": 6},

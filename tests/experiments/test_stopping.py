@@ -1,4 +1,4 @@
-"""A run ends early with a checkpoint of every running trial, and not by criteria that nothing reports."""
+"""Early stopping by signals, with a checkpoint of every running trial, and by unreported stop criteria."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def result(**metrics: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_when_every_running_trial_is_saved(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[int] = []
-    stopping = Stopping([], late=False)
+    stopping = Stopping([], allow_late=False)
     trials = [trial("a"), trial("b"), trial("c", "PENDING"), trial("d", "TERMINATED")]
     before = signal.getsignal(number)
     with stopping.signals():
@@ -51,13 +51,13 @@ def test_a_signal_stops_when_every_running_trial_is_saved(number: int, monkeypat
     ("stop", "reported", "problem"),
     [
         ("env_runners/win_rate", result(episode_return_mean=1.0, win_rate=0.0), None),
-        ("env_runners/win_rate", result(), None),  # no episode has ended yet
+        ("env_runners/win_rate", result(), None),  # no episode has finished yet
         ("env_runners/win_rate", result(episode_return_mean=float("nan")), None),
         ("evaluation/env_runners/win_rate", result(episode_return_mean=1.0), None),  # no evaluation yet
         (
             "env_runners/win_rate",
             result(episode_return_mean=1.0),
-            "The environment reports no wins",
+            "The environment does not report wins",
         ),
         (
             "env_runners/episode_len",
@@ -71,23 +71,23 @@ def test_a_signal_stops_when_every_running_trial_is_saved(number: int, monkeypat
         ),
     ],
 )
-def test_a_criterion_that_is_not_reported_by_the_first_episodes(stop: str, reported: Any, problem: str | None) -> None:
-    stopping = Stopping([stop], late=False)
+def test_a_criterion_that_is_missing_after_the_first_episodes(stop: str, reported: Any, problem: str | None) -> None:
+    stopping = Stopping([stop], allow_late=False)
     stopping.on_trial_result(0, [], trial("a"), reported)
     assert (stopping.problem is None) if problem is None else (problem in str(stopping.problem))
     assert stopping.is_requested == (problem is not None)
 
 
-def test_a_users_callbacks_may_report_later(caplog: pytest.LogCaptureFixture) -> None:
-    stopping = Stopping(["env_runners/mine"], late=True)
+def test_user_callbacks_may_report_metrics_later(caplog: pytest.LogCaptureFixture) -> None:
+    stopping = Stopping(["env_runners/mine"], allow_late=True)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             stopping.on_trial_result(0, [], trial("a"), result(episode_return_mean=1.0))
     assert not stopping.is_requested and len(caplog.records) == 1
 
 
-def test_trials_that_tune_did_not_resume_are_told() -> None:
-    stopping = Stopping([], late=False, resumed=["a", "b"])
+def test_trials_that_tune_did_not_resume_raise_an_error() -> None:
+    stopping = Stopping([], allow_late=False, resumed=["a", "b"])
     stopping.on_step_begin(0, [trial("a"), trial("b"), trial("new")])
     with pytest.raises(ExperimentError, match="could not resume"):
         stopping.on_step_begin(0, [trial("a")])

@@ -1,4 +1,4 @@
-"""TensorBoard's curves are in groups, and single runs have hyperparameters."""
+"""TensorBoard curves are grouped, and single runs have hyperparameters."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rllib_seqmarl.experiments.tensorboard import TensorBoard, tag
 
 
 class Trial(SimpleNamespace):
-    """As much of Tune's trial as the logger uses."""
+    """The part of Tune's trial that the logger uses."""
 
     __hash__ = object.__hash__
 
 
 def written(folder: Path) -> dict[str, int]:
-    """Tag -> step of the last value in a folder's event file."""
+    """Return tag -> step of the last value in a folder's event file."""
     (file,) = folder.glob("events.out.tfevents.*")
     data, tags, at = file.read_bytes(), {}, 0
     while at < len(data):

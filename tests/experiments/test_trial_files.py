@@ -1,4 +1,4 @@
-"""Checkpoints and curves are found in whatever folder of results a user names; pictures are made of them."""
+"""Finding checkpoints and curves in results folders, and drawing figures and animations."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def make_trial(folder: Path, returns: list[float | None], checkpoints: list[int]
     return folder
 
 
-def test_a_curve_begins_with_the_first_ended_episode(tmp_path):
+def test_a_curve_starts_with_the_first_finished_episode(tmp_path):
     assert read_curve(make_trial(tmp_path / "t", [None, -3.0, -2.0], [])) == Curve([20.0, 30.0], [-3.0, -2.0])
 
 
-def test_the_checkpoint_is_a_trials_newest_and_an_experiments_best_trials(tmp_path):
+def test_checkpoints_are_found_in_trials_and_experiments(tmp_path):
     worse = make_trial(tmp_path / "exp" / "worse", [-9.0, -8.0], [7, 12])
     better = make_trial(tmp_path / "exp" / "better", [-9.0, -1.0], [0, 3])
     assert find_checkpoint(worse) == worse / "checkpoint_000012"
@@ -44,22 +44,22 @@ def test_the_checkpoint_is_a_trials_newest_and_an_experiments_best_trials(tmp_pa
     assert find_checkpoint(tmp_path / "exp") == better / "checkpoint_000003"
 
 
-def test_what_is_no_checkpoint_is_told(tmp_path):
-    with pytest.raises(ExperimentError, match="there is no such folder"):
+def test_paths_without_a_checkpoint_are_rejected(tmp_path):
+    with pytest.raises(ExperimentError, match="no such folder"):
         find_checkpoint(tmp_path / "nowhere")
     trial = make_trial(tmp_path / "t", [1.0], [])
-    with pytest.raises(ExperimentError, match="no checkpoint was written there yet"):
+    with pytest.raises(ExperimentError, match="no checkpoint has been written yet"):
         find_checkpoint(trial)
     with pytest.raises(ExperimentError, match="a checkpoint is a folder, not a file"):
         find_checkpoint(trial / "result.json")
 
 
-def test_the_running_mean_averages_the_neighbours_there_are():
+def test_the_running_mean_averages_existing_neighbours():
     assert running_mean([1.0, 2.0, 6.0, 7.0], 1) == [1.5, 3.0, 5.0, 6.5]
     assert running_mean([], 3) == []
 
 
-def test_pictures_are_written(tmp_path):
+def test_figures_are_written(tmp_path):
     picture = tmp_path / "new" / "curve.png"
     plot_learning_curves({"a": Curve([1, 2], [3, 4]), "b": Curve([], [])}, picture, "title", marks={"m": 3.5})
     assert Image.open(picture).size[0] > 600

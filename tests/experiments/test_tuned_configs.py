@@ -1,4 +1,4 @@
-"""The tuned experiments that come with the package are in order: checked as `rllib train file` does, built, and run."""
+"""The package's tuned experiments are valid: checked like by `rllib train file`, built, and run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALGORITHMS = {"mat": "MAT", "mam": "MAM", "marwkv": "MARWKV"}
 
 @cache
 def load(name: str) -> Experiment:
-    """Checked as if nothing were missing here: no package is needed before an environment is made."""
+    """Load an experiment as if all packages were installed; they are only needed to create environments."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EnvEntry, "missing", lambda entry: "")
         return TUNED[name].load()
@@ -36,7 +36,7 @@ def env_of(name: str) -> str:
 
 
 def missing(env: str) -> str:
-    """What has to be installed for it; empty if nothing."""
+    """Return the missing packages of an environment; empty if there are none."""
     entry = find_entry(env)
     assert entry is not None
     return entry.missing()
@@ -48,14 +48,14 @@ def algorithm_config(name: str) -> AlgorithmConfig:
 
 
 @pytest.mark.parametrize("name", TUNED)
-def test_it_is_in_order_and_named_after_its_algorithm_and_task(name: str):
+def test_it_is_valid_and_named_after_its_algorithm_and_task(name: str):
     algorithm, task = name.split("/")
     assert load(name).run == ALGORITHMS[algorithm]
     assert f"{task}-".startswith(env_of(name).replace("/", "-") + "-")  # the name of a variant may follow
     assert load(name).stop[ENV_STEPS] > 0
 
 
-def test_several_share_a_file():
+def test_several_experiments_share_a_file():
     tuned = TUNED["mam/smax-3s5z"]
     assert (tuned.file.name, tuned.experiment) == ("smax.yaml", "mam-smax-3s5z")
     first, other = load("mam/smax-2s3z"), load("mam/smax-3s5z")
@@ -63,7 +63,7 @@ def test_several_share_a_file():
     assert other.config == first.config | {"env": "smax/3s5z"}
 
 
-def test_one_with_a_file_of_its_own_is_named_after_the_file():
+def test_the_only_experiment_in_a_file_is_named_after_the_file():
     assert TUNED["marwkv/mpe-simple_spread-v5"].experiment == load("marwkv/mpe-simple_spread-v5").name
     assert load("marwkv/mpe-simple_spread-v5").name == "marwkv5-mpe-simple_spread"
 
@@ -74,29 +74,29 @@ def test_all_algorithms_have_the_same_tasks():
 
 
 NETWORK = {"embed_dim", "n_head", "version", "encoder_mixer", "decoder_mixer", "d_state", "d_conv", "expand", "dt_rank"}
-# Where publications say otherwise: the learning rate of the MARWKV report on SMAC, and Mava's MAT on one task.
-OTHERWISE = {"marwkv/smac": {"lr"}, "marwkv/multitask-mixture-smac": {"lr"}, "rware-small-4ag": {"n_block"}}
+# Exceptions from publications: the learning rate of the MARWKV report on SMAC, and Mava's MAT on one task.
+EXCEPTIONS = {"marwkv/smac": {"lr"}, "marwkv/multitask-mixture-smac": {"lr"}, "rware-small-4ag": {"n_block"}}
 
 
 @pytest.mark.parametrize("name", [name for name in TUNED if not name.startswith("mat/")])
 def test_algorithms_are_compared_on_equal_terms(name: str):
-    """But for its network, an algorithm has MAT's values on the same task; its own defaults do not come between."""
+    """Except for network options and publications, an algorithm uses the same values as MAT on the same task."""
     task = name.split("/")[1]
-    plain = env_of(name).replace("/", "-")  # for a variant that MAT has not
+    plain = env_of(name).replace("/", "-")  # for a variant that MAT lacks
     reference = f"mat/{task}" if f"mat/{task}" in TUNED else f"mat/{plain}"
-    otherwise = set().union(*(keys for place, keys in OTHERWISE.items() if place in name))
+    exceptions = set().union(*(keys for place, keys in EXCEPTIONS.items() if place in name))
     own, mat = vars(algorithm_config(name)), vars(algorithm_config(reference))
-    shared = {key for key in own.keys() & mat.keys() if not key.startswith("_")} - NETWORK - otherwise - {"algo_class"}
+    shared = {key for key in own.keys() & mat.keys() if not key.startswith("_")} - NETWORK - exceptions - {"algo_class"}
     assert {key: own[key] for key in shared} == {key: mat[key] for key in shared}
     assert load(name).stop == load(reference).stop
 
 
-def test_environments_have_the_options_that_are_set():
+def test_environments_accept_the_configured_options():
     made: list[Any] = []
     for name in TUNED:
         env, options = env_of(name), load(name).config.get("env_config", {})
         if options and (env, options) not in made:
-            with suppress(ImportError):  # what is not installed, be it a task of a mixture
+            with suppress(ImportError):  # not installed, or a task of a mixture is not
                 make_env(env, options).close()
                 made.append((env, options))
     assert made
@@ -104,7 +104,7 @@ def test_environments_have_the_options_that_are_set():
 
 @pytest.mark.parametrize("suite", [name for name, suite in SUITES.items() if not suite.external])
 def test_one_of_each_suite_runs(suite: str, ray_cluster: None):
-    """One iteration with two environments and eight steps, of each algorithm's first; one compilation serves all."""
+    """Run one iteration of two environments x eight steps with each algorithm's first experiment of a suite."""
     for algorithm in ALGORITHMS:
         name = next(name for name in TUNED if name.startswith(f"{algorithm}/") and env_of(name).startswith(f"{suite}/"))
         if what := missing(env_of(name)):
