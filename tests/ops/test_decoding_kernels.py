@@ -44,7 +44,7 @@ def test_a_packed_layer_is_the_layer(rows, depth, width, has_bias, dtype, seed):
     layer, x = nn.Linear(depth, width, bias=has_bias, dtype=dtype), torch.randn(rows, depth, dtype=dtype)
     with torch.no_grad():
         assert_near(applied(packed_layer(layer), x, width), layer(x))
-        turned = packed(array(layer.weight.mT.contiguous()), None, is_turned=True)
+        turned = packed(array(layer.weight.mT.contiguous()), None, is_transposed=True)
         assert_near(applied(turned, x, width), F.linear(x, layer.weight))
 
 

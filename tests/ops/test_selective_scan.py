@@ -207,10 +207,10 @@ def test_a_library_that_cannot_be_loaded_is_as_good_as_absent(caplog):
     def broken():
         raise ImportError("made for another numpy")
 
-    fast = backends.Backend("fast", broken, backends.nothing_in_the_way, "fast")
+    fast = backends.Backend("fast", broken, backends.no_obstacle, "fast")
     operation = backends.Operation("scan", [fast, SELECTIVE_SCAN.backends["reference"]])
     with caplog.at_level(logging.WARNING, logger="rllib_seqmarl"):
-        assert operation.name_of("auto", torch.zeros(1)) == "reference"
+        assert operation.resolve_name("auto", torch.zeros(1)) == "reference"
     assert "fast is not used: it cannot be loaded (ImportError: made for another numpy)" in caplog.text
     with pytest.raises(ImportError):
         operation.choose("fast", torch.zeros(1))
