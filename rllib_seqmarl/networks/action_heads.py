@@ -154,7 +154,7 @@ class CategoricalHead(ActionHead):
         return lambda actions: gelu(embedding(actions + self.offsets, self.choice_rows).sum(-2))
 
     def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        from rllib_seqmarl.ops.decoding.heads import ChoiceStep  # here, because numba need not be installed
+        from rllib_seqmarl.ops.decoding.heads import ChoiceStep  # deferred: numba is optional
 
         return ChoiceStep(self.spec.nvec, self.choice_rows, start, ILLEGAL_LOGIT, *policy)
 
@@ -219,7 +219,7 @@ class GaussianHead(ActionHead):
         return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
 
     def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        from rllib_seqmarl.ops.decoding.heads import MoveStep  # here, because numba need not be installed
+        from rllib_seqmarl.ops.decoding.heads import MoveStep  # deferred: numba is optional
 
         return MoveStep(self.action_embedding, start, *policy)
 

@@ -59,7 +59,7 @@ class PostNormDecoderBlock(CausalMixer):
     def initial_state(self, batch_size: int) -> Any:
         mixers, norms = (self.mixer, self.cross), (self.norm1, self.norm2, self.norm3)
         if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import PostNormStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import PostNormStep  # deferred: numba is optional
 
             return PostNormStep(batch_size, mixers, norms, self.mlp)
         layers = [bound(layer) for layer in (*norms, self.mlp)]
@@ -99,7 +99,7 @@ class PreNormBlock(CausalMixer):
     def initial_state(self, batch_size: int) -> Any:
         mixers, norms = (self.time, self.channel), (self.norm1, self.norm2)
         if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import PreNormStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import PreNormStep  # deferred: numba is optional
 
             return PreNormStep(batch_size, mixers, norms)
         return mixers, [mixer.initial_state(batch_size) for mixer in mixers], [bound(norm) for norm in norms]

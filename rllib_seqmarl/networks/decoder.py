@@ -52,7 +52,7 @@ class Decoder(nn.Module):
     def initial_state(self, batch_size: int) -> Any:
         """The state before the first agent: the decoder's own layers, and every block with its state."""
         if is_compiled(self.backend, self.norm.weight):
-            from rllib_seqmarl.ops.decoding.blocks import StackStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import StackStep  # deferred: numba is optional
 
             return StackStep(batch_size, self.norm, self.is_pre_norm, self.blocks)
         return bound(self.norm), list(self.blocks), [block.initial_state(batch_size) for block in self.blocks]

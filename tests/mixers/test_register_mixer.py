@@ -60,9 +60,9 @@ def test_a_registered_mixer_is_a_choice_like_any_other() -> None:
 
 
 BAD: dict[str, tuple[Any, Any, str]] = {
-    "built-in": ("attention", SUM, "the name 'attention' is a mixer of this package"),
-    "taken": ("sum", MIXERS["rwkv4"], "the name 'sum' is registered already, with other classes"),
-    "no name": ("", SUM, "name='' is not a name"),
+    "built-in": ("attention", SUM, "the name 'attention' is a built-in mixer"),
+    "taken": ("sum", MIXERS["rwkv4"], "the name 'sum' is already registered with other classes"),
+    "no name": ("", SUM, "name='' is not a valid name"),
     "class": ("mine", Sum, r"takes PostNormMixers\(encoder=..., .* or PreNormMixers\(time=..., .* not <class"),
 }
 

@@ -159,7 +159,7 @@ class AttentionStep(CompiledStep):
 
     def advance(self, x: Any, context: Any = None) -> Any:
         """The output (batch, d) for the next token ``x`` (batch, d); queries come from the context (batch, d) or x."""
-        if self.length == self.entries.shape[3]:  # capacity doubles when full, so adding costs O(1) on average
+        if self.length == self.entries.shape[3]:  # capacity doubles when full, so appending is amortised O(1)
             self.entries = np.concatenate([self.entries, np.empty_like(self.entries)], axis=3)
         source = x if context is None else context
         keys, values = self.entries[0], self.entries[-1]
