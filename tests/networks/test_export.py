@@ -43,7 +43,7 @@ def saved(tmp_path):
 def test_a_truncated_file(saved):
     weights = saved.with_suffix(".safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ExportError, match="damaged or cut short"):
+    with pytest.raises(ExportError, match="damaged or truncated"):
         load_network(saved)
 
 
@@ -58,11 +58,11 @@ def test_a_missing_file(saved, ending):
     ("change", "message"),
     [
         ({"format_version": 99}, "format version 99"),
-        ({"format_version": 1, "network": {"obs_dim": 4}}, "describes no network"),
-        ({"format_version": 1, "network": []}, "describes no network"),
+        ({"format_version": 1, "network": {"obs_dim": 4}}, "is not a valid network"),
+        ({"format_version": 1, "network": []}, "is not a valid network"),
         (
             {"format_version": 1, "network": {"obs_dim": 5, "action": {"kind": "discrete", "nvec": [3]}}},
-            "does not hold the weights",
+            "does not contain the weights",
         ),
     ],
 )

@@ -104,14 +104,14 @@ def test_round_trip(tmp_path):
     [
         ({"image_shape": (16, 20)}, r"image_shape=\(16, 20\) must be \(height, width, channels\)"),
         ({"image_shape": (16, 20, 0)}, "must be"),
-        ({"image_shape": (16, 20, 3)}, "its pixels a part of the obs_dim=643"),
-        ({"image_shape": (7, 91, 1)}, "too small for conv_filters=.*, which is the choice for small images; give"),
-        ({"conv_filters": [[16, 8, 4], [32, 4, 2]]}, r"small for conv_filters=\[\[16, 8, 4\], \[32, 4, 2\]\]; give"),
-        ({"conv_filters": []}, "conv_filters=.* is not .*whole numbers >= 1, such as"),
+        ({"image_shape": (16, 20, 3)}, "with at most obs_dim=643 numbers"),
+        ({"image_shape": (7, 91, 1)}, "too small for conv_filters=.*, the default for small images; use"),
+        ({"conv_filters": [[16, 8, 4], [32, 4, 2]]}, r"small for conv_filters=\[\[16, 8, 4\], \[32, 4, 2\]\]; use"),
+        ({"conv_filters": []}, "conv_filters=.* is not .*integers >= 1, such as"),
         ({"conv_filters": [[16, 8]]}, "conv_filters=.* is not"),
         ({"conv_filters": [[16, 8, 0]]}, "conv_filters=.* is not"),
         ({"conv_filters": 3}, "conv_filters=3 is not"),
-        ({"conv_filters": [[16, 4, 2]], "image_shape": None}, "conv_filters has no effect where agents"),
+        ({"conv_filters": [[16, 4, 2]], "image_shape": None}, "conv_filters has no effect unless all agents"),
     ],
 )
 def test_a_bad_value_is_named(changes, message):

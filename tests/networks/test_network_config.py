@@ -38,7 +38,7 @@ def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
         ({"n_block": 0}, "n_block must be an integer >= 1, not 0"),
         (
             {"encoder_mixer": "mamba", "mixer_options": {"d_sate": 3}},
-            "'d_sate' is no option of encoder_mixer='mamba' or decoder_mixer='attention'. Did you mean 'd_state'",
+            "'d_sate' is not an option of encoder_mixer='mamba' or decoder_mixer='attention'. Did you mean 'd_state'",
         ),
         ({"encoder_mixer": "mamba", "mixer_options": {"d_conv": 0}}, "d_conv must be an integer >= 1, not 0"),
         ({"encoder_mixer": "rwkv4", "encoder_directions": 3}, "encoder_directions must be 1 or 2, not 3"),
@@ -46,7 +46,7 @@ def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
         ({"decoder_cross": "none"}, "decoder_cross must be 'mixer' or 'addition', not 'none'"),
         (
             {"decoder_mixer": "mamba", "backend": "numbra"},
-            "'numbra' is not known. Did you mean 'numba'",
+            "unknown backend='numbra'. Did you mean 'numba'",
         ),
         ({"obs_dim": 2.5}, "obs_dim must be an integer >= 1, not 2.5"),
         ({"decoder_mixer": "atention"}, "unknown decoder_mixer 'atention'. Did you mean 'attention'?"),

@@ -107,7 +107,7 @@ def test_more_choices_that_are_masked_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"embed_dim": 16}, "it has embed_dim=8, but here embed_dim=16. Write embed_dim=8."),
+        ({"embed_dim": 16}, "it has embed_dim=8, but here embed_dim=16. Set embed_dim=8."),
         ({"n_head": 4}, "it has n_head=2, but here n_head=4"),
         ({"n_block": 2}, "it has n_block=1, but here n_block=2"),
         ({"decoder_mixer": "mamba"}, "it has decoder_mixer='attention', but here decoder_mixer='mamba'"),

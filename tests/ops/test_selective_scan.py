@@ -187,8 +187,8 @@ def test_the_choice_is_logged_once_with_its_reason(caplog):
         for _ in range(2):
             operation.choose("auto", torch.zeros(1))
     assert len(caplog.messages) == 1
-    assert "scan on cpu runs on backend" in caplog.text
-    assert "mamba-ssm is not used: its kernels are for CUDA, and the tensors are on cpu" in caplog.text
+    assert "scan on cpu uses backend" in caplog.text
+    assert "mamba-ssm is not used: its kernels are for CUDA, but the tensors are on cpu" in caplog.text
 
 
 def test_without_numba_plain_torch_serves_and_says_so(caplog, monkeypatch):
@@ -243,10 +243,10 @@ def test_tensors_of_several_types_meet_in_the_widest():
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        ("mamba-ssm", "cannot run here: its kernels are for CUDA, .* write backend='auto'"),
+        ("mamba-ssm", "cannot run here: its kernels are for CUDA, .* set backend='auto'"),
         (
             "numbra",
-            "'numbra' is no backend of selective_scan. Did you mean 'numba'.* It has auto, mamba-ssm, numba, ref",
+            "'numbra' is not a backend of selective_scan. Did you mean 'numba'.* Choose one of auto, mamba-ssm, numba, ref",
         ),
     ],
 )

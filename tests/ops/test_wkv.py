@@ -202,7 +202,7 @@ def test_wkv6_steps_equal_the_scan(is_constant):
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="no backend of wkv6.*fla, numba, reference"):
+    with pytest.raises(ValueError, match="not a backend of wkv6.*fla, numba, reference"):
         wkv6(*arguments6(1, 2, 1, 4), backend="cuda")
     with pytest.raises(ValueError, match="backend='fla' of wkv6 cannot run here: its kernels are for CUDA"):
         wkv6(*arguments6(1, 2, 1, 4), backend="fla")

@@ -79,7 +79,7 @@ class NormStep(CompiledStep):
 
 
 class MLPStep(CompiledStep):
-    """The end of a crossed block: x = LN(x + context), then LN(x + MLP(x))."""
+    """The end of a post-norm block: x = LN(x + context), then LN(x + MLP(x))."""
 
     def __init__(self, batch_size: int, norm: nn.LayerNorm, mlp: Iterable[Any], last_norm: nn.LayerNorm) -> None:
         up, _, down = mlp
