@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, check_shapes, promote_dtypes, no_obstacle
+from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, check_shapes, no_obstacle, promote_dtypes
 from rllib_seqmarl.ops.numba_support import numba_backend
 
 

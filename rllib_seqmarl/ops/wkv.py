@@ -21,8 +21,8 @@ from rllib_seqmarl.ops.backends import (
     accumulation_dtype,
     check_shapes,
     cuda_library_obstacle,
-    promote_dtypes,
     no_obstacle,
+    promote_dtypes,
     single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend

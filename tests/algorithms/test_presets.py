@@ -130,7 +130,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "size": (lambda: MAMConfig().network(d_conv=0), "d_conv must be an integer >= 1, not 0"),
     "option": (
         lambda: MATConfig().network(encoder_mixer="mamba", mixer_options={"d_sate": 8}),
-        "'d_sate' is not an option of encoder_mixer='mamba'.* Did you mean 'd_state'.* options are bidirectional, d_conv",
+        "'d_sate' is not an option of encoder_mixer='mamba'.* Did you mean 'd_state'.* are bidirectional, d_conv",
     ),
     "no options": (
         lambda: MATConfig().network(mixer_options={"d_state": 8}),

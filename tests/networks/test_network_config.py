@@ -1,4 +1,4 @@
-"""A network's description survives JSON, and says what is wrong with a bad one."""
+"""Network configurations survive a JSON round trip, and invalid values raise helpful errors."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
         ({"decoder_mixer": "atention"}, "unknown decoder_mixer 'atention'. Did you mean 'attention'?"),
     ],
 )
-def test_a_bad_value_is_named(changes, message):
+def test_invalid_values_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         NetworkConfig(**{"obs_dim": 4, "action": ActionSpec("discrete", nvec=(3,)), **changes})
 
@@ -68,12 +68,12 @@ def test_a_bad_value_is_named(changes, message):
         {"kind": "real", "dim": 2},
     ],
 )
-def test_an_impossible_action_is_refused(arguments):
+def test_invalid_actions_are_rejected(arguments):
     with pytest.raises(ValueError, match="ActionSpec"):
         ActionSpec(**arguments)
 
 
 @pytest.mark.parametrize("data", [{}, {"obs_dim": 4}, {"obs_dim": 4, "action": {"kind": "discrete"}, "depth": 2}])
-def test_a_foreign_description_is_refused(data):
+def test_foreign_descriptions_are_rejected(data):
     with pytest.raises(ValueError):
         NetworkConfig.from_dict(data)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from rllib_seqmarl.ops.decoding.rwkv import store_previous, shift
+from rllib_seqmarl.ops.decoding.rwkv import shift, store_previous
 from rllib_seqmarl.ops.decoding.step import CompiledStep
 from rllib_seqmarl.ops.decoding.tiles import affine, array, packed_each, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from rllib_seqmarl.ops.decoding.rows import layer_norm
-from rllib_seqmarl.ops.decoding.rwkv import store_previous, shift
+from rllib_seqmarl.ops.decoding.rwkv import shift, store_previous
 from rllib_seqmarl.ops.decoding.step import CompiledStep
 from rllib_seqmarl.ops.decoding.tiles import affine, array, packed, packed_each, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
