@@ -85,7 +85,7 @@ def modules_of(*names: str) -> list[str]:
 
 
 class _RegisteredMixers:
-    """Carries this process's user-defined mixers through pickling and registers them where it is unpickled."""
+    """Registers this process's user-defined mixers wherever it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _know, ({name: mixers for name, mixers in MIXERS.items() if name not in _BUILT_IN},)

@@ -36,7 +36,7 @@ class RWKV6Options(MixerOptions):
         for key in ("mix_rank", "decay_rank"):
             value = getattr(self, key)
             if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{key} must be an integer >= 1 or 'auto', not {value!r}; leave it out for 'auto'")
+                raise ValueError(f"{key} must be an integer >= 1 or 'auto', not {value!r}; omit it for 'auto'")
 
     def ranks(self, embed_dim: int) -> tuple[int, int]:
         """Ranks of shifts and decays for tokens of this width."""

@@ -133,10 +133,10 @@ class CategoricalHead(ActionHead):
         mask = None if action_mask is None else action_mask.bool()
         if alive is None:
             return mask
-        living = alive.bool().unsqueeze(-1)  # (B, n, 1)
+        is_alive = alive.bool().unsqueeze(-1)  # (B, n, 1)
         if mask is None:
-            return living | self.first_choices
-        return (living & mask) | (~living & self.first_choices)  # not torch.where: ONNX runtimes lack it for bool
+            return is_alive | self.first_choices
+        return (is_alive & mask) | (~is_alive & self.first_choices)  # not torch.where: ONNX runtimes lack it for bool
 
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
         if alive is None:
@@ -206,8 +206,8 @@ class GaussianHead(ActionHead):
         mask = None if action_mask is None else action_mask.bool()
         if alive is None:
             return mask
-        living = alive.bool().unsqueeze(-1)  # (B, n, 1)
-        return living.expand(-1, -1, self.spec.dim) if mask is None else mask & living
+        is_alive = alive.bool().unsqueeze(-1)  # (B, n, 1)
+        return is_alive.expand(-1, -1, self.spec.dim) if mask is None else mask & is_alive
 
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
         return self._masked(actions.to(self.log_std.dtype), action_mask)

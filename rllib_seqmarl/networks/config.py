@@ -31,7 +31,7 @@ class ActionSpec:
             if not self.nvec or min(self.nvec) < 1 or self.dim:
                 raise ValueError(
                     f"a discrete ActionSpec needs nvec with one size >= 1 per component and no dim, "
-                    f"not nvec={self.nvec}, dim={self.dim}; for Discrete(7) write nvec=(7,)"
+                    f"not nvec={self.nvec}, dim={self.dim}; for Discrete(7) use nvec=(7,)"
                 )
         elif self.kind == "continuous":
             if self.dim < 1 or self.nvec:

@@ -44,7 +44,7 @@ class Published:
         decoder_block: Names of modules in a decoder block.
         norms: Names of the encoder's and the decoder's own norms. The encoder's, if any, follows the last block.
         vectors: Names of block parameters that are not part of a layer.
-        kept_shares: The ``vectors`` whose values are 1 minus the published ones, each of which becomes a row.
+        complements: The ``vectors`` whose values are 1 minus the published ones, each of which becomes a row.
         settings: Settings of the network's configuration.
     """
 
@@ -55,7 +55,7 @@ class Published:
     decoder_block: Names
     norms: tuple[str | None, str]
     vectors: Names = field(default_factory=dict)
-    kept_shares: frozenset[str] = frozenset()
+    complements: frozenset[str] = frozenset()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,7 +110,7 @@ MARWKV = Published(
         "time.mix": ["attn.time_mix_key", "attn.time_mix_value", "attn.time_mix_receptance"],
         "channel.mix": ["ffn.time_mix_key", "ffn.time_mix_receptance"],
     },
-    kept_shares=frozenset({"time.mix", "channel.mix"}),
+    complements=frozenset({"time.mix", "channel.mix"}),
     settings={"encoder_mixer": "rwkv4", "decoder_mixer": "rwkv4"},
 )
 
@@ -194,7 +194,7 @@ def _convert(
     architecture: Published, published: Mapping[str, Tensor], config: NetworkConfig, ours: list[str]
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the parameters named ``ours``, converted from the published ones."""
-    modules, vectors, kept_shares = dict(SHARED), dict[str, list[str]](), set[str]()
+    modules, vectors, complements = dict(SHARED), dict[str, list[str]](), set[str]()
     encoder_norm, modules["decoder.norm"] = architecture.norms[0], [architecture.norms[1]]
     if encoder_norm is not None:
         modules[f"encoder.blocks.{config.n_block}"] = [encoder_norm]
@@ -206,7 +206,7 @@ def _convert(
             prefix = f"{part}.blocks.{i}."
             modules |= {prefix + name: [f"{theirs}{i}.{x}" for x in xs] for name, xs in block.items()}
             vectors |= {prefix + name: [f"{theirs}{i}.{x}" for x in xs] for name, xs in architecture.vectors.items()}
-            kept_shares |= {prefix + name for name in architecture.kept_shares}
+            complements |= {prefix + name for name in architecture.complements}
     for name in ours:
         module, _, kind = name.rpartition(".")
         match name:
@@ -217,7 +217,7 @@ def _convert(
                 yield name, published["decoder.action_encoder.0.weight"].T[0]
             case "head.choice_rows":
                 yield name, published["decoder.action_encoder.0.weight"].T[1:]
-            case _ if name in kept_shares:
+            case _ if name in complements:
                 yield name, 1 - torch.cat([published[x].view(1, -1) for x in vectors[name]])
             case _ if name in vectors:
                 yield name, torch.cat([published[x] for x in vectors[name]])

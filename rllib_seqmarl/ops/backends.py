@@ -173,12 +173,12 @@ def _load_untraced(
     return backend, function if backend.name == "reference" else torch.compiler.disable(function)
 
 
-def check_shapes(given: str, like: Tensor, **expected: tuple[Tensor | None, Sequence[int]]) -> None:
+def check_shapes(like_name: str, like: Tensor, **expected: tuple[Tensor | None, Sequence[int]]) -> None:
     """Raise a ValueError for the first tensor of the wrong shape: compiled kernels do not check bounds."""
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tensor.shape != torch.Size(shape):
             raise ValueError(
-                f"{name} must have shape {tuple(shape)} with {given} {tuple(like.shape)}, not {tuple(tensor.shape)}"
+                f"{name} must have shape {tuple(shape)} with {like_name} {tuple(like.shape)}, not {tuple(tensor.shape)}"
             )
 
 

@@ -49,19 +49,19 @@ def scratch(rows: Any, width: Any, like: Any) -> Any:
 
 @intrinsic
 def _as_float(typing_context: Any, bits: Any) -> Any:
-    """The float32 whose bits are the given int32."""
+    """Reinterpret the bits of an int32 as a float32."""
     return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
 
 
 @intrinsic
 def _as_int(typing_context: Any, x: Any) -> Any:
-    """The int32 that has the bits of the given float32."""
+    """Reinterpret the bits of a float32 as an int32."""
     return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(32))
 
 
 @intrinsic
 def _rint(typing_context: Any, x: Any) -> Any:
-    """The whole number nearest to the given float32."""
+    """Round a float32 to the nearest integer, as a float32."""
 
     def build(_: Any, builder: Any, __: Any, args: Any) -> Any:
         rint = builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()])

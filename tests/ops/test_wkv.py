@@ -173,9 +173,8 @@ def test_full_decay_forgets_and_no_decay_keeps_everything(backend):
     r, k, v, w, u = arguments6(2, 50, 1, 4, torch.float64)
     forgets = wkv6(r, k, v, torch.full_like(w, -math.inf), u, backend=backend)
     alone = (r * u * k).sum(-1, keepdim=True) * v
-    alone[:, 1:] += (r[:, 1:] * k[:, :-1]).sum(-1, keepdim=True) * v[
-        :, :-1
-    ]  # not yet decayed when the next token reads it
+    # The next token reads a value before it has decayed.
+    alone[:, 1:] += (r[:, 1:] * k[:, :-1]).sum(-1, keepdim=True) * v[:, :-1]
     torch.testing.assert_close(forgets, alone, rtol=0, atol=1e-10)
     keeps = wkv6(r, k, v, torch.zeros_like(w), u, backend=backend)
     written = (k.unsqueeze(-1) * v.unsqueeze(-2)).cumsum(1)
