@@ -30,7 +30,7 @@ class Backend:
     """One implementation of an operation.
 
     Attributes:
-        name: Name for users.
+        name: Name in `backend` options and the log.
         load: Imports it and returns the function; called when the backend is first chosen.
         obstacle: Returns why it cannot run on a device with a dtype, and the remedy, or None if it can.
         remark: Remark for the log.
