@@ -121,7 +121,7 @@ def test_custom_layers_and_a_global_state() -> None:
 def test_invalid_layers_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"conv_filters=\[\[4, 4\]\] is not"):
         config(conv_filters=[[4, 4]]).build_algo()
-    with pytest.raises(ValueError, match="conv_filters has no effect where agents"):
+    with pytest.raises(ValueError, match="conv_filters has no effect unless all agents"):
         config(conv_filters=[[4, 4, 4]]).environment("coordination/distinct_choice").build_algo()
     with pytest.raises(ValueError, match=r"image_shape=\(16, 16, 1\) is too small for conv_filters"):
         config(conv_filters=[[4, 8, 4], [8, 4, 2]]).build_algo()

@@ -1,4 +1,4 @@
-"""The table of mixers, and how users add theirs. A new one of this package is a file in this folder and a line here."""
+"""The registry of mixers. To add a built-in mixer, add a file to this folder and an entry here."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ _BUILT_IN = frozenset(MIXERS)
 
 
 def register_mixer(name: str, mixers: PostNormMixers | PreNormMixers) -> None:
-    """Makes mixers known by a name, for `network(encoder_mixer=name, decoder_mixer=name)`.
+    """Register mixers under a name, for `network(encoder_mixer=name, decoder_mixer=name)`.
 
-    Env runners and learners in other processes know it as well. Experiment files name the module that calls this in
-    `mixer_modules`; before a saved policy is loaded, import that module.
+    The registration also applies to env runners and learners in other processes. Experiment files list the module that
+    calls this function in `mixer_modules`; import that module before loading a saved policy.
 
     Args:
         name: The name.
         mixers: The mixers of a block: classes that take a `MixerShape`, with their options and operations.
 
     Raises:
-        ValueError: The name is taken by other mixers, or is no name.
-        TypeError: `mixers` is of another type.
+        ValueError: The name is taken by other mixers, or is not a non-empty string.
+        TypeError: `mixers` has the wrong type.
     """
     if not isinstance(name, str) or not name:
-        raise ValueError(f"register_mixer: name={name!r} is not a name; give a string such as 'my-mixer'.")
+        raise ValueError(f"register_mixer: name={name!r} is not a valid name; pass a string such as 'my-mixer'.")
     if not isinstance(mixers, PostNormMixers | PreNormMixers):
         raise TypeError(
             f"register_mixer({name!r}, ...) takes PostNormMixers(encoder=..., decoder=..., cross=...) or "
             f"PreNormMixers(time=..., channel=...), not {mixers!r}."
         )
     if name in MIXERS and not _is_redefinition(mixers, MIXERS[name], name):
-        kind = "a mixer of this package" if name in _BUILT_IN else "registered already, with other classes"
+        kind = "a built-in mixer" if name in _BUILT_IN else "already registered with other classes"
         raise ValueError(f"register_mixer: the name {name!r} is {kind}; choose another name.")
     MIXERS[name] = mixers
 
 
 def _is_redefinition(new: Any, old: Any, name: str) -> bool:
-    """Whether the same classes are defined once more: a module was reloaded, or a notebook's cell run again."""
+    """Whether the same classes were defined again, as when reloading a module or rerunning a notebook cell."""
     return name not in _BUILT_IN and _definition(new) == _definition(old)
 
 
 def _definition(mixers: PostNormMixers | PreNormMixers) -> dict[str, Any]:
-    """The mixers' fields, with classes and functions given by where they are defined."""
+    """The mixers' fields, with classes and functions identified by module and name."""
     return {
         key: (value.__module__, value.__qualname__) if isinstance(value, type | FunctionType) else value
         for key, value in vars(mixers).items()
@@ -78,14 +78,14 @@ def _definition(mixers: PostNormMixers | PreNormMixers) -> dict[str, Any]:
 
 
 def modules_of(*names: str) -> list[str]:
-    """The modules that define these mixers, apart from this package's own."""
+    """The modules outside this package that define these mixers."""
     parts = [part for name in names if name not in _BUILT_IN for part in vars(MIXERS[name]).values()]
     modules = {part.__module__ for part in parts if isinstance(part, type | FunctionType)}
     return sorted(module for module in modules if not module.startswith("rllib_seqmarl."))
 
 
 class _RegisteredMixers:
-    """Stands for the user's mixers of this process: wherever it is unpickled, they are known as well."""
+    """Registers this process's user-defined mixers wherever it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _know, ({name: mixers for name, mixers in MIXERS.items() if name not in _BUILT_IN},)

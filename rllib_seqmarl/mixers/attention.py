@@ -1,16 +1,16 @@
 """Multi-head attention along the agent axis (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
 
-The mixers of the Multi-Agent Transformer (Wen et al. 2022, arXiv 2205.14953, section 4). Decoding keeps
-what earlier agents contribute to keys and values, so a step costs one token's work.
+The mixers of the Multi-Agent Transformer (Wen et al. 2022, arXiv 2205.14953, section 4). Decoding caches
+the keys and values of earlier agents, so a step computes the projections of one token only.
 
-With one head, MAT's default, the tokens themselves serve as keys and values. A softmax ignores what is
-the same for every key, and its weights w sum to one, so
+With one head, MAT's default, the tokens themselves serve as keys and values. A softmax ignores terms that
+are the same for every key, and its weights w sum to one, so
 
     q . (Wk x + bk)  ~  (Wk^T q) . x
     Wo (sum_j w_j (Wv x_j + bv)) + bo  =  (Wo Wv) (sum_j w_j x_j) + (Wo bv + bo).
 
 Two of four matrix products per token thus fold into products of weights, and the cache halves; the
-parameters, and what they compute, stay the same.
+parameters and the function they define stay the same.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerShape
 from rllib_seqmarl.mixers.layers import linear
 from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 
-# Folding costs products of (d, d) matrices per call, which pays while a batch has more tokens than d.
+# Folding costs products of (d, d) matrices per call, which pays off if a batch has more tokens than d.
 MAX_FOLDED_DIM = 128
 
 
 class Attention(Mixer):
-    """The parameters of attention, and attention of whole sequences to whole sequences."""
+    """The parameters of attention, and its parallel form for whole sequences."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
@@ -46,53 +46,53 @@ class Attention(Mixer):
         self.proj = linear(d, d)
 
     def query_weights(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias that make queries; with folding, queries to be compared with tokens."""
+        """Weight and bias of the query projection; with folding, its queries are compared with tokens."""
         if not self.is_folded:
             return self.query.weight, self.query.bias
         key_weight = self.key_value.weight.chunk(2)[0].T  # (d, d)
         return key_weight @ self.query.weight, key_weight @ self.query.bias
 
     def output_weights(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias that make the output of averaged values; with folding, of averaged tokens."""
+        """Weight and bias of the output projection of averaged values; with folding, of averaged tokens."""
         if not self.is_folded:
             return self.proj.weight, self.proj.bias
         value_weight, value_bias = self.key_value.weight.chunk(2)[1], self.key_value.bias.chunk(2)[1]
         return self.proj.weight @ value_weight, self.proj.weight @ value_bias + self.proj.bias
 
     def attend(self, source: Tensor, x: Tensor, causal: bool) -> Tensor:
-        """The tokens of ``source`` ask those of ``x``; both and the result are (B, n, d)."""
+        """Attend from ``source`` (queries) to ``x`` (keys, values); both and the result are (B, n, d)."""
         q = affine(source, *self.query_weights())
         k, v = (x, x) if self.is_folded else self.key_value(x).chunk(2, dim=-1)  # each (B, n, d)
         q, k, v = (y.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for y in (q, k, v))  # (B, h, n, d/h)
-        found = scaled_dot_product_attention(q, k, v, is_causal=causal)
-        return affine(found.transpose(1, 2).flatten(2), *self.output_weights())
+        out = scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return affine(out.transpose(1, 2).flatten(2), *self.output_weights())
 
 
 @dataclass(slots=True)
 class AttentionState:
-    """Keys and values of the agents decoded so far (their tokens where those serve as both), and weights."""
+    """Cached keys and values of the agents decoded so far (or their tokens, with folding), and weights."""
 
-    entries: Tensor  # (1 or 2, B, h, capacity, d/h); capacity doubles when full, so adding costs O(1) on average
+    entries: Tensor  # (1 or 2, B, h, capacity, d/h); capacity doubles when full, so appending is amortised O(1)
     length: int
     output_weights: tuple[Tensor, Tensor]
-    query_weights: tuple[Tensor, Tensor] | None = None  # where queries come from the tokens
+    query_weights: tuple[Tensor, Tensor] | None = None  # if queries come from the tokens
 
     def append(self, entry: Tensor) -> tuple[Tensor, Tensor]:
-        """Add one agent's ``entry`` (1 or 2, B, h, d/h); return all keys and values, each (B, h, t, d/h)."""
+        """Append one agent's ``entry`` (1 or 2, B, h, d/h); return all keys and values, each (B, h, t, d/h)."""
         if self.length == self.entries.shape[3]:
             self.entries = torch.cat([self.entries, torch.empty_like(self.entries)], dim=3)
         self.entries.select(3, self.length).copy_(entry)
         self.length += 1
-        known = self.entries.narrow(3, 0, self.length)
-        return known[0], known[-1]
+        cached = self.entries.narrow(3, 0, self.length)
+        return cached[0], cached[-1]
 
 
 class CausalAttention(Attention, CausalMixer):
-    """Attention to an agent and its predecessors, which can go agent by agent."""
+    """Causal attention, which also runs agent by agent."""
 
     def initial_state(self, batch_size: int) -> Any:
         if is_compiled(self.backend, self.proj.weight):
-            from rllib_seqmarl.ops.decoding.attention import AttentionStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.attention import AttentionStep  # deferred: numba is optional
 
             heads = self.n_head, self.head_dim
             return AttentionStep(batch_size, heads, self.query, self.key_value, self.proj, self.is_folded)
@@ -101,11 +101,11 @@ class CausalAttention(Attention, CausalMixer):
         return AttentionState(entries, 0, self.output_weights())
 
     def attend_step(self, q: Tensor, x: Tensor, state: AttentionState) -> Tensor:
-        """The query ``q`` (B, d) asks ``x`` (B, d) and everything in ``state``; (B, d)."""
+        """Attend from the query ``q`` (B, d) to ``x`` (B, d) and all entries of ``state``; returns (B, d)."""
         entry = x if self.is_folded else self.key_value(x)
         keys_values = state.append(entry.view(x.shape[0], -1, self.n_head, self.head_dim).transpose(0, 1))
-        found = scaled_dot_product_attention(q.view(x.shape[0], self.n_head, 1, self.head_dim), *keys_values)
-        return affine(found.flatten(1), *state.output_weights)  # found is (B, h, 1, d/h)
+        out = scaled_dot_product_attention(q.view(x.shape[0], self.n_head, 1, self.head_dim), *keys_values)
+        return affine(out.flatten(1), *state.output_weights)  # (B, d) from (B, h, 1, d/h)
 
 
 class SelfAttention(Attention):
@@ -142,9 +142,9 @@ class CrossAttention(CausalAttention):
         return self.attend(context, x, causal=True)
 
     def split_context(self, context: Tensor) -> Sequence[Any]:
-        if is_compiled(self.backend, self.proj.weight):  # compiled steps make queries themselves
+        if is_compiled(self.backend, self.proj.weight):  # compiled steps compute queries themselves
             return per_agent(context, self.backend)
-        return affine(context.transpose(0, 1), *self.query_weights()).unbind()  # n times a query (B, d)
+        return affine(context.transpose(0, 1), *self.query_weights()).unbind()  # n queries (B, d)
 
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
         if not isinstance(state, AttentionState):  # compiled

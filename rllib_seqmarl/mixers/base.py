@@ -1,7 +1,7 @@
-"""The contract of a mixer, the one part in which MAT, MAM and MARWKV differ.
+"""The interface of a mixer, the only part in which MAT, MAM and MARWKV differ.
 
-A mixer moves information along the agent axis. A *causal* mixer also runs one agent at a time, and both ways
-give the same numbers: ``mixer(x, context)[:, t]`` equals the t-th ``step``. Everything else leans on that.
+A mixer moves information along the agent axis. A *causal* mixer also runs one agent at a time, and both forms
+give the same numbers: ``mixer(x, context)[:, t]`` equals the t-th ``step``. Everything else relies on that.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rllib_seqmarl.ops.backends import AUTO, Operation
 
 @dataclass(frozen=True)
 class MixerOptions:
-    """A mixer's options besides width and heads. A mixer with options derives its own.
+    """Base class of a mixer's options besides width and heads; mixers with options subclass it.
 
-    Fields need defaults; ``__post_init__`` raises a ValueError that names key, value and remedy.
+    Fields need defaults; ``__post_init__`` raises a ValueError that names the key, the value and a remedy.
     """
 
 
@@ -30,10 +30,10 @@ class MixerShape:
 
     Attributes:
         embed_dim: Its width d.
-        n_head: Its heads, where it has heads.
-        layer: Where in the stack it stands, from 0.
-        n_layer: How many stand there.
-        options: The user's choices, of the type that the mixer's entry in the table declares.
+        n_head: Number of heads, for mixers with heads.
+        layer: Index of its layer in the stack, from 0.
+        n_layer: Number of layers in the stack.
+        options: The user's options, of the type that the mixer's registry entry declares.
         backend: Name of the implementation of its operations (see ``rllib_seqmarl.ops``), or "auto".
     """
 
@@ -46,11 +46,11 @@ class MixerShape:
 
 
 class Mixer(nn.Module, ABC):
-    """Mixes information among the agents, the whole team at once."""
+    """Mixes information among the agents of the whole team in one pass."""
 
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Mix ``x`` (B, n, d); same shape out. ``context`` (B, n, d) is the encoder's output."""
+        """Mix ``x`` (B, n, d) to the same shape. ``context`` (B, n, d) is the encoder's output."""
 
 
 class CausalMixer(Mixer):
@@ -62,27 +62,27 @@ class CausalMixer(Mixer):
 
     @abstractmethod
     def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        """Mix the next agent's ``x`` (B, d) into ``state``: its output (B, d) and the state after it.
+        """Mix the next agent's ``x`` (B, d) into ``state``; return its output (B, d) and the new state.
 
         ``context`` is this agent's entry of :meth:`split_context`. The given state is consumed: it may be
-        updated in place, so only the returned one is valid afterwards. Steps are for deciding: where no gradients flow
-        through one and ``x`` is part of a graph for gradients, it raises a RuntimeError.
+        updated in place, so only the returned one is valid afterwards. Steps are for choosing actions: a step that
+        does not propagate gradients raises a RuntimeError if ``x`` requires them.
         """
 
     def split_context(self, context: Tensor) -> Sequence[Any]:
-        """Cut ``context`` (B, n, d) into one entry per agent for :meth:`step`.
+        """Split ``context`` (B, n, d) into one entry per agent for :meth:`step`.
 
-        The encoder's output is known before decoding starts, so a mixer may override this to compute for all
-        agents at once what depends on it alone.
+        The encoder's output is available before decoding starts, so a mixer may override this to compute
+        everything that depends only on it for all agents together.
         """
-        return context.unbind(1)  # n times (B, d)
+        return context.unbind(1)  # n entries (B, d)
 
 
 @dataclass(frozen=True)
 class PostNormMixers:
     """Mixers for MAT's arrangement: self mixing, cross mixing onto the encoder's output, MLP; post-norm.
 
-    ``options`` is what the user may choose, and ``operations`` are those of ``rllib_seqmarl.ops`` that it runs on.
+    ``options`` is the type of the user's options; ``operations`` are the operations of ``rllib_seqmarl.ops`` in use.
     """
 
     encoder: Callable[[MixerShape], Mixer]
@@ -107,7 +107,7 @@ class PreNormMixers:
 
 
 class Addition(CausalMixer):
-    """No mixing at all: a cross mixer that leaves rep + x, to see what cross mixing is worth."""
+    """No mixing: a cross mixer that reduces to encoder output + x, for ablations of cross mixing."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Addition(CausalMixer):
 
 
 class Bidirectional(Mixer):
-    """A causal mixer run along the team and back, its two outputs added: every agent sees every other."""
+    """A causal mixer run in both directions with the outputs summed, so that every agent depends on every other."""
 
     def __init__(self, mixer: Mixer) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The layers that every part of the network is made of: linear ones, and their fast form for decoding."""
+"""Linear layers with the networks' initialisation, and fast functional forms of layers for decoding."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# For a layer that a rectifying activation follows, which halves the variance.
+# For a layer followed by a rectifying activation, which halves the variance.
 ACTIVATED_GAIN = math.sqrt(2.0)
 
 
 def linear(in_features: int, *out_features: int, gain: float = 0.01, bias: bool = True) -> nn.Linear:
     """A linear layer with orthogonal weights of the given gain and zero biases (the initialisation of MAT).
 
-    Several ``out_features`` make one layer out of several: one matrix product instead of many, while every
-    part is orthogonal by itself, as if it stood alone.
+    Several ``out_features`` merge several layers into one: one matrix product instead of many, while each
+    part is initialised as a separate orthogonal layer.
     """
     layer = nn.Linear(in_features, sum(out_features), bias=bias)
     with torch.no_grad():
@@ -29,10 +29,10 @@ def linear(in_features: int, *out_features: int, gain: float = 0.01, bias: bool 
 
 
 def bound(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """``layer`` as a plain function that holds its weights.
+    """Return ``layer`` as a plain function bound to its weights.
 
-    On the few tokens of a decoding step a module spends as long on finding its parameters and hooks as on
-    arithmetic. Bind before the loop; weights replaced afterwards are not seen.
+    On the few tokens of a decoding step, a module spends as long on looking up its parameters and hooks as on
+    arithmetic. Bind before the loop; weights replaced afterwards are ignored.
     """
     match layer:
         case nn.Linear(weight=weight, bias=bias):

@@ -1,9 +1,9 @@
 """Mamba along the agent axis: the mixers of Multi-Agent Mamba (arXiv 2410.19382, section 3).
 
 The core is Mamba-1 (Gu and Dao 2023, arXiv 2312.00752, figure 3): projection, short causal convolution, selective
-scan, gate, projection. Each mixer wraps it as LN(x + core(RMSNorm(x))); without the norms the product of the
-bidirectional one overflows. Decoding carries the last inputs of the convolution and the state of the scan, whose sizes
-do not depend on n.
+scan, gate, projection. Each mixer wraps it as LN(x + core(RMSNorm(x))); without the norms, the product in the
+bidirectional mixer overflows. The decoding state holds the last inputs of the convolution and the state of the scan;
+its size does not depend on n.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rllib_seqmarl.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 from rllib_seqmarl.ops.selective_scan import selective_scan, selective_scan_step
 
-DELTA_RANGE = 1e-3, 1e-1  # of the step sizes at initialisation
+DELTA_RANGE = 1e-3, 1e-1  # range of the step sizes at initialisation
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class MambaOptions(MixerOptions):
         d_state: States per channel of the scan; the MAM paper searched 1 to 32.
         d_conv: Width of the convolution over the agents.
         expand: Channels of the core per channel of the token.
-        dt_rank: Rank of the projection that makes step sizes; the MAM paper searched 1 to 128. "auto": embed_dim / 16,
-            rounded up, as Mamba's own.
-        bidirectional: How the encoder joins both directions: "product" multiplies f = core(x) with the core's output on
-            the reversed f (published), "sum" adds the core's outputs on x and on the reversed x.
+        dt_rank: Rank of the projection to step sizes; the MAM paper searched 1 to 128. "auto": embed_dim / 16, rounded
+            up, as in Mamba.
+        bidirectional: How the encoder combines both directions: "product" multiplies f = core(x) by the core's output
+            on the reversed f (as published), "sum" adds the core's outputs on x and on the reversed x.
 
     Raises:
-        ValueError: On a value that makes no mixer.
+        ValueError: An option has an invalid value.
     """
 
     d_state: int = 16
@@ -71,7 +71,7 @@ class MambaState:
 
 
 class MambaCore(nn.Module):
-    """Mamba-1 on (B, n, d). With ``crossed``, what reads the states comes from elsewhere: C is an argument."""
+    """Mamba-1 on (B, n, d). With ``crossed``, C, which reads the states, is an argument instead of a projection."""
 
     def __init__(self, shape: MixerShape, crossed: bool = False) -> None:
         super().__init__()
@@ -90,14 +90,14 @@ class MambaCore(nn.Module):
         with torch.no_grad():
             low, high = (math.log(delta) for delta in DELTA_RANGE)
             delta = torch.empty(inner).uniform_(low, high).exp()
-            self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # softplus makes delta of it
+            self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # the inverse of softplus
         self.A_log = nn.Parameter(torch.arange(1.0, options.d_state + 1).log().repeat(inner, 1))  # S4D-real
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = linear(inner, d, gain=1.0, bias=False)
 
     def forward(self, x: Tensor, C: Tensor | None = None) -> Tensor:
-        """(B, n, d) to (B, n, d); C (B, n, d_state) where crossed."""
-        # Two products rather than one cut in two: the scan wants each part's channels side by side.
+        """Map (B, n, d) to (B, n, d); C (B, n, d_state) if crossed."""
+        # Two products instead of one split in two: the scan needs adjacent channels in each part.
         u, z = (F.linear(x, weight) for weight in self.in_proj.weight.chunk(2))  # each (B, n, c)
         u = causal_conv1d(u.mT, self.conv_weight, self.conv_bias, "silu", backend=self.backend).mT
         dt, B, own_C = self.x_proj(u).split(self.sizes, dim=-1)
@@ -123,7 +123,7 @@ class MambaCore(nn.Module):
         return MambaState(zeros(batch_size, inner, d_conv), states, -self.A_log.exp())
 
     def step(self, x: Tensor, state: MambaState, C: Tensor | None = None) -> Tensor:
-        """(B, d) to (B, d); C (B, d_state) where crossed. ``state`` is updated in place."""
+        """Map (B, d) to (B, d); C (B, d_state) if crossed. ``state`` is updated in place."""
         u, z = F.linear(x, self.in_proj.weight).chunk(2, dim=-1)  # each (B, c)
         u = causal_conv1d_step(state.inputs, u, self.conv_weight, self.conv_bias, "silu")
         dt, B, own_C = F.linear(u, self.x_proj.weight).split(self.sizes, dim=-1)
@@ -134,7 +134,7 @@ class MambaCore(nn.Module):
 
 
 class CausalMamba(CausalMixer):
-    """A core with its norms and residual, and how it goes token by token."""
+    """A core with its norms and residual, and its step-by-step form."""
 
     def __init__(self, shape: MixerShape, crossed: bool = False) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class CausalMamba(CausalMixer):
     def initial_state(self, batch_size: int) -> Any:
         core = self.core
         if is_compiled(self.backend, core.D):
-            from rllib_seqmarl.ops.decoding.mamba import MambaStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.mamba import MambaStep  # deferred: numba is optional
 
             conv, A = (core.conv_weight, core.conv_bias), -core.A_log.exp()
             return MambaStep(
@@ -164,14 +164,14 @@ class CausalMamba(CausalMixer):
 
 
 class Mamba(CausalMamba):
-    """Causal: an agent reads what it and its predecessors wrote into the state."""
+    """Causal: an agent reads the state written by itself and its predecessors."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.outer_norm(x + self.core(self.norm(x)))
 
 
 class BidirectionalMamba(Mixer):
-    """The whole team sees the whole team: one core run in both directions."""
+    """One core run in both directions, so that every agent depends on the whole team."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class BidirectionalMamba(Mixer):
 
 
 class CrossMamba(CausalMamba):
-    """Actions are written into the state, and the encoder's output for an agent chooses what is read from it."""
+    """Actions are written into the state, and the encoder's output for an agent determines what is read from it."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__(shape, crossed=True)

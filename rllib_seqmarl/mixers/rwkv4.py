@@ -1,6 +1,6 @@
 """RWKV-4 along the agent axis: the mixers of MARWKV as published (RWKV: Peng et al. 2023, arXiv 2305.13048).
 
-Time mixing reads, per channel, an average of the predecessors' values that favours large keys and recent tokens.
+Time mixing reads, per channel, an average of the predecessors' values, weighted towards large keys and recent tokens.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class RWKV4TimeMix(CausalMixer):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         shifted = token_shift(x, self.mix, backend=self.backend)
         k, v, r = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(3), strict=True))  # (B, n, d)
-        found = wkv4(log_decay(self.decay), self.bonus, k, v, backend=self.backend)
-        return self.output(torch.sigmoid(r) * found)
+        wkv = wkv4(log_decay(self.decay), self.bonus, k, v, backend=self.backend)
+        return self.output(torch.sigmoid(r) * wkv)
 
     def initial_state(self, batch_size: int) -> Any:
         decay, sums = log_decay(self.decay), wkv4_state(batch_size, self.decay.detach())
         if is_compiled(self.backend, self.decay):
-            from rllib_seqmarl.ops.decoding.rwkv4 import WKV4Step  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.rwkv4 import WKV4Step  # deferred: numba is optional
 
             return WKV4Step(self.mix, self.projections.weight, decay, self.bonus, sums, self.output)
         projections = ShiftedProjections(list(self.projections.weight.chunk(3)), self.mix, batch_size)
@@ -53,12 +53,12 @@ class RWKV4TimeMix(CausalMixer):
             return state(x), state
         projections, sums, (decay, bonus, output_weight) = state
         k, v, r = projections.step(x)  # (B, d)
-        found = wkv4_step(decay, bonus, k, v, sums)
-        return F.linear(torch.sigmoid(r) * found, output_weight), state
+        wkv = wkv4_step(decay, bonus, k, v, sums)
+        return F.linear(torch.sigmoid(r) * wkv, output_weight), state
 
 
 class RWKV4ChannelMix(ChannelMix):
-    """RWKV-4's, four times as wide as the tokens."""
+    """RWKV-4's channel mixing, four times as wide as the tokens."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__(shape, 4 * shape.embed_dim)

@@ -1,7 +1,7 @@
-"""RWKV-5 (Eagle; Peng et al. 2024, arXiv 2404.05892) along the agent axis, as RWKV's own version 5.2.
+"""RWKV-5 (Eagle; Peng et al. 2024, arXiv 2404.05892) along the agent axis, following RWKV's own version 5.2.
 
-Beside RWKV-4 a head keeps a matrix of what its keys have collected of the values, and the output is gated. The decay of
-each channel of the key is learnt and constant in time.
+Unlike RWKV-4, each head keeps a matrix state, a sum of outer products of keys and values, and the output is gated. The
+decay of each key channel is learnt and constant in time.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from rllib_seqmarl.ops.token_shift import token_shift
 
 
 class RWKV5TimeMix(MatrixTimeMix):
-    """Tokens are shifted in fixed ways, one for each projection (section 4.1)."""
+    """Time mixing with a fixed token shift for each projection (section 4.1)."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__(shape)
         start = RWKVInit(shape)
-        mixes = [start.mix(0.5), start.mix(), start.mix(bonus=0.3), start.mix(0.5)]  # as the projections
+        mixes = [start.mix(0.5), start.mix(), start.mix(bonus=0.3), start.mix(0.5)]  # in the order of the projections
         self.mix = nn.Parameter(torch.stack(mixes))
 
     def project(self, x: Tensor) -> Projected:
         shifted = token_shift(x, self.mix, backend=self.backend)
-        made = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
-        return Projected(log_decay(self.decay), *made)
+        outputs = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
+        return Projected(log_decay(self.decay), *outputs)
 
     def compiled_step(self, *common: Any) -> Any:
-        from rllib_seqmarl.ops.decoding.rwkv_matrix import WKV5Step  # here, because numba need not be installed
+        from rllib_seqmarl.ops.decoding.rwkv_matrix import WKV5Step  # deferred: numba is optional
 
         return WKV5Step(self.mix, self.projections.weight, log_decay(self.decay), *common)
 

@@ -1,6 +1,6 @@
-"""RWKV-6 (Finch; Peng et al. 2024, arXiv 2404.05892) along the agent axis, as RWKV's own x060.
+"""RWKV-6 (Finch; Peng et al. 2024, arXiv 2404.05892) along the agent axis, following RWKV's own x060.
 
-Beside RWKV-5 a token itself says how far it is shifted and how much of the state decays, both through low-rank layers.
+Unlike RWKV-5, token shifts and decays depend on the token, through low-rank layers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class RWKV6Options(MixerOptions):
     """Options of RWKV-6.
 
     Attributes:
-        mix_rank: Rank of what makes the shifts of a token. "auto": embed_dim / 16, but 4 to 32, the published number.
-        decay_rank: Rank of what makes its decays. "auto": embed_dim / 8, but 8 to 64, the published number.
+        mix_rank: Rank of the layers for token shifts. "auto": embed_dim / 16, within 4 to 32 (32 as published).
+        decay_rank: Rank of the layers for decays. "auto": embed_dim / 8, within 8 to 64 (64 as published).
 
     Raises:
-        ValueError: On a value that makes no mixer.
+        ValueError: An option has an invalid value.
     """
 
     mix_rank: int | Literal["auto"] = "auto"
@@ -36,10 +36,10 @@ class RWKV6Options(MixerOptions):
         for key in ("mix_rank", "decay_rank"):
             value = getattr(self, key)
             if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{key} must be an integer >= 1 or 'auto', not {value!r}; leave it out for 'auto'")
+                raise ValueError(f"{key} must be an integer >= 1 or 'auto', not {value!r}; omit it for 'auto'")
 
     def ranks(self, embed_dim: int) -> tuple[int, int]:
-        """Of shifts and of decays, for tokens of that width."""
+        """Ranks of shifts and decays for tokens of this width."""
         mix = min(max(embed_dim // 16, 4), 32) if self.mix_rank == "auto" else self.mix_rank
         decay = min(max(embed_dim // 8, 8), 64) if self.decay_rank == "auto" else self.decay_rank
         return mix, decay
@@ -47,21 +47,21 @@ class RWKV6Options(MixerOptions):
 
 @dataclass(slots=True)
 class ProjectionState:
-    """The state between steps, and weights in the layout that steps use."""
+    """The state between steps, and weights in the layout used by steps."""
 
     previous: Tensor  # (B, d)
     weights: Tensor  # (4, d, d), from input to output
 
 
 class RWKV6TimeMix(MatrixTimeMix):
-    """Tokens, shifted a first time, say how far they are shifted for decay and projections (section 4.2)."""
+    """Time mixing whose token shifts and decays depend on the token, after a first shift (section 4.2)."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__(shape)
         d, start = shape.embed_dim, RWKVInit(shape)
         mix_rank, decay_rank = (shape.options or RWKV6Options()).ranks(d)
         self.first_mix = nn.Parameter(start.mix()[None])
-        # For the decay, then as the projections.
+        # For the decay, then in the order of the projections.
         mixes = [start.mix(), start.mix(0.5), start.mix(), start.mix(bonus=0.3), start.mix(0.5)]
         self.mix = nn.Parameter(torch.stack(mixes))
         self.mix_down = nn.Parameter(torch.zeros(5 * mix_rank, d))
@@ -71,13 +71,13 @@ class RWKV6TimeMix(MatrixTimeMix):
 
     def project(self, x: Tensor) -> Projected:
         (first,) = token_shift(x, self.first_mix, backend=self.backend)
-        own_mix = self._own_mix(first.flatten(0, 1)).view(5, *x.shape)
-        for_decay, *others = token_shift(x, self.mix, own_mix, backend=self.backend)
-        made = (F.linear(y, w) for y, w in zip(others, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
-        return Projected(self._decay_of(for_decay), *made)
+        token_mix = self._token_mix(first.flatten(0, 1)).view(5, *x.shape)
+        for_decay, *others = token_shift(x, self.mix, token_mix, backend=self.backend)
+        outputs = (F.linear(y, w) for y, w in zip(others, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
+        return Projected(self._log_decay(for_decay), *outputs)
 
     def compiled_step(self, *common: Any) -> Any:
-        from rllib_seqmarl.ops.decoding.rwkv_matrix import WKV6Step  # here, because numba need not be installed
+        from rllib_seqmarl.ops.decoding.rwkv_matrix import WKV6Step  # deferred: numba is optional
 
         return WKV6Step(
             self.first_mix, self.mix_down, self.mix_up, self.mix, self.projections.weight, self.decay_down,
@@ -90,17 +90,17 @@ class RWKV6TimeMix(MatrixTimeMix):
         return ProjectionState(self.decay.new_zeros(batch_size, d), weights)
 
     def project_step(self, x: Tensor, state: ProjectionState) -> Projected:
-        towards, state.previous = state.previous - x, x
-        own_mix = self._own_mix(torch.addcmul(x, towards, self.first_mix))
-        shifted = torch.addcmul(x, towards, self.mix.unsqueeze(1) + own_mix)  # (5, B, d)
-        return Projected(self._decay_of(shifted[0]), *torch.bmm(shifted[1:], state.weights))
+        difference, state.previous = state.previous - x, x
+        token_mix = self._token_mix(torch.addcmul(x, difference, self.first_mix))
+        shifted = torch.addcmul(x, difference, self.mix.unsqueeze(1) + token_mix)  # (5, B, d)
+        return Projected(self._log_decay(shifted[0]), *torch.bmm(shifted[1:], state.weights))
 
-    def _own_mix(self, first: Tensor) -> Tensor:
+    def _token_mix(self, first: Tensor) -> Tensor:
         """The data-dependent part of the token shift (5, tokens, d), computed from the ``first`` shift (tokens, d)."""
         low = torch.tanh(F.linear(first, self.mix_down))  # (tokens, 5 rank)
         return torch.bmm(low.unflatten(-1, (5, -1)).transpose(0, 1), self.mix_up)
 
-    def _decay_of(self, x: Tensor) -> Tensor:
-        """The logarithms of decays, at most 0."""
+    def _log_decay(self, x: Tensor) -> Tensor:
+        """Logarithms of the decays, at most 0."""
         change = F.linear(torch.tanh(F.linear(x, self.decay_down)), self.decay_up)
         return log_decay(self.decay + change)

@@ -1,8 +1,8 @@
 """Parts shared by the RWKV mixers: initial values, shifted projections, channel mixing, matrix-state time mixing.
 
 RWKV-4 is arXiv 2305.13048; RWKV-5 and 6 (Eagle and Finch) are arXiv 2404.05892. Initial values that depend on layer and
-channel are RWKV's own. Projections are orthogonal; those onto the residual stream start small as everywhere in this
-package, where RWKV has zeros.
+channel follow RWKV. Projections are orthogonal; those onto the residual stream start small, as everywhere in this
+package, instead of at zero as in RWKV.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from rllib_seqmarl.ops.decoding import is_compiled
 from rllib_seqmarl.ops.token_shift import token_shift
 from rllib_seqmarl.ops.wkv import wkv6, wkv6_step
 
-NORM_EPSILON = 64e-5  # RWKV divides by 8 before a norm with 1e-5, which is this
+NORM_EPSILON = 64e-5  # equivalent to RWKV's division by 8 before a norm with 1e-5
 
 
-# A decay exp(-exp(10)) is zero in every floating-point type: larger rates would change nothing but overflow.
+# A decay of exp(-exp(10)) is zero in every floating-point type: larger rates would only overflow.
 MAX_RATE = 10.0
 
 
 def log_decay(rate: Tensor) -> Tensor:
-    """The logarithm -exp(rate) of a decay, of which RWKV learns the ``rate``."""
+    """The logarithm -exp(rate) of a decay, parametrised by its ``rate`` as in RWKV."""
     return -rate.clamp(max=MAX_RATE).exp()
 
 
 class RWKVInit:
-    """RWKV's initial values (dim,) for a layer: deeper layers look back less and forget differently."""
+    """RWKV's initial values (dim,) for a layer; token shifts and decays depend on its depth."""
 
     def __init__(self, shape: MixerShape) -> None:
         self.dim = shape.embed_dim
@@ -54,32 +54,32 @@ class RWKVInit:
         return slowest + span * self.channels ** (0.7 + 1.3 * self.depth)
 
     def alternating(self, depth_ratio: float) -> Tensor:
-        """-height, 0, height, repeating: what keeps neighbouring channels apart."""
+        """-depth_ratio, 0, depth_ratio, repeating, so that neighbouring channels differ."""
         return ((torch.arange(self.dim) + 1) % 3 - 1) * depth_ratio
 
 
 class ShiftedProjections:
     """Projections of shifted tokens for decoding: W (x_t + (x_{t-1} - x_t) m) = W (1 - m) x_t + W m x_{t-1}.
 
-    One matrix product per token gives its own share, and what it leaves to the next one.
+    One matrix product per token computes its own share and its contribution to the next token.
     """
 
     def __init__(self, weights: list[Tensor], mix: Tensor, batch_size: int) -> None:
-        """``weights`` (out, dim), each with its row of ``mix`` (inputs, dim)."""
+        """``weights`` (out, dim), one per row of ``mix`` (inputs, dim)."""
         shares = [w * (1 - m) for w, m in zip(weights, mix, strict=True)]
         self.weight = torch.cat([*shares, *(w * m for w, m in zip(weights, mix, strict=True))])  # (2 total, dim)
         self.sizes = [len(w) for w in weights]
-        self.left = mix.new_zeros(batch_size, sum(self.sizes))
+        self.carried = mix.new_zeros(batch_size, sum(self.sizes))
 
     def step(self, x: Tensor) -> tuple[Tensor, ...]:
         """The projections (B, out) of the next token ``x`` (B, dim)."""
-        own, left = F.linear(x, self.weight).chunk(2, dim=-1)
-        own, self.left = own + self.left, left
+        own, carried = F.linear(x, self.weight).chunk(2, dim=-1)
+        own, self.carried = own + self.carried, carried
         return own.split(self.sizes, dim=-1)
 
 
 class SquaredReLU(torch.autograd.Function):
-    """relu(x)^2 on the widest tensor of the network: with half the memory of the two operations it is made of."""
+    """relu(x)^2 with half the memory of separate operations, for the widest tensor of the network."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class ChannelMix(CausalMixer):
         super().__init__()
         d, start = shape.embed_dim, RWKVInit(shape)
         self.backend = shape.backend
-        self.mix = nn.Parameter(torch.stack([start.mix(), start.mix()]))  # of key and receptance
+        self.mix = nn.Parameter(torch.stack([start.mix(), start.mix()]))  # for key and receptance
         self.key = linear(d, hidden, gain=ACTIVATED_GAIN, bias=False)
         self.receptance = linear(d, d, bias=False)
         self.value = linear(hidden, d, bias=False)
@@ -113,7 +113,7 @@ class ChannelMix(CausalMixer):
 
     def initial_state(self, batch_size: int) -> Any:
         if is_compiled(self.backend, self.mix):
-            from rllib_seqmarl.ops.decoding.rwkv import ChannelMixStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.rwkv import ChannelMixStep  # deferred: numba is optional
 
             return ChannelMixStep(batch_size, self.mix, self.key, self.receptance, self.value)
         weights = [self.key.weight, self.receptance.weight]
@@ -128,7 +128,7 @@ class ChannelMix(CausalMixer):
 
 
 class NarrowChannelMix(ChannelMix):
-    """RWKV-5's and 6's, which are 3.5 times as wide as the tokens, in multiples of 32 where that is not too coarse."""
+    """RWKV-5's and 6's channel mixing, 3.5 times as wide as the tokens; wide ones are rounded to multiples of 32."""
 
     def __init__(self, shape: MixerShape) -> None:
         hidden = 7 * shape.embed_dim // 2
@@ -139,7 +139,7 @@ class NarrowChannelMix(ChannelMix):
 class Projected:
     """The projections of tokens for time mixing with a matrix state; each (..., d)."""
 
-    decay: Tensor  # its logarithm; (d,) where it is constant in time
+    decay: Tensor  # its logarithm; (d,) if it is constant in time
     receptance: Tensor
     key: Tensor
     value: Tensor
@@ -152,14 +152,14 @@ class Projected:
 
 
 class HeadNorm(nn.Module):
-    """A LayerNorm of each head with weights per channel: a group norm, in the form that is fastest for many tokens."""
+    """A LayerNorm per head with weights per channel: a group norm in its fastest form for many tokens."""
 
     def __init__(self, heads: tuple[int, int]) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(heads)), nn.Parameter(torch.zeros(heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., h, d/h) to the same."""
+        """Normalise (..., h, d/h)."""
         if x.shape[-2] == 1:
             return F.layer_norm(x, x.shape[-2:], self.weight, self.bias, NORM_EPSILON)
         return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON), self.weight)
@@ -182,11 +182,11 @@ class MatrixTimeMix(CausalMixer):
 
     @abstractmethod
     def project(self, x: Tensor) -> Projected:
-        """From tokens (B, n, d)."""
+        """Project tokens (B, n, d)."""
 
     @abstractmethod
     def compiled_step(self, *common: Any) -> Any:
-        """A compiled step of this mixer; ``common`` is what those of ``ops.decoding.rwkv_matrix`` share."""
+        """A compiled step of this mixer; ``common`` are the shared arguments of ``ops.decoding.rwkv_matrix``."""
 
     @abstractmethod
     def initial_projections(self, batch_size: int) -> Any:
@@ -194,12 +194,12 @@ class MatrixTimeMix(CausalMixer):
 
     @abstractmethod
     def project_step(self, x: Tensor, state: Any) -> Projected:
-        """From the next token (B, d); ``state`` is updated in place."""
+        """Project the next token (B, d); ``state`` is updated in place."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        made = self.project(x)
-        found = wkv6(*made.by_head(self.heads), self.bonus, backend=self.backend)  # (B, n, h, d/h)
-        return self._output(found, made.gate)
+        projected = self.project(x)
+        wkv = wkv6(*projected.by_head(self.heads), self.bonus, backend=self.backend)  # (B, n, h, d/h)
+        return self._output(wkv, projected.gate)
 
     def initial_state(self, batch_size: int) -> Any:
         if is_compiled(self.backend, self.bonus):
@@ -214,10 +214,10 @@ class MatrixTimeMix(CausalMixer):
         if not isinstance(state, tuple):  # compiled
             return state(x), state
         projections, states, bonus = state
-        made = self.project_step(x, projections)
-        found = wkv6_step(*made.by_head(self.heads), bonus, states)  # (B, h, d/h)
-        return self._output(found, made.gate), state
+        projected = self.project_step(x, projections)
+        wkv = wkv6_step(*projected.by_head(self.heads), bonus, states)  # (B, h, d/h)
+        return self._output(wkv, projected.gate), state
 
-    def _output(self, found: Tensor, gate: Tensor) -> Tensor:
-        """From what was found (..., h, d/h) and the gate (..., d)."""
-        return F.linear(self.norm(found).flatten(-2) * F.silu(gate), self.output.weight)
+    def _output(self, wkv: Tensor, gate: Tensor) -> Tensor:
+        """The output from the WKV (..., h, d/h) and the gate (..., d)."""
+        return F.linear(self.norm(wkv).flatten(-2) * F.silu(gate), self.output.weight)

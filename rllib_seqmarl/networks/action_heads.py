@@ -1,9 +1,9 @@
 """Action heads: how an agent's action becomes a token, and how features become a distribution over actions.
 
 Two heads with one interface. A head draws no random numbers inside the decoding loop: noise is drawn for
-the whole team before it, and choosing is then a deterministic function of scores and noise (arg max with
-Gumbel noise; mean plus scaled normal noise). Log-probabilities are computed after it, for the whole team,
-by the code of training.
+the whole team beforehand, and choosing is a deterministic function of scores and noise (arg max with
+Gumbel noise; mean plus scaled normal noise). Log-probabilities are computed after the loop, for the whole
+team, by the same code as in training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ILLEGAL_LOGIT = -1e10
 
 
 def output_head(embed_dim: int, width: int) -> nn.Sequential:
-    """Linear -> GELU -> LayerNorm -> Linear, as the value and the policy head of MAT."""
+    """Linear -> GELU -> LayerNorm -> Linear, as in MAT's value and policy heads."""
     return nn.Sequential(
         linear(embed_dim, embed_dim, gain=ACTIVATED_GAIN),
         nn.GELU(),
@@ -37,9 +37,9 @@ def output_head(embed_dim: int, width: int) -> nn.Sequential:
 
 
 class ActionHead(nn.Module, ABC):
-    """Tokens in, scores out. A score is what the policy says of one agent: logits, or the mean of a Gaussian.
+    """Maps features to scores and actions to tokens. Scores are logits, or the mean of a Gaussian.
 
-    ``action_mask`` is always (..., width) bool or None (everything is legal), as made by :meth:`effective_mask`.
+    ``action_mask`` is always (..., width) bool or None (everything is legal), as returned by :meth:`effective_mask`.
     """
 
     def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
@@ -49,25 +49,25 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def effective_mask(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
-        """Join ``action_mask`` (B, n, width) and ``alive`` (B, n), each bool, 0/1 or None, into one mask.
+        """Combine ``action_mask`` (B, n, width) and ``alive`` (B, n), each bool, 0/1 or None, into one mask.
 
-        A dead agent is an agent with a single legal action, choice 0 or zeros; so its log-probability and
-        entropy are zero without any special case.
+        A dead agent has a single legal action, choice 0 or zeros, so its log-probability and entropy are zero
+        without special cases.
         """
 
     @abstractmethod
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
-        """``actions`` with what does not count (those of the dead, padding) set to the only legal value."""
+        """Set the ignored parts of ``actions`` (dead agents, padding) to the only legal value."""
 
     @abstractmethod
     def start(self, batch_size: int) -> Tensor:
-        """The embedding (B, d) before the first agent, who has no predecessor."""
+        """The start token (B, d), used as the first agent's predecessor."""
 
     @abstractmethod
     def embedder(self) -> Callable[[Tensor], Tensor]:
-        """A function from actions (..., *action_shape) to their embeddings (..., d).
+        """Return a function from actions (..., *action_shape) to their embeddings (..., d).
 
-        What does not depend on the actions is computed here, once for all the calls of the function.
+        Computation that does not depend on the actions is done here, once for all calls of the function.
         """
 
     @abstractmethod
@@ -76,11 +76,11 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def noise(self, scores_shape: tuple[int, ...], action_mask: Tensor | None) -> Tensor:
-        """Noise of that shape, such that :meth:`choose` samples exactly from the policy."""
+        """Draw noise of that shape, such that :meth:`choose` samples exactly from the policy."""
 
     @abstractmethod
     def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
-        """Actions (..., *action_shape) for ``scores`` (..., width); without ``noise`` the most probable."""
+        """Choose actions (..., *action_shape) for ``scores`` (..., width); without ``noise``, the most probable."""
 
     @abstractmethod
     def log_probs(self, scores: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
@@ -91,17 +91,17 @@ class ActionHead(nn.Module, ABC):
         """Entropies in nats, in the shape of :meth:`log_probs`."""
 
     def decisions(self, shape: tuple[int, int, int], action_mask: Tensor | None, noise: Tensor | None) -> Decisions:
-        """Decides for one agent after another; ``action_mask`` and ``noise`` have ``shape``, (B, n, width)."""
+        """Create the decisions of a team, made agent by agent; masks and noise have ``shape``, (B, n, width)."""
         if is_compiled(self.backend, cast(nn.Linear, self.policy[0]).weight):
             return self._compiled_decisions(self.start(shape[0]), self.policy, shape, action_mask, noise)
         return TorchDecisions(self, shape, action_mask, noise)
 
     @abstractmethod
     def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        """The same on kernels; ``policy`` is what those of ``ops.decoding.heads`` are told of it."""
+        """Create decisions on kernels; ``policy`` are the common arguments of the steps in ``ops.decoding.heads``."""
 
     def shifted(self, actions: Tensor) -> Tensor:
-        """The decoder's input (B, n, d): for agent t the action of agent t-1, for agent 0 a start token."""
+        """The decoder's input (B, n, d): the action of agent t-1 for agent t, the start token for agent 0."""
         return torch.cat([self.start(actions.shape[0]).unsqueeze(1), self.embedder()(actions[:, :-1])], dim=1)
 
 
@@ -113,12 +113,12 @@ class CategoricalHead(ActionHead):
 
     def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
         super().__init__(spec, embed_dim, backend)
-        # A one-hot times a matrix is a row of it: the token embedding is a table, start flag first.
+        # A one-hot vector times a matrix selects a row, so the token embedding is a table with the start flag first.
         table = torch.empty(spec.token_dim, embed_dim)
         nn.init.orthogonal_(table, ACTIVATED_GAIN)
         self.start_row = nn.Parameter(table[0].clone())  # (d,)
         self.choice_rows = nn.Parameter(table[1:].clone())  # (width, d)
-        offsets = torch.tensor((0, *spec.nvec[:-1])).cumsum(0)  # (k,) where each component begins
+        offsets = torch.tensor((0, *spec.nvec[:-1])).cumsum(0)  # (k,) start of each component
         self.register_buffer("offsets", offsets, persistent=False)
         first_choices = torch.zeros(spec.width, dtype=torch.bool)
         first_choices[offsets] = True
@@ -133,10 +133,10 @@ class CategoricalHead(ActionHead):
         mask = None if action_mask is None else action_mask.bool()
         if alive is None:
             return mask
-        living = alive.bool().unsqueeze(-1)  # (B, n, 1)
+        is_alive = alive.bool().unsqueeze(-1)  # (B, n, 1)
         if mask is None:
-            return living | self.first_choices
-        return (living & mask) | (~living & self.first_choices)  # no torch.where: ONNX runtimes lack it for bool
+            return is_alive | self.first_choices
+        return (is_alive & mask) | (~is_alive & self.first_choices)  # not torch.where: ONNX runtimes lack it for bool
 
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
         if alive is None:
@@ -148,13 +148,13 @@ class CategoricalHead(ActionHead):
         return gelu(self.start_row).expand(batch_size, -1)  # (B, d)
 
     def embedder(self) -> Callable[[Tensor], Tensor]:
-        if self.is_single:  # activate the few rows of the table instead of every token
+        if self.is_single:  # apply the GELU to the few rows of the table instead of every token
             activated_rows = gelu(self.choice_rows)
             return lambda actions: embedding(actions, activated_rows)
         return lambda actions: gelu(embedding(actions + self.offsets, self.choice_rows).sum(-2))
 
     def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        from rllib_seqmarl.ops.decoding.heads import ChoiceStep  # here, because numba need not be installed
+        from rllib_seqmarl.ops.decoding.heads import ChoiceStep  # deferred: numba is optional
 
         return ChoiceStep(self.spec.nvec, self.choice_rows, start, ILLEGAL_LOGIT, *policy)
 
@@ -162,7 +162,7 @@ class CategoricalHead(ActionHead):
         return outputs if action_mask is None else torch.where(action_mask, outputs, ILLEGAL_LOGIT)
 
     def noise(self, scores_shape: tuple[int, ...], action_mask: Tensor | None) -> Tensor:
-        # Gumbel noise (arg max of logits + noise is an exact sample). The bound keeps log(0) out.
+        # Gumbel noise (arg max of logits + noise is an exact sample). The bound avoids log(0).
         uniform = torch.rand(scores_shape, dtype=self.start_row.dtype, device=self.start_row.device)
         tiny = torch.finfo(uniform.dtype).tiny
         return uniform.clamp_(min=tiny).log_().neg_().clamp_(min=tiny).log_().neg_()
@@ -190,7 +190,7 @@ class CategoricalHead(ActionHead):
 
 
 class GaussianHead(ActionHead):
-    """An independent Normal(mean, 0.5 * sigmoid(log_std)) per action dimension. Actions are real."""
+    """An independent Normal(mean, 0.5 * sigmoid(log_std)) per action dimension. Actions are real-valued."""
 
     def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
         super().__init__(spec, embed_dim, backend)
@@ -206,8 +206,8 @@ class GaussianHead(ActionHead):
         mask = None if action_mask is None else action_mask.bool()
         if alive is None:
             return mask
-        living = alive.bool().unsqueeze(-1)  # (B, n, 1)
-        return living.expand(-1, -1, self.spec.dim) if mask is None else mask & living
+        is_alive = alive.bool().unsqueeze(-1)  # (B, n, 1)
+        return is_alive.expand(-1, -1, self.spec.dim) if mask is None else mask & is_alive
 
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
         return self._masked(actions.to(self.log_std.dtype), action_mask)
@@ -219,7 +219,7 @@ class GaussianHead(ActionHead):
         return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
 
     def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        from rllib_seqmarl.ops.decoding.heads import MoveStep  # here, because numba need not be installed
+        from rllib_seqmarl.ops.decoding.heads import MoveStep  # deferred: numba is optional
 
         return MoveStep(self.action_embedding, start, *policy)
 

@@ -1,7 +1,7 @@
-"""The blocks that encoder and decoder stack. Which one is used follows from what the mixers declare.
+"""The blocks of encoder and decoder. The type of the mixers' registry entry selects the block.
 
 *PostNormMixers* (MAT; Wen et al. 2022, arXiv 2205.14953, figure 2) is post-norm, x = LN(x + sublayer(x)), and its
-decoder looks at the encoder's output through a cross mixer. *PreNormMixers* (RWKV; Peng et al. 2023, arXiv
+decoder reads the encoder's output through a cross mixer. *PreNormMixers* (RWKV; Peng et al. 2023, arXiv
 2305.13048, figure 2) is pre-norm, x = x + sublayer(LN(x)); the encoder's output is added to its tokens
 before the first block.
 """
@@ -20,7 +20,7 @@ from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 
 
 def mlp(d: int) -> nn.Sequential:
-    """The position-wise part of a crossed block."""
+    """The position-wise part of a post-norm block."""
     return nn.Sequential(linear(d, d, gain=ACTIVATED_GAIN), nn.GELU(), linear(d, d))
 
 
@@ -59,7 +59,7 @@ class PostNormDecoderBlock(CausalMixer):
     def initial_state(self, batch_size: int) -> Any:
         mixers, norms = (self.mixer, self.cross), (self.norm1, self.norm2, self.norm3)
         if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import PostNormStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import PostNormStep  # deferred: numba is optional
 
             return PostNormStep(batch_size, mixers, norms, self.mlp)
         layers = [bound(layer) for layer in (*norms, self.mlp)]
@@ -78,9 +78,9 @@ class PostNormDecoderBlock(CausalMixer):
 
 
 class PreNormBlock(CausalMixer):
-    """Time mixing, then channel mixing, which may look back in time as well. For encoder and decoder.
+    """Time mixing, then channel mixing, which may also read predecessors. For encoder and decoder.
 
-    With ``bidirectional`` time mixing runs along the team and back; such a block has no steps.
+    With ``bidirectional``, time mixing runs in both directions; such a block has no steps.
     """
 
     def __init__(self, mixers: PreNormMixers, shape: MixerShape, bidirectional: bool = False) -> None:
@@ -99,7 +99,7 @@ class PreNormBlock(CausalMixer):
     def initial_state(self, batch_size: int) -> Any:
         mixers, norms = (self.time, self.channel), (self.norm1, self.norm2)
         if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import PreNormStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import PreNormStep  # deferred: numba is optional
 
             return PreNormStep(batch_size, mixers, norms)
         return mixers, [mixer.initial_state(batch_size) for mixer in mixers], [bound(norm) for norm in norms]

@@ -17,7 +17,7 @@ from rllib_seqmarl.suggestions import did_you_mean
 class ActionSpec:
     """The action of one agent. All agents of a team share it: smaller action spaces are padded and masked.
 
-    ``kind="discrete"``: ``len(nvec)`` choices at once, the k-th among ``nvec[k]``; so gymnasium's
+    ``kind="discrete"``: ``len(nvec)`` simultaneous choices, the k-th with ``nvec[k]`` options; gymnasium's
     ``Discrete(7)`` is ``nvec=(7,)``. ``kind="continuous"``: ``dim`` real numbers.
     """
 
@@ -26,24 +26,24 @@ class ActionSpec:
     dim: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "nvec", tuple(int(size) for size in self.nvec))  # JSON brings a list
+        object.__setattr__(self, "nvec", tuple(int(size) for size in self.nvec))  # a list if loaded from JSON
         if self.kind == "discrete":
             if not self.nvec or min(self.nvec) < 1 or self.dim:
                 raise ValueError(
                     f"a discrete ActionSpec needs nvec with one size >= 1 per component and no dim, "
-                    f"not nvec={self.nvec}, dim={self.dim}; for Discrete(7) write nvec=(7,)"
+                    f"not nvec={self.nvec}, dim={self.dim}; for Discrete(7) use nvec=(7,)"
                 )
         elif self.kind == "continuous":
             if self.dim < 1 or self.nvec:
                 raise ValueError(
-                    f"a continuous ActionSpec needs dim >= 1, no nvec, not dim={self.dim}, nvec={self.nvec}"
+                    f"a continuous ActionSpec needs dim >= 1 and no nvec, not dim={self.dim}, nvec={self.nvec}"
                 )
         else:
             raise ValueError(f"ActionSpec.kind must be 'discrete' or 'continuous', not {self.kind!r}")
 
     @property
     def width(self) -> int:
-        """Numbers the policy head puts out for an agent, and the width of its action mask."""
+        """Number of outputs of the policy head for an agent, and the width of its action mask."""
         return sum(self.nvec) if self.kind == "discrete" else self.dim
 
     @property
@@ -69,21 +69,21 @@ class NetworkConfig:
         n_block: Blocks in the encoder and in the decoder.
         n_head: Heads per mixer, where the mixer has heads.
         embed_dim: Width d of a token inside the network.
-        encoder_mixer: Name in ``rllib_seqmarl.mixers.MIXERS`` of what mixes observations.
-        decoder_mixer: Name of what mixes actions; free of ``encoder_mixer``.
-        mixer_options: Choices that the two mixers leave open, such as ``{"d_state": 16}`` for mamba.
-        encoder_directions: 2 lets a causal encoder mixer (rwkv) run along the team and back, so that every agent's
-            value and representation know of all agents.
-        decoder_cross: "mixer", or "addition" to replace a crossed decoder's cross mixer by adding the encoder's output.
-        backend: Which implementation of the mixers' operations runs (see ``rllib_seqmarl.ops``); "auto" takes the
-            fastest for the device.
-        image_shape: Height, width and channels, if an observation begins with the pixels (0 to 255, in this order) of
-            an image, which a convolutional network then embeds; None where observations are vectors.
-        conv_filters: Its layers, [output channels, kernel size, stride] each; None for a choice by the image's size,
+        encoder_mixer: Name of the mixer of observations in ``rllib_seqmarl.mixers.MIXERS``.
+        decoder_mixer: Name of the mixer of actions; independent of ``encoder_mixer``.
+        mixer_options: Options of the two mixers, such as ``{"d_state": 16}`` for mamba.
+        encoder_directions: 2 runs a causal encoder mixer (rwkv) in both directions, so that every agent's value and
+            representation depend on all agents.
+        decoder_cross: "mixer", or "addition" to replace a decoder's cross mixer by adding the encoder's output.
+        backend: Implementation of the mixers' operations (see ``rllib_seqmarl.ops``); "auto" selects the fastest for
+            the device.
+        image_shape: Height, width and channels, if observations begin with the pixels (0 to 255, in this order) of an
+            image, which is embedded by a convolutional network; None if observations are vectors.
+        conv_filters: Its layers, [output channels, kernel size, stride] each; None to select them by the image's size,
             see :func:`~rllib_seqmarl.networks.image_embedding.default_filters`.
 
     Raises:
-        ValueError: On a value that makes no network, naming key, value and remedy.
+        ValueError: A value is invalid; the message names the key, the value and a remedy.
     """
 
     obs_dim: int
@@ -119,13 +119,13 @@ class NetworkConfig:
                     f"rllib_seqmarl.register_mixer({str(name)!r}, ...) first."
                 )
         self._check_arrangement()
-        # A network without such operations has use for no backend, yet a misspelt one shall not pass.
+        # A misspelt backend is rejected even if the network has no operations with backends.
         in_use = [*self.encoder_mixers.operations, *self.decoder_mixers.operations]
-        known = {name for mixers in MIXERS.values() for operation in mixers.operations for name in operation.backends}
-        if self.backend not in {AUTO, *known}:
+        valid = {name for mixers in MIXERS.values() for operation in mixers.operations for name in operation.backends}
+        if self.backend not in {AUTO, *valid}:
             raise ValueError(
-                f"backend={self.backend!r} is not known.{did_you_mean(str(self.backend), known)} Choose one of "
-                f"{', '.join([AUTO, *sorted(known)])}."
+                f"unknown backend={self.backend!r}.{did_you_mean(str(self.backend), valid)} Choose one of "
+                f"{', '.join([AUTO, *sorted(valid)])}."
             )
         check_backend(self.backend, in_use)
         self._check_mixer_options()
@@ -136,54 +136,55 @@ class NetworkConfig:
             raise ValueError(f"encoder_directions must be 1 or 2, not {self.encoder_directions!r}")
         if self.encoder_directions == 2 and isinstance(self.encoder_mixers, PostNormMixers):
             raise ValueError(
-                f"encoder_directions=2 has no effect on encoder_mixer={self.encoder_mixer!r}, whose encoder sees the "
-                f"whole team already; remove it, or choose an rwkv encoder"
+                f"encoder_directions=2 has no effect on encoder_mixer={self.encoder_mixer!r}, which already attends to "
+                f"the whole team; remove it, or choose an rwkv encoder"
             )
         if self.decoder_cross not in ("mixer", "addition"):
             raise ValueError(f"decoder_cross must be 'mixer' or 'addition', not {self.decoder_cross!r}")
         if self.decoder_cross == "addition" and isinstance(self.decoder_mixers, PreNormMixers):
             raise ValueError(
                 f"decoder_cross='addition' has no effect on decoder_mixer={self.decoder_mixer!r}, which has no cross "
-                f"mixer: the encoder's output is added to its tokens already; remove it"
+                f"mixer: the encoder's output is already added to its tokens; remove it"
             )
 
     def _check_mixer_options(self) -> None:
-        known = {f.name for mixers in (self.encoder_mixers, self.decoder_mixers) for f in fields(mixers.options)}
+        options = {f.name for mixers in (self.encoder_mixers, self.decoder_mixers) for f in fields(mixers.options)}
         for key in self.mixer_options:
-            if key not in known:
+            if key not in options:
                 raise ValueError(
-                    f"{key!r} is no option of encoder_mixer={self.encoder_mixer!r} or "
-                    f"decoder_mixer={self.decoder_mixer!r}.{did_you_mean(str(key), known)} "
-                    f"{_listed(known)}"
+                    f"{key!r} is not an option of encoder_mixer={self.encoder_mixer!r} or "
+                    f"decoder_mixer={self.decoder_mixer!r}.{did_you_mean(str(key), options)} "
+                    f"{_list_options(options)}"
                 )
         self.shapes(self.encoder_mixers)
         self.shapes(self.decoder_mixers)
 
     def _check_images(self) -> None:
         if self.conv_filters is not None:
-            # JSON brings lists; tuples can be hashed and compared.
+            # Lists loaded from JSON become tuples, which can be hashed and compared.
             object.__setattr__(self, "conv_filters", checked_filters(self.conv_filters))
         if self.image_shape is None:
             if self.conv_filters is not None:
-                raise ValueError("conv_filters has no effect where agents do not all see images of one size; remove it")
+                raise ValueError(
+                    "conv_filters has no effect unless all agents observe images of the same size; remove it"
+                )
             return
         shape = tuple(self.image_shape)
         object.__setattr__(self, "image_shape", shape)
         if len(shape) != 3 or not all(map(_is_positive, shape)) or math.prod(shape) > self.obs_dim:
             raise ValueError(
-                f"image_shape={shape} must be (height, width, channels), and its pixels a part of the "
-                f"obs_dim={self.obs_dim} numbers of an observation"
+                f"image_shape={shape} must be (height, width, channels) with at most obs_dim={self.obs_dim} numbers"
             )
         if min(feature_shape(shape, self.image_filters)) < 1:
-            chosen = "" if self.conv_filters else ", which is the choice for small images"
+            chosen = "" if self.conv_filters else ", the default for small images"
             raise ValueError(
-                f"image_shape={shape} is too small for conv_filters={_as_lists(self.image_filters)}{chosen}; give "
+                f"image_shape={shape} is too small for conv_filters={_as_lists(self.image_filters)}{chosen}; use "
                 f"conv_filters with smaller kernels or strides, or larger images"
             )
 
     @property
     def image_filters(self) -> ConvFilters:
-        """The layers that embed images: `conv_filters` or, by default, a choice by the image's size."""
+        """The layers that embed images: `conv_filters`, or defaults for the image's size."""
         assert self.image_shape is not None
         return self.conv_filters or default_filters(self.image_shape)
 
@@ -199,37 +200,37 @@ class NetworkConfig:
 
     def shapes(self, mixers: PostNormMixers | PreNormMixers) -> list[MixerShape]:
         """The shape of each block's ``mixers``, from the first block to the last."""
-        taken = {f.name for f in fields(mixers.options)}
-        options = mixers.options(**{key: value for key, value in self.mixer_options.items() if key in taken})
+        names = {f.name for f in fields(mixers.options)}
+        options = mixers.options(**{key: value for key, value in self.mixer_options.items() if key in names})
         first = MixerShape(self.embed_dim, self.n_head, 0, self.n_block, options, self.backend)
         return [replace(first, layer=i) for i in range(self.n_block)]
 
     def to_dict(self) -> dict[str, Any]:
-        """This configuration as plain data, fit for JSON; :meth:`from_dict` takes it back."""
+        """Convert to plain data that JSON can hold; the inverse of :meth:`from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NetworkConfig:
-        """The configuration that :meth:`to_dict` described.
+        """Create a configuration from the output of :meth:`to_dict`.
 
         Raises:
-            ValueError: If a key is missing or unknown, or a value makes no network.
+            ValueError: A key is missing or unknown, or a value is invalid.
         """
         try:
             return cls(**{**data, "action": ActionSpec(**data["action"])})
         except (KeyError, TypeError) as error:
-            raise ValueError(f"this does not describe a network: {error}") from error
+            raise ValueError(f"not a description of a network: {error}") from error
 
 
-def _listed(options: set[str]) -> str:
-    return f"They take {', '.join(sorted(options))}." if options else "They have none."
+def _list_options(options: set[str]) -> str:
+    return f"Their options are {', '.join(sorted(options))}." if options else "They have no options."
 
 
 def checked_filters(filters: Any) -> ConvFilters:
-    """`filters` as tuples.
+    """Convert `filters` to tuples.
 
     Raises:
-        ValueError: They are not [[output channels, kernel size, stride], ...] with whole numbers >= 1.
+        ValueError: They are not [[output channels, kernel size, stride], ...] with integers >= 1.
     """
     try:
         layers = tuple(tuple(layer) for layer in filters)
@@ -237,7 +238,7 @@ def checked_filters(filters: Any) -> ConvFilters:
         layers = ()
     if not layers or not all(len(layer) == 3 and all(map(_is_positive, layer)) for layer in layers):
         raise ValueError(
-            f"conv_filters={filters!r} is not [[output channels, kernel size, stride], ...] with whole numbers >= 1, "
+            f"conv_filters={filters!r} is not [[output channels, kernel size, stride], ...] with integers >= 1, "
             f"such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]]"
         )
     return layers

@@ -1,4 +1,4 @@
-"""Decisions of a team, agent by agent, from the decoder's features."""
+"""A team's decisions, made agent by agent from the decoder's features."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Decisions(Protocol):
-    """Called with features (B, d) of one agent after another, it decides, and returns the decision's token (B, d).
+    """Called with the features (B, d) of each agent in turn, chooses its action and returns the action's token (B, d).
 
-    Tokens and features are arrays where they go from kernel to kernel, and tensors elsewhere.
+    Tokens and features are arrays between kernels, and tensors otherwise.
     """
 
     @property
@@ -27,15 +27,15 @@ class Decisions(Protocol):
 
     @property
     def scores(self) -> Tensor:
-        """Of all agents (B, n, width), when all have decided."""
+        """Scores (B, n, width), once all agents have decided."""
 
     @property
     def actions(self) -> Tensor:
-        """Likewise (B, n, *action_shape)."""
+        """Actions (B, n, *action_shape), once all agents have decided."""
 
 
 class TorchDecisions:
-    """In plain torch, by the methods of an :class:`~rllib_seqmarl.networks.action_heads.ActionHead`."""
+    """Decisions in plain torch, by the methods of an :class:`~rllib_seqmarl.networks.action_heads.ActionHead`."""
 
     def __init__(
         self, head: ActionHead, shape: tuple[int, int, int], action_mask: Tensor | None, noise: Tensor | None
@@ -43,8 +43,8 @@ class TorchDecisions:
         batch_size, n, _ = shape
         self.start = head.start(batch_size)
         self._head, self._policy, self._embed = head, bound(head.policy), head.embedder()
-        self._action_mask = [None] * n if action_mask is None else action_mask.unbind(1)  # n times (B, width)
-        self._noise = [None] * n if noise is None else noise.unbind(1)  # n times (B, width)
+        self._action_mask = [None] * n if action_mask is None else action_mask.unbind(1)  # n tensors (B, width)
+        self._noise = [None] * n if noise is None else noise.unbind(1)  # n tensors (B, width)
         self._scores: list[Tensor] = []
         self._actions: list[Tensor] = []
 

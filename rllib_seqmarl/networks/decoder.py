@@ -1,4 +1,4 @@
-"""The decoder: from predecessors' actions and the encoder's output to every agent's features."""
+"""The decoder: from predecessors' actions and the encoder's output to each agent's features."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 
 
 class Decoder(nn.Module):
-    """A stack of causal blocks: ``x`` are action embeddings, ``encoder_output`` is the encoder's output.
+    """A stack of causal blocks on action embeddings ``x`` and ``encoder_output``.
 
-    *PostNormMixers*: LN(x), then blocks that each look at rep. *PreNormMixers*: x + rep, then blocks, then LN.
+    *PostNormMixers*: LN(x), then blocks that each read encoder_output. *PreNormMixers*: x + encoder_output, then
+    blocks, then LN.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -44,15 +45,15 @@ class Decoder(nn.Module):
         return self.norm(x) if self.is_pre_norm else x
 
     def split_context(self, encoder_output: Tensor) -> Sequence[Any]:
-        """One entry per agent for :meth:`step`: its rep (B, d) and what every block made of it."""
+        """One entry per agent for :meth:`step`: its encoder_output (B, d) and every block's entry."""
         encoder_output = encoder_output.transpose(0, 1).contiguous().transpose(0, 1)  # (B, n, d), contiguous by agent
         per_block = (block.split_context(encoder_output) for block in self.blocks)
         return list(zip(per_agent(encoder_output, self.backend), zip(*per_block, strict=True), strict=True))
 
     def initial_state(self, batch_size: int) -> Any:
-        """The state before the first agent: the decoder's own layers, and every block with its state."""
+        """The state before the first agent: the decoder's norm, the blocks and their states."""
         if is_compiled(self.backend, self.norm.weight):
-            from rllib_seqmarl.ops.decoding.blocks import StackStep  # here, because numba need not be installed
+            from rllib_seqmarl.ops.decoding.blocks import StackStep  # deferred: numba is optional
 
             return StackStep(batch_size, self.norm, self.is_pre_norm, self.blocks)
         return bound(self.norm), list(self.blocks), [block.initial_state(batch_size) for block in self.blocks]
@@ -60,7 +61,7 @@ class Decoder(nn.Module):
     def step(self, x: Any, state: Any, context: Any) -> tuple[Any, Any]:
         """Features (B, d) of the next agent, from its ``x`` (B, d) and its entry of :meth:`split_context`.
 
-        Both are tensors, or both arrays where steps are compiled.
+        Both are tensors, or both are arrays if steps are compiled.
         """
         if not isinstance(state, tuple):  # compiled
             return state(x, context), state

@@ -1,4 +1,4 @@
-"""The encoder: every agent's observation becomes a token that knows of the others, and a value."""
+"""The encoder: turns each agent's observation into a representation, mixed among agents, and a value."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from rllib_seqmarl.networks.image_embedding import ImageEmbedding
 
 
 class Encoder(nn.Module):
-    """Observations (B, n, obs_dim) to representations (B, n, d), and those to values (B, n)."""
+    """Maps observations (B, n, obs_dim) to representations (B, n, d), and those to values (B, n)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        d, seen = config.embed_dim, config.obs_dim
+        d, n_features = config.embed_dim, config.obs_dim
         self.image: ImageEmbedding | None = None
         if config.image_shape is not None:
             self.image = ImageEmbedding(config.image_shape, config.image_filters)
-            seen += self.image.out_features - math.prod(config.image_shape)
+            n_features += self.image.out_features - math.prod(config.image_shape)
         self.embedding = nn.Sequential(
-            nn.LayerNorm(seen),
-            linear(seen, d, gain=ACTIVATED_GAIN),
+            nn.LayerNorm(n_features),
+            linear(n_features, d, gain=ACTIVATED_GAIN),
             nn.GELU(),
             nn.LayerNorm(d),
         )
@@ -43,6 +43,6 @@ class Encoder(nn.Module):
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Representations (B, n, d) and values (B, n) of ``obs`` (B, n, obs_dim)."""
         if self.image is not None:
-            obs = self.image(obs)  # (B, n, features and what else is seen)
+            obs = self.image(obs)  # (B, n, image features and further entries)
         encoder_output = self.blocks(self.embedding(obs))  # (B, n, d)
         return encoder_output, self.value(encoder_output).squeeze(-1)

@@ -10,35 +10,35 @@ from torch import Tensor, nn
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN
 
 ImageShape = tuple[int, int, int]  # height, width, channels
-ConvFilters = tuple[tuple[int, int, int], ...]  # of each layer: output channels, kernel size, stride
+ConvFilters = tuple[tuple[int, int, int], ...]  # output channels, kernel size, stride per layer
 
 NATURE: ConvFilters = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # Mnih et al. 2015, for images of 84 x 84
 SMALL: ConvFilters = ((32, 4, 2), (64, 3, 2))
 HALVING = (16, 4, 2)
-LARGEST = 96  # Longer sides are halved first.
-LEAST_FOR_NATURE, LEAST_FOR_SMALL = 36, 8  # The last layer has at least one place left.
+MAX_SIDE = 96  # longer sides are halved first
+MIN_SIDE_NATURE, MIN_SIDE_SMALL = 36, 8  # the last layer's output is at least 1 x 1
 
 
 def default_filters(image_shape: ImageShape) -> ConvFilters:
-    """Layers that suit an image of this size; all of them use valid padding.
+    """Select layers for an image of this size; all of them use valid padding.
 
     Large images are halved until no side is longer than 96. Then follow the three layers that Mnih et al. (2015) used
-    for Atari's 84 x 84, or, where a side is shorter than 36, two layers with smaller kernels.
+    for Atari's 84 x 84 images, or two layers with smaller kernels if a side is shorter than 36.
     """
     filters: ConvFilters = ()
     height, width, _ = image_shape
     halved = feature_shape(image_shape, (HALVING,))
-    while max(height, width) > LARGEST and min(halved[:2]) >= LEAST_FOR_SMALL:
+    while max(height, width) > MAX_SIDE and min(halved[:2]) >= MIN_SIDE_SMALL:
         filters = (*filters, HALVING)
         height, width, _ = halved
         halved = feature_shape(halved, (HALVING,))
-    return filters + (NATURE if min(height, width) >= LEAST_FOR_NATURE else SMALL)
+    return filters + (NATURE if min(height, width) >= MIN_SIDE_NATURE else SMALL)
 
 
 def feature_shape(image_shape: ImageShape, filters: ConvFilters) -> ImageShape:
-    """Height, width and channels that the layers make of an image; a side of 0 or less if it is too small for them."""
+    """Height, width and channels of the layers' output; a side of 0 or less if the image is too small."""
     height, width, channels = image_shape
-    for channels, kernel, stride in filters:  # noqa: B007, the last one counts
+    for channels, kernel, stride in filters:  # noqa: B007, the last value is used
         height, width = ((side - kernel) // stride + 1 for side in (height, width))
         if min(height, width) < 1:
             break
@@ -46,10 +46,10 @@ def feature_shape(image_shape: ImageShape, filters: ConvFilters) -> ImageShape:
 
 
 class ImageEmbedding(nn.Module):
-    """Rows that begin with the pixels of an image, (B, n, h * w * c + k), to vectors (B, n, out_features + k).
+    """Embeds observations that begin with the pixels of an image: (B, n, h * w * c + k) to (B, n, out_features + k).
 
-    Pixels lie in the order (h, w, c) and go from 0 to 255; the network sees them from 0 to 1. The k further numbers,
-    such as the agent's id, pass through.
+    Pixels are in the order (h, w, c) and range from 0 to 255; they are scaled to 0 to 1. The k further numbers, such as
+    the agent's id, are passed through.
     """
 
     def __init__(self, image_shape: ImageShape, filters: ConvFilters) -> None:

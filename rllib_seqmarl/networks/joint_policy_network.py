@@ -1,7 +1,7 @@
-"""The joint policy of a team: one network for MAT, MAM and MARWKV, which differ only in their mixers.
+"""The joint policy network of a team, used by MAT, MAM and MARWKV, which differ only in their mixers.
 
 pi(a_1..a_n | o_1..o_n) is the product over agents of pi(a_t | encoder(o_1..o_n), a_1..a_{t-1}) (Wen et al.
-2022, arXiv 2205.14953, section 4), so a team acts agent by agent and is trained in one parallel pass.
+2022, arXiv 2205.14953, section 4), so a team acts agent by agent but is trained in one parallel pass.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from rllib_seqmarl.ops.backends import is_exporting
 
 
 class JointPolicyNetwork(nn.Module):
-    """Acts for a team, evaluates its actions, and values its observations.
+    """Chooses actions for a team, evaluates actions, and estimates values.
 
-    Arguments shared by the methods (B teams of n agents, n free from call to call):
-        obs: Observations (B, n, obs_dim); of any type if they begin with images.
+    Arguments shared by the methods (B teams of n agents; n may vary between calls):
+        obs: Observations (B, n, obs_dim); of any dtype if they begin with images.
         actions: (B, n, *action_shape), int64 choices or real numbers.
         action_mask: (B, n, width), bool or 0/1: the legal choices, or the action dimensions that an agent
             really has. None: everything is legal.
         alive: (B, n), bool or 0/1. A dead agent keeps its place in the sequence with action 0,
-        log-probability
-            0 and entropy 0. None: all live.
+            log-probability 0 and entropy 0. None: all agents are alive.
     Log-probabilities and entropies are (B, n) for discrete actions (summed over the choices of an agent) and
     (B, n, dim), one per action dimension, for continuous ones. Values are (B, n).
     """
@@ -46,16 +45,16 @@ class JointPolicyNetwork(nn.Module):
         alive: Tensor | None = None,
         deterministic: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decide for each agent in turn, knowing what its predecessors chose.
+        """Choose each agent's action in turn, conditioned on its predecessors' actions.
 
         Returns:
-            Actions, their log-probabilities and values, without gradients: :meth:`evaluate` is for those.
+            Actions, their log-probabilities and values, without gradients; use :meth:`evaluate` for gradients.
         """
-        # Inference mode is a tenth faster, but torch.compile's own backend and exports do not know it.
+        # Inference mode is 10% faster, but torch.compile's own backend and exports do not support it.
         is_traced = torch.compiler.is_compiling() or is_exporting()
         with torch.no_grad() if is_traced else torch.inference_mode():
             actions, log_probs, values = self._decode(obs, action_mask, alive, deterministic)
-        return actions.clone(), log_probs.clone(), values.clone()  # copies may be used anywhere
+        return actions.clone(), log_probs.clone(), values.clone()  # copies are ordinary tensors
 
     def _decode(
         self, obs: Tensor, action_mask: Tensor | None, alive: Tensor | None, deterministic: bool
@@ -64,7 +63,7 @@ class JointPolicyNetwork(nn.Module):
         batch_size, n, _ = encoder_output.shape
         head, decoder, shape = self.head, self.decoder, (batch_size, n, self.config.action.width)
         action_mask = head.effective_mask(action_mask, alive)
-        noise = None if deterministic else head.noise(shape, action_mask)  # (B, n, width), as legal
+        noise = None if deterministic else head.noise(shape, action_mask)  # (B, n, width), like action_mask
 
         decide = head.decisions(shape, action_mask, noise)
         state = decoder.initial_state(batch_size)
@@ -81,14 +80,14 @@ class JointPolicyNetwork(nn.Module):
         encoder_output, values = self._encode(obs)
         head = self.head
         action_mask = head.effective_mask(action_mask, alive)
-        # Successors see what was handed in for the dead as well: it was what they decided on.
+        # Not cleaned before decoding: successors were conditioned on the given actions of dead agents as well.
         features = self.decoder(head.shifted(actions), encoder_output)  # (B, n, d)
         scores = head.scores(head.policy(features), action_mask)  # (B, n, width)
         actions = head.clean(actions, alive, action_mask)
         return head.log_probs(scores, actions, action_mask), head.entropy(scores, action_mask), values
 
     def values(self, obs: Tensor) -> Tensor:
-        """Values (B, n) alone, without the decoder's work."""
+        """Values (B, n) only, without running the decoder."""
         return self._encode(obs)[1]
 
     def _encode(self, obs: Tensor) -> tuple[Tensor, Tensor]:

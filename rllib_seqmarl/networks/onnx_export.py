@@ -1,4 +1,4 @@
-"""A network's greedy decisions as an ONNX file, for inference without this package and without torch."""
+"""Export of a network's greedy policy to ONNX, for inference without this package and without torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
 
 
 class GreedyActor(nn.Module):
-    """Joint observations in, joint actions out, by plain torch operations; what `torch.export` takes as well.
+    """Maps joint observations to joint actions in plain torch, compatible with `torch.export`.
 
     Args:
-        network: The network that decides.
-        inputs: Names of the arguments of `forward`, in their order: "observations", "alive", and where the team has
-            them "action_mask" and "state".
+        network: The policy network.
+        inputs: Names of the arguments of `forward`, in order: "observations", "alive", and "action_mask" and "state"
+            if the team has them.
         bounds: For continuous actions `scale`, `offset`, `low` and `high`, each (n, dim): an action is
             clip(scale * output + offset, low, high). None to return outputs as they are.
     """
@@ -29,13 +29,13 @@ class GreedyActor(nn.Module):
         self.bounds = bounds
 
     def forward(self, *arrays: Tensor) -> Tensor:
-        """Actions (B, n, ...) for one array (B, n, ...) per name in `inputs`; the state is (B, state_dim)."""
-        given = dict(zip(self.inputs, arrays, strict=True))
-        obs = given["observations"]  # (B, n, obs_dim)
-        if "state" in given:
-            state = given["state"].unsqueeze(1).expand(-1, obs.shape[1], -1)  # (B, n, state_dim)
+        """Return actions (B, n, ...) for one array (B, n, ...) per name in `inputs`; the state is (B, state_dim)."""
+        named = dict(zip(self.inputs, arrays, strict=True))
+        obs = named["observations"]  # (B, n, obs_dim)
+        if "state" in named:
+            state = named["state"].unsqueeze(1).expand(-1, obs.shape[1], -1)  # (B, n, state_dim)
             obs = torch.cat([obs, state], dim=-1)
-        actions = self.network.act(obs, given.get("action_mask"), given["alive"], deterministic=True)[0]
+        actions = self.network.act(obs, named.get("action_mask"), named["alive"], deterministic=True)[0]
         if self.bounds is None:
             return actions
         scale, offset, low, high = self.bounds
@@ -43,13 +43,13 @@ class GreedyActor(nn.Module):
 
 
 def write_onnx(path: Path, actor: GreedyActor, example: Sequence[Tensor]) -> None:
-    """Writes `actor` as an ONNX file that takes arrays of the types of `example`, for any number of teams.
+    """Write `actor` to an ONNX file for arrays of the dtypes of `example` and any number of teams.
 
     Args:
-        path: The file; missing directories are made.
-        actor: What to write.
-        example: An array for each of the actor's inputs, of two teams or more: torch.export takes an axis of length one
-            for a constant.
+        path: The file; missing directories are created.
+        actor: The actor to export.
+        example: An array for each of the actor's inputs, of two teams or more: torch.export treats an axis of length
+            one as a constant.
 
     Raises:
         ImportError: The packages that write ONNX files are missing.
@@ -57,9 +57,9 @@ def write_onnx(path: Path, actor: GreedyActor, example: Sequence[Tensor]) -> Non
     try:
         import onnxscript  # noqa: F401, torch.onnx needs it
     except ImportError:
-        raise ImportError("an ONNX export needs onnx and onnxscript: pip install onnx onnxscript") from None
+        raise ImportError("ONNX export requires onnx and onnxscript: pip install onnx onnxscript") from None
     teams = torch.export.Dim("teams", min=1)
-    # Exported here, because torch.onnx.export would fix the number of teams where it cannot leave it open.
+    # Exported here, because torch.onnx.export would fix the number of teams if it cannot keep it dynamic.
     program = torch.export.export(
         actor.eval(), tuple(example), dynamic_shapes=(tuple({0: teams} for _ in example),), strict=False
     )

@@ -1,6 +1,6 @@
-"""Reads checkpoints of the published MAT and MARWKV into our network.
+"""Conversion of checkpoints of the published MAT and MARWKV to this package's network.
 
-MAT is github.com/PKU-MARL/Multi-Agent-Transformer; MARWKV, version 4, is built around RWKV-4 on the same plan.
+MAT is github.com/PKU-MARL/Multi-Agent-Transformer; MARWKV, version 4, has the same structure with RWKV-4 mixers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from rllib_seqmarl.networks.config import ActionSpec, NetworkConfig
 from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
 
-Names = Mapping[str, list[str]]  # ours <- theirs, where several of theirs are stacked into one of ours
+Names = Mapping[str, list[str]]  # our name -> published names, which are stacked if there are several
 
 SHARED: Names = {
     "encoder.embedding.0": ["encoder.obs_encoder.0"],
@@ -37,15 +37,15 @@ class Published:
     """The parameter names of a published architecture.
 
     Attributes:
-        name: What it is called.
-        encoder_blocks: What the names in its encoder's blocks begin with, up to the number.
-        decoder_blocks: The same of its decoder's.
-        encoder_block: Names of modules in such a block.
-        decoder_block: The same of the decoder's.
-        norms: Names of the encoder's and the decoder's own norms. Where an encoder has one, it follows the last block.
-        vectors: Names of parameters in blocks that belong to no layer.
-        kept_shares: Those of ``vectors`` of which ours is 1 minus theirs, which is a row.
-        settings: Of the network's configuration.
+        name: Name of the architecture.
+        encoder_blocks: Prefix of names in the encoder's blocks, up to the index.
+        decoder_blocks: Prefix of names in the decoder's blocks, up to the index.
+        encoder_block: Names of modules in an encoder block.
+        decoder_block: Names of modules in a decoder block.
+        norms: Names of the encoder's and the decoder's own norms. The encoder's, if any, follows the last block.
+        vectors: Names of block parameters that are not part of a layer.
+        complements: The ``vectors`` whose values are 1 minus the published ones, each of which becomes a row.
+        settings: Settings of the network's configuration.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Published:
     decoder_block: Names
     norms: tuple[str | None, str]
     vectors: Names = field(default_factory=dict)
-    kept_shares: frozenset[str] = frozenset()
+    complements: frozenset[str] = frozenset()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,7 +110,7 @@ MARWKV = Published(
         "time.mix": ["attn.time_mix_key", "attn.time_mix_value", "attn.time_mix_receptance"],
         "channel.mix": ["ffn.time_mix_key", "ffn.time_mix_receptance"],
     },
-    kept_shares=frozenset({"time.mix", "channel.mix"}),
+    complements=frozenset({"time.mix", "channel.mix"}),
     settings={"encoder_mixer": "rwkv4", "decoder_mixer": "rwkv4"},
 )
 
@@ -118,34 +118,34 @@ MARWKV = Published(
 def load_published_mat(
     state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str], n_head: int = 1
 ) -> JointPolicyNetwork:
-    """Build the network that a published MAT checkpoint describes, in the checkpoint's floating-point type.
+    """Build the network of a published MAT checkpoint, in the checkpoint's floating-point type.
 
-    The published ``encoder.state_encoder`` and ``decoder.obs_encoder`` take no part in its forward pass, and
-    its ``attn.mask`` are constants: they are left out.
+    The published ``encoder.state_encoder`` and ``decoder.obs_encoder``, which its forward pass does not use, and
+    its constants ``attn.mask`` are ignored.
 
     Args:
         state_dict_or_path: Parameter names to tensors or arrays, or the path of the published ``.pt`` file, which
             is read without unpickling code. All other sizes follow from the parameters.
-        n_head: Number of attention heads: the one size that leaves no trace in the parameters.
+        n_head: Number of attention heads, the only size that cannot be inferred from the parameters.
 
     Raises:
-        ValueError: If this is no checkpoint of MAT, or ``n_head`` does not divide its width.
+        ValueError: This is not a checkpoint of MAT, or ``n_head`` does not divide its width.
     """
     return _load(MAT, state_dict_or_path, n_head)
 
 
 def load_published_marwkv(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> JointPolicyNetwork:
-    """Build the network that a published MARWKV checkpoint, version 4, describes, in its floating-point type.
+    """Build the network of a published MARWKV checkpoint (version 4), in the checkpoint's floating-point type.
 
-    The published ``encoder.state_encoder``, ``decoder.obs_encoder`` and ``decoder.ln`` take no part in its forward
-    pass: they are left out.
+    The published ``encoder.state_encoder``, ``decoder.obs_encoder`` and ``decoder.ln`` are ignored; its forward pass
+    does not use them.
 
     Args:
         state_dict_or_path: Parameter names to tensors or arrays, or the path of the published ``.pt`` file, which
             is read without unpickling code.
 
     Raises:
-        ValueError: If this is no checkpoint of MARWKV.
+        ValueError: This is not a checkpoint of MARWKV.
     """
     return _load(MARWKV, state_dict_or_path, n_head=1)
 
@@ -159,9 +159,9 @@ def _load(
         source = torch.load(state_dict_or_path, map_location="cpu", weights_only=True)
     published = {name: torch.as_tensor(value) for name, value in source.items()}
     try:
-        config = _config(architecture, published, n_head)
+        config = _infer_config(architecture, published, n_head)
         network = JointPolicyNetwork(config).to(published["encoder.ln.weight"].dtype)
-        network.load_state_dict(dict(_renamed(architecture, published, config, list(network.state_dict()))))
+        network.load_state_dict(dict(_convert(architecture, published, config, list(network.state_dict()))))
     except KeyError as error:
         raise ValueError(
             f"not a checkpoint of the published {architecture.name}: parameter {error} is missing"
@@ -171,7 +171,7 @@ def _load(
     return network
 
 
-def _config(architecture: Published, published: Mapping[str, Tensor], n_head: int) -> NetworkConfig:
+def _infer_config(architecture: Published, published: Mapping[str, Tensor], n_head: int) -> NetworkConfig:
     embed_dim, obs_dim = published["encoder.obs_encoder.1.weight"].shape
     width = len(published["decoder.head.3.bias"])
     is_continuous = "decoder.log_std" in published
@@ -190,11 +190,11 @@ def _config(architecture: Published, published: Mapping[str, Tensor], n_head: in
     )
 
 
-def _renamed(
+def _convert(
     architecture: Published, published: Mapping[str, Tensor], config: NetworkConfig, ours: list[str]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Our parameters, of names ``ours``, from theirs."""
-    modules, vectors, kept_shares = dict(SHARED), dict[str, list[str]](), set[str]()
+    """Yield the parameters named ``ours``, converted from the published ones."""
+    modules, vectors, complements = dict(SHARED), dict[str, list[str]](), set[str]()
     encoder_norm, modules["decoder.norm"] = architecture.norms[0], [architecture.norms[1]]
     if encoder_norm is not None:
         modules[f"encoder.blocks.{config.n_block}"] = [encoder_norm]
@@ -206,18 +206,18 @@ def _renamed(
             prefix = f"{part}.blocks.{i}."
             modules |= {prefix + name: [f"{theirs}{i}.{x}" for x in xs] for name, xs in block.items()}
             vectors |= {prefix + name: [f"{theirs}{i}.{x}" for x in xs] for name, xs in architecture.vectors.items()}
-            kept_shares |= {prefix + name for name in architecture.kept_shares}
+            complements |= {prefix + name for name in architecture.complements}
     for name in ours:
         module, _, kind = name.rpartition(".")
         match name:
             case "head.log_std":
                 yield name, published["decoder.log_std"]
-            # (d, 1 + width): a column for the start flag, then one for each choice.
+            # (d, 1 + width): a column for the start flag, then one per choice.
             case "head.start_row":
                 yield name, published["decoder.action_encoder.0.weight"].T[0]
             case "head.choice_rows":
                 yield name, published["decoder.action_encoder.0.weight"].T[1:]
-            case _ if name in kept_shares:
+            case _ if name in complements:
                 yield name, 1 - torch.cat([published[x].view(1, -1) for x in vectors[name]])
             case _ if name in vectors:
                 yield name, torch.cat([published[x] for x in vectors[name]])

@@ -1,11 +1,11 @@
-"""Weights of a trained network for a team that is not quite the one it was trained with.
+"""Transfer of a trained network's weights to a team that differs from the one it was trained with.
 
-Of all parameters only those that meet observations or actions depend on the team. Their rows or columns are carried
-over by what they mean: an agent's own observation entry by entry, the id of each agent, the global state, each choice
-or dimension of actions. What is new keeps its fresh values, what is no longer there is left out.
+Only parameters with an axis of observation entries or actions depend on the team. Their rows or columns are matched by
+meaning: the entries of an agent's own observation, the id of each agent, the global state, each choice or dimension of
+actions. New entries keep their initial values; entries that no longer exist are dropped.
 
-The first layer normalises over all entries of an observation, so what a network computes stays exactly the same only
-where their number does.
+The first layer normalises over all entries of an observation, so the network's outputs stay exactly the same only if
+the number of entries does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rllib_seqmarl.networks.config import NetworkConfig
 
-# What has to be equal, because it decides which parameters there are or what they do.
+# Settings that must be equal, since they determine the parameters or their function.
 SAME = (
     "embed_dim",
     "n_block",
@@ -44,12 +44,12 @@ ACTION_AXES = {
 
 @dataclass(frozen=True)
 class Trained:
-    """The team that a network is made for.
+    """A network and the layout of its team's observations.
 
     Attributes:
-        config: The network.
-        n_ids: Entries of an observation that tell which agent it is.
-        state_dim: Entries after these that are the global state.
+        config: The network's configuration.
+        n_ids: Number of observation entries that encode the agent's id.
+        state_dim: Number of entries of the global state, which follow the id.
     """
 
     config: NetworkConfig
@@ -58,17 +58,17 @@ class Trained:
 
 
 def check_alike(old: NetworkConfig, new: NetworkConfig) -> None:
-    """Raises ValueError unless weights of `old` can be carried over to `new`, whatever their teams."""
+    """Raise a ValueError unless weights of `old` can be transferred to `new`, regardless of the teams."""
     if old.action.kind != new.action.kind:
-        raise ValueError(f"its actions are {old.action.kind}, but here they are {new.action.kind}. Choose another one.")
+        raise ValueError(f"its actions are {old.action.kind}, but here they are {new.action.kind}. Use another policy.")
     for key in SAME:
-        theirs, ours = _chosen(old, key), _chosen(new, key)
+        theirs, ours = _setting(old, key), _setting(new, key)
         if theirs != ours:
-            remedy = "Give it an environment with such images." if key == "image_shape" else f"Write {key}={theirs!r}."
+            remedy = "Use an environment with such images." if key == "image_shape" else f"Set {key}={theirs!r}."
             raise ValueError(f"it has {key}={theirs!r}, but here {key}={ours!r}. {remedy}")
 
 
-def _chosen(config: NetworkConfig, key: str) -> Any:
+def _setting(config: NetworkConfig, key: str) -> Any:
     if key != "mixer_options":
         return getattr(config, key)
     options = [config.shapes(mixers)[0].options for mixers in (config.encoder_mixers, config.decoder_mixers)]
@@ -78,13 +78,13 @@ def _chosen(config: NetworkConfig, key: str) -> Any:
 def carried_over(
     old: Trained, weights: Mapping[str, Tensor], new: Trained, fresh: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """A network's parameters, from those of another; those of equal teams are all carried over.
+    """Transfer parameters to another network; between equal teams, all parameters are copied.
 
     Args:
-        old: What `weights` were trained for.
-        weights: The other network's.
-        new: What the result is for.
-        fresh: Parameters of such a network, as it is made.
+        old: The network and team that `weights` were trained for.
+        weights: The trained parameters.
+        new: The network and team of the result.
+        fresh: Newly initialised parameters of the new network.
 
     Raises:
         ValueError: The networks differ in more than observations and numbers of agents or actions.
@@ -95,29 +95,29 @@ def carried_over(
     result = {}
     for name, value in fresh.items():
         if name not in weights:
-            raise ValueError(f"it has no parameter {name}. It was written by another version of this package.")
+            raise ValueError(f"it has no parameter {name}; it was written by another version of this package.")
         source = weights[name].to(value.dtype)
         if name in OBSERVATION_AXES:
-            result[name] = _merged(value, source, observations, OBSERVATION_AXES[name])
+            result[name] = _merge(value, source, observations, OBSERVATION_AXES[name])
         elif name in ACTION_AXES:
-            result[name] = _merged(value, source, actions, ACTION_AXES[name])
+            result[name] = _merge(value, source, actions, ACTION_AXES[name])
         elif source.shape == value.shape:
             result[name] = source.clone()
         else:
             raise ValueError(
-                f"its parameter {name} has shape {tuple(source.shape)}, but here {tuple(value.shape)}. Give this "
-                f"network the sizes of that one."
+                f"its parameter {name} has shape {tuple(source.shape)}, but here {tuple(value.shape)}. Configure this "
+                f"network with the same sizes."
             )
     return result
 
 
-Span = tuple[int, int, int]  # from, in the old network; from, in the new one; how many
+Span = tuple[int, int, int]  # start in the old network, start in the new network, length
 
 
 def _observation_entries(
     old: Trained, weights: Mapping[str, Tensor], new: Trained, fresh: Mapping[str, Tensor]
 ) -> Iterator[Span]:
-    # Images become features before the first layer, so its own width tells how many entries there are.
+    # Images become features before the first layer, so the layer's width gives the number of entries.
     widths = [len(parameters["encoder.embedding.0.weight"]) for parameters in (weights, fresh)]
     sizes = [
         (width - team.n_ids - team.state_dim, team.n_ids, team.state_dim)
@@ -133,15 +133,15 @@ def _action_entries(old: NetworkConfig, new: NetworkConfig) -> Iterator[Span]:
 
 
 def _spans(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Span]:
-    """The entries that two rows of parts, of sizes `old` and `new`, share: the first ones of each part."""
+    """The spans shared by two sequences of parts with sizes `old` and `new`: the leading entries of each part."""
     begin_old = begin_new = 0
     for size_old, size_new in zip(old, new, strict=False):
         yield begin_old, begin_new, min(size_old, size_new)
         begin_old, begin_new = begin_old + size_old, begin_new + size_new
 
 
-def _merged(fresh: Tensor, source: Tensor, spans: list[Span], axis: int) -> Tensor:
-    """`fresh` with the entries of `source` along `axis` in their places."""
+def _merge(fresh: Tensor, source: Tensor, spans: list[Span], axis: int) -> Tensor:
+    """A copy of `fresh` with the spans along `axis` replaced by those of `source`."""
     result = fresh.clone()
     for begin_old, begin_new, count in spans:
         result.narrow(axis, begin_new, count).copy_(source.narrow(axis, begin_old, count))

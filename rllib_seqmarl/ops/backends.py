@@ -1,7 +1,7 @@
-"""The choice of an operation's implementation: the fastest that the device and the installation allow.
+"""Selection of an operation's implementation: the fastest that the device and the installation support.
 
-An operation lists its backends, fastest first. ``"auto"`` takes the first that can run where the tensors are; a backend
-asked for by name is taken or refused with a remedy. Every choice is logged once, with its reason.
+An operation lists its backends, fastest first. ``"auto"`` selects the first that can run on the tensors' device; a
+backend requested by name is used or rejected with a remedy. Every choice is logged once, with its reason.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Obstacle = Callable[[torch.device, torch.dtype], str | None]
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation.
+    """One implementation of an operation.
 
     Attributes:
-        name: What users call it.
+        name: Name in `backend` options and the log.
         load: Imports it and returns the function; called when the backend is first chosen.
-        obstacle: Why it cannot run on a device with a floating-point type and what would help, or None if it can.
-        remark: What the log says about it.
-        is_slow: Whether a faster one would be worth installing; the log then warns.
+        obstacle: Returns why it cannot run on a device with a dtype, and the remedy, or None if it can.
+        remark: Remark for the log.
+        is_slow: Whether a faster one would be worth installing; if so, the log entry is a warning.
     """
 
     name: str
@@ -47,47 +47,47 @@ class Backend:
 class Operation:
     """An operation and its backends, fastest first.
 
-    ``elsewhere`` names backends that the operation's sequence form has and this one lacks, as libraries for whole
-    sequences often lack single steps: where they are asked for, "auto" serves.
+    ``auto_aliases`` are backends of related operations that this one lacks, since libraries for whole sequences often
+    have no single steps. Requests for them are handled as "auto".
     """
 
-    def __init__(self, name: str, backends: Sequence[Backend], elsewhere: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, backends: Sequence[Backend], auto_aliases: Sequence[str] = ()) -> None:
         self.name = name
         self.backends = {backend.name: backend for backend in backends}
-        self.elsewhere = frozenset(elsewhere)
+        self.auto_aliases = frozenset(auto_aliases)
         _OPERATIONS.append(self)
         self._chosen: dict[tuple[str, str, torch.dtype], tuple[Backend, Callable[..., Any]]] = {}
 
     def choose(self, backend: str, like: Tensor) -> Callable[..., Any]:
-        """The function that runs ``backend`` (a name, or "auto") on tensors like ``like``.
+        """Return the function of ``backend`` (a name, or "auto") for tensors like ``like``.
 
         Raises:
-            ValueError: No backend has this name, or it cannot run there; the message says what to do.
+            ValueError: No backend has this name, or it cannot run on such tensors; the message names a remedy.
         """
         return self._choose(backend, like)[1]
 
-    def name_of(self, backend: str, like: Tensor) -> str:
-        """The name of the backend that :meth:`choose` takes; the same errors."""
+    def resolve_name(self, backend: str, like: Tensor) -> str:
+        """Return the name of the backend that :meth:`choose` selects; raises the same errors."""
         return self._choose(backend, like)[0].name
 
     def _choose(self, backend: str, like: Tensor) -> tuple[Backend, Callable[..., Any]]:
         if is_exporting():
             reference = self.backends["reference"]
             return reference, reference.load()
-        backend = AUTO if backend in self.elsewhere else backend
+        backend = AUTO if backend in self.auto_aliases else backend
         key = backend, like.device.type, like.dtype
         if key not in self._chosen:
             self._chosen[key] = self._load(backend, like.device, like.dtype)
         return self._chosen[key]
 
     def leave_out_of_graphs(self) -> None:
-        """As :func:`leave_kernels_out_of_graphs`, for this operation."""
+        """Apply :func:`leave_kernels_out_of_graphs` to this operation."""
         if not hasattr(self._load, "_torchdynamo_disable"):
             self._chosen.clear()
-            self._load = torch.compiler.disable(partial(_loaded_apart, self._load))  # type: ignore[method-assign]
+            self._load = torch.compiler.disable(partial(_load_untraced, self._load))  # type: ignore[method-assign]
 
     def available(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
-        """Names of the backends that run here, fastest first."""
+        """Names of the backends that can run, fastest first."""
         return [b.name for b in self.backends.values() if b.obstacle(torch.device(device), dtype) is None]
 
     def _load(self, name: str, device: torch.device, dtype: torch.dtype) -> tuple[Backend, Callable[..., Any]]:
@@ -96,94 +96,94 @@ class Operation:
             backend = self.backends[name]
             if (obstacle := backend.obstacle(device, dtype)) is not None:
                 raise ValueError(
-                    f"backend={name!r} of {self.name} cannot run here: {obstacle}. Or write backend='auto', which "
-                    f"takes the fastest that can ({', '.join(self.available(device, dtype))})."
+                    f"backend={name!r} of {self.name} cannot run here: {obstacle}. Or set backend='auto' to use the "
+                    f"fastest available one ({', '.join(self.available(device, dtype))})."
                 )
-            logger.info("%s on %s runs on backend %r, as asked for", self.name, device.type, name)
+            logger.info("%s on %s uses backend %r, as requested", self.name, device.type, name)
             return backend, backend.load()
-        passed_over: list[str] = []
+        skipped: list[str] = []
         for backend in self.backends.values():
-            why_not = backend.obstacle(device, dtype)
-            if why_not is None:
+            obstacle = backend.obstacle(device, dtype)
+            if obstacle is None:
                 try:
                     function = backend.load()
-                except Exception as error:  # a library that is there and broken is as good as absent
-                    why_not = f"it cannot be loaded ({type(error).__name__}: {error})"
-            if why_not is None:
-                reason = "; ".join([backend.remark, *passed_over])
+                except Exception as error:  # a broken library is treated as a missing one
+                    obstacle = f"it cannot be loaded ({type(error).__name__}: {error})"
+            if obstacle is None:
+                reason = "; ".join([backend.remark, *skipped])
                 level = logging.WARNING if backend.is_slow else logging.INFO
-                logger.log(level, "%s on %s runs on backend %r: %s", self.name, device.type, backend.name, reason)
+                logger.log(level, "%s on %s uses backend %r: %s", self.name, device.type, backend.name, reason)
                 return backend, function
-            passed_over.append(f"{backend.name} is not used: {why_not}")
-        raise ValueError(f"no backend of {self.name} can run here: {'; '.join(passed_over)}.")
+            skipped.append(f"{backend.name} is not used: {obstacle}")
+        raise ValueError(f"no backend of {self.name} can run here: {'; '.join(skipped)}.")
 
 
 _OPERATIONS: list[Operation] = []
 
 
 def leave_kernels_out_of_graphs() -> None:
-    """Lets torch.compile go around all kernels that it cannot look into; call it before it traces.
+    """Exclude all kernels that torch.compile cannot trace from its graphs; call this before tracing.
 
-    It is not done for everyone because it imports the compiler, which takes seconds.
+    This is opt-in because it imports the compiler, which takes seconds.
     """
     for operation in _OPERATIONS:
         operation.leave_out_of_graphs()
 
 
 def is_exporting() -> bool:
-    """Whether torch.export, torch.onnx.export or torch.jit.trace is recording, which sees plain torch only.
+    """Whether torch.export, torch.onnx.export or torch.jit.trace is recording; these support plain torch only.
 
-    torch.compile is not among them: its graphs go around kernels, see :func:`leave_kernels_out_of_graphs`.
+    torch.compile does not count: its graphs exclude kernels, see :func:`leave_kernels_out_of_graphs`.
     """
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def check_backend(name: str, operations: Sequence[Operation]) -> None:
-    """Raises a ValueError unless ``name`` is "auto" or a backend of each of the operations."""
+    """Raise a ValueError unless ``name`` is "auto" or a backend of each operation."""
     for operation in operations:
-        if name != AUTO and name not in operation.backends and name not in operation.elsewhere:
+        if name != AUTO and name not in operation.backends and name not in operation.auto_aliases:
             raise ValueError(
-                f"backend={name!r} is no backend of {operation.name}.{did_you_mean(str(name), operation.backends)} "
-                f"It has {', '.join([AUTO, *operation.backends])}."
+                f"backend={name!r} is not a backend of {operation.name}."
+                f"{did_you_mean(str(name), operation.backends)} Choose one of {', '.join([AUTO, *operation.backends])}."
             )
 
 
-def nothing_in_the_way(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The obstacle of a backend that runs everywhere."""
+def no_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """The obstacle function of a backend that runs everywhere."""
     return None
 
 
 def cuda_library_obstacle(library: str, packages: str) -> Obstacle:
-    """The obstacle of a backend that needs a CUDA device and an importable ``library``."""
+    """The obstacle function of a backend that needs a CUDA device and an importable ``library``."""
 
     def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
         if device.type != "cuda":
-            return f"its kernels are for CUDA, and the tensors are on {device.type}"
+            return f"its kernels are for CUDA, but the tensors are on {device.type}"
         if dtype == torch.float64:
-            return "its kernels are for float32 and below, not float64"
+            return "its kernels support float32 and narrower types, not float64"
         return None if find_spec(library) else f"{library} is not installed; `pip install {packages}`"
 
     return obstacle
 
 
-def _loaded_apart(
+def _load_untraced(
     load: Callable[..., tuple[Backend, Callable[..., Any]]], *args: Any
 ) -> tuple[Backend, Callable[..., Any]]:
     backend, function = load(*args)
     return backend, function if backend.name == "reference" else torch.compiler.disable(function)
 
 
-def check_shapes(given: str, like: Tensor, **expected: tuple[Tensor | None, Sequence[int]]) -> None:
-    """Raises a ValueError for the first tensor of another shape: compiled kernels do not look where they read."""
+def check_shapes(like_name: str, like: Tensor, **expected: tuple[Tensor | None, Sequence[int]]) -> None:
+    """Raise a ValueError for the first tensor of the wrong shape: compiled kernels do not check bounds."""
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tensor.shape != torch.Size(shape):
             raise ValueError(
-                f"{name} must have shape {tuple(shape)} with {given} {tuple(like.shape)}, not {tuple(tensor.shape)}"
+                f"{name} must have shape {tuple(shape)} with {like_name} {tuple(like.shape)}, not {tuple(tensor.shape)}"
             )
 
 
-def in_one_dtype(*tensors: Tensor | None, at_least: torch.dtype | None = None) -> Any:
-    """The tensors in the widest of their types: under autocast some come in half precision, and parameters do not."""
+def promote_dtypes(*tensors: Tensor | None, at_least: torch.dtype | None = None) -> Any:
+    """Convert tensors to the widest of their dtypes: under autocast, some inputs are in half precision."""
     dtypes = {x.dtype for x in tensors if x is not None} | ({at_least} if at_least else set())
     if len(dtypes) == 1:
         return tensors
@@ -192,23 +192,23 @@ def in_one_dtype(*tensors: Tensor | None, at_least: torch.dtype | None = None) -
 
 
 def without_gradients(x: Tensor) -> Tensor:
-    """``x``, which goes where no gradients come from.
+    """Detach ``x`` for code that does not propagate gradients.
 
     Raises:
-        RuntimeError: It is part of a graph for gradients, which would be lost silently.
+        RuntimeError: ``x`` requires gradients, which would be lost silently.
     """
     if x.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
-            "a single step is for deciding, and no gradients flow through it. For gradients evaluate whole sequences "
-            "(a mixer's forward, a network's `evaluate`); to decide, step under `torch.no_grad()`."
+            "single steps are for choosing actions and do not propagate gradients. For gradients, evaluate whole "
+            "sequences (a mixer's forward, a network's `evaluate`); to choose actions, use `torch.no_grad()`."
         )
     return x.detach() if x.requires_grad else x
 
 
 def single_step(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorates a step of a recurrence that updates its state in place: no gradients, and an error rather than silence.
+    """Decorate a step of a recurrence that updates its state in place, so that it runs without gradients.
 
-    It raises a RuntimeError as :func:`without_gradients` does.
+    The step raises a RuntimeError for inputs that require gradients, as :func:`without_gradients` does.
     """
 
     @wraps(function)
@@ -223,5 +223,5 @@ def single_step(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums over a sequence: at least float32."""
+    """The dtype for sums over a sequence: at least float32."""
     return torch.promote_types(dtype, torch.float32)

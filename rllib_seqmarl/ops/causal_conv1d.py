@@ -18,8 +18,8 @@ from rllib_seqmarl.ops.backends import (
     Operation,
     check_shapes,
     cuda_library_obstacle,
-    in_one_dtype,
-    nothing_in_the_way,
+    no_obstacle,
+    promote_dtypes,
     single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
@@ -36,18 +36,18 @@ def causal_conv1d(
         weight: (dim, width).
         bias: (dim,).
         activation: "silu" or None.
-        backend: "auto", or a name of ``CAUSAL_CONV1D.available(device)``.
+        backend: "auto", or a name from ``CAUSAL_CONV1D.available(device)``.
 
     Returns:
         (batch, dim, length).
 
     Raises:
-        ValueError: Another activation, or the backend is unknown or cannot run here.
+        ValueError: The activation or the backend is unknown, or the backend cannot run here.
     """
     if activation not in (None, "silu"):
         raise ValueError(f"activation must be 'silu' or None, not {activation!r}")
     check_shapes("x", x, weight=(weight, (x.shape[1], weight.shape[-1])), bias=(bias, (x.shape[1],)))
-    x, weight, bias = in_one_dtype(x, weight, bias)
+    x, weight, bias = promote_dtypes(x, weight, bias)
     y: Tensor = CAUSAL_CONV1D.choose(backend, x)(x, weight, bias, activation)
     return y
 
@@ -69,7 +69,7 @@ def causal_conv1d_step(
 
 
 def reference_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """The convolution by torch's own."""
+    """The convolution with torch's own operation."""
     width = weight.shape[1]
     y = F.conv1d(F.pad(x, (width - 1, 0)), weight.unsqueeze(1), bias, groups=len(weight))
     return y if activation is None else F.silu(y)
@@ -80,7 +80,7 @@ def _cuda_library() -> Callable[..., Tensor]:
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
         dim, width = weight.shape
-        if not 2 <= width <= 4 or dim % 8:  # what the library has no kernel for
+        if not 2 <= width <= 4 or dim % 8:  # the library has no kernel for these
             return reference_conv1d(x, weight, bias, activation)
         y: Tensor = causal_conv1d_fn(x, weight, bias, activation=activation)
         return y
@@ -98,6 +98,6 @@ CAUSAL_CONV1D = Operation(
             "causal-conv1d's fused CUDA kernel",
         ),
         numba_backend("causal_conv1d_numba", "numba_conv1d"),
-        Backend("reference", lambda: reference_conv1d, nothing_in_the_way, "torch's own convolution"),
+        Backend("reference", lambda: reference_conv1d, no_obstacle, "torch's own convolution"),
     ],
 )

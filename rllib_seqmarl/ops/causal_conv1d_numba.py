@@ -1,4 +1,4 @@
-"""The causal depthwise convolution with numba, as torch knows it: fused with its SiLU, one pass forward, one back."""
+"""The causal depthwise convolution as a torch function on numba kernels, fused with its SiLU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _forward(begin: Any, end: Any, x: Any, weight: Any, bias: Any, silu: Any, y:
 
 
 @kernel
-def _through_silu(b: Any, before: Any, grad_y: Any, silu: Any, grad: Any) -> None:
+def _silu_backward(b: Any, before: Any, grad_y: Any, silu: Any, grad: Any) -> None:
     one = before.dtype.type(1)
     for t in range(before.shape[0]):
         for d in range(before.shape[1]):
@@ -54,7 +54,7 @@ def _through_silu(b: Any, before: Any, grad_y: Any, silu: Any, grad: Any) -> Non
 def _backward(
     begin: Any, end: Any, x: Any, weight: Any, bias: Any, silu: Any, grad_y: Any, grad_x: Any
 ) -> Any:  # fmt: skip
-    """Fills the gradient of x, and returns those of weight (width, dim) and bias."""
+    """Fill the gradient of x, and return those of weight (width, dim) and bias."""
     _, length, dim = x.shape
     width = weight.shape[0]
     zero = x.dtype.type(0)
@@ -64,7 +64,7 @@ def _backward(
     grad_weight, grad_bias = np.zeros_like(weight), np.zeros_like(bias)
     for b in range(begin, end):
         _convolve(b, x, weight, bias, before)
-        _through_silu(b, before, grad_y, silu, grad)
+        _silu_backward(b, before, grad_y, silu, grad)
         for t in range(length):
             for d in range(dim):
                 grad_bias[d] += grad[t, d]
@@ -103,7 +103,7 @@ class _NumbaConv(torch.autograd.Function):
 
 
 def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> tuple[Any, ...]:
-    """The arguments that both kernels begin with."""
+    """The leading arguments of both kernels."""
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     return rows(x), weight.detach().T.contiguous().numpy(), bias.detach().numpy(), activation is not None
 

@@ -1,4 +1,4 @@
-"""numba's cache of compiled kernels, made fit for several processes and for kernels that call those of other files."""
+"""numba's kernel cache, made safe for concurrent processes and for kernels that call kernels in other files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ with suppress(ImportError):  # Windows has none
 
 @cache
 def _sources() -> tuple[tuple[str, float, int], ...]:
-    """Names, times and sizes of all files that kernels are written in."""
+    """Names, modification times and sizes of all files that may contain kernels."""
     folder = Path(__file__).parent
     stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in sorted(folder.rglob("*.py"))]
     return tuple((name, stat.st_mtime, stat.st_size) for name, stat in stats)
 
 
 class SharedCache(FunctionCache):
-    """Of one function. It differs from numba's own in two ways.
+    """The cache of one function. It differs from numba's own in two ways.
 
-    What is in it is stale when any file of ``ops`` has changed: a kernel contains those that it calls, and numba looks
-    at the file of the function alone.
+    Entries are stale as soon as any file of ``ops`` has changed: a kernel contains the kernels it calls, but numba
+    checks the file of the function only.
 
-    One process at a time reads or writes it. numba's own gives what is compiled a name that the index does not have
-    yet, so two processes that compile a kernel for float32 and float64 at once can take the same one; ever after, one
-    of the two types is then answered with the code of the other.
+    Only one process at a time reads or writes it. numba names an entry by the next number that is free in the index, so
+    two processes that compile a kernel for float32 and float64 at the same time can choose the same name; from then on,
+    one of the two types gets the code of the other.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -40,16 +40,16 @@ class SharedCache(FunctionCache):
         self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        with self._alone():
+        with self._locked():
             return super().load_overload(sig, target_context)
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        with self._alone():
+        with self._locked():
             super().save_overload(sig, data)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Waits for the other processes. Where files cannot be locked, it goes on like numba's own."""
+    def _locked(self) -> Iterator[None]:
+        """Wait for other processes. If files cannot be locked, continue without a lock, as numba does."""
         with ExitStack() as stack:
             with suppress(OSError, NameError):
                 self._lock.parent.mkdir(parents=True, exist_ok=True)

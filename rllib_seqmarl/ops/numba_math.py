@@ -15,13 +15,13 @@ from rllib_seqmarl.ops.numba_cache import SharedCache
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compiles a kernel on first use. Sums may be reordered and products fused; NaNs keep their meaning.
+    """Compile a kernel on first use. Sums may be reordered and products fused; NaNs propagate.
 
-    Where numba finds no folder that it can write its cache to, every process compiles again.
+    If numba finds no writable directory for its cache, every process compiles again.
     """
     dispatcher = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
     try:
-        dispatcher._cache = SharedCache(function)  # what `cache=True` does with numba's own
+        dispatcher._cache = SharedCache(function)  # as `cache=True` does with numba's own
     except RuntimeError:
         return dispatcher
     return dispatcher
@@ -29,7 +29,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 @kernel
 def aligned(rows: Any, width: Any, like: Any) -> Any:
-    """(rows, width) uninitialised numbers like those of ``like``, the first of them at the start of a cache line."""
+    """(rows, width) uninitialised numbers with the dtype of ``like``, aligned to the start of a cache line."""
     line = 64 // like.itemsize
     flat = np.empty(rows * width + line, like.dtype)
     start = (-flat.ctypes.data // like.itemsize) % line
@@ -38,10 +38,10 @@ def aligned(rows: Any, width: Any, like: Any) -> Any:
 
 @kernel
 def scratch(rows: Any, width: Any, like: Any) -> Any:
-    """(rows, at least width) uninitialised numbers like those of ``like``, rows aligned to cache lines.
+    """(rows, at least width) uninitialised numbers with the dtype of ``like``, rows aligned to cache lines.
 
-    Rows start at different offsets within a page: loads and stores of addresses that are equal modulo 4096 wait for
-    one another, which made a loop over planes of exactly one page three times slower.
+    Rows start at different offsets within a page: loads and stores at addresses that are equal modulo 4096 stall each
+    other, which made a loop over planes of exactly one page three times slower.
     """
     line = 64 // like.itemsize
     return aligned(rows, (width + line - 1) // line * line + 5 * line, like)
@@ -49,19 +49,19 @@ def scratch(rows: Any, width: Any, like: Any) -> Any:
 
 @intrinsic
 def _as_float(typing_context: Any, bits: Any) -> Any:
-    """The float32 whose bits are the given int32."""
+    """Reinterpret the bits of an int32 as a float32."""
     return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
 
 
 @intrinsic
 def _as_int(typing_context: Any, x: Any) -> Any:
-    """The int32 that has the bits of the given float32."""
+    """Reinterpret the bits of a float32 as an int32."""
     return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(32))
 
 
 @intrinsic
 def _rint(typing_context: Any, x: Any) -> Any:
-    """The float32 nearest to the given one that is a whole number."""
+    """Round a float32 to the nearest integer, as a float32."""
 
     def build(_: Any, builder: Any, __: Any, args: Any) -> Any:
         rint = builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()])
@@ -84,7 +84,7 @@ def _exp2(x: Any) -> Any:
     def in_float32(x: Any) -> Any:
         x = min(max(x, LOWEST), HIGHEST)
         i = np.int32(_rint(x))
-        f = x - np.float32(i)  # in [-1/2, 1/2], where a polynomial does
+        f = x - np.float32(i)  # in [-1/2, 1/2], where a polynomial is accurate
         p = np.float32(0.00132764701)
         p = p * f + np.float32(0.00967554189)
         p = p * f + np.float32(0.0555071346)
@@ -123,7 +123,7 @@ def _log1p(x: Any) -> Any:
 
 
 def exp(x: Any) -> Any:
-    """e**x, for kernels; in float32 as :func:`exp2`."""
+    """e**x, for kernels; in float32 with the properties of :func:`exp2`."""
 
 
 @overload(exp)
@@ -138,13 +138,13 @@ def _exp(x: Any) -> Any:
 
 
 def erf(x: Any) -> Any:
-    """The error function, for kernels. In float32 it vectorises and is accurate to 2e-7, and from 4.2 on it is 1."""
+    """The error function, for kernels. In float32 it vectorises, is accurate to 2e-7, and is 1 from 4.2 on."""
 
 
 @overload(erf)
 def _erf(x: Any) -> Any:
     def in_float32(x: Any) -> Any:
-        # 1 - 2**(-a p(a)) with a = |x| and a fitted polynomial p: what is left to 1 is smooth on a logarithmic scale.
+        # 1 - 2**(-a p(a)) with a = |x| and a fitted polynomial p: 1 - erf is smooth on a logarithmic scale.
         a = min(abs(x), np.float32(4.2))
         p = np.float32(4.53586144e-05)
         p = p * a - np.float32(0.000445507758)
@@ -164,7 +164,7 @@ def _erf(x: Any) -> Any:
 
 
 def gelu(x: Any) -> Any:
-    """x times the probability that a standard normal number is below x, for kernels."""
+    """GELU, for kernels: x times the probability that a standard normal number is below x."""
 
 
 @overload(gelu)

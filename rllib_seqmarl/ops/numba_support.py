@@ -1,8 +1,8 @@
 """Access to numba kernels: whether they can run, and threads over the batch. Does not import numba.
 
-Kernels are plain loops whose innermost index runs over channels, so that LLVM turns them into vector instructions.
-They are compiled on first use and kept in numba's cache, so later processes start without compiling. They release
-the interpreter lock and are started from ordinary threads, as many as torch uses (`torch.set_num_threads`).
+Kernels are plain loops whose innermost index runs over channels, so that LLVM vectorises them. They are compiled on
+first use and kept in numba's cache, so later processes start without compiling. They release the GIL and run on
+ordinary threads, as many as torch uses (`torch.set_num_threads`).
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from torch import Tensor
 from rllib_seqmarl.ops.backends import Backend
 
 HAS_NUMBA = find_spec("numba") is not None
-# Fewer elements of work than this are not worth a second thread.
+# Less work than this many elements is not worth a second thread.
 WORK_PER_THREAD = 1 << 18
 
 
 def numba_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why numba's kernels cannot run on such tensors, with the remedy."""
+    """Return why numba's kernels cannot run on such tensors, with a remedy, or None if they can."""
     if device.type != "cpu":
-        return f"its kernels are for the CPU, and the tensors are on {device.type}"
+        return f"its kernels are for the CPU, but the tensors are on {device.type}"
     if dtype not in (torch.float32, torch.float64):
-        return f"its kernels are for float32 and float64, not {str(dtype).removeprefix('torch.')}"
+        return f"its kernels support float32 and float64, not {str(dtype).removeprefix('torch.')}"
     if not HAS_NUMBA:
         return "numba is not installed; `pip install numba`"
     return None
 
 
 def numba_backend(module: str, function: str) -> Backend:
-    """The backend "numba", which is ``function`` of a ``module`` of this package."""
+    """The backend "numba", implemented by ``function`` in a ``module`` of this package."""
 
     def load() -> Callable[..., Any]:
         loaded: Callable[..., Any] = getattr(import_module(f"rllib_seqmarl.ops.{module}"), function)
@@ -56,9 +56,9 @@ def _threads(number: int) -> ThreadPoolExecutor:
 
 
 def over_batch(kernel: Callable[..., Any], batch_size: int, work: int, *args: Any) -> list[Any]:
-    """Runs ``kernel(begin, end, *args)`` on shares of the batch, one share per thread; returns every share's result.
+    """Run ``kernel(begin, end, *args)`` on one share of the batch per thread, and return the results of all shares.
 
-    ``work`` is the number of elements in the whole batch, from which the number of threads follows.
+    ``work`` is the number of elements in the whole batch; it determines the number of threads.
     """
     shares = max(1, min(torch.get_num_threads(), batch_size, work // WORK_PER_THREAD))
     if shares == 1:

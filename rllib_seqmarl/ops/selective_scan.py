@@ -1,6 +1,6 @@
 """The selective scan of Mamba (Gu and Dao 2023, arXiv 2312.00752, eq. 2 and algorithm 2).
 
-For channel d and state s of a sequence, with input u, step size delta, and silu(z) as a gate where there is one:
+For channel d and state s of a sequence, with input u, step size delta, and an optional gate silu(z):
 
     h_t[d, s] = exp(delta_t[d] A[d, s]) h_{t-1}[d, s] + delta_t[d] B_t[s] u_t[d]
     y_t[d]    = (sum_s C_t[s] h_t[d, s] + D[d] u_t[d]) silu(z_t[d])
@@ -24,13 +24,13 @@ from rllib_seqmarl.ops.backends import (
     Operation,
     check_shapes,
     cuda_library_obstacle,
-    in_one_dtype,
-    nothing_in_the_way,
+    no_obstacle,
+    promote_dtypes,
     single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
 
-# A step size beyond this forgets everything (A is -1 or less at initialisation); the bound keeps delta B u finite.
+# Larger step sizes forget everything (A is -1 or less at initialisation); the bound keeps delta B u finite.
 MAX_DELTA = 20.0
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -59,30 +59,30 @@ def selective_scan(
         A: (dim, state), negative.
         B: (batch, state, length).
         C: (batch, state, length).
-        D: Weight (dim,) of the input that passes by the state.
+        D: Weight (dim,) of the skip connection from the input.
         z: Gate (batch, dim, length).
         delta_bias: (dim,), added to ``delta``.
         delta_softplus: Whether step sizes are softplus(delta + delta_bias), bounded by 20.
         return_last_state: Whether to return the state after the last token as well.
-        delta_proj: (dim, rank), what makes step sizes of a low-rank ``delta``; not in mamba-ssm's signature, it saves
+        delta_proj: (dim, rank), projects a low-rank ``delta`` to step sizes; not in mamba-ssm's signature, it saves
             memory traffic.
-        backend: "auto", or a name of ``SELECTIVE_SCAN.available(device)``. Memory is used without copies where channels
-            are adjacent: pass a (batch, length, dim) tensor as ``x.mT``.
+        backend: "auto", or a name from ``SELECTIVE_SCAN.available(device)``. Memory is used without copies where
+            channels are adjacent: pass a (batch, length, dim) tensor as ``x.mT``.
 
     Returns:
-        y (batch, dim, length), and if asked for the last state (batch, dim, state), through which no gradient flows.
+        y (batch, dim, length), and if requested the last state (batch, dim, state), detached from the graph.
 
     Raises:
-        ValueError: Shapes do not fit together, or the backend is unknown or cannot run here.
+        ValueError: Shapes do not match, or the backend is unknown or cannot run here.
     """
     batch_size, dim, length = u.shape
     full = u.shape if delta_proj is None else (batch_size, delta_proj.shape[-1], length)
-    reading = batch_size, A.shape[-1], length
+    B_shape = batch_size, A.shape[-1], length
     check_shapes(
-        "u", u, delta=(delta, full), delta_proj=(delta_proj, (dim, full[1])), A=(A, (dim, reading[1])), B=(B, reading),
-        C=(C, reading), D=(D, (dim,)), z=(z, u.shape), delta_bias=(delta_bias, (dim,)),
+        "u", u, delta=(delta, full), delta_proj=(delta_proj, (dim, full[1])), A=(A, (dim, B_shape[1])), B=(B, B_shape),
+        C=(C, B_shape), D=(D, (dim,)), z=(z, u.shape), delta_bias=(delta_bias, (dim,)),
     )  # fmt: skip
-    u, delta, A, B, C, D, z, delta_bias, delta_proj = in_one_dtype(u, delta, A, B, C, D, z, delta_bias, delta_proj)
+    u, delta, A, B, C, D, z, delta_bias, delta_proj = promote_dtypes(u, delta, A, B, C, D, z, delta_bias, delta_proj)
     scan = SELECTIVE_SCAN.choose(backend, u)
     y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, return_last_state)
     return (y, last_state) if return_last_state else y
@@ -110,13 +110,13 @@ def selective_scan_step(
         y (batch, dim).
     """
     batch_size, dim = u.shape
-    reading = batch_size, A.shape[-1]
+    B_shape = batch_size, A.shape[-1]
     check_shapes(
-        "u", u, state=(state, (batch_size, *A.shape)), delta=(delta, u.shape), A=(A, (dim, reading[1])), B=(B, reading),
-        C=(C, reading), D=(D, (dim,)), z=(z, u.shape), delta_bias=(delta_bias, (dim,)),
+        "u", u, state=(state, (batch_size, *A.shape)), delta=(delta, u.shape), A=(A, (dim, B_shape[1])), B=(B, B_shape),
+        C=(C, B_shape), D=(D, (dim,)), z=(z, u.shape), delta_bias=(delta_bias, (dim,)),
     )  # fmt: skip
     dtype = u.dtype
-    state, u, delta, A, B, C, D, z, delta_bias = in_one_dtype(state, u, delta, A, B, C, D, z, delta_bias)
+    state, u, delta, A, B, C, D, z, delta_bias = promote_dtypes(state, u, delta, A, B, C, D, z, delta_bias)
     delta = activated(delta.unsqueeze(-1), delta_bias, delta_softplus).squeeze(-1)  # (batch, dim)
     state.mul_(torch.exp(delta.unsqueeze(-1) * A)).addcmul_((delta * u).unsqueeze(-1), B.unsqueeze(1))
     y = (state @ C.unsqueeze(-1)).squeeze(-1)  # (batch, dim)
@@ -132,26 +132,26 @@ def activated(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) ->
     return F.softplus(delta).clamp(max=MAX_DELTA) if delta_softplus else delta
 
 
-def completed(scan: Scan) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A bare scan with all that surrounds it: softplus, the input that passes by, the gate."""
+def complete_scan(scan: Scan) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Wrap a bare scan with the rest of the operation: softplus, skip connection and gate."""
 
-    def complete(
+    def completed(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
         delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        dtype, given = u.dtype, (u, delta, A, B, C, D, z, delta_bias, delta_proj)
-        u, delta, A, B, C, D, z, delta_bias, delta_proj = in_one_dtype(*given, at_least=torch.float32)
+        dtype, inputs = u.dtype, (u, delta, A, B, C, D, z, delta_bias, delta_proj)
+        u, delta, A, B, C, D, z, delta_bias, delta_proj = promote_dtypes(*inputs, at_least=torch.float32)
         delta = delta if delta_proj is None else delta_proj @ delta
         y, last_state = scan(u, activated(delta, delta_bias, delta_softplus), A, B, C)
         if D is not None:
             y = y + D.unsqueeze(-1) * u
         return (y if z is None else y * F.silu(z)).to(dtype), last_state.detach()
 
-    return complete
+    return completed
 
 
 def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """The recurrence, token by token, as it is written; autograd differentiates it."""
+    """The recurrence as written, token by token; differentiated by autograd."""
     h = u.new_zeros(u.shape[0], *A.shape)  # (batch, dim, state)
     outputs = []
     for u_t, delta_t, B_t, C_t in zip(u.unbind(-1), delta.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True):
@@ -168,7 +168,7 @@ def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor]]:
         delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         delta = delta if delta_proj is None else delta_proj @ delta
-        # The library has no bound on step sizes. Softplus is the identity there, so the bound may come before it.
+        # The library does not bound step sizes. Softplus is the identity there, so the bound can be applied before it.
         if delta_softplus:
             bias = 0.0 if delta_bias is None else delta_bias.unsqueeze(-1)
             delta, delta_bias = (delta + bias).clamp(max=MAX_DELTA), None
@@ -189,9 +189,9 @@ SELECTIVE_SCAN = Operation(
         numba_backend("selective_scan_numba", "numba_scan"),
         Backend(
             "reference",
-            lambda: completed(reference_scan),
-            nothing_in_the_way,
-            "plain torch under autograd, several times slower than compiled kernels",
+            lambda: complete_scan(reference_scan),
+            no_obstacle,
+            "plain torch with autograd, several times slower than compiled kernels",
             is_slow=True,
         ),
     ],

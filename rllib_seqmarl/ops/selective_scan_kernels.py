@@ -1,11 +1,11 @@
-"""The selective scan for CPUs: one pass forward, one back, states kept in the cache of the processor.
+"""The selective scan for CPUs: one forward and one backward pass, with states in the processor's cache.
 
-A sequence's states are gone through one after another, each along the whole sequence, so what is being worked on are
-planes of length x dim numbers that stay in the first-level cache. Nothing of the size length x state x dim is kept: the
-backward pass runs the recurrence again.
+A sequence's states are processed one after another, each along the whole sequence, so the working set is a few planes
+of length x dim numbers that stay in the L1 cache. Nothing of size length x state x dim is stored: the backward pass
+recomputes the recurrence.
 
-Loops index whole arrays (a slice in a kernel counts references, which costs more than a short inner loop), and those
-with many arrays are split in two (LLVM vectorises none that needs too many checks for overlap).
+Loops index whole arrays (a slice in a kernel counts references, which costs more than a short inner loop), and loops
+over many arrays are split in two (LLVM does not vectorise a loop that needs too many overlap checks).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rllib_seqmarl.ops.numba_math import LOG2_E, exp, exp2, kernel, log1p, scrat
 
 @kernel
 def _steps(b: Any, delta: Any, weight: Any, bias: Any, softplus: Any, highest: Any, raw: Any, dt: Any) -> None:
-    """Step sizes dt (length, dim) of sequence b, and ``raw``, what they were before the softplus.
+    """Step sizes dt (length, dim) of sequence b, and their values ``raw`` before the softplus.
 
     ``delta`` is (batch, length, dim), or (batch, length, rank) where ``weight`` (rank, dim) projects it.
     """
@@ -46,11 +46,11 @@ def _steps(b: Any, delta: Any, weight: Any, bias: Any, softplus: Any, highest: A
 
 
 @kernel
-def _through_steps(
+def _steps_backward(
     b: Any, delta: Any, weight: Any, softplus: Any, highest: Any, raw: Any, dt: Any, grad: Any, grad_delta: Any,
     grad_weight: Any, grad_bias: Any,
 ) -> None:  # fmt: skip
-    """From the gradient of `_steps`'s dt, which is overwritten, to those of what it took."""
+    """From the gradient of the dt of `_steps`, which is overwritten, to those of its inputs."""
     length, dim = dt.shape
     zero, one = raw.dtype.type(0), raw.dtype.type(1)
     for t in range(length):
@@ -82,7 +82,7 @@ def _gate(b: Any, z: Any, y: Any) -> None:
 
 
 @kernel
-def _through_gate(b: Any, z: Any, y: Any, grad_y: Any, grad_z: Any) -> None:
+def _gate_backward(b: Any, z: Any, y: Any, grad_y: Any, grad_z: Any) -> None:
     """grad_z[b] for the gradient grad_y[b] of y silu(z[b])."""
     one = z.dtype.type(1)
     for t in range(z.shape[1]):
@@ -106,15 +106,15 @@ def forward(
     begin: Any, end: Any, u: Any, delta: Any, weight: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any,
     C: Any, D: Any, z: Any, gated: Any, states: Any, y: Any,
 ) -> None:  # fmt: skip
-    """Sequences ``begin`` to ``end`` of the batch: fills y, and takes states from before to after.
+    """Scan sequences ``begin`` to ``end`` of the batch: fill y and advance states in place.
 
     u, z, y (batch, length, dim); delta and weight as in `_steps`; B, C (batch, length, state); A (state, dim), times
-    log2(e); D, bias (dim,); states (batch, state, dim), or (0, state, dim) to start from zeros and keep none.
+    log2(e); D, bias (dim,); states (batch, state, dim), or (0, state, dim) to start from zeros and discard them.
     """
     _, length, dim = u.shape
     n = length * dim
     zero = D.dtype.type(0)
-    keeps = len(states) > 0
+    has_states = len(states) > 0
     planes = scratch(4, n, D)
     raw, dt = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim)
     du, h = planes[2][:n].reshape(length, dim), planes[3][:dim]
@@ -123,13 +123,13 @@ def forward(
         _planes(b, u, D, dt, du, y[b])
         for s in range(A.shape[0]):
             for d in range(dim):
-                h[d] = states[b, s, d] if keeps else zero
+                h[d] = states[b, s, d] if has_states else zero
             for t in range(length):
                 b_ts, c_ts = B[b, t, s], C[b, t, s]
                 for d in range(dim):
                     h[d] = exp2(dt[t, d] * A[s, d]) * h[d] + du[t, d] * b_ts
                     y[b, t, d] += c_ts * h[d]
-            if keeps:
+            if has_states:
                 for d in range(dim):
                     states[b, s, d] = h[d]
         if gated:
@@ -142,7 +142,7 @@ def backward(
     C: Any, D: Any, z: Any, gated: Any, grad_y: Any, grad_u: Any, grad_delta: Any, grad_B: Any, grad_C: Any,
     grad_z: Any,
 ) -> Any:  # fmt: skip
-    """Fills the gradients of what is a batch, and returns those of A (before its scaling), D, bias, weight."""
+    """Fill the gradients of batched inputs, and return those of A (before its scaling), D, bias, weight."""
     _, length, dim = u.shape
     state = A.shape[0]
     dtype = u.dtype
@@ -153,7 +153,7 @@ def backward(
     planes = scratch(11, n, D)
     raw, dt = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim)
     du, y = planes[2][:n].reshape(length, dim), planes[3][:n].reshape(length, dim)
-    # Of one state: its decay, and what of it comes from the token before.
+    # Of one state: its decay, and the part carried over from the previous token.
     decay, carried = planes[4][:n].reshape(length, dim), planes[5][:n].reshape(length, dim)
     grad, grad_du = planes[6][:n].reshape(length, dim), planes[7][:n].reshape(length, dim)
     grad_dt, h, grad_h = planes[8][:n].reshape(length, dim), planes[9][:dim], planes[10][:dim]
@@ -196,14 +196,14 @@ def backward(
                 grad_B[b, t, s] = sum_b
                 grad_C[b, t, s] = sum_c
         if gated:
-            _through_gate(b, z, y, grad_y, grad_z)
+            _gate_backward(b, z, y, grad_y, grad_z)
         for t in range(length):
             for d in range(dim):
                 grad_u[b, t, d] = grad[t, d] * D[d] + grad_du[t, d] * dt[t, d]
             for d in range(dim):
                 grad_D[d] += grad[t, d] * u[b, t, d]
             for d in range(dim):
-                # A is scaled by log2(e), and so is what came through it.
+                # A is scaled by log2(e), and so is the gradient through it.
                 grad_dt[t, d] = grad_dt[t, d] * from_log2 + grad_du[t, d] * u[b, t, d]
-        _through_steps(b, delta, weight, softplus, highest, raw, dt, grad_dt, grad_delta, grad_weight, grad_bias)
+        _steps_backward(b, delta, weight, softplus, highest, raw, dt, grad_dt, grad_delta, grad_weight, grad_bias)
     return grad_A, grad_D, grad_bias, grad_weight

@@ -1,4 +1,4 @@
-"""The selective scan on numba's kernels, as torch knows it."""
+"""The selective scan as a torch function on numba kernels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rllib_seqmarl.ops.numba_support import over_batch, rows
 from rllib_seqmarl.ops.selective_scan import MAX_DELTA
 from rllib_seqmarl.ops.selective_scan_kernels import backward, forward
 
-# Step sizes of a low rank are projected inside the kernels, which saves writing and reading them in full; beyond this a
-# matrix product is faster.
+# Up to this rank, step sizes are projected inside the kernels, which saves writing and reading them in full; beyond it,
+# a matrix product is faster.
 MAX_FUSED_RANK = 16
 
 
 class _NumbaScan(torch.autograd.Function):
-    """Arguments as the public function's; None stands for what is absent."""
+    """Arguments as in the public function; None if absent."""
 
     @staticmethod
     def forward(
@@ -62,7 +62,7 @@ def _inputs(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """The arguments that both kernels begin with."""
+    """The leading arguments of both kernels."""
     u_rows = rows(u)
     number = u_rows.dtype.type
     zeros = A.new_zeros(len(A))

@@ -1,4 +1,4 @@
-"""The token shift for CPUs, compiled with numba, as torch knows it."""
+"""The token shift as a torch function on numba kernels."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ from rllib_seqmarl.ops.numba_support import over_batch
 def _forward(begin: Any, end: Any, x: Any, mix: Any, own: Any, out: Any) -> None:
     """x (batch, length, dim), mix (inputs, dim), out (inputs, batch, length, dim); own like out, or empty."""
     inputs, _, length, dim = out.shape
-    towards = scratch(1, dim, x)[0]
+    difference = scratch(1, dim, x)[0]
     for b in range(begin, end):
         for t in range(length):
             for d in range(dim):
-                towards[d] = -x[b, t, d]
+                difference[d] = -x[b, t, d]
             if t > 0:
                 for d in range(dim):
-                    towards[d] += x[b, t - 1, d]
+                    difference[d] += x[b, t - 1, d]
             for m in range(inputs):
                 if own.size > 0:
                     for d in range(dim):
-                        out[m, b, t, d] = x[b, t, d] + towards[d] * (mix[m, d] + own[m, b, t, d])
+                        out[m, b, t, d] = x[b, t, d] + difference[d] * (mix[m, d] + own[m, b, t, d])
                 else:
                     for d in range(dim):
-                        out[m, b, t, d] = x[b, t, d] + towards[d] * mix[m, d]
+                        out[m, b, t, d] = x[b, t, d] + difference[d] * mix[m, d]
 
 
 @kernel
 def _backward(
     begin: Any, end: Any, m: Any, x: Any, mix: Any, own: Any, grad: Any, grad_x: Any, grad_own: Any
 ) -> Any:  # fmt: skip
-    """From the gradient of input m: adds to that of x, fills that of own, and returns that of mix[m]."""
+    """From the gradient of input m: add to that of x, fill that of own, and return that of mix[m]."""
     _, length, dim = x.shape
     zero = x.dtype.type(0)
     grad_mix = np.zeros(dim, x.dtype)
-    moved = scratch(1, dim, x)[0]
+    grad_shift = scratch(1, dim, x)[0]
     for b in range(begin, end):
         for t in range(length):
             if own.size > 0:
                 for d in range(dim):
-                    moved[d] = grad[b, t, d] * (mix[m, d] + own[m, b, t, d])
+                    grad_shift[d] = grad[b, t, d] * (mix[m, d] + own[m, b, t, d])
             else:
                 for d in range(dim):
-                    moved[d] = grad[b, t, d] * mix[m, d]
+                    grad_shift[d] = grad[b, t, d] * mix[m, d]
             for d in range(dim):
-                grad_x[b, t, d] += grad[b, t, d] - moved[d]
+                grad_x[b, t, d] += grad[b, t, d] - grad_shift[d]
             if t > 0:
                 for d in range(dim):
-                    grad_x[b, t - 1, d] += moved[d]
+                    grad_x[b, t - 1, d] += grad_shift[d]
             for d in range(dim):
                 before = x[b, t - 1, d] if t > 0 else zero
-                moved[d] = grad[b, t, d] * (before - x[b, t, d])
-                grad_mix[d] += moved[d]
+                grad_shift[d] = grad[b, t, d] * (before - x[b, t, d])
+                grad_mix[d] += grad_shift[d]
             if own.size > 0:
                 for d in range(dim):
-                    grad_own[m, b, t, d] = moved[d]
+                    grad_own[m, b, t, d] = grad_shift[d]
     return grad_mix
 
 
@@ -81,16 +81,16 @@ class _NumbaTokenShift(torch.autograd.Function):
         grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
         grad_own = None if own is None else torch.empty_like(own, memory_format=torch.contiguous_format)
         arrays, own_array = _arrays(x, mix, own), _arrays(x, mix, grad_own)[2]
-        # Input by input: stacking their gradients would cost as much as going through x for each.
-        of_mix = [
+        # One input at a time: stacking their gradients would cost as much as reading x for each.
+        grad_mix = [
             sum(over_batch(_backward, len(x), x.numel(), m, *arrays, *_arrays(grad), grad_x.numpy(), own_array))
             for m, grad in enumerate(grads)
         ]
-        return grad_x, torch.from_numpy(np.stack(of_mix)), grad_own
+        return grad_x, torch.from_numpy(np.stack(grad_mix)), grad_own
 
 
 def _arrays(*tensors: Tensor | None) -> list[Any]:
-    """As arrays; an ``own`` that is absent as an empty one."""
+    """Convert tensors to arrays; None becomes an empty one."""
     like = tensors[0]
     assert like is not None
     return [(like.new_empty(0, 0, 0, 0) if x is None else x.detach().contiguous()).numpy() for x in tensors]

@@ -1,8 +1,7 @@
-"""RWKV-4's WKV for CPUs, compiled with numba, as torch knows it. The kernels, then their place in autograd.
+"""RWKV-4's WKV as a torch function on numba kernels.
 
-With the running maximum p of the exponents, sums over predecessors are kept in units of e^p, and everything that
-multiplies them is at most one. The output does not depend on p, so the backward pass may take p as constant and needs
-no exponents of its own.
+With the running maximum p of the exponents, sums over predecessors are kept in units of e^p, so all factors are at most
+one. The output does not depend on p, so the backward pass can treat p as constant.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def _forward(begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, y: Any) -> No
     _, length, dim = k.shape
     zero, one, lowest = k.dtype.type(0), k.dtype.type(1), k.dtype.type(-1e38)
     rows = scratch(4, dim, w)
-    total, weight, highest, of_old = rows[0], rows[1], rows[2], rows[3]
+    total, weight, highest, old_factor = rows[0], rows[1], rows[2], rows[3]
     for b in range(begin, end):
         for d in range(dim):
             total[d] = zero
@@ -44,7 +43,7 @@ def _forward(begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, y: Any) -> No
                 highest[d] = max(decayed, k[b, t, d])
                 old = one if ahead >= zero else small
                 new = small if ahead >= zero else one
-                of_old[d] = old
+                old_factor[d] = old
                 weight[d] = old * weight[d] + new
                 total[d] = old * total[d] + new * v[b, t, d]
 
@@ -53,13 +52,13 @@ def _forward(begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, y: Any) -> No
 def _backward(
     begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, grad_y: Any, grad_k: Any, grad_v: Any
 ) -> Any:  # fmt: skip
-    """Fills the gradients of k and v, and returns those of w and u (dim)."""
+    """Fill the gradients of k and v, and return those of w and u (dim)."""
     _, length, dim = k.shape
     zero, one, lowest = k.dtype.type(0), k.dtype.type(1), k.dtype.type(-1e38)
     grad_w, grad_u = np.zeros_like(w), np.zeros_like(u)
     n = length * dim
     planes = scratch(6, n, w)
-    # Before each token the sums so far, a and b; the factors of old and new, in the output and in the next sums.
+    # The sums a and b before each token, and the factors of old and new in the output and in the next sums.
     a, b_ = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim)
     old_out, new_out = planes[2][:n].reshape(length, dim), planes[3][:n].reshape(length, dim)
     old_sum, new_sum = planes[4][:n].reshape(length, dim), planes[5][:n].reshape(length, dim)
@@ -99,9 +98,9 @@ def _backward(
             for d in range(dim):
                 grad_v[b, t, d] = new_out[t, d] * g[d] + new_sum[t, d] * grad_a[d]
             for d in range(dim):
-                at_once = new_out[t, d] * g[d] * (v[b, t, d] - y[d])
-                grad_u[d] += at_once
-                grad_k[b, t, d] = at_once + new_sum[t, d] * (grad_a[d] * v[b, t, d] + grad_b[d])
+                direct = new_out[t, d] * g[d] * (v[b, t, d] - y[d])
+                grad_u[d] += direct
+                grad_k[b, t, d] = direct + new_sum[t, d] * (grad_a[d] * v[b, t, d] + grad_b[d])
             for d in range(dim):
                 grad_w[d] += old_sum[t, d] * (grad_a[d] * a[t, d] + grad_b[d] * b_[t, d])
             for d in range(dim):

@@ -1,8 +1,8 @@
 """The matrix-state WKV of RWKV-5 and 6 for CPUs, compiled with numba.
 
-Within a chunk of tokens each looks at every predecessor, whose key is kept and decayed along the way: chunk * size
-operations per token and head, where the state costs size * size. Between chunks the state carries on; a team of up to
-one chunk never makes one. Decays are multiplied up, and nothing is ever divided by them, so nothing overflows.
+Within a chunk, each token reads every predecessor's key, which is stored and decayed step by step: chunk * size
+operations per token and head, compared with size * size for the state. Only chunks are linked by the state, so a team
+of up to one chunk needs none. Decays are only multiplied, never divided by, so nothing overflows.
 
 Arrays are indexed [sequence, token, head, channel], with all loops over heads and channels starting from 0: LLVM does
 not vectorise a loop in which an index might be negative.
@@ -16,12 +16,12 @@ import numpy as np
 
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
-CHUNK = 32  # tokens; with 16, teams of 17 took twice as long, and larger ones gained little
+CHUNK = 32  # tokens; with 16, teams of 17 took twice as long, and larger teams gained little
 
 
 @kernel
 def _decays(b: Any, first: Any, last: Any, w: Any, decay: Any, since: Any) -> None:
-    """Of the tokens first..last: the decay of each, and from the start of the chunk to each (and to its end)."""
+    """Decays of the tokens first..last, and their products from the start of the chunk to each token and its end."""
     one = w.dtype.type(1)
     b = b if w.shape[0] > 1 else 0
     for h in range(w.shape[2]):
@@ -37,22 +37,22 @@ def _decays(b: Any, first: Any, last: Any, w: Any, decay: Any, since: Any) -> No
 
 
 @kernel
-def _age(b: Any, first: Any, last: Any, k: Any, decay: Any, aged: Any) -> None:
-    """aged: the keys of the chunk as the token after it finds them."""
+def _decay_keys(b: Any, first: Any, last: Any, k: Any, decay: Any, decayed: Any) -> None:
+    """decayed: the keys of the chunk, decayed to the first token after it."""
     one = k.dtype.type(1)
     tokens = last - first
     for h in range(k.shape[2]):
         for i in range(k.shape[3]):
-            aged[tokens - 1, h, i] = one
+            decayed[tokens - 1, h, i] = one
         for s in range(tokens - 1, 0, -1):
             for i in range(k.shape[3]):
-                aged[s - 1, h, i] = aged[s, h, i] * decay[s, h, i]
+                decayed[s - 1, h, i] = decayed[s, h, i] * decay[s, h, i]
         for s in range(tokens):
             for i in range(k.shape[3]):
-                aged[s, h, i] *= k[b, first + s, h, i]
+                decayed[s, h, i] *= k[b, first + s, h, i]
 
 
-# Three products of a chunk with a state, four terms at a time: a row is then loaded and stored once for all four.
+# Three products of a chunk with a state, four terms at a time, so that a row is loaded and stored once for all four.
 
 
 @kernel
@@ -102,7 +102,7 @@ def _read(b: Any, first: Any, last: Any, factors: Any, state: Any, y: Any) -> No
 
 
 @kernel
-def _ask(b: Any, first: Any, last: Any, x: Any, state: Any, out: Any) -> None:
+def _dot_state(b: Any, first: Any, last: Any, x: Any, state: Any, out: Any) -> None:
     """out[t, h, i] = x[t, h] . state[h, i]"""
     tokens, heads, size = last - first, x.shape[2], x.shape[3]
     zero = x.dtype.type(0)
@@ -126,18 +126,18 @@ def _ask(b: Any, first: Any, last: Any, x: Any, state: Any, out: Any) -> None:
 
 
 @kernel
-def _fade(left: Any, goes_on: Any, before: Any, after: Any) -> None:
-    """The state before a chunk decayed over that chunk, into ``after``; zero unless it ``goes_on``."""
-    zero = left.dtype.type(0)
+def _decay_state(decay: Any, is_nonzero: Any, before: Any, after: Any) -> None:
+    """after: the state ``before`` a chunk, decayed over that chunk; zero unless ``is_nonzero``."""
+    zero = decay.dtype.type(0)
     for h in range(after.shape[0]):
         for i in range(after.shape[1]):
             for j in range(after.shape[2]):
-                after[h, i, j] = left[h, i] * before[h, i, j] if goes_on else zero
+                after[h, i, j] = decay[h, i] * before[h, i, j] if is_nonzero else zero
 
 
 @kernel
-def _asked(b: Any, first: Any, last: Any, r: Any, since: Any, factors: Any) -> None:
-    """factors: each token's receptance of the state before the chunk."""
+def _decay_receptances(b: Any, first: Any, last: Any, r: Any, since: Any, factors: Any) -> None:
+    """factors: each token's receptance, times the decay since the start of the chunk."""
     for t in range(last - first):
         for h in range(r.shape[2]):
             for i in range(r.shape[3]):
@@ -146,7 +146,7 @@ def _asked(b: Any, first: Any, last: Any, r: Any, since: Any, factors: Any) -> N
 
 @kernel
 def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, y: Any) -> None:
-    """r, k, v, y (batch, length, heads, size), w too or with batch = length = 1, u (heads, size)."""
+    """r, k, v, y (batch, length, heads, size), w likewise or with batch = length = 1, u (heads, size)."""
     _, length, heads, size = r.shape
     zero = r.dtype.type(0)
     chunk = min(CHUNK, length)
@@ -178,16 +178,16 @@ def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, y: Any
                     for i in range(size):
                         keys[t - first, h, i] = k[b, t, h, i]
             if first > 0:
-                _asked(b, first, last, r, since, factors)
+                _decay_receptances(b, first, last, r, since, factors)
                 _read(b, first, last, factors, state, y)
-            if last < length:  # by now the keys are as the token after the chunk finds them
-                _fade(since[last - first], first > 0, state, state)
+            if last < length:  # here the keys are decayed to the first token after the chunk
+                _decay_state(since[last - first], first > 0, state, state)
                 _write(b, first, last, keys, v, state)
 
 
 @kernel
-def _past_keys(b: Any, first: Any, last: Any, k: Any, decay: Any, past: Any) -> None:
-    """past[t (t - 1) / 2 + s]: the key of token s as token t finds it, for all s < t of the chunk."""
+def _decay_past_keys(b: Any, first: Any, last: Any, k: Any, decay: Any, past: Any) -> None:
+    """past[t (t - 1) / 2 + s]: the key of token s, decayed to token t, for all s < t of the chunk."""
     for t in range(1, last - first):
         for s in range(t):
             for h in range(k.shape[2]):
@@ -203,7 +203,7 @@ def backward(
     begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, grad_y: Any, grad_r: Any, grad_k: Any, grad_v: Any,
     grad_w: Any,
 ) -> Any:  # fmt: skip
-    """Fills the gradients of r, k, v and w, and returns those of u and of a w that is constant."""
+    """Fill the gradients of r, k, v and w, and return those of u and of a constant w."""
     _, length, heads, size = r.shape
     zero = r.dtype.type(0)
     varies = w.shape[1] > 1 or w.shape[0] > 1
@@ -212,7 +212,7 @@ def backward(
     grad_u, grad_const = np.zeros_like(u), np.zeros_like(u)
     n, pairs = chunk * heads * size, max(1, chunk * (chunk - 1) // 2)
     rows = scratch(5, n + heads * size, u)
-    decay, factors, found, grad_decay = (
+    decay, factors, dots, grad_decay = (
         rows[0][:n].reshape(chunk, heads, size), rows[1][:n].reshape(chunk, heads, size),
         rows[2][:n].reshape(chunk, heads, size), rows[3][:n].reshape(chunk, heads, size),
     )  # fmt: skip
@@ -225,8 +225,8 @@ def backward(
         for c in range(chunks - 1):
             first, last = c * chunk, (c + 1) * chunk
             _decays(b, first, last, w, decay, since)
-            _age(b, first, last, k, decay, factors)
-            _fade(since[chunk], c > 0, states[c], states[c + 1])
+            _decay_keys(b, first, last, k, decay, factors)
+            _decay_state(since[chunk], c > 0, states[c], states[c + 1])
             _write(b, first, last, factors, v, states[c + 1])
         grad_k[b] = zero
         grad_v[b] = zero
@@ -235,14 +235,14 @@ def backward(
             first, last = c * chunk, min((c + 1) * chunk, length)
             tokens = last - first
             _decays(b, first, last, w, decay, since)
-            _past_keys(b, first, last, k, decay, past)
-            # later[h, i]: the gradient of the logarithm of the decay that the state before the chunk goes through.
+            _decay_past_keys(b, first, last, k, decay, past)
+            # later[h, i]: the gradient of the logarithm of the decay applied to the state before the chunk.
             later[:] = zero
             if last < length:
-                _age(b, first, last, k, decay, factors)
+                _decay_keys(b, first, last, k, decay, factors)
                 _read(b, first, last, factors, grad, grad_v)
-                _ask(b, first, last, v, grad, found)
-                grad_k[b, first:last] = found
+                _dot_state(b, first, last, v, grad, dots)
+                grad_k[b, first:last] = dots
                 if c > 0:
                     for h in range(heads):
                         for i in range(size):
@@ -250,11 +250,11 @@ def backward(
                             for j in range(size):
                                 total += grad[h, i, j] * states[c, h, i, j]
                             later[h, i] = since[tokens, h, i] * total
-                _fade(since[tokens], c > 0, grad, grad)
+                _decay_state(since[tokens], c > 0, grad, grad)
             if c > 0:
-                _asked(b, first, last, r, since, factors)
+                _decay_receptances(b, first, last, r, since, factors)
                 _write(b, first, last, factors, grad_y, grad)
-                _ask(b, first, last, grad_y, states[c], found)
+                _dot_state(b, first, last, grad_y, states[c], dots)
             for t in range(tokens - 1, -1, -1):
                 at = first + t
                 for h in range(heads):
@@ -267,9 +267,9 @@ def backward(
                     for i in range(size):
                         grad_r[b, at, h, i] = grad_score * u[h, i] * k[b, at, h, i]
                     for i in range(size):
-                        asked = grad_score * r[b, at, h, i]
-                        grad_k[b, at, h, i] += asked * u[h, i]
-                        grad_u[h, i] += asked * k[b, at, h, i]
+                        weighted_r = grad_score * r[b, at, h, i]
+                        grad_k[b, at, h, i] += weighted_r * u[h, i]
+                        grad_u[h, i] += weighted_r * k[b, at, h, i]
                     for i in range(size):
                         grad_decay[t, h, i] = later[h, i]
                     for s in range(t):
@@ -288,9 +288,9 @@ def backward(
                             grad_k[b, first + s, h, i] = through + grad_score * r[b, at, h, i]
                     if c > 0:
                         for i in range(size):
-                            grad_r[b, at, h, i] += since[t, h, i] * found[t, h, i]
+                            grad_r[b, at, h, i] += since[t, h, i] * dots[t, h, i]
                         for i in range(size):
-                            later[h, i] += factors[t, h, i] * found[t, h, i]
+                            later[h, i] += factors[t, h, i] * dots[t, h, i]
                     if varies:
                         for i in range(size):
                             grad_w[b, at, h, i] = grad_decay[t, h, i]

@@ -1,4 +1,4 @@
-"""The matrix-state WKV on numba's kernels, as torch knows it."""
+"""The matrix-state WKV as a torch function on numba kernels."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class _NumbaWKV6(torch.autograd.Function):
 
 
 def _with_tokens(x: Tensor) -> Tensor:
-    """Arrays of kernels are indexed by sequence and token, even if nothing depends on those."""
+    """Add sequence and token axes, which kernels expect even for constant decays."""
     return x[None, None] if x.dim() == 2 else x
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:
-    """Arrays of r, k, v and perhaps w and u; of these, w alone may be indexed by sequence and token or not."""
+    """Convert r, k, v and optionally w and u to arrays; a constant w gets axes of sequence and token."""
     arrays = [x.detach().contiguous() for x in tensors]
     if len(arrays) == 5:
         arrays[3] = _with_tokens(arrays[3])
@@ -48,7 +48,7 @@ def _arrays(*tensors: Tensor) -> list[Any]:
 
 
 def _work(r: Tensor) -> int:
-    """Elements of work: every token looks at its predecessors."""
+    """Elements of work: every token reads its predecessors in the chunk."""
     return r.numel() * min(r.shape[1], 32)
 
 

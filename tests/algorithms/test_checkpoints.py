@@ -125,7 +125,7 @@ def test_damaged_and_foreign_files_are_named(checkpoint: Path, tmp_path: Path) -
 
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ExportError, match="team.safetensors is damaged or cut short"):
+    with pytest.raises(ExportError, match="team.safetensors is damaged or truncated"):
         JointPolicy.load(tmp_path / "team")
     weights.unlink()
     with pytest.raises(ExportError, match="team.safetensors is missing"):

@@ -135,7 +135,7 @@ def test_incompatible_policies_are_rejected_by_validation(trained: Path, tmp_pat
     for made, message in (
         (config(path=tmp_path / "nowhere"), "nowhere holds no policy of this package"),
         (config(path=tmp_path), "holds no policy of this package"),
-        (config(path=trained).network(embed_dim=32), "it has embed_dim=16, but here embed_dim=32. Write embed_dim=16."),
+        (config(path=trained).network(embed_dim=32), "it has embed_dim=16, but here embed_dim=32. Set embed_dim=16."),
         (config(path=trained).network(encoder_mixer="mamba"), "it has encoder_mixer='attention', but here"),
         (config(path=trained).training(use_value_norm=False), "Set use_value_norm=True."),
         (config().network(initial_policy=3), "initial_policy=3 is not the path of a checkpoint"),  # type: ignore[arg-type]

@@ -125,26 +125,26 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "unknown backend": (
         lambda: MATConfig().network(backend="numbra"),
-        "backend='numbra' is not known. Did you mean",
+        "unknown backend='numbra'. Did you mean",
     ),
     "size": (lambda: MAMConfig().network(d_conv=0), "d_conv must be an integer >= 1, not 0"),
     "option": (
         lambda: MATConfig().network(encoder_mixer="mamba", mixer_options={"d_sate": 8}),
-        "'d_sate' is no option of encoder_mixer='mamba'.* Did you mean 'd_state'.* They take bidirectional, d_conv",
+        "'d_sate' is not an option of encoder_mixer='mamba'.* Did you mean 'd_state'.* are bidirectional, d_conv",
     ),
     "no options": (
         lambda: MATConfig().network(mixer_options={"d_state": 8}),
-        "'d_state' is no option of encoder_mixer='attention' or decoder_mixer='attention'. They have none",
+        "'d_state' is not an option of encoder_mixer='attention' or decoder_mixer='attention'. They have no options",
     ),
     "mixer": (
         lambda: MAMConfig().network(decoder_mixer="rwkv7"),
         "unknown decoder_mixer 'rwkv7'. Did you mean 'rwkv.*Known mixers: attention, mamba, rwkv4, rwkv5, rwkv6",
     ),
     "heads": (lambda: MARWKVConfig().network(version=6, embed_dim=64, n_head=3), "embed_dim=64 cannot be split among"),
-    "other backend": (lambda: MAMConfig().network(backend="fla"), "backend='fla' is no backend of selective_scan"),
+    "other backend": (lambda: MAMConfig().network(backend="fla"), "backend='fla' is not a backend of selective_scan"),
     "backend": (
         lambda: MAMConfig().network(backend="cuda"),
-        "backend='cuda' is not known.* Choose one of auto, fla, mamba-ssm, numba, reference",
+        "unknown backend='cuda'.* Choose one of auto, fla, mamba-ssm, numba, reference",
     ),
     "directions": (
         lambda: MAMConfig().network(encoder_directions=2),

@@ -1,4 +1,4 @@
-"""Attention is softmax(q k' / sqrt(d / heads)) v, however it is computed."""
+"""Attention equals softmax(q k' / sqrt(d / heads)) v, with and without folding."""
 
 import math
 
@@ -9,7 +9,7 @@ from rllib_seqmarl.mixers import MixerShape
 from rllib_seqmarl.mixers.attention import CausalSelfAttention, CrossAttention, SelfAttention
 
 
-def written_out(mixer, source, x, causal):
+def reference_attention(mixer, source, x, causal):
     """Equation 1 of arXiv 1706.03762, head by head."""
     q, (k, v) = mixer.query(source), mixer.key_value(x).chunk(2, dim=-1)
     heads = []
@@ -30,7 +30,7 @@ def test_values_and_gradients(kind, d, n_head):
         parameter.data += 0.3 * torch.randn_like(parameter)
     x, context = torch.randn(2, 3, 5, d, dtype=torch.float64, requires_grad=True)
     source = context if kind is CrossAttention else x
-    expected = written_out(mixer, source, x, causal=kind is not SelfAttention)
+    expected = reference_attention(mixer, source, x, causal=kind is not SelfAttention)
     actual = mixer(x, context)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
     inputs = [x, *mixer.parameters()]

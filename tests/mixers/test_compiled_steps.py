@@ -1,4 +1,4 @@
-"""Compiled steps compute what those in plain torch compute, for every causal mixer."""
+"""Compiled steps equal plain torch steps, for every causal mixer."""
 
 import pickle
 from copy import deepcopy
@@ -17,8 +17,8 @@ pytest.importorskip("numba")
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def walk(mixer, x, context):
-    """All steps, with the state at the end."""
+def run_steps(mixer, x, context):
+    """Run all steps; return the outputs and the final state."""
     state = mixer.initial_state(len(x))
     outputs = []
     for t, piece in enumerate(mixer.split_context(context)):
@@ -27,8 +27,8 @@ def walk(mixer, x, context):
     return torch.stack(outputs, dim=1), state
 
 
-def on(backend, mixer):
-    """A copy of the mixer that runs on that backend."""
+def with_backend(backend, mixer):
+    """A copy of the mixer that runs on the given backend."""
     mixer = deepcopy(mixer)
     for module in mixer.modules():
         if hasattr(module, "backend"):
@@ -40,32 +40,34 @@ def on(backend, mixer):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("d", "n_head"), [(64, 1), (6, 3), (20, 2), (72, 8), (132, 1)])
 @torch.no_grad()
-def test_compiled_steps_are_those_of_torch(name, dtype, d, n_head):
+def test_compiled_steps_equal_torch_steps(name, dtype, d, n_head):
     torch.manual_seed(0)
     for batch_size, n in ((1, 3), (5, 19), (13, 9)):
         mixer = build(CAUSAL[name], d, n_head).to(dtype)
         x, context = torch.randn(2, batch_size, n, d, dtype=dtype)
-        found, state = walk(on("numba", mixer), x, context)
-        expected, _ = walk(on("reference", mixer), x, context)
+        actual, state = run_steps(with_backend("numba", mixer), x, context)
+        expected, _ = run_steps(with_backend("reference", mixer), x, context)
         assert isinstance(state, CompiledStep)
         scale = expected.abs().max().clamp(min=1.0).item()
-        torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCES[dtype] * scale)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCES[dtype] * scale)
 
 
 @pytest.mark.parametrize("name", [name for name in CAUSAL if name.split("/")[0] in OPTIONS])
 @torch.no_grad()
-def test_so_are_they_with_other_options(name):
+def test_compiled_steps_equal_torch_steps_with_other_options(name):
     torch.manual_seed(0)
     for options in OPTIONS[name.split("/")[0]]:
         mixer = CAUSAL[name](MixerShape(embed_dim=20, n_head=2, layer=1, n_layer=2, options=options)).double()
         x, context = torch.randn(2, 11, 9, 20, dtype=torch.float64)
-        found, expected = (walk(on(backend, mixer), x, context)[0] for backend in ("numba", "reference"))
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+        actual, expected = (
+            run_steps(with_backend(backend, mixer), x, context)[0] for backend in ("numba", "reference")
+        )
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
 @torch.no_grad()
-def test_threads_share_a_batch_without_changing_the_result(name, monkeypatch):
+def test_result_does_not_depend_on_threads(name, monkeypatch):
     torch.manual_seed(0)
     mixer = build(CAUSAL[name], 12, 2)
     x, context = torch.randn(2, 17, 10, 12, dtype=torch.float64)
@@ -77,16 +79,16 @@ def test_threads_share_a_batch_without_changing_the_result(name, monkeypatch):
     )
     try:
         torch.set_num_threads(3)
-        found, _ = walk(mixer, x, context)
+        actual, _ = run_steps(mixer, x, context)
     finally:
         torch.set_num_threads(threads)
     assert shares[:3] == [(0, 5), (5, 11), (11, 17)]
-    torch.testing.assert_close(found, walk(on("reference", mixer), x, context)[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(actual, run_steps(with_backend("reference", mixer), x, context)[0], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
 @torch.no_grad()
-def test_a_state_survives_pickling(name):
+def test_state_can_be_pickled(name):
     torch.manual_seed(0)
     mixer = build(CAUSAL[name], 8, 2)
     x, context = torch.randn(2, 3, 12, 8, dtype=torch.float64)
@@ -101,8 +103,8 @@ def test_a_state_survives_pickling(name):
 
 @pytest.mark.parametrize("name", CAUSAL)
 @torch.no_grad()
-def test_an_output_stays_as_it_is(name):
-    """What a step returned is not overwritten by the next one."""
+def test_output_is_not_overwritten(name):
+    """The next step does not overwrite the output of the previous one."""
     torch.manual_seed(0)
     mixer = build(CAUSAL[name], 8, 2)
     state, piece = mixer.initial_state(2), torch.randn(2, 8, dtype=torch.float64)
@@ -115,11 +117,11 @@ def test_an_output_stays_as_it_is(name):
 
 @pytest.mark.parametrize("name", CAUSAL)
 @torch.no_grad()
-def test_arrays_give_arrays(name):
+def test_array_inputs_give_array_outputs(name):
     torch.manual_seed(0)
     mixer = build(CAUSAL[name], 8, 2)
     x, context = torch.randn(2, 3, 5, 8, dtype=torch.float64)
-    expected, _ = walk(mixer, x, context)
+    expected, _ = run_steps(mixer, x, context)
     state, pieces = mixer.initial_state(3), mixer.split_context(context)
     for t in range(5):
         y, state = mixer.step(x[:, t].contiguous().numpy(), state, pieces[t])
@@ -129,10 +131,10 @@ def test_arrays_give_arrays(name):
 
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize("backend", ["numba", "reference"])
-def test_gradients_are_not_lost_without_a_word(name, backend):
-    """A step lets them through or refuses."""
+def test_gradients_are_not_lost_silently(name, backend):
+    """A step either propagates gradients or raises."""
     torch.manual_seed(0)
-    mixer = on(backend, build(CAUSAL[name], 8, 2))
+    mixer = with_backend(backend, build(CAUSAL[name], 8, 2))
     x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
         pieces = mixer.split_context(torch.randn(3, 1, 8, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""The invariant everything leans on, for every mixer in the registry: one by one equals all at once."""
+"""The mixer contract, for every mixer in the registry: step-by-step decoding equals the parallel pass."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,19 +17,19 @@ Factory = Callable[[MixerShape], Mixer]
 
 
 def causal_mixers() -> dict[str, Factory]:
-    found: dict[str, Factory] = {}
+    mixers_by_name: dict[str, Factory] = {}
     for name, mixers in MIXERS.items():
         match mixers:
             case PostNormMixers(decoder=decoder, cross=cross):
-                found |= {f"{name}/self": decoder, f"{name}/cross": cross}
+                mixers_by_name |= {f"{name}/self": decoder, f"{name}/cross": cross}
             case PreNormMixers(time=time, channel=channel):
-                found |= {f"{name}/time": time, f"{name}/channel": channel}
-    return found
+                mixers_by_name |= {f"{name}/time": time, f"{name}/channel": channel}
+    return mixers_by_name
 
 
 CAUSAL = causal_mixers()
 ENCODERS = {name: mixers.encoder for name, mixers in MIXERS.items() if isinstance(mixers, PostNormMixers)}
-# (d, heads); a width beyond 128 is where attention stops folding weights
+# (d, heads); attention folds weights up to a width of 128
 SHAPES = st.sampled_from([(4, 1), (8, 2), (6, 3), (8, 8), (132, 1)])
 
 
@@ -45,7 +45,7 @@ def build(factory: Factory, d: int, n_head: int) -> Mixer:
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 40), batch_size=st.integers(1, 4), shape=SHAPES, seed=st.integers(0, 2**31))
 @torch.no_grad()
-def test_steps_equal_the_whole_sequence(name, n, batch_size, shape, seed):
+def test_steps_equal_the_parallel_pass(name, n, batch_size, shape, seed):
     torch.manual_seed(seed)
     mixer = build(CAUSAL[name], *shape)
     assert isinstance(mixer, CausalMixer)
@@ -67,7 +67,7 @@ OPTIONS = {
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @torch.no_grad()
-def test_so_do_they_with_other_options_layers_and_backends(name, backend):
+def test_steps_equal_the_parallel_pass_with_other_options_layers_and_backends(name, backend):
     torch.manual_seed(0)
     for options in OPTIONS.get(name.split("/")[0], [None]):
         shape = MixerShape(embed_dim=6, n_head=2, layer=1, n_layer=3, options=options, backend=backend)
@@ -83,8 +83,8 @@ def test_so_do_they_with_other_options_layers_and_backends(name, backend):
 
 @pytest.mark.parametrize("name", CAUSAL)
 @torch.no_grad()
-def test_a_copied_state_goes_on_by_itself(name):
-    """As a search over continuations needs it."""
+def test_copied_state_is_independent(name):
+    """As needed for a search over continuations."""
     torch.manual_seed(0)
     mixer = build(CAUSAL[name], 8, 2)
     x, context = torch.randn(2, 3, 4, 8, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_a_copied_state_goes_on_by_itself(name):
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_autocast_is_survived(name):
+def test_autocast(name):
     torch.manual_seed(0)
     config = NetworkConfig(
         5, ActionSpec("discrete", (3,)), n_head=2, embed_dim=16, encoder_mixer=name, decoder_mixer=name
@@ -115,7 +115,7 @@ def test_autocast_is_survived(name):
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_an_agent_sees_itself_and_its_predecessors_only(name):
+def test_causal_mixer_depends_on_predecessors_only(name):
     torch.manual_seed(0)
     mixer = build(CAUSAL[name], 8, 2)
     x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
@@ -126,7 +126,7 @@ def test_an_agent_sees_itself_and_its_predecessors_only(name):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_mixer_sees_the_whole_team(name):
+def test_encoder_mixer_depends_on_the_whole_team(name):
     torch.manual_seed(0)
     mixer = build(ENCODERS[name], 8, 2)
     x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)

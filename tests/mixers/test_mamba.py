@@ -1,4 +1,4 @@
-"""Mamba's mixers compute what the published Mamba and Multi-Agent Mamba compute."""
+"""Mamba's mixers agree with the published Mamba and Multi-Agent Mamba."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def golden(name):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_core_is_that_of_mamba(backend):
+def test_core_equals_mamba(backend):
     data = golden("mamba_block")
     shape = MixerShape(int(data["d_model"]), options=MambaOptions(d_state=int(data["d_state"])), backend=backend)
     core = MambaCore(shape)
@@ -39,7 +39,7 @@ def test_the_core_is_that_of_mamba(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_core_is_that_of_transformers(backend):
+def test_core_equals_transformers(backend):
     modeling = pytest.importorskip("transformers.models.mamba.modeling_mamba")
     configuration = pytest.importorskip("transformers.models.mamba.configuration_mamba")
     torch.manual_seed(0)
@@ -57,7 +57,7 @@ def test_the_core_is_that_of_transformers(backend):
 
 
 def published_block(data, prefix, names):
-    """Weights of the published block under our names; kernels are stored (in, out), the convolution (width, 1, dim)."""
+    """Published weights under our names; kernels are stored as (in, out), the convolution as (width, 1, dim)."""
     weights = {}
     for key, value in data.items():
         if not key.startswith(f"weights/{prefix}."):
@@ -81,7 +81,7 @@ def mamba_shape(data):
     return MixerShape(int(data["d_model"]), options=MambaOptions(**sizes))
 
 
-def test_the_encoder_block_is_that_of_mam():
+def test_encoder_block_equals_mam():
     data = golden("mam_blocks")
     block = PostNormEncoderBlock(MIXERS["mamba"], mamba_shape(data)).double()
     names = {
@@ -97,7 +97,7 @@ def test_the_encoder_block_is_that_of_mam():
     torch.testing.assert_close(block(data["x"]), data["encode_block_out"], rtol=0, atol=1e-9)
 
 
-def test_the_decoder_block_is_that_of_mam():
+def test_decoder_block_equals_mam():
     data = golden("mam_blocks")
     block = PostNormDecoderBlock(MIXERS["mamba"], mamba_shape(data)).double()
     names = {
@@ -119,7 +119,7 @@ def test_the_decoder_block_is_that_of_mam():
     torch.testing.assert_close(block(data["x"], data["rep"]), data["decode_block_out"], rtol=0, atol=1e-9)
 
 
-def test_both_ways_of_joining_directions():
+def test_both_ways_of_combining_directions():
     torch.manual_seed(0)
     x = torch.randn(2, 5, 8, dtype=torch.float64)
     outputs = {}
@@ -159,6 +159,6 @@ def test_large_inputs_steps_and_decays_do_not_overflow(backend):
         ({"bidirectional": "mean"}, "bidirectional must be 'product' or 'sum', not 'mean'"),
     ],
 )
-def test_impossible_options_are_named(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         MambaOptions(**options)

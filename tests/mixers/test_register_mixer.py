@@ -1,4 +1,4 @@
-"""Mixers that users register work by their name, in other processes as well."""
+"""User-registered mixers can be used by name, also in other processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SUM = PreNormMixers(time=Sum, channel=Sum)
 
 
 @pytest.fixture(autouse=True)
-def only_for_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def restore_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sum", "sum of another module"):
         monkeypatch.setitem(MIXERS, name, SUM)
         del MIXERS[name]
@@ -51,24 +51,24 @@ def small() -> MATConfig:
     return MATConfig().environment(ENV).network(encoder_mixer="sum", decoder_mixer="sum", embed_dim=8)
 
 
-def test_a_registered_mixer_is_a_choice_like_any_other() -> None:
+def test_registered_mixer_can_be_selected() -> None:
     with pytest.raises(ValueError, match=r"unknown encoder_mixer 'sum'.*Known mixers: .*register_mixer\('sum', ...\)"):
         small().validate()
     register_mixer("sum", SUM)
     small().validate()
-    register_mixer("sum", replace(SUM))  # a notebook's cell that is run again
+    register_mixer("sum", replace(SUM))  # as when rerunning a notebook cell
 
 
 BAD: dict[str, tuple[Any, Any, str]] = {
-    "built-in": ("attention", SUM, "the name 'attention' is a mixer of this package"),
-    "taken": ("sum", MIXERS["rwkv4"], "the name 'sum' is registered already, with other classes"),
-    "no name": ("", SUM, "name='' is not a name"),
+    "built-in": ("attention", SUM, "the name 'attention' is a built-in mixer"),
+    "taken": ("sum", MIXERS["rwkv4"], "the name 'sum' is already registered with other classes"),
+    "no name": ("", SUM, "name='' is not a valid name"),
     "class": ("mine", Sum, r"takes PostNormMixers\(encoder=..., .* or PreNormMixers\(time=..., .* not <class"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_registrations_are_refused(case: str) -> None:
+def test_invalid_registrations_are_rejected(case: str) -> None:
     name, mixers, message = BAD[case]
     register_mixer("sum", SUM)
     with pytest.raises((ValueError, TypeError), match=message):
@@ -76,11 +76,11 @@ def test_bad_registrations_are_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize("travels_as", ["config", "dict", "state"])
-def test_configs_take_their_mixers_to_other_processes(travels_as: str) -> None:
-    """As objects to env runners and learners, as dicts to Tune's trials, as states into checkpoints."""
+def test_configs_carry_mixers_to_other_processes(travels_as: str) -> None:
+    """Objects go to env runners and learners, dicts to Tune's trials, states into checkpoints."""
     register_mixer("sum", SUM)
-    made = small()
-    sent = cloudpickle.dumps({"config": made, "dict": made.to_dict(), "state": made.get_state()}[travels_as])
+    config = small()
+    sent = cloudpickle.dumps({"config": config, "dict": config.to_dict(), "state": config.get_state()}[travels_as])
     del MIXERS["sum"]
     received = cloudpickle.loads(sent)
     config = received if travels_as == "config" else MATConfig().update_from_dict(received)
@@ -96,15 +96,15 @@ def test_modules_that_register_mixers_are_imported(tmp_path: Path, monkeypatch: 
         "from rllib_seqmarl.mixers import MIXERS, register_mixer\n"
         "register_mixer('sum of another module', MIXERS['rwkv4'])\n"
     )
-    made = small().network(encoder_mixer="sum of another module", decoder_mixer="rwkv4")
-    made.update_from_dict({"mixer_modules": ["mixers_of_a_test"]}).validate()
+    config = small().network(encoder_mixer="sum of another module", decoder_mixer="rwkv4")
+    config.update_from_dict({"mixer_modules": ["mixers_of_a_test"]}).validate()
     with pytest.raises(ValueError, match=r"mixer_modules='mixers_of_a_test' is not a list of importable modules"):
-        made.network(mixer_modules="mixers_of_a_test").validate()
+        config.network(mixer_modules="mixers_of_a_test").validate()
     with pytest.raises(ValueError, match=r"mixer_modules: 'no_such_mixers' cannot be imported: No module named"):
-        made.network(mixer_modules=["no_such_mixers"]).validate()
+        config.network(mixer_modules=["no_such_mixers"]).validate()
 
 
-def test_a_saved_policy_says_which_module_to_import(tmp_path: Path) -> None:
+def test_saved_policy_names_the_module_to_import(tmp_path: Path) -> None:
     register_mixer("sum", SUM)
     network = JointPolicyNetwork(NetworkConfig(3, ActionSpec("discrete", (2,)), encoder_mixer="sum"))
     save_network(tmp_path / "policy", network)

@@ -1,4 +1,4 @@
-"""The RWKV mixers compute what RWKV-4, 5 and 6 are defined to compute."""
+"""The RWKV mixers agree with independent implementations of RWKV-4, 5 and 6."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def transformers_rwkv():
 
 
 @pytest.mark.parametrize("backend", WKV4.available())
-def test_rwkv4_time_mixing_is_that_of_transformers(transformers_rwkv, backend):
+def test_rwkv4_time_mixing_equals_transformers(transformers_rwkv, backend):
     modeling, config = transformers_rwkv
     ours = spread(RWKV4TimeMix(MixerShape(32, layer=1, n_layer=2, backend=backend))).float()
     theirs = modeling.RwkvSelfAttention(config, layer_id=1)
@@ -48,7 +48,7 @@ def test_rwkv4_time_mixing_is_that_of_transformers(transformers_rwkv, backend):
     torch.testing.assert_close(ours(x), theirs(x)[0], rtol=1e-5, atol=1e-5)
 
 
-def test_rwkv4_channel_mixing_is_that_of_transformers(transformers_rwkv):
+def test_rwkv4_channel_mixing_equals_transformers(transformers_rwkv):
     modeling, config = transformers_rwkv
     ours = spread(RWKV4ChannelMix(MixerShape(32, layer=1, n_layer=2))).float()
     theirs = modeling.RwkvFeedForward(config, layer_id=1)
@@ -65,7 +65,7 @@ def sigmoid(x):
 
 
 class Oracle:
-    """Time mixing of RWKV-5 and 6, one token of one team after another, from the equations of arXiv 2404.05892."""
+    """Time mixing of RWKV-5 and 6 from the equations of arXiv 2404.05892, token by token and team by team."""
 
     def __init__(self, mixer):
         self.p = {name: value.detach().numpy() for name, value in mixer.named_parameters()}
@@ -96,7 +96,7 @@ class Oracle:
             for t in range(n):
                 inputs, decay = shifted(x[b, t], before)
                 r, k, v, g = (w @ inp for w, inp in zip(self.projections, inputs, strict=True))
-                found = np.zeros(d)
+                wkv = np.zeros(d)
                 for h in range(self.heads):
                     at = slice(h * self.size, (h + 1) * self.size)
                     written = np.outer(k[at], v[at])
@@ -104,15 +104,15 @@ class Oracle:
                     states[h] = np.diag(decay[at]) @ states[h] + written
                     out = out / 8  # RWKV's head_size_divisor
                     out = (out - out.mean()) / np.sqrt(out.var() + 1e-5)
-                    found[at] = out * self.p["norm.weight"][h] + self.p["norm.bias"][h]
-                y[b, t] = self.p["output.weight"] @ (found * g * sigmoid(g))
+                    wkv[at] = out * self.p["norm.weight"][h] + self.p["norm.bias"][h]
+                y[b, t] = self.p["output.weight"] @ (wkv * g * sigmoid(g))
                 before = x[b, t]
         return y
 
 
 @pytest.mark.parametrize("backend", WKV6.available())
 @pytest.mark.parametrize("n_head", [1, 4])
-def test_rwkv5_time_mixing_is_that_of_the_paper(backend, n_head):
+def test_rwkv5_time_mixing_equals_the_paper(backend, n_head):
     mixer = spread(RWKV5TimeMix(MixerShape(16, n_head, layer=1, n_layer=3, backend=backend)))
     x = torch.randn(2, 7, 16, dtype=torch.float64)
     oracle = Oracle(mixer)
@@ -121,37 +121,37 @@ def test_rwkv5_time_mixing_is_that_of_the_paper(backend, n_head):
 
 @pytest.mark.parametrize("backend", WKV6.available())
 @pytest.mark.parametrize("n_head", [1, 4])
-def test_rwkv6_time_mixing_is_that_of_the_paper(backend, n_head):
+def test_rwkv6_time_mixing_equals_the_paper(backend, n_head):
     mixer = spread(RWKV6TimeMix(MixerShape(16, n_head, layer=1, n_layer=3, backend=backend)))
     x = torch.randn(2, 7, 16, dtype=torch.float64)
     oracle = Oracle(mixer)
     np.testing.assert_allclose(mixer(x).detach().numpy(), oracle(x.numpy(), oracle.shifted6), rtol=0, atol=1e-10)
 
 
-def test_rwkv6_starts_as_rwkv5_with_shifts_and_decays_that_no_token_changes():
+def test_rwkv6_initially_equals_rwkv5_with_constant_shifts_and_decays():
     torch.manual_seed(0)
     mixer6, mixer5 = RWKV6TimeMix(MixerShape(16, 2)), RWKV5TimeMix(MixerShape(16, 2))
     shared = {name: value for name, value in mixer6.state_dict().items() if name in mixer5.state_dict()}
     mixer5.load_state_dict(shared | {"mix": mixer6.mix[1:]})
     x = torch.randn(2, 5, 16)
     torch.testing.assert_close(mixer6(x), mixer5(x))
-    assert torch.autograd.grad(mixer6(x).square().sum(), mixer6.mix_down)[0].any()  # and yet tokens will learn to
+    assert torch.autograd.grad(mixer6(x).square().sum(), mixer6.mix_down)[0].any()  # but they can be learnt
 
 
-def test_squared_relu_has_the_gradient_of_its_value():
+def test_gradient_of_squared_relu():
     x = torch.tensor([-2.0, -0.5, 0.5, 3.0], dtype=torch.float64, requires_grad=True)
     assert SquaredReLU.apply(x).tolist() == [0, 0, 0.25, 9]
     assert torch.autograd.gradcheck(SquaredReLU.apply, (x,))
 
 
-def test_initial_values_are_those_of_rwkv():
+def test_initial_values_equal_rwkv():
     first, last = (RWKV4TimeMix(MixerShape(64, layer=layer, n_layer=3)) for layer in (0, 2))
     for mixer in (first, last):
         assert mixer.decay[0] == -5 and mixer.decay[-1] == 3 and (mixer.decay.diff() > 0).all()
     torch.testing.assert_close(first.decay[1], torch.tensor(-5 + 8 * (1 / 63) ** 0.7))
     torch.testing.assert_close(last.decay[1], torch.tensor(-5 + 8 * (1 / 63) ** 2.0))
     torch.testing.assert_close(first.bonus[:3], np.log(0.3) + torch.tensor([0.0, 0.5, -0.5]))
-    # Ours is how far towards the predecessor, RWKV's how much of the token is kept.
+    # Our mix is the weight of the predecessor, RWKV's that of the token itself.
     torch.testing.assert_close(1 - first.mix[:, 32], torch.tensor([0.5, 0.5, 0.5**0.5]))
     torch.testing.assert_close(
         1 - last.mix[:, 32], torch.tensor([0.5 ** (1 / 3), 0.5 ** (1 / 3) + 0.3, 0.5 ** (1 / 6)])
@@ -175,13 +175,13 @@ def test_ranks_of_rwkv6():
 
 @pytest.mark.parametrize("key", ["mix_rank", "decay_rank"])
 @pytest.mark.parametrize("value", [0, -3, 2.5, True, "many"])
-def test_a_rank_that_makes_no_mixer_is_refused(key, value):
+def test_invalid_ranks_are_rejected(key, value):
     with pytest.raises(ValueError, match=f"{key} must be an integer >= 1 or 'auto', not {value!r}"):
         RWKV6Options(**{key: value})
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_parameter_learns(version):
+def test_every_parameter_has_a_gradient(version):
     torch.manual_seed(0)
     shape = MixerShape(16, 2, layer=1, n_layer=2)
     for factory in (MIXERS[version].time, MIXERS[version].channel):
@@ -200,12 +200,12 @@ def test_extreme_decays_and_inputs_stay_finite(version):
         mixer.decay.copy_(torch.linspace(-200, 60, 16))
     x = (1e3 * torch.randn(2, 40, 16)).requires_grad_()
     y = mixer(x)
-    for found in (y, *torch.autograd.grad(y.sum(), [x, *mixer.parameters()])):
-        assert found.isfinite().all()
+    for result in (y, *torch.autograd.grad(y.sum(), [x, *mixer.parameters()])):
+        assert result.isfinite().all()
 
 
 def value_gradients(version, directions):
-    """[agent of the value, agent of the observation]: whether the one depends on the other."""
+    """[i, j]: whether the value of agent i depends on the observation of agent j."""
     torch.manual_seed(0)
     mixers = {"encoder_mixer": version, "decoder_mixer": version, "encoder_directions": directions}
     config = NetworkConfig(5, ActionSpec("discrete", (3,)), n_block=2, n_head=2, embed_dim=16, **mixers)
@@ -216,14 +216,14 @@ def value_gradients(version, directions):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_values_know_of_predecessors_or_in_both_directions_of_all(version):
+def test_values_depend_on_predecessors_or_with_two_directions_on_all(version):
     assert torch.equal(value_gradients(version, 1), torch.ones(6, 6).tril().bool())
     assert value_gradients(version, 2).all()
 
 
 @pytest.mark.parametrize("kind", [RWKV4TimeMix, RWKV5TimeMix, RWKV6TimeMix])
 @pytest.mark.parametrize("rate", [-200.0, 200.0])
-def test_learnt_rates_of_decay_may_grow_without_bound(kind, rate):
+def test_unbounded_decay_rates_stay_finite(kind, rate):
     mixer = kind(MixerShape(16))
     mixer.decay.data.fill_(rate)
     x = (1e4 * torch.randn(2, 9, 16)).requires_grad_()

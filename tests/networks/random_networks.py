@@ -19,14 +19,14 @@ ACTIONS = st.one_of(
 
 
 def randomized(network: JointPolicyNetwork) -> JointPolicyNetwork:
-    """The network with weights far from their small initial values, so that all depends on all."""
+    """Set weights far from their small initial values, so that every output depends on every input."""
     for parameter in network.parameters():
         parameter.data += 0.5 * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5
     return network
 
 
 def random_mask(spec: ActionSpec, *shape: int) -> Tensor:
-    """A random action mask (*shape, width) that leaves every choice at least one option."""
+    """A random action mask (*shape, width) with at least one legal option per choice."""
     parts = []
     for size in spec.nvec or (spec.dim,):
         part = torch.rand(*shape, size) < 0.5

@@ -1,4 +1,4 @@
-"""Networks decide the same on kernels and in plain torch, and what they keep is not touched by it."""
+"""Networks choose the same actions on kernels and in plain torch, and kernels leave no state in them."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ pytest.importorskip("numba")
 HEADS = [ActionSpec("discrete", (6,)), ActionSpec("discrete", (2, 1, 20)), ActionSpec("continuous", dim=3)]
 
 
-def in_torch(network: JointPolicyNetwork) -> JointPolicyNetwork:
+def without_kernels(network: JointPolicyNetwork) -> JointPolicyNetwork:
     """The same network without kernels."""
     plain = JointPolicyNetwork(replace(network.config, backend="reference")).to(next(network.parameters()).dtype)
     plain.load_state_dict(network.state_dict())
@@ -31,25 +31,25 @@ def in_torch(network: JointPolicyNetwork) -> JointPolicyNetwork:
 
 def assert_same_decisions(network, obs, mask, alive, deterministic, tolerance):
     decisions = []
-    for net in (network, in_torch(network)):
+    for net in (network, without_kernels(network)):
         torch.manual_seed(1)
         decisions.append(net.act(obs, mask, alive, deterministic))
-        decisions[-1] += (torch.rand(3),)  # as many random numbers were drawn
-    for found, expected in zip(*decisions, strict=True):
-        assert found.dtype == expected.dtype and found.is_contiguous()
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+        decisions[-1] += (torch.rand(3),)  # the same number of random numbers was drawn
+    for actual, expected in zip(*decisions, strict=True):
+        assert actual.dtype == expected.dtype and actual.is_contiguous()
+        torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 @settings(max_examples=100, deadline=None)
 @given(case=cases(), deterministic=st.booleans())
-def test_the_same_decisions_with_a_seed(case, deterministic):
+def test_same_decisions_with_the_same_seed(case, deterministic):
     assert_same_decisions(case.network, case.obs, case.action_mask, case.alive, deterministic, 1e-10)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("action", HEADS)
 @pytest.mark.parametrize("sizes", [{"embed_dim": 64}, {"embed_dim": 20, "n_head": 2, "n_block": 2}])
-def test_in_single_precision_too(mixer, action, sizes):
+def test_same_decisions_in_single_precision(mixer, action, sizes):
     torch.manual_seed(0)
     network = randomized(JointPolicyNetwork(NetworkConfig(7, action, decoder_mixer=mixer, **sizes)))
     mask, alive = random_mask(action, 11, 6), torch.rand(11, 6) < 0.8
@@ -57,7 +57,7 @@ def test_in_single_precision_too(mixer, action, sizes):
 
 
 @pytest.mark.parametrize("mixer", ["attention", "mamba"])
-def test_with_addition_in_place_of_a_cross_mixer(mixer):
+def test_same_decisions_with_addition_instead_of_a_cross_mixer(mixer):
     torch.manual_seed(0)
     config = NetworkConfig(7, HEADS[0], embed_dim=20, n_block=2, decoder_mixer=mixer, decoder_cross="addition")
     network = randomized(JointPolicyNetwork(config).double())
@@ -65,7 +65,7 @@ def test_with_addition_in_place_of_a_cross_mixer(mixer):
 
 
 @pytest.mark.parametrize("action", HEADS)
-def test_masks_and_the_living_may_be_broadcast_numbers(action):
+def test_masks_may_be_broadcast_numbers(action):
     torch.manual_seed(0)
     network = randomized(JointPolicyNetwork(NetworkConfig(7, action, embed_dim=8)).double())
     mask, alive = random_mask(action, 1, 1).to(torch.int8).expand(4, 5, -1), torch.ones(4, 5)
@@ -75,8 +75,8 @@ def test_masks_and_the_living_may_be_broadcast_numbers(action):
 @settings(max_examples=30, deadline=None)
 @given(action=ACTIONS, batch_size=st.integers(1, 5), n=st.integers(1, 6), seed=st.integers(0, 2**31))
 @torch.no_grad()
-def test_a_compiled_head_decides_as_the_head(action, batch_size, n, seed):
-    """Scores, actions and tokens, where nothing else can hide a difference."""
+def test_compiled_head_equals_torch_head(action, batch_size, n, seed):
+    """Compares scores, actions and tokens of the head alone."""
     torch.manual_seed(seed)
     head = randomized(JointPolicyNetwork(NetworkConfig(7, action, embed_dim=10)).double()).head
     shape = batch_size, n, action.width
@@ -92,7 +92,7 @@ def test_a_compiled_head_decides_as_the_head(action, batch_size, n, seed):
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_networks_are_copied_and_pickled_as_ever(mixer):
+def test_networks_can_be_copied_and_pickled_after_decoding(mixer):
     torch.manual_seed(0)
     network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[0], embed_dim=8, decoder_mixer=mixer)).double())
     obs = torch.randn(3, 4, 7, dtype=torch.float64)
@@ -100,13 +100,13 @@ def test_networks_are_copied_and_pickled_as_ever(mixer):
     expected = network.act(obs)
     assert len(pickle.dumps(network)) == size and list(vars(network.decoder.blocks[0])) == keys
     for copied in (deepcopy(network), pickle.loads(pickle.dumps(network))):
-        for found, before in zip(copied.act(obs), expected, strict=True):
-            assert torch.equal(found, before)
+        for actual, before in zip(copied.act(obs), expected, strict=True):
+            assert torch.equal(actual, before)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_weights_that_change_between_decisions_are_seen(mixer):
-    """Also when they change behind autograd's back, are loaded, or are of another type than before."""
+def test_weight_changes_between_decisions_take_effect(mixer):
+    """Also if they are changed in place without autograd, loaded, or converted to another dtype."""
     torch.manual_seed(0)
     config = NetworkConfig(7, HEADS[0], embed_dim=8, decoder_mixer=mixer)
     network = randomized(JointPolicyNetwork(config).double())
@@ -124,28 +124,28 @@ def test_weights_that_change_between_decisions_are_seen(mixer):
         torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)
 
 
-def test_act_may_be_called_with_gradients_enabled_and_gives_none():
+def test_act_returns_no_gradients_with_gradients_enabled():
     torch.manual_seed(0)
     network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[2], embed_dim=8)))
     obs = torch.randn(3, 4, 7, requires_grad=True)
     assert torch.is_grad_enabled()
-    for found in network.act(obs):
-        assert not found.requires_grad and not found.is_inference()
+    for actual in network.act(obs):
+        assert not actual.requires_grad and not actual.is_inference()
 
 
-def test_several_threads_may_decide_with_one_network():
-    """As a sampler beside an evaluation does; states belong to a decision and nothing is shared but weights."""
+def test_threads_can_share_a_network():
+    """As with a sampler and an evaluation in parallel; only weights are shared between decisions."""
     torch.manual_seed(0)
     network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[0], embed_dim=20, n_block=2)))
     batches = [torch.randn(9, 5, 7) for _ in range(16)]
     expected = [network.act(obs) for obs in batches]
     with ThreadPoolExecutor(4) as threads:
-        for found, alone in zip(threads.map(network.act, batches), expected, strict=True):
-            assert all(map(torch.equal, found, alone))
+        for actual, alone in zip(threads.map(network.act, batches), expected, strict=True):
+            assert all(map(torch.equal, actual, alone))
 
 
 class LastToken(CausalMixer):
-    """A mixer with steps in plain torch only, as a user may write one."""
+    """A user-defined mixer with plain torch steps only."""
 
     def __init__(self, shape):
         super().__init__()
@@ -164,7 +164,7 @@ class LastToken(CausalMixer):
 @pytest.mark.parametrize(
     "mixers", [PostNormMixers(LastToken, LastToken, LastToken), PreNormMixers(LastToken, LastToken)]
 )
-def test_mixers_without_kernels_stand_among_those_with_them(mixers, monkeypatch):
+def test_mixers_without_kernels_can_be_combined_with_kernels(mixers, monkeypatch):
     monkeypatch.setitem(MIXERS, "last-token", mixers)
     torch.manual_seed(0)
     config = NetworkConfig(7, HEADS[0], embed_dim=8, n_block=2, decoder_mixer="last-token")

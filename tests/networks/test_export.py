@@ -1,4 +1,4 @@
-"""A network comes back from its files as it was; damaged or foreign files are refused with a reason."""
+"""Networks survive saving and loading; damaged or foreign files are rejected with a reason."""
 
 import json
 
@@ -23,8 +23,8 @@ def test_round_trip(tmp_path, case: Case):
         assert torch.equal(ours, theirs)
 
 
-def test_the_backend_stays_behind(tmp_path):
-    """A policy trained on one machine's libraries must load where they are missing."""
+def test_backend_is_not_saved(tmp_path):
+    """A policy trained with optional libraries must load on machines without them."""
     action = ActionSpec("discrete", nvec=(3,))
     config = NetworkConfig(4, action, embed_dim=8, decoder_mixer="mamba", encoder_mixer="mamba", backend="mamba-ssm")
     save_network(tmp_path / "team", JointPolicyNetwork(config))
@@ -40,16 +40,16 @@ def saved(tmp_path):
     return tmp_path / "team"
 
 
-def test_a_truncated_file(saved):
+def test_truncated_weights(saved):
     weights = saved.with_suffix(".safetensors")
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ExportError, match="damaged or cut short"):
+    with pytest.raises(ExportError, match="damaged or truncated"):
         load_network(saved)
 
 
-@pytest.mark.parametrize("ending", [".json", ".safetensors"])
-def test_a_missing_file(saved, ending):
-    saved.with_suffix(ending).unlink()
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_missing_file(saved, suffix):
+    saved.with_suffix(suffix).unlink()
     with pytest.raises(ExportError, match="is missing"):
         load_network(saved)
 
@@ -58,15 +58,15 @@ def test_a_missing_file(saved, ending):
     ("change", "message"),
     [
         ({"format_version": 99}, "format version 99"),
-        ({"format_version": 1, "network": {"obs_dim": 4}}, "describes no network"),
-        ({"format_version": 1, "network": []}, "describes no network"),
+        ({"format_version": 1, "network": {"obs_dim": 4}}, "is not a valid network"),
+        ({"format_version": 1, "network": []}, "is not a valid network"),
         (
             {"format_version": 1, "network": {"obs_dim": 5, "action": {"kind": "discrete", "nvec": [3]}}},
-            "does not hold the weights",
+            "does not contain the weights",
         ),
     ],
 )
-def test_a_description_of_something_else(saved, change, message):
+def test_invalid_description(saved, change, message):
     file = saved.with_suffix(".json")
     description = json.loads(file.read_text()) | change
     del description["sha256"]
@@ -75,7 +75,7 @@ def test_a_description_of_something_else(saved, change, message):
         load_network(saved)
 
 
-def test_a_description_cut_short(saved):
+def test_truncated_description(saved):
     file = saved.with_suffix(".json")
     file.write_text(file.read_text()[:-10])
     with pytest.raises(ExportError, match="damaged"):

@@ -1,4 +1,4 @@
-"""Images are embedded as a convolutional network should, and fit into a network's description."""
+"""Image embeddings compute convolutions, and their settings are part of the network's configuration."""
 
 import json
 
@@ -24,7 +24,7 @@ def image_config(height=16, width=20, channels=2, rest=3, **changes) -> NetworkC
     )
 
 
-def test_the_layers_slide_over_height_and_width_and_the_rest_passes_through():
+def test_layers_convolve_images_and_other_entries_pass_through():
     torch.manual_seed(0)
     height, width, channels, kernel, stride = 7, 9, 2, 3, 2
     embedding = ImageEmbedding((height, width, channels), ((4, kernel, stride),)).double()
@@ -46,7 +46,7 @@ def test_the_layers_slide_over_height_and_width_and_the_rest_passes_through():
     torch.testing.assert_close(embedded[1, 2, -5:], obs[1, 2, -5:].double(), rtol=0, atol=0)
 
 
-def test_weights_start_orthogonal_for_rectified_layers():
+def test_weights_are_orthogonal_with_relu_gain():
     for layer in ImageEmbedding((84, 84, 4), NATURE).layers[::2]:
         rows = layer.weight.detach().flatten(1)
         torch.testing.assert_close(rows @ rows.T, 2.0 * torch.eye(len(rows)), atol=1e-4, rtol=0)
@@ -54,17 +54,17 @@ def test_weights_start_orthogonal_for_rectified_layers():
 
 
 @pytest.mark.parametrize("shape", [(84, 84, 4), (64, 64, 2), (36, 96, 1)])
-def test_images_like_ataris_get_its_layers(shape):
+def test_atari_sized_images_get_the_nature_layers(shape):
     assert default_filters(shape) == NATURE
 
 
-def test_ataris_layers_are_counted_as_published():
+def test_nature_layers_have_the_published_output_shape():
     assert feature_shape((84, 84, 4), NATURE) == (7, 7, 64)  # the 3136 inputs of Mnih et al.'s next layer
 
 
 @pytest.mark.parametrize("height", [8, 9, 16, 35, 36, 50, 96, 97, 280, 457, 720])
 @pytest.mark.parametrize("width", [8, 20, 36, 84, 120, 480, 1280])
-def test_every_image_of_eight_pixels_or_more_has_layers_that_fit(height, width):
+def test_default_layers_fit_all_images_from_eight_pixels(height, width):
     filters = default_filters((height, width, 3))
     rows, columns, channels = feature_shape((height, width, 3), filters)
     assert filters[-len(SMALL) :] == SMALL or filters[-len(NATURE) :] == NATURE
@@ -74,7 +74,7 @@ def test_every_image_of_eight_pixels_or_more_has_layers_that_fit(height, width):
     )
 
 
-def test_act_and_evaluate_agree_on_images_as_on_vectors():
+def test_act_and_evaluate_agree_on_images():
     torch.manual_seed(0)
     network = JointPolicyNetwork(image_config()).double()
     obs = torch.randint(256, (2, 3, network.config.obs_dim), dtype=torch.uint8)
@@ -104,16 +104,16 @@ def test_round_trip(tmp_path):
     [
         ({"image_shape": (16, 20)}, r"image_shape=\(16, 20\) must be \(height, width, channels\)"),
         ({"image_shape": (16, 20, 0)}, "must be"),
-        ({"image_shape": (16, 20, 3)}, "its pixels a part of the obs_dim=643"),
-        ({"image_shape": (7, 91, 1)}, "too small for conv_filters=.*, which is the choice for small images; give"),
-        ({"conv_filters": [[16, 8, 4], [32, 4, 2]]}, r"small for conv_filters=\[\[16, 8, 4\], \[32, 4, 2\]\]; give"),
-        ({"conv_filters": []}, "conv_filters=.* is not .*whole numbers >= 1, such as"),
+        ({"image_shape": (16, 20, 3)}, "with at most obs_dim=643 numbers"),
+        ({"image_shape": (7, 91, 1)}, "too small for conv_filters=.*, the default for small images; use"),
+        ({"conv_filters": [[16, 8, 4], [32, 4, 2]]}, r"small for conv_filters=\[\[16, 8, 4\], \[32, 4, 2\]\]; use"),
+        ({"conv_filters": []}, "conv_filters=.* is not .*integers >= 1, such as"),
         ({"conv_filters": [[16, 8]]}, "conv_filters=.* is not"),
         ({"conv_filters": [[16, 8, 0]]}, "conv_filters=.* is not"),
         ({"conv_filters": 3}, "conv_filters=3 is not"),
-        ({"conv_filters": [[16, 4, 2]], "image_shape": None}, "conv_filters has no effect where agents"),
+        ({"conv_filters": [[16, 4, 2]], "image_shape": None}, "conv_filters has no effect unless all agents"),
     ],
 )
-def test_a_bad_value_is_named(changes, message):
+def test_invalid_values_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         image_config(**changes)

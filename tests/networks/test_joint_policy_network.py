@@ -1,4 +1,4 @@
-"""What holds for the joint policy network, whatever its sizes and mixers."""
+"""Properties of the joint policy network for all sizes and mixers."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_decoding_equals_the_parallel_pass(case: Case, deterministic: bool):
 
 @settings(max_examples=100, deadline=None)
 @given(cases())
-def test_only_legal_actions_are_taken_and_the_dead_do_nothing(case: Case):
+def test_actions_are_legal_and_dead_agents_do_nothing(case: Case):
     net, spec = case.network, case.network.config.action
     actions, log_probs, _ = net.act(case.obs, case.action_mask, case.alive, deterministic=False)
     entropy = net.evaluate(case.obs, actions, case.action_mask, case.alive)[1]
@@ -54,11 +54,11 @@ def test_only_legal_actions_are_taken_and_the_dead_do_nothing(case: Case):
 
 @pytest.mark.parametrize("action", [CHOICE, ActionSpec("discrete", nvec=(2, 3)), ActionSpec("continuous", dim=2)])
 def test_samples_follow_the_policy(action):
-    """Log-probabilities of samples average to minus the entropy; choices are as frequent as probable."""
+    """Log-probabilities of samples average to minus the entropy; frequencies of choices match their probabilities."""
     net = network(action)
     obs = torch.randn(1, 1, 6, dtype=torch.float64).expand(40_000, 2, 6)
     actions, log_probs, _ = net.act(obs, deterministic=False)
-    first = log_probs[:, 0]  # agent 0 has one distribution; its successors depend on what it did
+    first = log_probs[:, 0]  # agent 0 has one distribution; those of its successors depend on its action
     entropy = net.evaluate(obs[:1], actions[:1])[1][0, 0].detach()
     assert torch.allclose(-first.mean(0), entropy, atol=0.03)
     if action.kind == "discrete":
@@ -80,7 +80,7 @@ def test_greedy_actions_are_the_most_probable():
             assert (net.evaluate(obs, other)[0][:, t] <= log_probs[:, t] + 1e-12).all()
 
 
-def test_an_action_matters_to_successors_only():
+def test_actions_affect_successors_only():
     net = network(n_block=2, n_head=2)
     obs = torch.randn(1, 4, 6, dtype=torch.float64)
     one, other = torch.zeros(2, 1, 4, dtype=torch.int64)
@@ -100,7 +100,7 @@ def test_masks_may_be_numbers():
         assert torch.equal(actions, net.act(obs, mask, alive.bool())[0])
 
 
-def test_what_act_returns_may_be_trained_on():
+def test_outputs_of_act_can_be_trained_on():
     net = network()
     obs = torch.randn(2, 3, 6, dtype=torch.float64)
     actions, old_log_probs, _ = net.act(obs, deterministic=False)
@@ -127,13 +127,13 @@ def test_initial_weights():
 
 
 @pytest.mark.parametrize("shape", [(3, 6), (2, 3, 5), (2, 2, 3, 6)])
-def test_observations_of_another_shape_are_refused(shape):
+def test_observations_of_the_wrong_shape_are_rejected(shape):
     with pytest.raises(ValueError, match=r"obs must have shape \(batch, agents, 6\)"):
         network().act(torch.zeros(shape, dtype=torch.float64))
 
 
 class Average(CausalMixer):
-    """The mean of all tokens so far: a mixer that the package has never seen."""
+    """A custom mixer: the mean of all tokens so far."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Average(CausalMixer):
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), [("average", "attention"), ("attention", "average"), ("average",) * 2])
-def test_a_new_mixer_is_one_line_in_the_registry(monkeypatch, encoder, decoder):
+def test_custom_mixers_only_need_a_registry_entry(monkeypatch, encoder, decoder):
     monkeypatch.setitem(MIXERS, "average", PreNormMixers(time=Average, channel=Average))
     net = network(encoder_mixer=encoder, decoder_mixer=decoder, n_block=2)
     obs = torch.randn(3, 5, 6, dtype=torch.float64)

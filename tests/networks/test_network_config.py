@@ -1,4 +1,4 @@
-"""A network's description survives JSON, and says what is wrong with a bad one."""
+"""Network configurations survive a JSON round trip, and invalid values raise helpful errors."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
         ({"n_block": 0}, "n_block must be an integer >= 1, not 0"),
         (
             {"encoder_mixer": "mamba", "mixer_options": {"d_sate": 3}},
-            "'d_sate' is no option of encoder_mixer='mamba' or decoder_mixer='attention'. Did you mean 'd_state'",
+            "'d_sate' is not an option of encoder_mixer='mamba' or decoder_mixer='attention'. Did you mean 'd_state'",
         ),
         ({"encoder_mixer": "mamba", "mixer_options": {"d_conv": 0}}, "d_conv must be an integer >= 1, not 0"),
         ({"encoder_mixer": "rwkv4", "encoder_directions": 3}, "encoder_directions must be 1 or 2, not 3"),
@@ -46,13 +46,13 @@ def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
         ({"decoder_cross": "none"}, "decoder_cross must be 'mixer' or 'addition', not 'none'"),
         (
             {"decoder_mixer": "mamba", "backend": "numbra"},
-            "'numbra' is not known. Did you mean 'numba'",
+            "unknown backend='numbra'. Did you mean 'numba'",
         ),
         ({"obs_dim": 2.5}, "obs_dim must be an integer >= 1, not 2.5"),
         ({"decoder_mixer": "atention"}, "unknown decoder_mixer 'atention'. Did you mean 'attention'?"),
     ],
 )
-def test_a_bad_value_is_named(changes, message):
+def test_invalid_values_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         NetworkConfig(**{"obs_dim": 4, "action": ActionSpec("discrete", nvec=(3,)), **changes})
 
@@ -68,12 +68,12 @@ def test_a_bad_value_is_named(changes, message):
         {"kind": "real", "dim": 2},
     ],
 )
-def test_an_impossible_action_is_refused(arguments):
+def test_invalid_actions_are_rejected(arguments):
     with pytest.raises(ValueError, match="ActionSpec"):
         ActionSpec(**arguments)
 
 
 @pytest.mark.parametrize("data", [{}, {"obs_dim": 4}, {"obs_dim": 4, "action": {"kind": "discrete"}, "depth": 2}])
-def test_a_foreign_description_is_refused(data):
+def test_foreign_descriptions_are_rejected(data):
     with pytest.raises(ValueError):
         NetworkConfig.from_dict(data)

@@ -1,4 +1,4 @@
-"""The network computes what the published MAT, and MARWKV version 4, compute, to rounding error."""
+"""The network agrees with the published MAT, and MARWKV version 4, to rounding error."""
 
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,12 @@ import torch
 from rllib_seqmarl.networks import load_published_marwkv, load_published_mat
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-# What takes no part in the published forward passes.
-DEAD = {
+# Parameters that the published forward passes do not use.
+UNUSED = {
     "MAT": ("encoder.state_encoder", "decoder.obs_encoder"),
     "MARWKV": ("encoder.state_encoder", "decoder.obs_encoder", "decoder.ln."),
 }
-# Parameters whose absence must be named.
+# Parameters that errors must name if they are missing.
 NEEDED = {
     "MAT": ("encoder.obs_encoder.1.weight", "decoder.blocks.0.attn2.query.bias"),
     "MARWKV": (
@@ -27,7 +27,7 @@ NEEDED = {
 
 
 class Golden:
-    """A published network: the loader that reads it, its weights, inputs and outputs, and ours."""
+    """A published network's loader, weights, inputs and outputs, and the loaded network."""
 
     def __init__(self, file):
         data = np.load(GOLDEN / f"{file}.npz")
@@ -65,7 +65,7 @@ def test_greedy_joint_action_is_exact(file):
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_deciding_agent_by_agent_gives_the_log_probabilities_of_the_whole_team(golden, deterministic):
+def test_decoding_agrees_with_evaluation(golden, deterministic):
     network, data = golden.network, golden.data
     mask = data.get("action_mask")
     actions, log_probs, values = network.act(data["obs"], mask, deterministic=deterministic)
@@ -74,12 +74,12 @@ def test_deciding_agent_by_agent_gives_the_log_probabilities_of_the_whole_team(g
     torch.testing.assert_close(values, data["values"], rtol=0, atol=1e-9)
 
 
-def test_the_parameters_are_those_of_the_published_network_but_for_the_dead(golden):
-    published = sum(array.size for name, array in golden.weights.items() if not name.startswith(DEAD[golden.name]))
+def test_number_of_parameters_equals_the_published_ones_in_use(golden):
+    published = sum(array.size for name, array in golden.weights.items() if not name.startswith(UNUSED[golden.name]))
     assert sum(parameter.numel() for parameter in golden.network.parameters()) == published
 
 
-def test_a_checkpoint_file_loads_without_its_constants(golden, tmp_path):
+def test_checkpoint_file_loads_without_its_constants(golden, tmp_path):
     state_dict = {name: torch.from_numpy(array) for name, array in golden.weights.items()}
     state_dict["encoder.blocks.0.attn.mask"] = torch.ones(1, 1, 6, 6)  # a buffer of the published MAT
     torch.save(state_dict, tmp_path / "transformer_0.pt")
@@ -87,13 +87,13 @@ def test_a_checkpoint_file_loads_without_its_constants(golden, tmp_path):
     assert torch.equal(again.values(golden.data["obs"]), golden.network.values(golden.data["obs"]))
 
 
-def test_another_checkpoint_is_refused_with_a_reason(golden):
+def test_incomplete_checkpoints_are_rejected_with_a_reason(golden):
     for missing in NEEDED[golden.name]:
         with pytest.raises(ValueError, match=f"not a checkpoint of the published {golden.name}: .*{missing}"):
             golden.load({name: array for name, array in golden.weights.items() if name != missing})
 
 
-def test_one_kind_is_not_taken_for_the_other():
+def test_checkpoints_of_the_other_architecture_are_rejected():
     mat, marwkv = Golden("mat_discrete"), Golden("marwkv4_discrete")
     with pytest.raises(ValueError, match="not a checkpoint of the published MARWKV: .*decoder.rwkv.rwkv.h.0"):
         load_published_marwkv(mat.weights)

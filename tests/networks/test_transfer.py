@@ -1,4 +1,4 @@
-"""What is carried over from one team's network to another's, entry by entry."""
+"""Transfer of weights from one team's network to another's, entry by entry."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PLAIN = NetworkConfig(obs_dim=7, action=ActionSpec("discrete", nvec=(3,)), embed
 
 
 def network(config: NetworkConfig, seed: int) -> JointPolicyNetwork:
-    """A network in which no parameter is what another network of its kind has, or begins with."""
+    """A network whose parameters all differ from initial values and from those of other seeds."""
     torch.manual_seed(seed)
-    made = JointPolicyNetwork(config)
+    result = JointPolicyNetwork(config)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in result.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    return made
+    return result
 
 
-def carry(old: Trained, new: Trained) -> tuple[JointPolicyNetwork, JointPolicyNetwork, dict[str, torch.Tensor]]:
-    """The old network, the new one after it took over the old one's parameters, and what the new one had before."""
+def transfer(old: Trained, new: Trained) -> tuple[JointPolicyNetwork, JointPolicyNetwork, dict[str, torch.Tensor]]:
+    """The old network, the new one after the transfer, and the new one's initial parameters."""
     source, target = network(old.config, 0), network(new.config, 1)
     fresh = {name: value.clone() for name, value in target.state_dict().items()}
     target.load_state_dict(carried_over(old, source.state_dict(), new, target.state_dict()))
@@ -37,20 +37,20 @@ MIXERS = [("attention", {}), ("mamba", {"d_state": 4}), ("rwkv4", {}), ("rwkv6",
 
 
 @pytest.mark.parametrize(("mixer", "options"), MIXERS)
-def test_equal_teams_get_all_of_it(mixer: str, options: dict[str, Any]) -> None:
+def test_equal_teams_get_all_parameters(mixer: str, options: dict[str, Any]) -> None:
     config = replace(PLAIN, encoder_mixer=mixer, decoder_mixer=mixer, mixer_options=options)
-    source, target, _ = carry(Trained(config, n_ids=3), Trained(config, n_ids=3))
+    source, target, _ = transfer(Trained(config, n_ids=3), Trained(config, n_ids=3))
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value), name
     obs = torch.randn(5, 3, 7)
     assert torch.equal(source.act(obs)[1], target.act(obs)[1])
 
 
-def test_observation_entries_go_by_what_they_mean() -> None:
+def test_observation_entries_are_matched_by_meaning() -> None:
     # own, ids, state: 4 + 3 + 2 entries become 5 + 2 + 4
     old = Trained(replace(PLAIN, obs_dim=9), n_ids=3, state_dim=2)
     new = Trained(replace(PLAIN, obs_dim=11), n_ids=2, state_dim=4)
-    source, target, fresh = carry(old, new)
+    source, target, fresh = transfer(old, new)
     places = {0: 0, 1: 1, 2: 2, 3: 3, 5: 4, 6: 5, 7: 7, 8: 8}  # new entry -> old one
     for name, axis in (("0.weight", 0), ("0.bias", 0), ("1.weight", 1)):
         ours, theirs, before = (
@@ -62,10 +62,10 @@ def test_observation_entries_go_by_what_they_mean() -> None:
             assert torch.equal(ours[entry], expected), (name, entry)
 
 
-def test_choices_go_by_their_number() -> None:
+def test_choices_are_matched_by_index() -> None:
     old = Trained(replace(PLAIN, action=ActionSpec("discrete", nvec=(2, 3))))
     new = Trained(replace(PLAIN, action=ActionSpec("discrete", nvec=(3, 2, 2))))
-    source, target, fresh = carry(old, new)
+    source, target, fresh = transfer(old, new)
     places = {0: 0, 1: 1, 3: 2, 4: 3}
     for name in ("head.choice_rows", "head.policy.3.weight", "head.policy.3.bias"):
         for choice in range(7):
@@ -74,19 +74,19 @@ def test_choices_go_by_their_number() -> None:
     assert torch.equal(target.head.start_row, source.head.start_row)
 
 
-def test_dimensions_go_by_their_number() -> None:
+def test_action_dimensions_are_matched_by_index() -> None:
     old = Trained(replace(PLAIN, action=ActionSpec("continuous", dim=3)))
     new = Trained(replace(PLAIN, action=ActionSpec("continuous", dim=2)))
-    source, target, _ = carry(old, new)
+    source, target, _ = transfer(old, new)
     assert torch.equal(target.head.log_std, source.head.log_std[:2])
     assert torch.equal(target.head.action_embedding.weight, source.head.action_embedding.weight[:, :2])
     assert torch.equal(target.head.policy[3].bias, source.head.policy[3].bias[:2])
 
 
-def test_a_larger_team_without_ids_begins_as_the_smaller_one_acted() -> None:
-    """A causal encoder cannot look ahead, so that what a fourth agent is makes no difference to the first three."""
+def test_larger_team_without_ids_starts_with_the_policy_of_the_smaller_one() -> None:
+    """A causal encoder does not read later agents, so a fourth agent does not affect the first three."""
     config = replace(PLAIN, encoder_mixer="rwkv4", decoder_mixer="rwkv4", n_head=1)
-    source, target, _ = carry(Trained(config), Trained(config))
+    source, target, _ = transfer(Trained(config), Trained(config))
     obs, actions = torch.randn(6, 4, 7), torch.randint(3, (6, 4))
     alive = torch.tensor([1, 1, 1, 0]).expand(6, 4)
     log_probs, _, values = target.evaluate(obs, actions, alive=alive)
@@ -95,9 +95,9 @@ def test_a_larger_team_without_ids_begins_as_the_smaller_one_acted() -> None:
     torch.testing.assert_close(values[:, :3], expected_values, rtol=0, atol=1e-5)
 
 
-def test_more_choices_that_are_masked_change_nothing() -> None:
+def test_additional_masked_choices_change_nothing() -> None:
     old, new = Trained(PLAIN, n_ids=3), Trained(replace(PLAIN, action=ActionSpec("discrete", nvec=(5,))), n_ids=3)
-    source, target, _ = carry(old, new)
+    source, target, _ = transfer(old, new)
     obs, actions = torch.randn(6, 3, 7), torch.randint(3, (6, 3))
     mask = torch.tensor([1, 1, 1, 0, 0]).expand(6, 3, 5)
     for ours, theirs in zip(target.evaluate(obs, actions, mask), source.evaluate(obs, actions), strict=True):
@@ -107,7 +107,7 @@ def test_more_choices_that_are_masked_change_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"embed_dim": 16}, "it has embed_dim=8, but here embed_dim=16. Write embed_dim=8."),
+        ({"embed_dim": 16}, "it has embed_dim=8, but here embed_dim=16. Set embed_dim=8."),
         ({"n_head": 4}, "it has n_head=2, but here n_head=4"),
         ({"n_block": 2}, "it has n_block=1, but here n_block=2"),
         ({"decoder_mixer": "mamba"}, "it has decoder_mixer='attention', but here decoder_mixer='mamba'"),
@@ -115,32 +115,32 @@ def test_more_choices_that_are_masked_change_nothing() -> None:
         ({"obs_dim": 16 * 16 * 3, "image_shape": (16, 16, 3)}, "it has image_shape=None, but here"),
     ],
 )
-def test_other_differences_are_named(change: dict[str, Any], message: str) -> None:
+def test_incompatible_settings_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as error:
-        carry(Trained(PLAIN), Trained(replace(PLAIN, **change)))
+        transfer(Trained(PLAIN), Trained(replace(PLAIN, **change)))
     assert message in str(error.value)
 
 
-def test_options_of_mixers_count_with_their_defaults() -> None:
+def test_mixer_options_are_compared_including_defaults() -> None:
     config = replace(PLAIN, encoder_mixer="mamba", decoder_mixer="mamba", mixer_options={"d_state": 4})
     with pytest.raises(ValueError, match=r"it has mixer_options=\{'d_state': 4.*but here .*'d_state': 5"):
-        carry(Trained(config), Trained(replace(config, mixer_options={"d_state": 5})))
-    carry(Trained(config), Trained(replace(config, mixer_options={"d_state": 4, "d_conv": 4})))
+        transfer(Trained(config), Trained(replace(config, mixer_options={"d_state": 5})))
+    transfer(Trained(config), Trained(replace(config, mixer_options={"d_state": 4, "d_conv": 4})))
 
 
-def test_parameters_of_other_shapes_or_names_are_named() -> None:
+def test_missing_parameters_and_wrong_shapes_are_named() -> None:
     weights = network(PLAIN, 0).state_dict()
     with pytest.raises(ValueError, match=r"encoder.value.0.weight has shape \(8, 7\), but here \(8, 8\)"):
         carried_over(Trained(PLAIN), weights | {"encoder.value.0.weight": torch.zeros(8, 7)}, Trained(PLAIN), weights)
-    less = {name: value for name, value in weights.items() if name != "head.start_row"}
+    incomplete = {name: value for name, value in weights.items() if name != "head.start_row"}
     with pytest.raises(ValueError, match=r"it has no parameter head.start_row"):
-        carried_over(Trained(PLAIN), less, Trained(PLAIN), weights)
+        carried_over(Trained(PLAIN), incomplete, Trained(PLAIN), weights)
 
 
-def test_images_keep_their_layers_and_ids_go_by_agent() -> None:
-    seen = replace(PLAIN, obs_dim=16 * 16 * 3 + 2, image_shape=(16, 16, 3))
-    old, new = Trained(seen, n_ids=2), Trained(replace(seen, obs_dim=16 * 16 * 3 + 3), n_ids=3)
-    source, target, fresh = carry(old, new)
+def test_image_layers_are_kept_and_ids_are_matched_by_agent() -> None:
+    with_images = replace(PLAIN, obs_dim=16 * 16 * 3 + 2, image_shape=(16, 16, 3))
+    old, new = Trained(with_images, n_ids=2), Trained(replace(with_images, obs_dim=16 * 16 * 3 + 3), n_ids=3)
+    source, target, fresh = transfer(old, new)
     ours, theirs = target.encoder.embedding[1].weight, source.encoder.embedding[1].weight
     assert torch.equal(ours[:, :-1], theirs)
     assert torch.equal(ours[:, -1], fresh["encoder.embedding.1.weight"][:, -1])

@@ -1,4 +1,4 @@
-"""The value normaliser: exact to the published one, and what it promises by itself."""
+"""The value normaliser agrees with the published one and has the documented properties."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def state(when: str) -> dict[str, torch.Tensor]:
     return {ours: torch.tensor(DATA[f"valuenorm_{theirs}_{when}"].item()) for ours, theirs in names.items()}
 
 
-def test_an_update_is_that_of_the_published_code():
+def test_update_equals_the_published_code():
     normalizer = ValueNormalizer()
     normalizer.load_state_dict(state("before"))
     normalizer.update(torch.from_numpy(DATA["returns"][:-1]))
@@ -23,19 +23,19 @@ def test_an_update_is_that_of_the_published_code():
         torch.testing.assert_close(getattr(normalizer, name).float(), expected, rtol=1e-5, atol=0)
 
 
-def test_learners_that_sum_their_sums_agree_with_one_learner():
+def test_synced_learners_agree_with_one_learner():
     torch.manual_seed(0)
     returns = torch.randn(64) * 5 + 2
     alone, first, second = ValueNormalizer(), ValueNormalizer(), ValueNormalizer()
     alone.update(returns)
-    of_the_first: list[torch.Tensor] = []
-    first.update(returns[:20], sync=lambda sums: of_the_first.append(sums.clone()))
-    second.update(returns[20:], sync=lambda sums: sums.add_(of_the_first[0]))
+    first_sums: list[torch.Tensor] = []
+    first.update(returns[:20], sync=lambda sums: first_sums.append(sums.clone()))
+    second.update(returns[20:], sync=lambda sums: sums.add_(first_sums[0]))
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(second.state_dict()[name], value)
 
 
-def test_normalised_returns_are_standard_and_come_back():
+def test_normalised_returns_are_standardised_and_can_be_denormalised():
     torch.manual_seed(0)
     normalizer, returns = ValueNormalizer(), torch.randn(10_000) * 30 - 400
     normalizer.update(returns)
@@ -45,7 +45,7 @@ def test_normalised_returns_are_standard_and_come_back():
     torch.testing.assert_close(normalizer.denormalize(normalized), returns)
 
 
-def test_weights_of_zero_leave_entries_out():
+def test_entries_with_zero_weight_are_ignored():
     returns, alive = torch.tensor([1.0, 2.0, 1e6]), torch.tensor([True, True, False])
     weighted, plain, nothing = ValueNormalizer(), ValueNormalizer(), ValueNormalizer()
     weighted.update(returns, alive)

@@ -1,4 +1,4 @@
-"""Packed weights are kept where somebody vouches for them, and nowhere else."""
+"""Packed weights are cached within `cached_packs` only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 from rllib_seqmarl.ops.decoding.cached_pack import cached_pack, cached_packs
 
 
-def test_layers_are_packed_once_in_the_block_and_anew_outside() -> None:
+def test_layers_are_packed_once_within_the_block_only() -> None:
     calls: list[object] = []
 
     @cached_pack
@@ -24,11 +24,11 @@ def test_layers_are_packed_once_in_the_block_and_anew_outside() -> None:
     assert [pack(one), pack(one)] == [1, 2]
     with cached_packs() as packed:
         assert [pack(one), pack(two), pack(one), pack(one, two), pack(two)] == [3, 4, 3, 5, 4]
-        found: list[int] = []
-        other = threading.Thread(target=lambda: found.append(pack(one)))
+        results: list[int] = []
+        other = threading.Thread(target=lambda: results.append(pack(one)))
         other.start()
         other.join()
-        assert found == [6], "another thread has not been vouched for"
+        assert results == [6], "the cache is local to the thread"
         with cached_packs():
             assert pack(one) == 7
         assert pack(one) == 3
@@ -39,7 +39,7 @@ def test_layers_are_packed_once_in_the_block_and_anew_outside() -> None:
 
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_decisions_are_the_same_with_held_weights(mixer: str, kind: str) -> None:
+def test_decisions_are_the_same_with_cached_weights(mixer: str, kind: str) -> None:
     torch.manual_seed(0)
     action = ActionSpec("discrete", (4, 3)) if kind == "discrete" else ActionSpec("continuous", dim=2)
     network = JointPolicyNetwork(
@@ -47,18 +47,18 @@ def test_decisions_are_the_same_with_held_weights(mixer: str, kind: str) -> None
     )
     obs = torch.randn(6, 3, 5)
 
-    def decided() -> tuple[torch.Tensor, ...]:
+    def decide() -> tuple[torch.Tensor, ...]:
         torch.manual_seed(1)
         return network.act(obs, deterministic=False)
 
-    before = decided()
+    before = decide()
     with cached_packs() as packed:
         for _ in range(3):
-            assert all(map(torch.equal, decided(), before))
+            assert all(map(torch.equal, decide(), before))
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter += 0.3 * torch.randn_like(parameter)
         packed.clear()
-        changed = decided()
-    assert all(map(torch.equal, decided(), changed))
+        changed = decide()
+    assert all(map(torch.equal, decide(), changed))
     assert not torch.equal(changed[1], before[1])

@@ -1,4 +1,4 @@
-"""The parts of decoding kernels compute what torch's layers compute."""
+"""The parts of decoding kernels agree with torch's layers."""
 
 import math
 
@@ -22,13 +22,13 @@ from rllib_seqmarl.ops.numba_math import kernel
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 
 
-def assert_near(found, expected):
-    """To a few roundings of sums whose terms are about one."""
-    torch.testing.assert_close(torch.as_tensor(found), expected, rtol=0, atol=2e3 * torch.finfo(expected.dtype).eps)
+def assert_near(actual, expected):
+    """Equal up to rounding of sums whose terms are about one."""
+    torch.testing.assert_close(torch.as_tensor(actual), expected, rtol=0, atol=2e3 * torch.finfo(expected.dtype).eps)
 
 
-def applied(w, x, width):
-    """The packed layer on the rows of x; what is wider than the layer must not matter."""
+def apply(w, x, width):
+    """Apply the packed layer to the rows of x; padding beyond the layer's width must not matter."""
     y = np.full((len(x), w.shape[1]), np.nan, w.dtype)
     affine(x.numpy(), 0, len(x), w, y)
     return y[:, :width]
@@ -39,28 +39,28 @@ def applied(w, x, width):
     rows=st.integers(1, 40), depth=st.integers(1, 70), width=st.integers(1, 70), has_bias=st.booleans(), dtype=DTYPES,
     seed=st.integers(0, 2**31),
 )  # fmt: skip
-def test_a_packed_layer_is_the_layer(rows, depth, width, has_bias, dtype, seed):
+def test_packed_layer_equals_the_layer(rows, depth, width, has_bias, dtype, seed):
     torch.manual_seed(seed)
     layer, x = nn.Linear(depth, width, bias=has_bias, dtype=dtype), torch.randn(rows, depth, dtype=dtype)
     with torch.no_grad():
-        assert_near(applied(packed_layer(layer), x, width), layer(x))
-        turned = packed(array(layer.weight.mT.contiguous()), None, is_turned=True)
-        assert_near(applied(turned, x, width), F.linear(x, layer.weight))
+        assert_near(apply(packed_layer(layer), x, width), layer(x))
+        transposed = packed(array(layer.weight.mT.contiguous()), None, is_transposed=True)
+        assert_near(apply(transposed, x, width), F.linear(x, layer.weight))
 
 
 @settings(max_examples=50, deadline=None)
 @given(sizes=st.tuples(*[st.integers(1, 40)] * 4), dtype=DTYPES, seed=st.integers(0, 2**31))
 @torch.no_grad()
-def test_two_layers_are_composed_to_one(sizes, dtype, seed):
+def test_composition_of_two_layers(sizes, dtype, seed):
     torch.manual_seed(seed)
     rows, depth, between, width = sizes
     first, second = nn.Linear(depth, between, dtype=dtype), nn.Linear(between, width, dtype=dtype)
     x = torch.randn(rows, depth, dtype=dtype)
     w = composed(packed_layer(first), packed(array(second.weight)), array(second.bias))
-    assert_near(applied(w, x, width), second(first(x)))
+    assert_near(apply(w, x, width), second(first(x)))
 
 
-def test_products_of_some_rows_leave_the_others_alone():
+def test_product_of_some_rows_leaves_other_rows_unchanged():
     x, w = np.ones((5, 3)), packed(np.ones((2, 3)))
     y = np.zeros((4, 8))
     affine(x, 3, 2, w, y)
@@ -100,7 +100,7 @@ def _gelu(x, y):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-7), (np.float64, 1e-15)])
-def test_the_error_function_and_gelu(dtype, tolerance):
+def test_error_function_and_gelu(dtype, tolerance):
     x = np.concatenate([np.linspace(-7, 7, 100_001), [-1e30, 1e30, 0.0]]).astype(dtype)
     y = np.empty_like(x)
     _error_function(x, y)
@@ -110,19 +110,19 @@ def test_the_error_function_and_gelu(dtype, tolerance):
     assert error.max() <= tolerance
 
 
-def test_where_kernels_run():
+def test_when_steps_are_compiled():
     single, half = torch.zeros(1), torch.zeros(1, dtype=torch.float16)
     assert is_compiled("auto", single) and is_compiled("numba", single) and is_compiled("fla", single.double())
     assert not is_compiled("reference", single) and not is_compiled("auto", half)
     assert not is_compiled("auto", torch.zeros(1, device="meta"))
-    with pytest.raises(ValueError, match="backend='numba' of decoding cannot run here.*float32 and float64"):
+    with pytest.raises(ValueError, match="backend='numba' of decoding cannot run here.*support float32 and float64"):
         is_compiled("numba", half)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not is_compiled("auto", single)
     assert DECODING.available("meta") == ["reference"]
 
 
-def test_tokens_of_another_batch_are_refused():
+def test_tokens_of_another_batch_size_are_rejected():
     step = CompiledStep(2, np.zeros(1, np.float32), 4, 1)
     with pytest.raises(ValueError, match=r"tokens of shape \(2, 4\), not \(3, 4\)"):
         step.tokens(torch.zeros(3, 4))

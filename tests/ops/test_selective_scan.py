@@ -1,4 +1,4 @@
-"""The selective scan: the recurrence as written, whichever backend runs it."""
+"""The selective scan and the causal convolution equal their definitions on every available backend."""
 
 import logging
 from pathlib import Path
@@ -27,26 +27,26 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def arguments(batch_size, dim, length, state, dtype=torch.float32, device="cpu", channels_last=True):
-    """Random arguments of a scan, in the order of its signature, that ask for gradients."""
+    """Random arguments of a scan that require gradients, in the order of its signature."""
     sizes = {"u": dim, "delta": dim, "B": state, "C": state, "z": dim}
-    made = {}
+    tensors_by_name = {}
     for name, channels in sizes.items():
         x = torch.randn(batch_size, length, channels, dtype=dtype, device=device)
-        made[name] = x.mT if channels_last else x.mT.contiguous()
-    made["A"] = -4 * torch.rand(dim, state, dtype=dtype, device=device)
-    made["D"], made["delta_bias"] = torch.randn(2, dim, dtype=dtype, device=device)
-    return [made[name].detach().requires_grad_() for name in NAMES]
+        tensors_by_name[name] = x.mT if channels_last else x.mT.contiguous()
+    tensors_by_name["A"] = -4 * torch.rand(dim, state, dtype=dtype, device=device)
+    tensors_by_name["D"], tensors_by_name["delta_bias"] = torch.randn(2, dim, dtype=dtype, device=device)
+    return [tensors_by_name[name].detach().requires_grad_() for name in NAMES]
 
 
 def values_and_gradients(backend, inputs, weight, present=NAMES, softplus=True):
     """y, last state and the gradient of sum(y * weight) for each input that is present."""
     given = {name: x if name in present else None for name, x in zip(NAMES, inputs, strict=True)}
-    if not softplus:  # step sizes as they are must not be negative, or states grow without bound
+    if not softplus:  # without softplus, negative step sizes would make states grow without bound
         for name in {"delta", "delta_bias"} & set(present):
             given[name] = given[name].detach().abs().requires_grad_()
     y, last_state = selective_scan(**given, delta_softplus=softplus, return_last_state=True, backend=backend)
-    wanted = [x for x in given.values() if x is not None]
-    return y, last_state, torch.autograd.grad((y * weight).sum(), wanted)
+    present_inputs = [x for x in given.values() if x is not None]
+    return y, last_state, torch.autograd.grad((y * weight).sum(), present_inputs)
 
 
 @pytest.mark.parametrize("backend", SCANS)
@@ -62,7 +62,7 @@ def test_golden_values_and_gradients(backend):
 
 @pytest.mark.parametrize("backend", SCANS)
 @pytest.mark.parametrize("softplus", [True, False])
-def test_gradients_are_those_of_the_values(backend, softplus):
+def test_gradients(backend, softplus):
     torch.manual_seed(0)
     inputs = arguments(2, 3, 5, 2, torch.float64)
     if not softplus:
@@ -97,14 +97,14 @@ def test_backends_agree(backend, batch_size, dim, length, state, absent, softplu
         y, last_state, gradients = values_and_gradients(name, tensors, loss_weight, present, softplus)
         results.append([y, last_state, *gradients])
     for ours, theirs, truth in zip(*results, strict=True):
-        # Sums over tokens and batch round with their largest terms, the reference's no less than ours.
+        # Rounding errors of sums over tokens and batch scale with their largest terms, also in the reference.
         tolerance = 1e-5 * (1 + truth.abs().max().item()) + 4 * (theirs - truth).abs().max().item()
         torch.testing.assert_close(ours.double(), truth, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("backend", SCANS)
 @pytest.mark.parametrize("rank", [1, 3, 40])
-def test_low_rank_steps_are_projected(backend, rank):
+def test_low_rank_step_sizes_are_projected(backend, rank):
     torch.manual_seed(0)
     u, _, *others = arguments(2, 5, 4, 3, torch.float64)
     low = torch.randn(2, 4, rank, dtype=torch.float64).mT.requires_grad_()
@@ -139,17 +139,17 @@ def test_steps_equal_the_scan():
     y, last_state = selective_scan(*inputs, True, True)
     state = torch.zeros(3, 8, 4, dtype=torch.float64)
     for t in range(6):
-        now = [x[..., t] if x.dim() == 3 else x for x in inputs]
-        torch.testing.assert_close(selective_scan_step(state, *now, True), y[..., t])
+        token = [x[..., t] if x.dim() == 3 else x for x in inputs]
+        torch.testing.assert_close(selective_scan_step(state, *token, True), y[..., t])
     torch.testing.assert_close(state, last_state)
 
 
 @pytest.mark.parametrize("backend", SCANS)
-def test_extreme_steps_and_decays_stay_finite_and_right(backend):
+def test_extreme_steps_and_decays_stay_finite(backend):
     torch.manual_seed(0)
     inputs = arguments(2, 4, 9, 3)
     inputs[1] = (200 * torch.randn(2, 4, 9)).requires_grad_()  # steps from 0 to the bound
-    inputs[2] = (-torch.logspace(-30, 20, 12).view(4, 3)).requires_grad_()  # from no decay to all at once
+    inputs[2] = (-torch.logspace(-30, 20, 12).view(4, 3)).requires_grad_()  # from no decay to immediate decay
     inputs[0] = (1e6 * inputs[0].detach()).requires_grad_()
     y, last_state, gradients = values_and_gradients(backend, inputs, torch.ones(2, 4, 9))
     assert all(x.isfinite().all() for x in (y, last_state, *gradients))
@@ -181,17 +181,17 @@ def test_the_convolution(backend, activation, width):
     assert torch.autograd.gradcheck(lambda *args: causal_conv1d(*args, None, activation, backend=backend), (x, weight))
 
 
-def test_the_choice_is_logged_once_with_its_reason(caplog):
+def test_choice_is_logged_once_with_its_reason(caplog):
     operation = backends.Operation("scan", list(SELECTIVE_SCAN.backends.values()))
     with caplog.at_level(logging.INFO, logger="rllib_seqmarl"):
         for _ in range(2):
             operation.choose("auto", torch.zeros(1))
     assert len(caplog.messages) == 1
-    assert "scan on cpu runs on backend" in caplog.text
-    assert "mamba-ssm is not used: its kernels are for CUDA, and the tensors are on cpu" in caplog.text
+    assert "scan on cpu uses backend" in caplog.text
+    assert "mamba-ssm is not used: its kernels are for CUDA, but the tensors are on cpu" in caplog.text
 
 
-def test_without_numba_plain_torch_serves_and_says_so(caplog, monkeypatch):
+def test_without_numba_plain_torch_is_used_with_a_warning(caplog, monkeypatch):
     monkeypatch.setattr(numba_support, "HAS_NUMBA", False)
     operation = backends.Operation("scan", list(SELECTIVE_SCAN.backends.values()))
     with caplog.at_level(logging.WARNING, logger="rllib_seqmarl"):
@@ -203,15 +203,15 @@ def test_without_numba_plain_torch_serves_and_says_so(caplog, monkeypatch):
         operation.choose("numba", torch.zeros(1))
 
 
-def test_a_library_that_cannot_be_loaded_is_as_good_as_absent(caplog):
+def test_broken_libraries_are_treated_as_missing(caplog):
     def broken():
-        raise ImportError("made for another numpy")
+        raise ImportError("built for another numpy")
 
-    fast = backends.Backend("fast", broken, backends.nothing_in_the_way, "fast")
+    fast = backends.Backend("fast", broken, backends.no_obstacle, "fast")
     operation = backends.Operation("scan", [fast, SELECTIVE_SCAN.backends["reference"]])
     with caplog.at_level(logging.WARNING, logger="rllib_seqmarl"):
-        assert operation.name_of("auto", torch.zeros(1)) == "reference"
-    assert "fast is not used: it cannot be loaded (ImportError: made for another numpy)" in caplog.text
+        assert operation.resolve_name("auto", torch.zeros(1)) == "reference"
+    assert "fast is not used: it cannot be loaded (ImportError: built for another numpy)" in caplog.text
     with pytest.raises(ImportError):
         operation.choose("fast", torch.zeros(1))
 
@@ -228,12 +228,12 @@ def test_half_precision_is_accumulated_in_float32(dtype):
     torch.testing.assert_close(y, expected.to(dtype), rtol=1e-2, atol=1e-2)
     state = torch.zeros(2, 6, 4)
     for t in range(256):
-        now = [x[..., t] if x.dim() == 3 else x for x in inputs]
-        step = selective_scan_step(state, *now, True)
+        token = [x[..., t] if x.dim() == 3 else x for x in inputs]
+        step = selective_scan_step(state, *token, True)
         torch.testing.assert_close(step, y[..., t], rtol=2e-2, atol=2e-2)
 
 
-def test_tensors_of_several_types_meet_in_the_widest():
+def test_mixed_dtypes_are_promoted_to_the_widest():
     inputs = [x.detach() for x in arguments(2, 4, 5, 3)]
     mixed = [x.bfloat16() if name in ("u", "B") else x for name, x in zip(NAMES, inputs, strict=True)]
     y = selective_scan(*mixed, True)
@@ -243,14 +243,14 @@ def test_tensors_of_several_types_meet_in_the_widest():
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        ("mamba-ssm", "cannot run here: its kernels are for CUDA, .* write backend='auto'"),
+        ("mamba-ssm", "cannot run here: its kernels are for CUDA, .* set backend='auto'"),
         (
             "numbra",
-            "'numbra' is no backend of selective_scan. Did you mean 'numba'.* It has auto, mamba-ssm, numba, ref",
+            "'numbra' is not a backend of selective_scan. Did you mean 'numba'.* Choose one of auto, mamba-ssm, numba",
         ),
     ],
 )
-def test_a_backend_that_cannot_be_had_is_refused_with_a_remedy(backend, message):
+def test_unavailable_backends_are_rejected_with_a_remedy(backend, message):
     with pytest.raises(ValueError, match=message):
         selective_scan(*arguments(1, 2, 3, 2), backend=backend)
 
@@ -258,10 +258,10 @@ def test_a_backend_that_cannot_be_had_is_refused_with_a_remedy(backend, message)
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"weight must have shape \(4, 2\) with x \(1, 4, 3\), not \(2, 2\)"):
         causal_conv1d(torch.randn(1, 4, 3), torch.randn(2, 2))
-    now = [x[..., 0] if x.dim() == 3 else x for x in arguments(2, 4, 6, 3)]
+    token = [x[..., 0] if x.dim() == 3 else x for x in arguments(2, 4, 6, 3)]
     expected = r"state must have shape \(2, 4, 3\) with u \(2, 4\), not \(1, 4, 3\)"
     with pytest.raises(ValueError, match=expected), torch.no_grad():
-        selective_scan_step(torch.zeros(1, 4, 3), *now)
+        selective_scan_step(torch.zeros(1, 4, 3), *token)
     inputs = arguments(2, 4, 6, 3)
     inputs[3] = inputs[3].mT
     with pytest.raises(ValueError, match=r"B must have shape \(2, 3, 6\) with u \(2, 4, 6\), not \(2, 6, 3\)"):

@@ -1,4 +1,4 @@
-"""RWKV's recurrences: as written, safe at the extremes, and the same on every backend that runs here."""
+"""RWKV's recurrences equal their definitions on every available backend and are stable for extreme inputs."""
 
 import math
 
@@ -23,13 +23,13 @@ BATCHES = st.sampled_from([1, 2, 7, 33])
 
 
 def arguments4(batch_size, length, dim, dtype=torch.float32):
-    """w, u, k, v that ask for gradients."""
-    made = -2 * torch.rand(dim), torch.randn(dim), *(2 * torch.randn(2, batch_size, length, dim))
-    return [x.to(dtype).requires_grad_() for x in made]
+    """w, u, k, v that require gradients."""
+    tensors = -2 * torch.rand(dim), torch.randn(dim), *(2 * torch.randn(2, batch_size, length, dim))
+    return [x.to(dtype).requires_grad_() for x in tensors]
 
 
 def arguments6(batch_size, length, heads, size, dtype=torch.float32, is_constant=False):
-    """r, k, v, w, u that ask for gradients."""
+    """r, k, v, w, u that require gradients."""
     r, k, v, w = torch.randn(4, batch_size, length, heads, size)
     w = -w.exp() if not is_constant else -torch.randn(heads, size).exp()
     return [x.to(dtype).requires_grad_() for x in (r, k, v, w, torch.randn(heads, size))]
@@ -41,13 +41,13 @@ def with_gradients(function, inputs, backend):
     return [y, *torch.autograd.grad((y * weight).sum(), inputs, materialize_grads=True)]
 
 
-def assert_same(found, expected, tolerance):
-    for a, b in zip(found, expected, strict=True):
+def assert_same(actual, expected, tolerance):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.detach().abs().max())))
 
 
 @pytest.mark.parametrize("backend", WKV4.available())
-def test_wkv4_is_the_weighted_average_of_the_paper(backend):
+def test_wkv4_equals_the_weighted_average_of_the_paper(backend):
     torch.manual_seed(0)
     w, u, k, v = arguments4(2, 6, 3, torch.float64)
     y = wkv4(w, u, k, v, backend=backend)
@@ -58,28 +58,28 @@ def test_wkv4_is_the_weighted_average_of_the_paper(backend):
 
 
 @pytest.mark.parametrize("backend", WKV6.available())
-def test_wkv6_reads_every_predecessor_through_the_decays_between(backend):
+def test_wkv6_reads_every_predecessor_through_the_decays_in_between(backend):
     torch.manual_seed(0)
     r, k, v, w, u = arguments6(2, 6, 3, 4, torch.float64)
     y = wkv6(r, k, v, w, u, backend=backend)
     for t in range(6):
         expected = (r[:, t] * u * k[:, t]).sum(-1, keepdim=True) * v[:, t]
         for s in range(t):
-            left = w[:, s + 1 : t].sum(1).exp()
-            expected = expected + (r[:, t] * left * k[:, s]).sum(-1, keepdim=True) * v[:, s]
+            decay = w[:, s + 1 : t].sum(1).exp()
+            expected = expected + (r[:, t] * decay * k[:, s]).sum(-1, keepdim=True) * v[:, s]
         torch.testing.assert_close(y[:, t], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", WKV4.available())
-def test_gradients_of_wkv4_are_those_of_its_values(backend):
+def test_gradients_of_wkv4(backend):
     torch.manual_seed(0)
     assert torch.autograd.gradcheck(lambda *x: wkv4(*x, backend=backend), arguments4(2, 5, 3, torch.float64))
 
 
 @pytest.mark.parametrize("backend", WKV6.available())
 @pytest.mark.parametrize("is_constant", [False, True])
-@pytest.mark.parametrize("length", [1, 5, 35])  # the last goes through states between chunks
-def test_gradients_of_wkv6_are_those_of_its_values(backend, is_constant, length):
+@pytest.mark.parametrize("length", [1, 5, 35])  # the last one uses states between chunks
+def test_gradients_of_wkv6(backend, is_constant, length):
     torch.manual_seed(0)
     inputs = arguments6(2 if length < 10 else 1, length, 2, 2, torch.float64, is_constant)
     assert torch.autograd.gradcheck(lambda *x: wkv6(*x, backend=backend), inputs)
@@ -111,16 +111,16 @@ def test_wkv6_backends_agree_with_the_reference(backend, batch_size, length, hea
 
 
 @pytest.mark.parametrize("backend", FAST_WKV6)
-def test_wkv6_takes_tensors_that_are_not_contiguous(backend):
+def test_wkv6_with_non_contiguous_tensors(backend):
     torch.manual_seed(0)
     inputs = arguments6(3, 5, 2, 8)
-    turned = [x.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for x in inputs]
-    assert not turned[0].is_contiguous()
-    assert_same(with_gradients(wkv6, turned, backend), with_gradients(wkv6, inputs, "reference"), 1e-5)
+    non_contiguous = [x.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for x in inputs]
+    assert not non_contiguous[0].is_contiguous()
+    assert_same(with_gradients(wkv6, non_contiguous, backend), with_gradients(wkv6, inputs, "reference"), 1e-5)
 
 
 @pytest.mark.parametrize("backend", FAST_WKV6)
-def test_threads_share_the_batch_without_changing_the_result(backend):
+def test_result_does_not_depend_on_threads(backend):
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     shared4, shared6 = arguments4(900, 40, 16), arguments6(400, 40, 2, 16, is_constant=True)
@@ -128,10 +128,10 @@ def test_threads_share_the_batch_without_changing_the_result(backend):
         torch.set_num_threads(1)
         expected = with_gradients(wkv4, shared4, backend) + with_gradients(wkv6, shared6, backend)
         torch.set_num_threads(3)
-        found = with_gradients(wkv4, shared4, backend) + with_gradients(wkv6, shared6, backend)
+        actual = with_gradients(wkv4, shared4, backend) + with_gradients(wkv6, shared6, backend)
     finally:
         torch.set_num_threads(threads)
-    assert_same(found, expected, 1e-5)
+    assert_same(actual, expected, 1e-5)
 
 
 EXTREMES = [0.0, -1e-30, -1e-6, -1.0, -80.0, -1e4, -1e30]
@@ -139,22 +139,22 @@ EXTREMES = [0.0, -1e-30, -1e-6, -1.0, -80.0, -1e4, -1e30]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("backend", WKV4.available())
-def test_wkv4_stays_finite_at_the_extremes(backend, dtype):
+def test_wkv4_stays_finite_for_extreme_inputs(backend, dtype):
     torch.manual_seed(0)
     w = torch.tensor(EXTREMES, dtype=dtype).requires_grad_()
-    for size_of_keys, size_of_values in ((80.0, 1e3), (1e4, 1e6), (1e-30, 1e-30)):
-        k = (size_of_keys * torch.sign(torch.randn(4, 40, len(w), dtype=dtype))).requires_grad_()
-        v = (size_of_values * torch.randn(4, 40, len(w), dtype=dtype)).requires_grad_()
-        u = (size_of_keys * torch.randn(len(w), dtype=dtype)).requires_grad_()
+    for key_scale, value_scale in ((80.0, 1e3), (1e4, 1e6), (1e-30, 1e-30)):
+        k = (key_scale * torch.sign(torch.randn(4, 40, len(w), dtype=dtype))).requires_grad_()
+        v = (value_scale * torch.randn(4, 40, len(w), dtype=dtype)).requires_grad_()
+        u = (key_scale * torch.randn(len(w), dtype=dtype)).requires_grad_()
         for x in with_gradients(wkv4, [w, u, k, v], backend):
             assert x.isfinite().all()
-        # A weighted average lies among what it averages.
+        # A weighted average is bounded by the averaged values.
         assert wkv4(w, u, k, v, backend=backend).abs().max() <= v.abs().max() * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("backend", WKV6.available())
-def test_wkv6_stays_finite_at_the_extremes(backend, dtype):
+def test_wkv6_stays_finite_for_extreme_inputs(backend, dtype):
     torch.manual_seed(0)
     size = len(EXTREMES)
     for is_constant in (False, True):
@@ -168,12 +168,13 @@ def test_wkv6_stays_finite_at_the_extremes(backend, dtype):
 
 
 @pytest.mark.parametrize("backend", WKV6.available())
-def test_a_decay_to_nothing_forgets_and_no_decay_keeps_everything(backend):
+def test_full_decay_forgets_and_no_decay_keeps_everything(backend):
     torch.manual_seed(0)
     r, k, v, w, u = arguments6(2, 50, 1, 4, torch.float64)
     forgets = wkv6(r, k, v, torch.full_like(w, -math.inf), u, backend=backend)
     alone = (r * u * k).sum(-1, keepdim=True) * v
-    alone[:, 1:] += (r[:, 1:] * k[:, :-1]).sum(-1, keepdim=True) * v[:, :-1]  # not yet decayed when the next one looks
+    # The next token reads a value before it has decayed.
+    alone[:, 1:] += (r[:, 1:] * k[:, :-1]).sum(-1, keepdim=True) * v[:, :-1]
     torch.testing.assert_close(forgets, alone, rtol=0, atol=1e-10)
     keeps = wkv6(r, k, v, torch.zeros_like(w), u, backend=backend)
     written = (k.unsqueeze(-1) * v.unsqueeze(-2)).cumsum(1)
@@ -201,8 +202,8 @@ def test_wkv6_steps_equal_the_scan(is_constant):
     torch.testing.assert_close(torch.stack(steps, dim=1), wkv6(r, k, v, w, u, backend="reference"), rtol=0, atol=1e-12)
 
 
-def test_an_unknown_backend_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="no backend of wkv6.*fla, numba, reference"):
+def test_unavailable_backends_are_rejected():
+    with pytest.raises(ValueError, match="not a backend of wkv6.*fla, numba, reference"):
         wkv6(*arguments6(1, 2, 1, 4), backend="cuda")
     with pytest.raises(ValueError, match="backend='fla' of wkv6 cannot run here: its kernels are for CUDA"):
         wkv6(*arguments6(1, 2, 1, 4), backend="fla")

@@ -1,4 +1,4 @@
-"""Attention of one token after another to its predecessors: projections, keys and values so far, softmax."""
+"""Token-by-token causal attention: projections, cached keys and values, softmax."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 @kernel
 def _logits(q: Any, h: Any, b: Any, keys: Any, count: Any, logits: Any) -> None:
-    """Fills logits[0, :count] with what the query q[h] makes of the keys, less the highest.
+    """Fill logits[0, :count] with the scaled products of the query q[h] and the keys, minus their maximum.
 
-    It goes through four keys at a time, so that the query is loaded once for all four.
+    Processes four keys at a time, so that the query is loaded once for all four.
     """
     size = keys.shape[3]
     zero = keys.dtype.type(0)
@@ -27,11 +27,11 @@ def _logits(q: Any, h: Any, b: Any, keys: Any, count: Any, logits: Any) -> None:
     for j in range(0, whole, 4):
         s0 = s1 = s2 = s3 = zero
         for i in range(size):
-            asked = q[h, i]
-            s0 += asked * keys[b, h, j, i]
-            s1 += asked * keys[b, h, j + 1, i]
-            s2 += asked * keys[b, h, j + 2, i]
-            s3 += asked * keys[b, h, j + 3, i]
+            q_i = q[h, i]
+            s0 += q_i * keys[b, h, j, i]
+            s1 += q_i * keys[b, h, j + 1, i]
+            s2 += q_i * keys[b, h, j + 2, i]
+            s3 += q_i * keys[b, h, j + 3, i]
         logits[0, j], logits[0, j + 1], logits[0, j + 2], logits[0, j + 3] = s0, s1, s2, s3
     for j in range(whole, count):
         s0 = zero
@@ -46,8 +46,8 @@ def _logits(q: Any, h: Any, b: Any, keys: Any, count: Any, logits: Any) -> None:
 
 
 @kernel
-def _average(logits: Any, h: Any, b: Any, values: Any, count: Any, found: Any) -> None:
-    """found[h] = the average of the values with the softmax of the logits, of which the highest is 0."""
+def _average(logits: Any, h: Any, b: Any, values: Any, count: Any, out: Any) -> None:
+    """out[h] = the average of the values, weighted with the softmax of the logits, whose maximum is 0."""
     size = values.shape[3]
     zero = values.dtype.type(0)
     total = zero
@@ -56,12 +56,12 @@ def _average(logits: Any, h: Any, b: Any, values: Any, count: Any, found: Any) -
     for j in range(count):
         total += logits[0, j]
     for i in range(size):
-        found[h, i] = zero
+        out[h, i] = zero
     whole = count - count % 4
     for j in range(0, whole, 4):
         w0, w1, w2, w3 = logits[0, j], logits[0, j + 1], logits[0, j + 2], logits[0, j + 3]
         for i in range(size):
-            found[h, i] += (
+            out[h, i] += (
                 w0 * values[b, h, j, i]
                 + w1 * values[b, h, j + 1, i]
                 + w2 * values[b, h, j + 2, i]
@@ -70,10 +70,10 @@ def _average(logits: Any, h: Any, b: Any, values: Any, count: Any, found: Any) -
     for j in range(whole, count):
         w0 = logits[0, j]
         for i in range(size):
-            found[h, i] += w0 * values[b, h, j, i]
+            out[h, i] += w0 * values[b, h, j, i]
     share = values.dtype.type(1) / total
     for i in range(size):
-        found[h, i] *= share
+        out[h, i] *= share
 
 
 @kernel
@@ -81,27 +81,27 @@ def _step(
     begin: Any, end: Any, x: Any, source: Any, query: Any, key_value: Any, keys: Any, values: Any, count: Any,
     output: Any, y: Any,
 ) -> None:  # fmt: skip
-    """Sequences ``begin`` to ``end``. x, source (what asks), y (batch, d); keys, values (batch, heads, capacity, size),
-    which hold ``count`` tokens and take x as the next one; projections as `packed` makes them.
+    """Sequences ``begin`` to ``end``. x, source (of queries), y (batch, d); keys, values (batch, heads, capacity,
+    size), which hold ``count`` tokens and get x as the next one; projections as returned by `packed`.
 
-    x itself is key and value where ``key_value`` is empty.
+    If ``key_value`` is empty, x itself serves as key and value.
     """
     heads, size = keys.shape[1], keys.shape[3]
     d, rows = heads * size, end - begin
-    q, found = scratch(rows, d, output), scratch(rows, d, output)
+    q, out = scratch(rows, d, output), scratch(rows, d, output)
     logits = scratch(1, count + 1, output)
-    # One token's, by head: LLVM does not vectorise loops whose index begins in the middle of a row.
-    own_q, own_found = np.empty((heads, size), output.dtype), np.empty((heads, size), output.dtype)
+    # One token by head: LLVM does not vectorise loops whose index starts in the middle of a row.
+    head_q, head_out = np.empty((heads, size), output.dtype), np.empty((heads, size), output.dtype)
     affine(source, begin, rows, query, q)
     if len(key_value) > 0:
-        made = scratch(rows, 2 * d, output)
-        affine(x, begin, rows, key_value, made)
+        projected = scratch(rows, 2 * d, output)
+        affine(x, begin, rows, key_value, projected)
         for r in range(rows):
             for h in range(heads):
                 for i in range(size):
-                    keys[begin + r, h, count, i] = made[r, h * size + i]
+                    keys[begin + r, h, count, i] = projected[r, h * size + i]
                 for i in range(size):
-                    values[begin + r, h, count, i] = made[r, d + h * size + i]
+                    values[begin + r, h, count, i] = projected[r, d + h * size + i]
     else:
         for r in range(rows):
             for i in range(d):
@@ -109,12 +109,12 @@ def _step(
     for r in range(rows):
         for h in range(heads):
             for i in range(size):
-                own_q[h, i] = q[r, h * size + i]
-            _logits(own_q, h, begin + r, keys, count + 1, logits)
-            _average(logits, h, begin + r, values, count + 1, own_found)
+                head_q[h, i] = q[r, h * size + i]
+            _logits(head_q, h, begin + r, keys, count + 1, logits)
+            _average(logits, h, begin + r, values, count + 1, head_out)
             for i in range(size):
-                found[r, h * size + i] = own_found[h, i]
-    affine(found, 0, rows, output, q)
+                out[r, h * size + i] = head_out[h, i]
+    affine(out, 0, rows, output, q)
     for r in range(rows):
         for i in range(d):
             y[begin + r, i] = q[r, i]
@@ -122,28 +122,28 @@ def _step(
 
 @cached_pack
 def _projections(query: nn.Linear, key_value: nn.Linear, output: nn.Linear, is_folded: bool) -> tuple[Any, Any, Any]:
-    """The three of them packed; where they are folded, the second one is empty, and part of the two others."""
-    asking, answering = packed_layer(query), packed_layer(output)
+    """Pack the three layers; if folded, the second one is merged into the other two and returned empty."""
+    packed_query, packed_output = packed_layer(query), packed_layer(output)
     if not is_folded:
-        return asking, packed_layer(key_value), answering
+        return packed_query, packed_layer(key_value), packed_output
     d = query.in_features
     weight, bias = array(key_value.weight), array(key_value.bias)
-    asking = composed(asking, packed(weight[:d], is_turned=True))
-    answering = composed(packed(weight[d:], bias[d:]), packed(array(output.weight)), array(output.bias))
-    return asking, answering[:0], answering
+    packed_query = composed(packed_query, packed(weight[:d], is_transposed=True))
+    packed_output = composed(packed(weight[d:], bias[d:]), packed(array(output.weight)), array(output.bias))
+    return packed_query, packed_output[:0], packed_output
 
 
 class AttentionStep(CompiledStep):
     """Keys and values of the tokens so far, and packed projections.
 
     Args:
-        batch_size: Sequences that go side by side.
+        batch_size: Number of sequences.
         heads: Number of heads and the width of each.
-        query: Makes queries of tokens (d to d).
-        key_value: Makes keys and values of them (d to 2 d).
-        output: Makes outputs of averaged values (d to d).
-        is_folded: Whether tokens serve as keys and values, which takes a single head: projections of both then become
-            part of the two others.
+        query: Projects tokens to queries (d to d).
+        key_value: Projects tokens to keys and values (d to 2 d).
+        output: Projects averaged values to outputs (d to d).
+        is_folded: Whether tokens serve as keys and values, which requires a single head; ``key_value`` is then merged
+            into the other two.
     """
 
     def __init__(
@@ -158,8 +158,8 @@ class AttentionStep(CompiledStep):
         self.entries = np.empty((n_entries, batch_size, heads[0], capacity, heads[1]), self.output.dtype)
 
     def advance(self, x: Any, context: Any = None) -> Any:
-        """The output (batch, d) for the next token ``x`` (batch, d); the context (batch, d), or x itself, asks."""
-        if self.length == self.entries.shape[3]:  # capacity doubles when full, so adding costs O(1) on average
+        """The output (batch, d) for the next token ``x`` (batch, d); queries come from the context (batch, d) or x."""
+        if self.length == self.entries.shape[3]:  # capacity doubles when full, so appending is amortised O(1)
             self.entries = np.concatenate([self.entries, np.empty_like(self.entries)], axis=3)
         source = x if context is None else context
         keys, values = self.entries[0], self.entries[-1]

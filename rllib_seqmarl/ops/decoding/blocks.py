@@ -35,8 +35,8 @@ def _add_and_norm(begin: Any, end: Any, x: Any, y: Any, norm: Any, total: Any, n
 
 
 @kernel
-def activated(rows: Any, dim: Any, x: Any) -> None:
-    """x[:rows, :dim] = its GELU."""
+def apply_gelu(rows: Any, dim: Any, x: Any) -> None:
+    """x[:rows, :dim] = GELU(x[:rows, :dim])."""
     for r in range(rows):
         for i in range(dim):
             x[r, i] = gelu(x[r, i])
@@ -52,7 +52,7 @@ def _mlp(begin: Any, end: Any, x: Any, y: Any, norm: Any, up: Any, down: Any, la
             tokens[r, i] = x[begin + r, i] + y[begin + r, i]
         layer_norm(tokens, r, norm, tokens, r)
     affine(tokens, 0, rows, up, hidden)
-    activated(rows, dim, hidden)
+    apply_gelu(rows, dim, hidden)
     mixed = scratch(rows, dim, norm)
     affine(hidden, 0, rows, down, mixed)
     for r in range(rows):
@@ -62,7 +62,7 @@ def _mlp(begin: Any, end: Any, x: Any, y: Any, norm: Any, up: Any, down: Any, la
 
 
 class NormStep(CompiledStep):
-    """A LayerNorm, of one token or of the sum of two."""
+    """A LayerNorm of one token or of the sum of two."""
 
     def __init__(self, batch_size: int, norm: nn.LayerNorm) -> None:
         self.norm = norm_weights(norm)
@@ -79,7 +79,7 @@ class NormStep(CompiledStep):
 
 
 class MLPStep(CompiledStep):
-    """The end of a crossed block: x = LN(x + context), then LN(x + MLP(x))."""
+    """The end of a post-norm block: x = LN(x + context), then LN(x + MLP(x))."""
 
     def __init__(self, batch_size: int, norm: nn.LayerNorm, mlp: Iterable[Any], last_norm: nn.LayerNorm) -> None:
         up, _, down = mlp
@@ -92,13 +92,13 @@ class MLPStep(CompiledStep):
 
 
 class BlockStep:
-    """A block with its two mixers, either of which may know steps in plain torch only; ``between`` stands between."""
+    """A block with two mixers, each with compiled or plain torch steps, and the norm ``between`` them."""
 
     def __init__(self, batch_size: int, mixers: Iterable[Any], between: NormStep) -> None:
         self.between = between
-        self.mixers = [self._step_of(mixer, batch_size) for mixer in mixers]
+        self.mixers = [self._build_step(mixer, batch_size) for mixer in mixers]
 
-    def _step_of(self, mixer: Any, batch_size: int) -> CompiledStep:
+    def _build_step(self, mixer: Any, batch_size: int) -> CompiledStep:
         state = mixer.initial_state(batch_size)
         if isinstance(state, CompiledStep):
             return state
@@ -106,36 +106,35 @@ class BlockStep:
 
 
 class PostNormStep(BlockStep):
-    """x = LN(x + self mixing), then rep + cross mixing up to the end of the block; all in arrays."""
+    """x = LN(x + self mixing), then encoder output + cross mixing and the rest of the block; all on arrays."""
 
     def __init__(self, batch_size: int, mixers: Iterable[Any], norms: tuple[Any, Any, Any], mlp: Iterable[Any]) -> None:
         super().__init__(batch_size, mixers, NormStep(batch_size, norms[0]))
         self.end = MLPStep(batch_size, norms[1], mlp, norms[2])
 
     def __call__(self, x: Any, context: Any) -> Any:
-        """From the next token x (batch, d); its context is rep (batch, d) and what the cross mixer is given."""
-        (encoder_output, of_cross), (mixer, cross) = context, self.mixers
+        """Step the next token x (batch, d); its context: encoder output (batch, d) and the cross mixer's context."""
+        (encoder_output, cross_context), (mixer, cross) = context, self.mixers
         x = self.between(x, mixer(x))
-        return self.end(encoder_output, cross(x, of_cross))
+        return self.end(encoder_output, cross(x, cross_context))
 
 
 class PreNormStep(BlockStep):
-    """x = x + time mixing(LN(x)), then x + channel mixing(LN(x)); all in arrays."""
+    """x = x + time mixing(LN(x)), then x + channel mixing(LN(x)); all on arrays."""
 
     def __init__(self, batch_size: int, mixers: Iterable[Any], norms: tuple[Any, Any]) -> None:
         super().__init__(batch_size, mixers, NormStep(batch_size, norms[1]))
         self.first = NormStep(batch_size, norms[0])
 
     def __call__(self, x: Any, context: Any = None) -> Any:
-        """From the next token x (batch, d); this block reads nothing else."""
+        """Step the next token x (batch, d); the context is not used."""
         time, channel = self.mixers
         x, normed = self.between.sum_and_norm(x, time(self.first(x)))
         return x + channel(normed)
 
 
 class StackStep(CompiledStep):
-    """A stack of blocks. Tokens are normed before it or, with ``is_pre_norm``, get encoder_output added and are normed
-    after it."""
+    """A stack of blocks after a norm; with ``is_pre_norm``, encoder_output is added before and the norm comes last."""
 
     def __init__(self, batch_size: int, norm: nn.LayerNorm, is_pre_norm: bool, blocks: Iterable[Any]) -> None:
         self.norm, self.is_pre_norm = NormStep(batch_size, norm), is_pre_norm
@@ -143,11 +142,11 @@ class StackStep(CompiledStep):
         super().__init__(batch_size, self.norm.like, self.norm.shape[1], 0)
 
     def advance(self, x: Any, context: Any = None) -> Any:
-        """``context``: what the encoder made of this token (batch, d), and one entry for every block."""
-        encoder_output, of_blocks = context
+        """Step the next token; ``context``: the encoder's output for it (batch, d), and one entry per block."""
+        encoder_output, block_contexts = context
         x = x + encoder_output if self.is_pre_norm else self.norm(x)
-        for block, of_block in zip(self.blocks, of_blocks, strict=True):
-            x = block(x, of_block)
+        for block, block_context in zip(self.blocks, block_contexts, strict=True):
+            x = block(x, block_context)
         return self.norm(x) if self.is_pre_norm else x
 
     def context(self, context: Any) -> Any:

@@ -1,6 +1,6 @@
 """Packed weights, cached while the caller guarantees that weights do not change, as during a rollout.
 
-Otherwise they are packed for every joint decision, since in-place changes of parameters cannot be noticed.
+Otherwise they are packed for every joint decision, since in-place changes of parameters cannot be detected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _thread = threading.local()
 
 @contextmanager
 def cached_packs() -> Iterator[dict[Any, Any]]:
-    """In the block this thread packs each layer once. If weights change after all, what is yielded is to be cleared."""
+    """Cache this thread's packed layers within the block. If weights change, clear the yielded dictionary."""
     before = getattr(_thread, "packed", None)
     _thread.packed = {}
     try:
@@ -26,16 +26,16 @@ def cached_packs() -> Iterator[dict[Any, Any]]:
 
 
 def cached_pack(pack: Callable[..., Any]) -> Callable[..., Any]:
-    """``pack(*layers)``, whose result must not be written to, is called once for the same layers in `cached_packs`."""
+    """Cache ``pack(*layers)`` per tuple of layers within `cached_packs`; the result must not be modified."""
 
     @wraps(pack)
-    def pack_or_find(*layers: Any) -> Any:
+    def pack_cached(*layers: Any) -> Any:
         packed = getattr(_thread, "packed", None)
         if packed is None:
             return pack(*layers)
         key = pack, *map(id, layers)
         if key not in packed:
-            packed[key] = pack(*layers), layers  # the layers as well, so that nothing else gets their ids
+            packed[key] = pack(*layers), layers  # keep the layers alive, so that their ids are not reused
         return packed[key][0]
 
-    return pack_or_find
+    return pack_cached

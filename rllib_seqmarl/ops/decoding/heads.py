@@ -1,4 +1,4 @@
-"""Action heads for one agent after another: from features by way of the policy to an action, and to its token."""
+"""Action heads, agent by agent: features to scores, scores to an action, the action to its token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rllib_seqmarl.ops.decoding.blocks import activated
+from rllib_seqmarl.ops.decoding.blocks import apply_gelu
 from rllib_seqmarl.ops.decoding.rows import layer_norm, norm_weights
 from rllib_seqmarl.ops.decoding.step import CompiledStep
 from rllib_seqmarl.ops.decoding.tiles import affine, array, packed_layer
@@ -20,20 +20,20 @@ from rllib_seqmarl.ops.numba_math import gelu, kernel, scratch
 @kernel
 def _scores(begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, action_mask: Any, illegal: Any, t: Any,
             scores: Any) -> None:  # fmt: skip
-    """scores[:, t] = what the policy says of the features (batch, d), and ``illegal`` where that is not legal.
+    """scores[:, t] = the policy's scores for the features (batch, d), with illegal ones replaced by ``illegal``.
 
-    scores (batch, agents, width), legal likewise or (0, agents, width) where everything is."""
+    scores (batch, agents, width), action_mask likewise or (0, agents, width) if everything is legal."""
     rows, d, width = end - begin, features.shape[1], scores.shape[2]
-    hidden, made = scratch(rows, d, norm), scratch(rows, width, norm)
+    hidden, outputs = scratch(rows, d, norm), scratch(rows, width, norm)
     affine(features, begin, rows, up, hidden)
-    activated(rows, d, hidden)
+    apply_gelu(rows, d, hidden)
     for r in range(rows):
         layer_norm(hidden, r, norm, hidden, r)
-    affine(hidden, 0, rows, down, made)
+    affine(hidden, 0, rows, down, outputs)
     is_masked = len(action_mask) > 0
     for r in range(rows):
         for j in range(width):
-            scores[begin + r, t, j] = made[r, j] if not is_masked or action_mask[begin + r, t, j] else illegal
+            scores[begin + r, t, j] = outputs[r, j] if not is_masked or action_mask[begin + r, t, j] else illegal
 
 
 @kernel
@@ -43,8 +43,8 @@ def _choose(
 ) -> None:  # fmt: skip
     """The best choices by scores + noise (batch or 0, agents, width), and their tokens (batch, d).
 
-    Component c has the columns bounds[c] to bounds[c + 1]. rows (width, d) hold an embedding for each; a token is the
-    GELU of their sum.
+    Component c has the columns bounds[c] to bounds[c + 1]. rows (width, d) are the embeddings of the choices; a token
+    is the GELU of the sum of the chosen ones.
     """
     _scores(begin, end, features, up, norm, down, action_mask, illegal, t, scores)
     components, d = len(bounds) - 1, rows.shape[1]
@@ -89,20 +89,20 @@ def _move(
 
 
 class HeadStep(CompiledStep):
-    """A policy for a batch of teams, and what its agents have decided so far.
+    """A policy for a batch of teams, and the decisions of its agents so far.
 
     Args:
         start: The token (teams, d) before the first agent.
-        illegal: The score of what is not legal.
+        illegal: The score of illegal choices.
         policy: Linear, GELU, LayerNorm and Linear.
-        shape: Teams, agents of a team and numbers that the policy puts out.
-        legal: Of that shape, bool; None where everything is.
-        noise: Of that shape, added to scores before choosing; None to take the best.
+        shape: Teams, agents per team and width of the policy's output.
+        action_mask: Legal choices, bool of that shape; None if all are legal.
+        noise: Of that shape, added to scores before choosing; None to choose the best.
 
     Attributes:
-        start: An array.
-        scores: Of that shape, as far as agents have decided.
-        actions: (teams, agents, ...), likewise.
+        start: The start token as an array.
+        scores: Of that shape; filled for the agents that have decided.
+        actions: (teams, agents, ...); filled for the agents that have decided.
     """
 
     actions: Tensor
@@ -118,22 +118,22 @@ class HeadStep(CompiledStep):
         number = self.like.dtype.type
         self.policy = (
             *weights,
-            _given(action_mask, shape, np.dtype(bool)),
+            _as_array(action_mask, shape, np.dtype(bool)),
             number(illegal),
-            _given(noise, shape, self.like.dtype),
+            _as_array(noise, shape, self.like.dtype),
         )
         self.numbers = np.empty(shape, self.like.dtype)
         self.scores = torch.from_numpy(self.numbers)
         self.agent = 0
 
     def decide(self, kernel: Any, features: Any, embedding: tuple[Any, ...], chosen: Any) -> Any:
-        """Runs ``kernel`` for the next agent, whose choice goes into the array ``chosen``; returns its token."""
+        """Run ``kernel`` for the next agent, write its choice to the array ``chosen`` and return its token."""
         t, self.agent = self.agent, self.agent + 1
         return self.run(kernel, features, *self.policy, *embedding, t, self.numbers, chosen)
 
 
 class ChoiceStep(HeadStep):
-    """One or several choices per agent; ``sizes`` are the numbers of options, ``rows`` (their sum, d) embed them."""
+    """One or several choices per agent; ``sizes``: options per choice; ``rows`` (sum of sizes, d): their embeddings."""
 
     def __init__(self, sizes: tuple[int, ...], rows: Tensor, start: Tensor, *policy: Any) -> None:
         super().__init__(start, *policy)
@@ -144,12 +144,12 @@ class ChoiceStep(HeadStep):
             self.actions = self.actions.squeeze(-1)
 
     def advance(self, x: Any, context: Any = None) -> Any:
-        """The token (batch, d) of what the next agent decides with these features ``x`` (batch, d)."""
+        """The token (batch, d) of the next agent's decision, given its features ``x`` (batch, d)."""
         return self.decide(_choose, x, self.embedding, self.chosen)
 
 
 class MoveStep(HeadStep):
-    """Real actions; ``embedding`` is the linear layer that makes tokens of them."""
+    """Real actions; ``embedding`` is the linear layer that embeds them as tokens."""
 
     def __init__(self, embedding: nn.Linear, start: Tensor, *policy: Any) -> None:
         super().__init__(start, 0.0, *policy)
@@ -158,12 +158,12 @@ class MoveStep(HeadStep):
         self.actions = torch.from_numpy(self.chosen)
 
     def advance(self, x: Any, context: Any = None) -> Any:
-        """As that of :class:`ChoiceStep`."""
+        """As in :class:`ChoiceStep`."""
         return self.decide(_move, x, self.embedding, self.chosen)
 
 
-def _given(x: Tensor | None, shape: tuple[int, int, int], dtype: Any) -> Any:
-    """``x`` as a contiguous array of that shape and type; one of no teams where there is none."""
+def _as_array(x: Tensor | None, shape: tuple[int, int, int], dtype: Any) -> Any:
+    """``x`` as a contiguous array of that shape and dtype; an array of zero teams if it is None."""
     if x is None:
         return np.empty((0, *shape[1:]), dtype)
     return np.ascontiguousarray(x.detach().expand(shape).numpy(), dtype)

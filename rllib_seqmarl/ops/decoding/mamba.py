@@ -1,6 +1,6 @@
-"""Mamba's mixers for one token after another: LN(x + core(RMSNorm(x))), with the core's projections and recurrence.
+"""Mamba's mixers, token by token: LN(x + core(RMSNorm(x))), with the core's projections and recurrence.
 
-Numbers are those of ``causal_conv1d_step`` and ``selective_scan_step`` between torch's linear layers.
+Results equal those of ``causal_conv1d_step`` and ``selective_scan_step`` between torch's linear layers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from rllib_seqmarl.ops.selective_scan import MAX_DELTA
 
 @kernel
 def _convolve(b: Any, r: Any, conv: Any, inputs: Any, u: Any) -> None:
-    """u[r] becomes its convolution with the last inputs[b] (width, channels), which take it as the newest, and SiLU.
+    """Append u[r] to the last inputs[b] (width, channels), and replace it by their convolution with SiLU.
 
-    conv (width + 1, channels), the last row of which is the bias.
+    conv (width + 1, channels), whose last row is the bias.
     """
     width, channels = inputs.shape[1], inputs.shape[2]
     one = u.dtype.type(1)
@@ -43,9 +43,9 @@ def _scan(
     b: Any, r: Any, u: Any, dt: Any, projected: Any, first_B: Any, C: Any, crossed: Any, highest: Any, A: Any, D: Any,
     z: Any, states: Any, y: Any,
 ) -> None:  # fmt: skip
-    """y[r] = the gated output for u[r], with step sizes dt[r] before their softplus; y and dt are overwritten.
+    """y[r] = the gated output for u[r], with step sizes dt[r] before their softplus; u, dt and y are overwritten.
 
-    B stands in ``projected`` from column ``first_B`` on, and C after it unless it is given (``crossed``). A (state,
+    ``projected`` holds B from column ``first_B`` on, followed by C unless C is an input (``crossed``). A (state,
     channels), times log2(e); states (batch, state, channels).
     """
     n_state, channels = A.shape
@@ -73,9 +73,9 @@ def _step(
 ) -> None:  # fmt: skip
     """Sequences ``begin`` to ``end``. x, y (batch, d); C (batch, state) if ``crossed``; projections as `packed`."""
     rows, d, channels = end - begin, x.shape[1], D.shape[0]
-    first_B = len(dt_proj) - 1  # what step sizes are made of comes before
+    first_B = len(dt_proj) - 1  # the low-rank step sizes come first
     normed, u, z = scratch(rows, d, D), scratch(rows, channels, D), scratch(rows, channels, D)
-    dt, found = scratch(rows, channels, D), scratch(rows, channels, D)
+    dt, scanned = scratch(rows, channels, D), scratch(rows, channels, D)
     projected = scratch(rows, x_proj.shape[1], D)
     for r in range(rows):
         rms_norm(x, begin + r, norm, normed, r)
@@ -86,8 +86,8 @@ def _step(
     affine(u, 0, rows, x_proj, projected)
     affine(projected, 0, rows, dt_proj, dt)
     for r in range(rows):
-        _scan(begin + r, r, u, dt, projected, first_B, C, crossed, highest, A, D, z, states, found)
-    affine(found, 0, rows, out_proj, normed)
+        _scan(begin + r, r, u, dt, projected, first_B, C, crossed, highest, A, D, z, states, scanned)
+    affine(scanned, 0, rows, out_proj, normed)
     for r in range(rows):
         for i in range(d):
             normed[r, i] += x[begin + r, i]
@@ -98,12 +98,12 @@ class MambaStep(CompiledStep):
     """Last inputs of the convolution, states of the scan, and the weights of a mixer.
 
     Args:
-        batch_size: Sequences that go side by side.
+        batch_size: Number of sequences.
         norm: RMSNorm before the core.
-        in_proj: From d to twice the core's channels, of which the second half is the gate.
+        in_proj: From d to twice the core's channels, the second half of which is the gate.
         conv: Weight (channels, width) and bias (channels,) of the convolution.
-        x_proj: From channels to what step sizes are made of, B, and C unless each step is given it.
-        dt_proj: What makes step sizes of it.
+        x_proj: From channels to low-rank step sizes, B, and C unless C is an input of each step.
+        dt_proj: From low-rank step sizes to those of the channels.
         A: (channels, state).
         D: (channels,).
         out_proj: From channels to d.
@@ -127,10 +127,10 @@ class MambaStep(CompiledStep):
             self.states, packed_layer(out_proj), norm_weights(outer_norm),
         )  # fmt: skip
         d = len(self.weights[0][0])
-        # An element of the scan is as much work as many products.
+        # An element of the scan costs about as much as 32 products.
         super().__init__(batch_size, like, d, 3 * d * channels + 32 * n_state * channels, context_width=n_state)
 
     def advance(self, x: Any, context: Any = None) -> Any:
-        """The output (batch, d) for the next token ``x`` (batch, d); C (batch, state) is the context where crossed."""
+        """The output (batch, d) for the next token ``x`` (batch, d); if crossed, the context is C (batch, state)."""
         C = x if context is None else context
         return self.run(_step, x, C, context is not None, *self.weights)

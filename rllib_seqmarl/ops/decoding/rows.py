@@ -1,4 +1,4 @@
-"""Norms of rows, for kernels, and what they need of a norm's parameters."""
+"""Norms of rows for kernels, and the packed parameters of norms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rllib_seqmarl.ops.numba_math import kernel
 
 @cached_pack
 def norm_weights(norm: nn.LayerNorm | nn.RMSNorm) -> Any:
-    """(3, dim): a norm's gain, its bias and its epsilon, in every column."""
+    """Pack a norm as (3, dim): gain, bias, and epsilon repeated in every column."""
     gain = array(norm.weight)
     weights = np.empty((3, len(gain)), gain.dtype)
     bias = getattr(norm, "bias", None)
@@ -25,7 +25,7 @@ def norm_weights(norm: nn.LayerNorm | nn.RMSNorm) -> Any:
 
 @kernel
 def layer_norm(x: Any, row: Any, norm: Any, y: Any, to: Any) -> None:
-    """y[to, :dim] = the LayerNorm of x[row, :dim]; they may be the same. ``norm`` as by :func:`norm_weights`."""
+    """y[to, :dim] = the LayerNorm of x[row, :dim], possibly in place. ``norm`` as by :func:`norm_weights`."""
     dim = norm.shape[1]
     zero, one = norm.dtype.type(0), norm.dtype.type(1)
     share = one / norm.dtype.type(dim)
@@ -43,7 +43,7 @@ def layer_norm(x: Any, row: Any, norm: Any, y: Any, to: Any) -> None:
 
 @kernel
 def rms_norm(x: Any, row: Any, norm: Any, y: Any, to: Any) -> None:
-    """y[to, :dim] = the RMSNorm of x[row, :dim], likewise."""
+    """y[to, :dim] = the RMSNorm of x[row, :dim], as in :func:`layer_norm`."""
     dim = norm.shape[1]
     zero, one = norm.dtype.type(0), norm.dtype.type(1)
     total = zero

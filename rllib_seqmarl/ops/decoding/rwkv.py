@@ -14,15 +14,15 @@ from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 @kernel
 def shift(x: Any, begin: Any, rows: Any, previous: Any, mix: Any, m: Any, y: Any) -> None:
-    """y[r] = x[begin + r], moved towards its predecessor by mix[m]; x, previous (batch, d)."""
+    """y[r] = x[begin + r], interpolated towards its predecessor by mix[m]; x, previous (batch, d)."""
     for r in range(rows):
         for i in range(x.shape[1]):
             y[r, i] = x[begin + r, i] + (previous[begin + r, i] - x[begin + r, i]) * mix[m, i]
 
 
 @kernel
-def remember(x: Any, begin: Any, end: Any, previous: Any) -> None:
-    """The tokens x are the predecessors of the next ones."""
+def store_previous(x: Any, begin: Any, end: Any, previous: Any) -> None:
+    """Store the tokens x as the predecessors of the next ones."""
     for b in range(begin, end):
         for i in range(x.shape[1]):
             previous[b, i] = x[b, i]
@@ -32,10 +32,10 @@ def remember(x: Any, begin: Any, end: Any, previous: Any) -> None:
 def _mix_channels(
     begin: Any, end: Any, x: Any, previous: Any, mix: Any, key: Any, receptance: Any, value: Any, y: Any
 ) -> None:  # fmt: skip
-    """x, y (batch, d); mix (2, d), of key and receptance; projections as `packed`."""
+    """x, y (batch, d); mix (2, d) for key and receptance; projections as `packed`."""
     rows, d, hidden = end - begin, x.shape[1], len(value) - 1
     zero, one = mix.dtype.type(0), mix.dtype.type(1)
-    shifted, made = scratch(rows, d, mix), scratch(rows, d, mix)
+    shifted, gate = scratch(rows, d, mix), scratch(rows, d, mix)
     keys = scratch(rows, hidden, mix)
     shift(x, begin, rows, previous, mix, 0, shifted)
     affine(shifted, 0, rows, key, keys)
@@ -44,16 +44,16 @@ def _mix_channels(
             positive = max(keys[r, i], zero)
             keys[r, i] = positive * positive
     shift(x, begin, rows, previous, mix, 1, shifted)
-    remember(x, begin, end, previous)
-    affine(shifted, 0, rows, receptance, made)
+    store_previous(x, begin, end, previous)
+    affine(shifted, 0, rows, receptance, gate)
     affine(keys, 0, rows, value, shifted)
     for r in range(rows):
         for i in range(d):
-            y[begin + r, i] = shifted[r, i] / (one + exp(-made[r, i]))
+            y[begin + r, i] = shifted[r, i] / (one + exp(-gate[r, i]))
 
 
 class ChannelMixStep(CompiledStep):
-    """Channel mixing and the last token; ``mix`` (2, d) is of key and receptance."""
+    """Channel mixing and the last token; ``mix`` (2, d) is for key and receptance."""
 
     def __init__(self, batch_size: int, mix: Tensor, key: nn.Linear, receptance: nn.Linear, value: nn.Linear) -> None:
         like = array(mix)

@@ -1,4 +1,4 @@
-"""RWKV-4's time mixing for one token after another. Sums are kept as by ``ops.wkv.wkv4_step``."""
+"""RWKV-4's time mixing, token by token. Sums are kept as in ``ops.wkv.wkv4_step``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from rllib_seqmarl.ops.decoding.rwkv import remember, shift
+from rllib_seqmarl.ops.decoding.rwkv import shift, store_previous
 from rllib_seqmarl.ops.decoding.step import CompiledStep
 from rllib_seqmarl.ops.decoding.tiles import affine, array, packed_each, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
@@ -15,8 +15,8 @@ from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 @kernel
 def _average(b: Any, r: Any, decay: Any, bonus: Any, k: Any, v: Any, sums: Any, y: Any) -> None:
-    """y[r] = the average of values so far that favours large keys and recent tokens; then sums[b] (3, d) take k[r] and
-    v[r] in. They are total, weight and the exponent that is the unit of both."""
+    """y[r] = the average of values so far, weighted towards large keys and recent tokens; then k[r] and v[r] are added
+    to sums[b] (3, d): total, weight and the exponent that both are scaled by."""
     one = decay.dtype.type(1)
     for i in range(len(decay)):
         ahead = sums[b, 2, i] - bonus[i] - k[r, i]
@@ -40,10 +40,10 @@ def _step(
     begin: Any, end: Any, x: Any, previous: Any, mix: Any, projections: Any, decay: Any, bonus: Any, sums: Any,
     output: Any, y: Any,
 ) -> None:  # fmt: skip
-    """x, y (batch, d); mix (3, d) and projections (3, ...), as `packed_each`, of key, value, receptance."""
+    """x, y (batch, d); mix (3, d) and projections (3, ...), as `packed_each`, for key, value, receptance."""
     rows, d = end - begin, x.shape[1]
     one = decay.dtype.type(1)
-    shifted, found = scratch(rows, d, decay), scratch(rows, d, decay)
+    shifted, wkv = scratch(rows, d, decay), scratch(rows, d, decay)
     k, v, receptance = scratch(rows, d, decay), scratch(rows, d, decay), scratch(rows, d, decay)
     shift(x, begin, rows, previous, mix, 0, shifted)
     affine(shifted, 0, rows, projections[0], k)
@@ -51,12 +51,12 @@ def _step(
     affine(shifted, 0, rows, projections[1], v)
     shift(x, begin, rows, previous, mix, 2, shifted)
     affine(shifted, 0, rows, projections[2], receptance)
-    remember(x, begin, end, previous)
+    store_previous(x, begin, end, previous)
     for r in range(rows):
-        _average(begin + r, r, decay, bonus, k, v, sums, found)
+        _average(begin + r, r, decay, bonus, k, v, sums, wkv)
         for i in range(d):
-            found[r, i] /= one + exp(-receptance[r, i])
-    affine(found, 0, rows, output, shifted)
+            wkv[r, i] /= one + exp(-receptance[r, i])
+    affine(wkv, 0, rows, output, shifted)
     for r in range(rows):
         for i in range(d):
             y[begin + r, i] = shifted[r, i]
@@ -66,11 +66,11 @@ class WKV4Step(CompiledStep):
     """The last token, the sums so far, and the weights of RWKV-4's time mixing.
 
     Args:
-        mix: Of key, value and receptance (3, d).
-        projections: The same's weights, one after another (3 d, d).
-        decay: Its logarithm (d,).
-        bonus: Of a token's own key (d,).
-        sums: Before the first token (batch, 3, d), as by ``ops.wkv.wkv4_state``.
+        mix: Token-shift weights of key, value and receptance (3, d).
+        projections: Stacked weights of key, value and receptance (3 d, d).
+        decay: Logarithm of the decay (d,).
+        bonus: Added to a token's own key (d,).
+        sums: State before the first token (batch, 3, d), as by ``ops.wkv.wkv4_state``.
         output: From d to d.
     """
 

@@ -1,4 +1,4 @@
-"""Time mixing with a matrix state, RWKV-5's and 6's, for one token after another."""
+"""Time mixing with a matrix state (RWKV-5 and RWKV-6), token by token."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from torch import Tensor, nn
 
 from rllib_seqmarl.ops.decoding.rows import layer_norm
-from rllib_seqmarl.ops.decoding.rwkv import remember, shift
+from rllib_seqmarl.ops.decoding.rwkv import shift, store_previous
 from rllib_seqmarl.ops.decoding.step import CompiledStep
 from rllib_seqmarl.ops.decoding.tiles import affine, array, packed, packed_each, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 
 @kernel
-def _read_and_write(b: Any, h: Any, r: Any, k: Any, v: Any, left: Any, bonus: Any, states: Any, y: Any) -> None:
-    """Head h of y: what the receptance reads from states[b] and the token itself; then the state decays and takes the
-    token in. r, k, v, left (the decay), bonus and y are (heads, size)."""
+def _read_and_write(b: Any, h: Any, r: Any, k: Any, v: Any, decay: Any, bonus: Any, states: Any, y: Any) -> None:
+    """y[h] = what the receptance reads from states[b] and the token itself; then the state decays, and the token is
+    added to it. r, k, v, decay, bonus and y are (heads, size)."""
     size = r.shape[1]
     score = r.dtype.type(0)
     for i in range(size):
@@ -25,62 +25,62 @@ def _read_and_write(b: Any, h: Any, r: Any, k: Any, v: Any, left: Any, bonus: An
     for j in range(size):
         y[h, j] = score * v[h, j]
     for i in range(size):
-        asked, kept, key = r[h, i], left[h, i], k[h, i]
+        r_i, decay_i, k_i = r[h, i], decay[h, i], k[h, i]
         for j in range(size):
-            y[h, j] += asked * states[b, h, i, j]
-            states[b, h, i, j] = kept * states[b, h, i, j] + key * v[h, j]
+            y[h, j] += r_i * states[b, h, i, j]
+            states[b, h, i, j] = decay_i * states[b, h, i, j] + k_i * v[h, j]
 
 
 @kernel
 def _mix(
-    begin: Any, rows: Any, made: Any, left: Any, bonus: Any, states: Any, norms: Any, output: Any, y: Any
+    begin: Any, rows: Any, projected: Any, decay: Any, bonus: Any, states: Any, norms: Any, output: Any, y: Any
 ) -> None:  # fmt: skip
-    """y[begin + r] = output(norm(read) * silu(gate)) for made[:, r] (4, rows, d...): receptance, key, value, gate.
+    """y[begin + r] = output(norm(read) * silu(gate)) for projected[:, r] (4, rows, d...): receptance, key, value, gate.
 
-    left (rows, d...), or (1, d) where decays are constant; norms (heads, 3, size) as of `norm_weights`.
+    decay (rows, d...), or (1, d) for constant decays; norms (heads, 3, size) as by `norm_weights`.
     """
     heads, size = bonus.shape
     d = heads * size
     one = bonus.dtype.type(1)
-    found = scratch(rows, d, bonus)
-    # One token's, by head: LLVM does not vectorise loops whose index begins in the middle of a row.
-    own = np.empty((5, heads, size), bonus.dtype)
-    flat = own.reshape(5, d)
+    read = scratch(rows, d, bonus)
+    # One token by head: LLVM does not vectorise loops whose index starts in the middle of a row.
+    token = np.empty((5, heads, size), bonus.dtype)
+    flat = token.reshape(5, d)
     for r in range(rows):
         for i in range(d):
-            flat[0, i], flat[1, i], flat[2, i] = made[0, r, i], made[1, r, i], made[2, r, i]
-            flat[3, i] = left[min(r, len(left) - 1), i]
+            flat[0, i], flat[1, i], flat[2, i] = projected[0, r, i], projected[1, r, i], projected[2, r, i]
+            flat[3, i] = decay[min(r, len(decay) - 1), i]
         for h in range(heads):
-            _read_and_write(begin + r, h, own[0], own[1], own[2], own[3], bonus, states, own[4])
-            layer_norm(own[4], h, norms[h], own[4], h)
+            _read_and_write(begin + r, h, token[0], token[1], token[2], token[3], bonus, states, token[4])
+            layer_norm(token[4], h, norms[h], token[4], h)
         for i in range(d):
-            gate = made[3, r, i]
-            found[r, i] = flat[4, i] * gate / (one + exp(-gate))
-    affine(found, 0, rows, output, made[0])
+            gate = projected[3, r, i]
+            read[r, i] = flat[4, i] * gate / (one + exp(-gate))
+    affine(read, 0, rows, output, projected[0])
     for r in range(rows):
         for i in range(d):
-            y[begin + r, i] = made[0, r, i]
+            y[begin + r, i] = projected[0, r, i]
 
 
 @kernel
 def _step5(
-    begin: Any, end: Any, x: Any, previous: Any, mix: Any, projections: Any, left: Any, bonus: Any, states: Any,
+    begin: Any, end: Any, x: Any, previous: Any, mix: Any, projections: Any, decay: Any, bonus: Any, states: Any,
     norms: Any, output: Any, y: Any,
 ) -> None:  # fmt: skip
-    """x, y (batch, d); mix (4, d) and projections (4, ...), as `packed_each`; left (1, d)."""
+    """x, y (batch, d); mix (4, d) and projections (4, ...), as `packed_each`; decay (1, d)."""
     rows, d = end - begin, x.shape[1]
     shifted = scratch(rows, d, bonus)
-    made = scratch(4 * rows, d, bonus).reshape(4, rows, -1)
+    projected = scratch(4 * rows, d, bonus).reshape(4, rows, -1)
     for m in range(4):
         shift(x, begin, rows, previous, mix, m, shifted)
-        affine(shifted, 0, rows, projections[m], made[m])
-    remember(x, begin, end, previous)
-    _mix(begin, rows, made, left, bonus, states, norms, output, y)
+        affine(shifted, 0, rows, projections[m], projected[m])
+    store_previous(x, begin, end, previous)
+    _mix(begin, rows, projected, decay, bonus, states, norms, output, y)
 
 
 @kernel
 def _tanh(x: Any, rows: Any, first: Any, width: Any, y: Any) -> None:
-    """y[:rows, :width] = tanh of the columns of x from the ``first`` on."""
+    """y[:rows, :width] = tanh of the columns of x, starting from ``first``."""
     one = y.dtype.type(1)
     for r in range(rows):
         for i in range(width):
@@ -92,14 +92,14 @@ def _step6(
     begin: Any, end: Any, x: Any, previous: Any, first_mix: Any, mix_down: Any, mix_up: Any, projections: Any,
     decay_down: Any, decay_up: Any, highest: Any, bonus: Any, states: Any, norms: Any, output: Any, y: Any,
 ) -> None:  # fmt: skip
-    """x, y (batch, d). first_mix (1, d); mix_up (5, ...), whose biases are the fixed parts of the five shifts, of decay
-    and projections; decay_up, the bias of which is the fixed part of the rate; ``highest``: bound on that rate."""
+    """x, y (batch, d). first_mix (1, d); mix_up (5, ...), whose biases are the fixed parts of the five shifts (decay,
+    then projections); decay_up, whose bias is the fixed part of the rate; ``highest``: upper bound on that rate."""
     rows, d = end - begin, x.shape[1]
     rank, decay_rank = mix_up.shape[1] - 1, len(decay_up) - 1
-    shifted, mix, left = scratch(rows, d, bonus), scratch(rows, d, bonus), scratch(rows, d, bonus)
+    shifted, mix, decay = scratch(rows, d, bonus), scratch(rows, d, bonus), scratch(rows, d, bonus)
     low, part = scratch(rows, max(5 * rank, decay_rank), bonus), scratch(rows, max(rank, decay_rank), bonus)
     mixes = scratch(rows, 5 * rank, bonus)
-    made = scratch(4 * rows, d, bonus).reshape(4, rows, -1)
+    projected = scratch(4 * rows, d, bonus).reshape(4, rows, -1)
     shift(x, begin, rows, previous, first_mix, 0, shifted)
     affine(shifted, 0, rows, mix_down, mixes)
     for m in range(5):
@@ -107,30 +107,30 @@ def _step6(
         affine(part, 0, rows, mix_up[m], mix)
         for r in range(rows):
             for i in range(d):
-                towards = previous[begin + r, i] - x[begin + r, i]
-                shifted[r, i] = x[begin + r, i] + towards * mix[r, i]
+                difference = previous[begin + r, i] - x[begin + r, i]
+                shifted[r, i] = x[begin + r, i] + difference * mix[r, i]
         if m > 0:
-            affine(shifted, 0, rows, projections[m - 1], made[m - 1])
+            affine(shifted, 0, rows, projections[m - 1], projected[m - 1])
         else:
             affine(shifted, 0, rows, decay_down, low)
             _tanh(low, rows, 0, decay_rank, part)
-            affine(part, 0, rows, decay_up, left)
+            affine(part, 0, rows, decay_up, decay)
             for r in range(rows):
                 for i in range(d):
-                    left[r, i] = exp(-exp(min(left[r, i], highest)))
-    remember(x, begin, end, previous)
-    _mix(begin, rows, made, left, bonus, states, norms, output, y)
+                    decay[r, i] = exp(-exp(min(decay[r, i], highest)))
+    store_previous(x, begin, end, previous)
+    _mix(begin, rows, projected, decay, bonus, states, norms, output, y)
 
 
 class MatrixStep(CompiledStep):
-    """The last token, matrix states, and what RWKV-5's and 6's time mixing have in common.
+    """The last token, matrix states, and the common weights of RWKV-5's and RWKV-6's time mixing.
 
     Args:
-        batch_size: Sequences that go side by side.
-        bonus: Of a token's own key (heads, size).
-        gain: Of the norm of each head (heads, size).
-        bias: Of the same.
-        epsilon: Of the same.
+        batch_size: Number of sequences.
+        bonus: Weight of a token's own key (heads, size).
+        gain: Gain of each head's norm (heads, size).
+        bias: Bias of each head's norm (heads, size).
+        epsilon: Epsilon of these norms.
         output: From d to d.
     """
 
@@ -140,7 +140,7 @@ class MatrixStep(CompiledStep):
         like = array(bonus)
         heads, size = like.shape
         d = heads * size
-        # Four projections, the output, and the state, which takes the time of memory.
+        # Four projections, the output, and the state, which is bound by memory bandwidth.
         super().__init__(batch_size, like, d, 5 * d * d + 4 * d * size)
         norms = np.empty((heads, 3, size), like.dtype)
         norms[:, 0], norms[:, 1], norms[:, 2] = array(gain), array(bias), epsilon
@@ -150,12 +150,12 @@ class MatrixStep(CompiledStep):
 
 
 class WKV5Step(MatrixStep):
-    """Shifts and decays are the same for all tokens.
+    """RWKV-5: shifts and decays are the same for all tokens.
 
     Args:
-        mix: Of receptance, key, value and gate (4, d).
-        projections: The same's weights, one after another (4 d, d).
-        decay: Its logarithm (d,).
+        mix: Token-shift weights of receptance, key, value and gate (4, d).
+        projections: Stacked weights of receptance, key, value and gate (4 d, d).
+        decay: Logarithm of the decay (d,).
         common: As of :class:`MatrixStep`.
     """
 
@@ -169,18 +169,18 @@ class WKV5Step(MatrixStep):
 
 
 class WKV6Step(MatrixStep):
-    """Tokens themselves say how far they are shifted and how fast the state decays.
+    """RWKV-6: shifts and decays depend on the token.
 
     Args:
-        first_mix: Of the first shift (1, d).
-        mix_down: (5 rank, d), which makes of it the low-rank forms of the five shifts.
-        mix_up: (5, rank, d), which makes those of them.
-        mix: (5, d), what is added to them; of decay, receptance, key, value and gate.
-        projections: (4 d, d), of the last four.
+        first_mix: Weights of the first shift (1, d).
+        mix_down: (5 rank, d), from the first shift to the low-rank form of the five shifts.
+        mix_up: (5, rank, d), from the low-rank form to the five shifts.
+        mix: (5, d), the fixed part of the shifts of decay, receptance, key, value and gate.
+        projections: (4 d, d), stacked weights of the last four.
         decay_down: (decay rank, d), to the low-rank form of the decay.
-        decay_up: (d, decay rank), from it to changes of the rate.
-        decay: (d,), the rate itself, in logarithms.
-        highest: Bound on the rate.
+        decay_up: (d, decay rank), from the low-rank form to the data-dependent part of the rate.
+        decay: (d,), the fixed part of the rate, in logarithms.
+        highest: Upper bound on the rate.
         common: As of :class:`MatrixStep`.
     """
 
@@ -191,7 +191,7 @@ class WKV6Step(MatrixStep):
         super().__init__(*common)
         d = self.shape[1]
         self.weights = (
-            array(first_mix), packed(array(mix_down)), packed_each(array(mix_up), array(mix), is_turned=True),
+            array(first_mix), packed(array(mix_down)), packed_each(array(mix_up), array(mix), is_transposed=True),
             packed_each(array(projections).reshape(4, d, d)), packed(array(decay_down)),
             packed(array(decay_up), array(decay)), self.like.dtype.type(highest),
         )  # fmt: skip

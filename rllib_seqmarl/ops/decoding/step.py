@@ -11,35 +11,35 @@ from torch import Tensor
 from rllib_seqmarl.ops.backends import without_gradients
 from rllib_seqmarl.ops.numba_support import over_batch
 
-# So many multiplications with additions of a matrix product take as long as one element of other work.
+# Number of multiply-adds of a matrix product that cost as much as one element of other work.
 PRODUCTS_PER_ELEMENT = 32
 
 
-def tokens_of(x: Any, like: Any, shape: tuple[int, ...]) -> Any:
-    """``x``, a tensor or an array, as a contiguous array of the type of ``like``; kernels do not look where they read,
-    so shapes are checked.
+def as_token_array(x: Any, like: Any, shape: tuple[int, ...]) -> Any:
+    """Convert ``x``, a tensor or an array, to a contiguous array with the dtype of ``like``, and check its shape, since
+    kernels do not check bounds.
 
     Raises:
-        ValueError: ``x`` has another shape.
-        RuntimeError: ``x`` is part of a graph for gradients, which would end here silently.
+        ValueError: ``x`` has the wrong shape.
+        RuntimeError: ``x`` requires gradients, which would be lost silently.
     """
     if tuple(x.shape) != shape:
-        raise ValueError(f"this state goes on with tokens of shape {tuple(shape)}, not {tuple(x.shape)}")
+        raise ValueError(f"this state expects tokens of shape {tuple(shape)}, not {tuple(x.shape)}")
     return np.ascontiguousarray(without_gradients(x).numpy() if isinstance(x, Tensor) else x, like.dtype)
 
 
 class CompiledStep:
-    """A part of the network, packed for going token by token, with the state of a batch of sequences.
+    """A part of the network, packed for decoding token by token, with the state of a batch of sequences.
 
-    Called with a token, and perhaps with a second input, it returns an output of the same kind: a tensor or an array.
-    Shapes of tensors are checked; arrays are contiguous and come from other steps.
+    Called with a token and optionally a context, it returns an output of the same kind: a tensor or an array.
+    Shapes of tensors are checked; arrays must be contiguous, as those from other steps are.
 
     Args:
-        batch_size: Sequences that go side by side.
-        like: An array of the type of the numbers.
-        width: Of a token.
-        products: Multiplications of matrix products per token, from which the number of threads follows.
-        context_width: Of the second input, where it is not that of a token.
+        batch_size: Number of sequences.
+        like: An array with the dtype of the numbers.
+        width: Width of a token.
+        products: Multiplications in matrix products per token; determines the number of threads.
+        context_width: Width of the context, if it differs from that of a token.
     """
 
     def __init__(self, batch_size: int, like: Any, width: int, products: int, context_width: int | None = None) -> None:
@@ -55,26 +55,26 @@ class CompiledStep:
         return torch.from_numpy(self.advance(self.tokens(x), context))
 
     def advance(self, x: Any, context: Any = None) -> Any:
-        """The same with arrays."""
+        """Like :meth:`__call__`, on arrays."""
         raise NotImplementedError
 
     def run(self, kernel: Any, *args: Any) -> Any:
-        """A token's output (batch, width), an array which ``kernel(begin, end, *args, output)`` fills."""
+        """Run ``kernel(begin, end, *args, output)`` and return its output, an array (batch, width)."""
         y = np.empty(self.shape, self.like.dtype)
         over_batch(kernel, self.shape[0], self.work, *args, y)
         return y
 
     def tokens(self, x: Any) -> Any:
         """``x`` (batch, width) as an array."""
-        return tokens_of(x, self.like, self.shape)
+        return as_token_array(x, self.like, self.shape)
 
     def context(self, context: Any) -> Any:
-        """The second input as an array."""
-        return tokens_of(context, self.like, self.context_shape)
+        """The context as an array."""
+        return as_token_array(context, self.like, self.context_shape)
 
 
 class TorchStep(CompiledStep):
-    """Steps of a mixer in plain torch among compiled ones: of one that has no others."""
+    """Adapts a mixer that has only plain torch steps, so that it can run among compiled steps."""
 
     def __init__(self, mixer: Any, batch_size: int, like: Any, width: int, state: Any) -> None:
         super().__init__(batch_size, like, width, 0)

@@ -1,8 +1,8 @@
 """Products of a few rows with a matrix, for kernels.
 
-Such a product is bound by loads unless sums stay in registers, which LLVM's vectoriser does not arrange for by itself:
-written as loops it takes three times as long. So the innermost part is written in LLVM's vector types: a tile of the
-result, ``HEIGHT`` rows by one vector, is summed up in registers along the whole depth of the product.
+Such a product is bound by loads unless sums stay in registers, which LLVM's vectoriser does not achieve: plain loops
+take three times as long. So the innermost part is written in LLVM's vector types: a tile of the
+result, ``HEIGHT`` rows by one vector, is accumulated in registers over the whole depth of the product.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rllib_seqmarl.ops.decoding.cached_pack import cached_pack
 from rllib_seqmarl.ops.numba_math import aligned, kernel
 
 VECTOR_BYTES = 64
-# Sums of a tile: eight registers of 64 bytes, or as many of 32 where vectors are cut in two.
+# Accumulators of a tile: eight registers of 64 bytes, or of 32 bytes if each vector is split in two.
 HEIGHT = 8 if get_host_cpu_features().get("avx512f") else 4
 
 
-def _tile_of(height: int) -> Any:
-    """An intrinsic for tiles of that many rows."""
+def _make_tile(height: int) -> Any:
+    """Create an intrinsic for tiles with this number of rows."""
 
     @intrinsic
     def tile(typing_context: Any, x: Any, first: Any, w: Any, column: Any, y: Any, row: Any) -> Any:
@@ -66,7 +66,7 @@ def _tile_of(height: int) -> Any:
             new_sums = []
             for i, total in enumerate(sums):
                 item = builder.load(builder.gep(x_start, [builder.add(builder.mul(index(i), x_width), k)]))
-                term = builder.fmul(_spread(builder, item, vector), weights, flags=["contract"])
+                term = builder.fmul(_broadcast(builder, item, vector), weights, flags=["contract"])
                 new_sums.append(builder.fadd(total, term, flags=["contract"]))
             next_k = builder.add(k, index(1))
             for phi, at_first, later in zip(
@@ -86,36 +86,36 @@ def _tile_of(height: int) -> Any:
     return tile
 
 
-def _spread(builder: Any, item: Any, vector: Any) -> Any:
-    """A vector of copies of ``item``."""
-    nothing = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(nothing, item, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
+def _broadcast(builder: Any, item: Any, vector: Any) -> Any:
+    """Build a vector of copies of ``item``."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, item, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
 
 
-_tall_tile, _flat_tile = _tile_of(HEIGHT), _tile_of(1)
+_tall_tile, _flat_tile = _make_tile(HEIGHT), _make_tile(1)
 
 
 @kernel
 def affine(x: Any, first: Any, rows: Any, w: Any, y: Any) -> None:
-    """y[r] = x[first + r] @ weight + bias for r < rows; ``w`` as :func:`packed` makes it, y at least as wide.
+    """y[r] = x[first + r] @ weight + bias for r < rows; ``w`` as returned by :func:`packed`, y at least as wide.
 
-    x is (..., at least depth) and y (at least rows, ...), of the type of w, with adjacent columns.
+    x is (..., at least depth) and y (at least rows, ...), with the dtype of w and adjacent columns.
     """
     lanes = VECTOR_BYTES // w.itemsize
-    whole = rows - rows % HEIGHT
+    tall_rows = rows - rows % HEIGHT
     for column in range(0, w.shape[1], lanes):
-        for r in range(0, whole, HEIGHT):
+        for r in range(0, tall_rows, HEIGHT):
             _tall_tile(x, first + r, w, column, y, r)
-        for r in range(whole, rows):
+        for r in range(tall_rows, rows):
             _flat_tile(x, first + r, w, column, y, r)
 
 
 @kernel
-def _pack_each(weights: Any, biases: Any, is_turned: Any) -> Any:
-    """weights (layers, width, depth), or (layers, depth, width) if they are turned; biases (layers or 0, width)."""
+def _pack_each(weights: Any, biases: Any, is_transposed: Any) -> Any:
+    """weights (layers, width, depth), or (layers, depth, width) if transposed; biases (layers or 0, width)."""
     layers, width, depth = weights.shape
-    if is_turned:
+    if is_transposed:
         width, depth = depth, width
     lanes = VECTOR_BYTES // weights.itemsize
     zero = weights.dtype.type(0)
@@ -123,7 +123,7 @@ def _pack_each(weights: Any, biases: Any, is_turned: Any) -> Any:
     for m in range(layers):
         for k in range(depth):
             for j in range(width):
-                w[m, k, j] = weights[m, k, j] if is_turned else weights[m, j, k]
+                w[m, k, j] = weights[m, k, j] if is_transposed else weights[m, j, k]
         for j in range(width):
             w[m, depth, j] = biases[m, j] if len(biases) > 0 else zero
         for k in range(depth + 1):
@@ -134,9 +134,9 @@ def _pack_each(weights: Any, biases: Any, is_turned: Any) -> Any:
 
 @kernel
 def _compose(first: Any, second: Any, bias: Any) -> Any:
-    """The product of ``first`` and ``second`` (both packed) with ``bias`` (width,) or (0,), packed."""
+    """The packed product of ``first`` and ``second`` (both packed) with ``bias`` (width,) or (0,)."""
     w = aligned(len(first), second.shape[1], second)
-    # The last row of the first is its bias, which takes the same way.
+    # The last row of the first is its bias, which is multiplied by the second as well.
     affine(first, 0, len(first), second, w)
     for j in range(len(bias)):
         w[len(w) - 1, j] += bias[j]
@@ -144,30 +144,30 @@ def _compose(first: Any, second: Any, bias: Any) -> Any:
 
 
 def array(parameter: Tensor) -> Any:
-    """The parameter's numbers, which the array shares with it."""
+    """The parameter as an array that shares its memory."""
     return parameter.detach().numpy()
 
 
-def packed(weight: Any, bias: Any = None, is_turned: bool = False) -> Any:
-    """A linear layer's weight (width, depth), or (depth, width) if it ``is_turned``, and bias, for :func:`affine`.
+def packed(weight: Any, bias: Any = None, is_transposed: bool = False) -> Any:
+    """Pack a linear layer's weight (width, depth), or (depth, width) if transposed, and bias for :func:`affine`.
 
-    (depth + 1, width): row k holds what input k is multiplied with, the last one the bias; width is rounded up to whole
-    vectors. Arguments are arrays, the result is one.
+    Arguments and result are arrays. The result is (depth + 1, width): row k holds the weights of input k, the last row
+    the bias; width is rounded up to whole vectors.
     """
-    return packed_each(weight[None], None if bias is None else bias[None], is_turned)[0]
+    return packed_each(weight[None], None if bias is None else bias[None], is_transposed)[0]
 
 
-def packed_each(weights: Any, biases: Any = None, is_turned: bool = False) -> Any:
-    """Several layers of one size, each as by :func:`packed`; all arrays have an index of the layer first."""
-    return _pack_each(weights, weights[:0, 0] if biases is None else biases, is_turned)
+def packed_each(weights: Any, biases: Any = None, is_transposed: bool = False) -> Any:
+    """Pack several layers of one size as in :func:`packed`; the first axis of all arrays is the layer."""
+    return _pack_each(weights, weights[:0, 0] if biases is None else biases, is_transposed)
 
 
 def composed(first: Any, second: Any, bias: Any = None) -> Any:
-    """Two packed linear layers as one, the second without bias: ``bias`` is added at the end."""
+    """Compose two packed linear layers into one, the second without bias; ``bias`` is added at the end."""
     return _compose(first, second, second[0, :0] if bias is None else bias)
 
 
 @cached_pack
 def packed_layer(layer: nn.Linear) -> Any:
-    """The layer, packed."""
+    """Pack a layer; cached within `cached_packs`."""
     return packed(array(layer.weight), None if layer.bias is None else array(layer.bias))
