@@ -22,8 +22,8 @@ def _forward(begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, y: Any) -> No
     """k, v, y (batch, length, dim)."""
     _, length, dim = k.shape
     zero, one, lowest = k.dtype.type(0), k.dtype.type(1), k.dtype.type(-1e38)
-    rows = scratch(4, dim, w)
-    total, weight, highest, old_factor = rows[0], rows[1], rows[2], rows[3]
+    rows = scratch(3, dim, w)
+    total, weight, highest = rows[0], rows[1], rows[2]
     for b in range(begin, end):
         for d in range(dim):
             total[d] = zero
@@ -43,7 +43,6 @@ def _forward(begin: Any, end: Any, w: Any, u: Any, k: Any, v: Any, y: Any) -> No
                 highest[d] = max(decayed, k[b, t, d])
                 old = one if ahead >= zero else small
                 new = small if ahead >= zero else one
-                old_factor[d] = old
                 weight[d] = old * weight[d] + new
                 total[d] = old * total[d] + new * v[b, t, d]
 
