@@ -26,7 +26,7 @@ from rllib_seqmarl.envs.suites.dexhands_model import (
     SUBSTEPS,
     build_model,
 )
-from rllib_seqmarl.envs.suites.mujoco_pictures import prepare_drawing, try_to_draw
+from rllib_seqmarl.envs.suites.mujoco_rendering import select_gl_backend, try_to_render
 
 # Which of a hand's actions are whose, in their order: 6 of the base and 2 of the wrist, then those of the fingers.
 AGENTS: dict[str, dict[str, int]] = {
@@ -122,7 +122,7 @@ class DexHands(ParallelEnv):
         check_number("reset_noise", reset_noise, 0, 1, whole=False)
         check_choice("render_mode", render_mode, (None, "rgb_array"))
         if render_mode:
-            prepare_drawing()
+            select_gl_backend()
         import mujoco
 
         self.task = TASKS[task]
@@ -152,7 +152,7 @@ class DexHands(ParallelEnv):
         self._state = np.zeros(len(HANDS) * OWN_SIZE + DOOR_SIZE, np.float32)
         self._steps, self._solved = 0, False
         self._rng = np.random.default_rng()
-        self._renderer = try_to_draw(lambda: mujoco.Renderer(model, height=480, width=640)) if render_mode else None
+        self._renderer = try_to_render(lambda: mujoco.Renderer(model, height=480, width=640)) if render_mode else None
 
     def observation_space(self, agent: str) -> spaces.Box:
         return self._observation_space

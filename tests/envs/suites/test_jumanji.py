@@ -253,9 +253,9 @@ def test_all_observations_together_are_the_foragers_state() -> None:
 def test_names_give_sizes(suite: str, task: str, sizes: tuple[Any, ...]) -> None:
     from rllib_seqmarl.envs.suites import jumanji
 
-    read = {"jumanji-rware": jumanji.read_rware, "jumanji-lbf": jumanji.read_lbf}
-    read |= {"jumanji-connector": jumanji.read_connector, "jumanji-cleaner": jumanji.read_cleaner}
-    found = read[suite](task)
+    parse = {"jumanji-rware": jumanji.parse_rware, "jumanji-lbf": jumanji.parse_lbf}
+    parse |= {"jumanji-connector": jumanji.parse_connector, "jumanji-cleaner": jumanji.parse_cleaner}
+    found = parse[suite](task)
     assert found is not None and tuple(found.values()) == sizes
 
 

@@ -19,9 +19,9 @@ from gymnasium_robotics.envs.multiagent_mujoco import MultiAgentMujocoEnv, obsk
 
 from rllib_seqmarl.envs import make_env, make_joint_env
 from rllib_seqmarl.envs.suites.mamujoco import SUITE, make_mamujoco
-from rllib_seqmarl.envs.suites.mamujoco_joints import JOINT_EACH
+from rllib_seqmarl.envs.suites.mamujoco_joints import SINGLE_JOINT_TASKS
 
-PUBLISHED = [task for task in SUITE.tasks if task not in JOINT_EACH]
+PUBLISHED = [task for task in SUITE.tasks if task not in SINGLE_JOINT_TASKS]
 
 
 def published(task: str, **options: Any) -> MultiAgentMujocoEnv:
@@ -78,7 +78,7 @@ def test_velocities_beyond_the_bounds_are_clipped_as_in_the_package() -> None:
     ours.reset(seed=0), theirs.reset(seed=0)
     for robot in (ours.robot, theirs.single_agent_env):
         robot.unwrapped.data.qvel[:] = [-30.0, 30.0, 5.0, -30.0, 30.0, 5.0]
-    seen = ours._look()
+    seen = ours._read_observations()
     assert max(entries.max() for entries in seen) == 10.0
     for entries, should_be in zip(seen, theirs._get_obs().values(), strict=True):
         np.testing.assert_array_equal(entries, np.float32(should_be))
@@ -109,9 +109,9 @@ def test_every_factorisation_of_the_package_is_listed() -> None:
     assert theirs - {"CoupledHalfCheetah-1p1"} == {task for task in PUBLISHED if "ManySegment" not in task}
 
 
-@pytest.mark.parametrize("task", JOINT_EACH)
+@pytest.mark.parametrize("task", SINGLE_JOINT_TASKS)
 def test_one_joint_an_agent_is_the_same_robot(task: str) -> None:
-    ours, theirs = make_mamujoco(task), published(f"{task.split('-')[0]}-{JOINT_EACH[task]}")
+    ours, theirs = make_mamujoco(task), published(f"{task.split('-')[0]}-{SINGLE_JOINT_TASKS[task]}")
     count = theirs.single_agent_env.action_space.shape[0]
     assert len(ours.possible_agents) == count
     ours.reset(seed=1), theirs.reset(seed=1)
@@ -197,7 +197,7 @@ def test_a_copy_is_a_robot_of_its_own(copied: Callable[[Any], Any]) -> None:
         _, _, _, truncated, _ = twin.step(ones)
     assert all(truncated.values())
     np.testing.assert_array_equal(twin.robot.unwrapped.data.ctrl, [1.0, 0.0])
-    np.testing.assert_array_equal(np.concatenate(env._look()), np.concatenate([*seen.values()]))
+    np.testing.assert_array_equal(np.concatenate(env._read_observations()), np.concatenate([*seen.values()]))
 
 
 def test_pictures() -> None:
@@ -243,5 +243,5 @@ def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_a_wrong_range_is_named() -> None:
-    with pytest.raises(ValueError, match=r"healthy_z_range=\[1, 0.5\] is no range"):
+    with pytest.raises(ValueError, match=r"healthy_z_range=\[1, 0.5\] is not a range"):
         make_env("mamujoco/Ant-4x2", {"healthy_z_range": [1, 0.5]})

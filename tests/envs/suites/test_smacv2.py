@@ -93,7 +93,7 @@ def test_seeds_reach_nested_generators() -> None:
     env = make_env("smacv2/terran_5_vs_5")
     places = []
     for seed in (1, 1, 2):
-        env._seed_draws(env._game, seed)
+        env._seed_generators(env._game, seed)
         places.append(env._game.env_key_to_distribution_map["start_positions"].generate())
     first, second, third = (place["ally_start_positions"]["item"] for place in places)
     np.testing.assert_array_equal(first, second)
@@ -108,15 +108,15 @@ def test_seeds_reach_nested_generators() -> None:
         ({"team": {}}, "no option 'team'.*team_gen"),
         ({"attack": {"observe": True}}, "no option 'attack'"),
         ({"n_units": 3}, "no option 'n_units'"),
-        ({"team_gen": None}, "team_gen=None is no section"),
+        ({"team_gen": None}, "team_gen=None is not a section"),
         ({"team_gen": {"weight": [1]}}, "no option 'weight'.*weights"),
         ({"team_gen": {"unit_types": ["zealot"]}}, "'zealot' is unknown.*marine"),
         ({"team_gen": {"weights": [0.5, 0.4, 0.2]}}, r"weights=\[0.5, 0.4, 0.2\].*sum of 1"),
         ({"team_gen": {"weights": [0.5, 0.5]}}, "one from 0 to 1 for each"),
-        ({"team_gen": {"weights": [1.5, -0.5, 0]}}, "no probabilities"),
-        ({"team_gen": {"weights": 0.5}}, "weights=0.5 are no probabilities"),
-        ({"team_gen": {"weights": [0, 0, 1.0]}}, "no exception_unit_type"),
-        ({"team_gen": {"unit_types": ["medivac"], "weights": [1.0]}}, "no exception_unit_type"),
+        ({"team_gen": {"weights": [1.5, -0.5, 0]}}, "not probabilities"),
+        ({"team_gen": {"weights": 0.5}}, "weights=0.5 are not probabilities"),
+        ({"team_gen": {"weights": [0, 0, 1.0]}}, "exception_unit_types, so no team is valid"),
+        ({"team_gen": {"unit_types": ["medivac"], "weights": [1.0]}}, "exception_unit_types, so no team is valid"),
         ({"team_gen": {"observe": "yes"}}, "observe='yes'"),
         ({"team_gen": {"dist_type": "all_teams"}}, "as many enemies"),
         ({"team_gen": {"dist_type": "fixed"}}, "dist_type='fixed'.*weighted_teams"),
@@ -138,7 +138,7 @@ def test_capability_configs_are_checked(config: dict[str, Any], words: str) -> N
         ({"num_fov_actions": 0}, "num_fov_actions=0"),
         ({"min_attack_range": "far"}, "min_attack_range='far'"),
         ({"conic_fov": 3}, "conic_fov=3"),
-        ({"capability_config": {"start_positions": 5}}, "start_positions=5 is no section"),
+        ({"capability_config": {"start_positions": 5}}, "start_positions=5 is not a section"),
     ],
 )
 def test_options_are_checked(option: dict[str, Any], words: str) -> None:

@@ -173,9 +173,9 @@ def test_it_gives_what_the_package_gives(packages: Packages, make: Callable[...,
     env.reset(), env.reset()
     observations, infos = env.reset(seed=5)
     bare = env._make_game(5)
-    if env._seed_draws:
-        env._seed_draws(bare, 5)
-    with type(env._streams)(5).lent():
+    if env._seed_generators:
+        env._seed_generators(bare, 5)
+    with type(env._streams)(5).activate():
         bare.reset()
         rng = np.random.default_rng(3)
         while env.agents:

@@ -74,7 +74,7 @@ def test_a_copy_that_begins_is_as_new_and_the_others_do_not_notice(task: str, mo
     for action in actions[:5]:
         batch.step(action, nobody), undisturbed.step(action, nobody)
 
-    reset_at, stream = batch._env._reset_at, new._random
+    reset_at, stream = batch._env._reset_at, new._rng_state
 
     def draw_as_new(copy: int, **options: Any) -> None:
         torch.random.set_rng_state(stream)
@@ -219,7 +219,7 @@ def test_the_first_copy_is_drawn_or_it_is_said_what_that_takes(monkeypatch: pyte
         raise OSError("no GL")
 
     monkeypatch.setattr(env.batch._env, "render", fail)
-    with pytest.raises(RuntimeError, match=r"vmas/balance cannot draw here: OSError\('no GL'\).*xvfb-run"):
+    with pytest.raises(RuntimeError, match=r"vmas/balance cannot render: OSError\('no GL'\).*xvfb-run"):
         env.render()
 
 
