@@ -78,7 +78,7 @@ def make_mamujoco(
         agent_obsk: Distance in joints up to which an agent observes, >= 0; 0 for its own joints only. All agents
             observe the torso. None: all agents observe the whole state.
         local_categories: Observed categories of joints at distances 0, 1, ..., agent_obsk: for each a list of "qpos",
-            "qvel", "qfrc_actuator", "cinert", "cvel", "cfrc_ext" and any own_options of the domain's joints. None: positions
+            "qvel", "qfrc_actuator", "cinert", "cvel", "cfrc_ext" and any others of the domain's joints. None: positions
             and velocities (for some domains more) of an agent's own joints, positions of others.
         global_categories: Observed categories of the torso; None: "qpos" and "qvel".
         disabled_joints: Joints that always get zero control: indices into the robot's action, which for HalfCheetah-6x1

@@ -161,10 +161,10 @@ def test_a_worker_that_ends_is_reported(python: str) -> None:
     batch.reset()
     actions = pushes(1, 0, 0)
     actions[0, 1, 0] = 1
-    with pytest.raises(RuntimeError, match="has ended with exit status 1"):
+    with pytest.raises(RuntimeError, match="has exited with status 1"):
         for _ in range(6):
             batch.step(actions, NOBODY)
-    with pytest.raises(RuntimeError, match="has ended"):
+    with pytest.raises(RuntimeError, match="has exited"):
         batch.step(actions, NOBODY)
     batch.close()
 
@@ -172,8 +172,8 @@ def test_a_worker_that_ends_is_reported(python: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"python": ""}, "python='' is no program. Bi-DexHands takes a Python of its own"),
-        ({"python": "/nowhere/python"}, "python='/nowhere/python' is no program"),
+        ({"python": ""}, "python='' is not an executable. Bi-DexHands needs a separate Python"),
+        ({"python": "/nowhere/python"}, "python='/nowhere/python' is not an executable"),
         ({"agents": "finger"}, "agents='finger' is unknown. Did you mean 'fingers'"),
         ({"episode_length": 0}, "episode_length=0 is out of range"),
     ],
@@ -184,7 +184,7 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_without_bidexhands_it_is_said_what_to_do() -> None:
-    with pytest.raises(RuntimeError, match="exit status 1; .*Isaac Gym Preview 4"):
+    with pytest.raises(RuntimeError, match="with status 1; .*Isaac Gym Preview 4"):
         make(sys.executable)
 
 

@@ -239,15 +239,15 @@ def test_the_current_task_is_drawn() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": []}, "is no list of tasks"),
-        ({"tasks": DISTINCT}, "is no list of tasks. Give a list such as"),
-        ({"tasks": [{"env_config": {}}]}, "names no task"),
+        ({"tasks": []}, "is not a list of tasks"),
+        ({"tasks": DISTINCT}, "is not a list of tasks. Give a list such as"),
+        ({"tasks": [{"env_config": {}}]}, "has no task name"),
         ({"tasks": [{"name": DISTINCT, "wait": 1}]}, "an entry of tasks has no option 'wait'. Did you mean 'weight'?"),
         ({"tasks": [{"name": DISTINCT, "weight": -1}]}, "tasks: weight=-1 is out of range"),
-        ({"tasks": [{"name": DISTINCT, "weight": 0}]}, "none is played"),
+        ({"tasks": [{"name": DISTINCT, "weight": 0}]}, "all weights are 0"),
         (
             {"tasks": [{"name": DISTINCT, "env_config": 3}]},
-            "env_config=3 of coordination/distinct_choice is no mapping",
+            "env_config=3 of coordination/distinct_choice is not a mapping",
         ),
         ({"tasks": [{"name": DISTINCT, "env_config": {"n_agent": 3}}]}, "has no option 'n_agent'"),
         ({"tasks": ["coordination/distinct"]}, "Unknown environment 'coordination/distinct'"),
@@ -255,9 +255,9 @@ def test_the_current_task_is_drawn() -> None:
         ({"tasks": [distinct(2, weight=2), distinct(3)], "sampling": "round_robin"}, "plays all tasks equally often"),
         ({"sampling": "rand"}, "sampling='rand' is unknown. Did you mean 'random'?"),
         ({"task_ids": 3}, "task_ids=3 is unknown"),
-        ({"tasks": [DISTINCT, "toy/far"]}, "choose in coordination/distinct_choice but act continuously in toy/far"),
-        ({"tasks": ["toy/unbounded"]}, "actions in toy/unbounded are not bounded"),
-        ({"tasks": ["toy/pictures"]}, "agents of toy/pictures see images"),
+        ({"tasks": [DISTINCT, "toy/far"]}, "discrete in coordination/distinct_choice but continuous in toy/far"),
+        ({"tasks": ["toy/unbounded"]}, "actions in toy/unbounded are unbounded"),
+        ({"tasks": ["toy/pictures"]}, "toy/pictures has image observations"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:

@@ -169,8 +169,8 @@ def test_closing_one_leaves_others_and_no_window_is_opened(task: str) -> None:
         ("pursuit", {"render_mode": "human"}, "render_mode='human' is unknown. Choose one of None, rgb_array"),
         ("pursuit", {"constraint_window": 1.5}, "constraint_window=1.5 is out of range: give a number from 0 to 1"),
         ("pursuit", {"obs_range": 6}, "obs_range=6 is even"),
-        ("pursuit", {"n_evaders": 90}, "n_evaders=90 is too much for 16 x 16 fields: give 57 or less"),
-        ("pursuit", {"constraint_window": 0}, "n_pursuers=8 is too much for 0 x 0 fields"),
+        ("pursuit", {"n_evaders": 90}, "n_evaders=90 is too many for 16 x 16 cells: give at most 57"),
+        ("pursuit", {"constraint_window": 0}, "n_pursuers=8 is too many for 0 x 0 cells"),
         ("pursuit", {"catch_reward": "5"}, "catch_reward='5' is out of range: give a number"),
     ],
 )
