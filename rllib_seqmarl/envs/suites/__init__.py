@@ -1,4 +1,4 @@
-"""One file a benchmark suite. A new suite is one such file and its line below."""
+"""Benchmark suites, one module each. To add a suite, write its module and list it below."""
 
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites import (

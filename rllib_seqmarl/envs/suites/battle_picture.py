@@ -1,22 +1,22 @@
-"""A battlefield seen from above, for the simulators of battles."""
+"""Top-down rendering of battlefields, for the battle simulators."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-PIXELS = 512  # the longer side of a picture
+PIXELS = 512  # longer side of an image
 
 
 class Unit(NamedTuple):
-    """A unit that lives.
+    """A living unit.
 
     Attributes:
-        x, y: Where it is, in units of the map; y points up.
-        radius: In units of the map.
-        health: The share that is left, from 0 to 1.
-        is_ally: Whether it is of the team.
-        kind: A short name of its type, or none.
+        x, y: Position in map units; y points up.
+        radius: Radius in map units.
+        health: Remaining fraction of its health, from 0 to 1.
+        is_ally: Whether it belongs to the team.
+        kind: Short name of its type, or an empty string.
     """
 
     x: float
@@ -28,7 +28,7 @@ class Unit(NamedTuple):
 
 
 def draw_battle(width: float, height: float, units: Iterable[Unit]) -> np.ndarray:
-    """Units on a map of this size: the team in blue, its enemies in red, their health in green; uint8 (h, w, 3)."""
+    """Draw units on a map: the team in blue, its enemies in red, their health in green; uint8 (h, w, 3)."""
     from PIL import Image, ImageDraw
 
     scale = PIXELS / max(width, height)

@@ -1,4 +1,4 @@
-"""Cooperative games with pictures, from the package PettingZoo."""
+"""Cooperative games of PettingZoo's Butterfly suite, most of them with image observations."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,58 +13,58 @@ from rllib_seqmarl.envs.pettingzoo_turns import PettingZooTurns, check_package_o
 from rllib_seqmarl.envs.small_images import Rectangle, SmallImages
 from rllib_seqmarl.envs.suite import Suite
 
-_SIGHT = 512  # pixels that an agent of knights_archers_zombies sees in height and width
+_VIEW_SIZE = 512  # side length of an agent's view in knights_archers_zombies [pixels]
 _IMAGE_OPTIONS = ("image_size", "grayscale", "frame_stack")
 
 
 def make_butterfly(task: str, **options: Any) -> ParallelEnv:
-    """One game, with PettingZoo's rewards: shared, but in knights_archers_zombies each agent's own.
+    """Make one game. Rewards are PettingZoo's: shared, except in knights_archers_zombies.
 
     Args:
         task: "pistonball", "cooperative_pong" or "knights_archers_zombies".
-        **options: First, for agents that see images (in knights_archers_zombies with `obs_method="image"`)
+        **options: For image observations (in knights_archers_zombies with `obs_method="image"`)
             image_size: height and width to which images are scaled down, at least 16 each, (64, 64) by default; None
-                to keep their size: 457 x 120, 280 x 480 and 512 x 512 in the order of the tasks above.
-            grayscale: instead of red, green and blue; True by default.
-            frame_stack: how many successive images an observation holds, >= 1; 2 by default, which show how things
-                move.
+                keeps the original size: 457 x 120, 280 x 480 and 512 x 512 in the order of the tasks above.
+            grayscale: convert images from RGB to grayscale; True by default.
+            frame_stack: how many successive images an observation contains, >= 1; 2 by default, which makes motion
+                visible.
 
-            Then PettingZoo's. All tasks have
+            The others are PettingZoo's. All tasks have
             max_cycles: steps after which an episode is truncated, >= 1; 125, 900 and 900 by default.
-            render_mode: None or "rgb_array". Images are observed with either.
+            render_mode: None or "rgb_array". It does not affect image observations.
 
-            pistonball: n_pistons (20) >= 2; continuous (True), or three choices; time_penalty (-0.1); random_drop,
+            pistonball: n_pistons (20) >= 2; continuous (True), else three actions; time_penalty (-0.1); random_drop,
             random_rotate (True); ball_mass (0.75) > 0; ball_friction (0.3), ball_elasticity (1.5) >= 0.
 
             cooperative_pong: ball_speed (9), left_paddle_speed, right_paddle_speed (12) >= 0; cake_paddle (True);
-            bounce_randomness (False); max_reward (100), off_screen_penalty (-10); render_ratio (2): 960 x 560 by
-            so much is the size of an image, 1 to 10; render_fps (15), of no effect here.
+            bounce_randomness (False); max_reward (100), off_screen_penalty (-10); render_ratio (2): images are
+            960 x 560 divided by it, 1 to 10; render_fps (15), which has no effect here.
 
             knights_archers_zombies: num_archers, num_knights (2) >= 0, together 1 to 20; max_zombies, max_arrows
             (10) >= 0; spawn_delay (20) >= 1; killable_knights, killable_archers (True); line_death (False);
-            obs_method: "vector" (default), "vector-masked" or "image". "vector-sequence" varies in size, which no
-            array of a team can.
+            obs_method: "vector" (default), "vector-masked" or "image". "vector-sequence" is not supported because its
+            size varies.
 
     Raises:
-        ValueError: An option which the task does not have, or a value out of range.
+        ValueError: An option is unknown or out of range.
     """
     return _MAKERS[task](options)
 
 
-def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The package's options and those of images."""
+def _split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split options into those of the package and those of `SmallImages`."""
     images = {name: value for name, value in options.items() if name in _IMAGE_OPTIONS}
     return {name: value for name, value in options.items() if name not in images}, images
 
 
 class PixelTurns(PettingZooTurns):
-    """Agents see images, scaled down and stacked. There is no global state: it would be the picture of all of them.
+    """A game with image observations, scaled down and stacked. It has no global state.
 
     Args:
-        env: A `raw_env` that draws: made with render_mode="rgb_array", for without it PettingZoo draws nothing, and
-            agents would see an empty screen.
+        env: A `raw_env` made with render_mode="rgb_array". Without it PettingZoo draws nothing, and agents would
+            observe an empty screen.
         render_mode: None or "rgb_array".
-        image_options: Of SmallImages.
+        image_options: Keyword arguments of `SmallImages`.
     """
 
     def __init__(self, env: Any, render_mode: str | None, image_options: dict[str, Any]):
@@ -80,23 +80,23 @@ class PixelTurns(PettingZooTurns):
         return super().reset(seed, options)
 
     def state(self) -> np.ndarray:
-        raise NotImplementedError("agents see images; there is no global state besides")
+        raise NotImplementedError("games with image observations have no global state")
 
     def _observe(self, agents: Iterable[str]) -> dict[str, np.ndarray]:
-        # All see parts of one screen, which is drawn and read once, and not for every agent as by PettingZoo.
+        # All agents observe parts of one screen, so draw and read it once instead of once per agent as PettingZoo does.
         import pygame
 
         screen = self._screen()
         image = Image.frombytes("RGB", screen.get_size(), pygame.image.tobytes(screen, "RGB"))
         small = self.images.shrink(image, {agent: self._view(agent) for agent in agents})
-        return {agent: self.images.stack(agent, seen) for agent, seen in small.items()}
+        return {agent: self.images.stack(agent, image) for agent, image in small.items()}
 
     def _screen(self) -> Any:
-        """The pygame surface with what is to be seen."""
+        """Return the pygame surface that agents observe."""
         return self.env.screen
 
     def _view(self, agent: str) -> Rectangle:
-        """The part of the screen that an agent sees."""
+        """Return the part of the screen that an agent observes."""
         raise NotImplementedError
 
 
@@ -114,12 +114,12 @@ def _pistonball(options: dict[str, Any]) -> ParallelEnv:
         "max_cycles": (1, None),
     }
     check_package_options("butterfly/pistonball", raw_env.__init__, options, limits, _IMAGE_OPTIONS)
-    package, images = _split(options)
+    package, images = _split_options(options)
     return Pistonball(raw_env(**{**package, "render_mode": "rgb_array"}), options.get("render_mode"), images)
 
 
 class Pistonball(PixelTurns):
-    """Pistons roll a ball to the left. Each sees itself, its neighbours and the space above them."""
+    """Pistons roll a ball to the left. Each observes itself, its neighbours and the space above them."""
 
     def _view(self, agent: str) -> Rectangle:
         env = self.env
@@ -128,7 +128,7 @@ class Pistonball(PixelTurns):
         return left, env.wall_width, left + 3 * env.piston_width, bottom
 
     def _last_info(self) -> dict[str, Any]:
-        """Won once the ball has reached the left wall."""
+        """Report a win if the ball has reached the left wall."""
         return {"win": float(self.env.terminate)}
 
 
@@ -148,12 +148,12 @@ def _cooperative_pong(options: dict[str, Any]) -> ParallelEnv:
         "render_fps": (1, None),
     }
     check_package_options("butterfly/cooperative_pong", Game.__init__, options, limits, _IMAGE_OPTIONS)
-    package, images = _split(options)
+    package, images = _split_options(options)
     return CooperativePong(raw_env(**{**package, "render_mode": "rgb_array"}), options.get("render_mode"), images)
 
 
 class CooperativePong(PixelTurns):
-    """Two paddles keep a ball in the field. Both see all of it."""
+    """Two paddles keep a ball in the field. Both observe the whole field."""
 
     def _screen(self) -> Any:
         return self.env.env.screen
@@ -179,7 +179,7 @@ def _knights_archers_zombies(options: dict[str, Any]) -> ParallelEnv:
     check_choice("obs_method", obs_method, ("vector", "vector-masked", "image"))
     if not 1 <= options.get("num_archers", 2) + options.get("num_knights", 2) <= 20:
         raise ValueError("num_archers and num_knights are out of range: give 1 to 20 agents in all.")
-    package, images = _split(options)
+    package, images = _split_options(options)
     if obs_method == "image":
         return PixelZombies(raw_env(**package), options.get("render_mode"), images)
     if images:
@@ -188,19 +188,19 @@ def _knights_archers_zombies(options: dict[str, Any]) -> ParallelEnv:
 
 
 class Zombies(PettingZooTurns):
-    """Knights and archers keep zombies off. The dead leave.
+    """Knights and archers fend off zombies. Dead agents leave the episode.
 
-    PettingZoo pays an agent for a kill in the step after it, but for the first agent: as published.
+    As in PettingZoo, all agents but the first are rewarded for a kill one step late.
     """
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        # PettingZoo counts on towards the next zombie, so that equal seeds would give different episodes.
+        # PettingZoo does not reset this spawn timer, so equal seeds would give different episodes.
         self.env.zombie_spawn_interval.reset()
         return super().reset(seed, options)
 
 
 class VectorZombies(Zombies):
-    """Agents see numbers, float32 (rows, 5 or 11), flattened by a joint environment."""
+    """Zombies with vector observations, float32 (rows, 5 or 11), which a joint environment flattens."""
 
     def __init__(self, env: Any, render_mode: str | None):
         super().__init__(env, render_mode)
@@ -217,7 +217,7 @@ class VectorZombies(Zombies):
 
 
 class PixelZombies(Zombies, PixelTurns):
-    """Agents see the screen around themselves, and the dying nothing."""
+    """Zombies with image observations, centred on the agent; all black in the step in which it dies."""
 
     def _screen(self) -> Any:
         self.env.draw()
@@ -226,9 +226,9 @@ class PixelZombies(Zombies, PixelTurns):
     def _view(self, agent: str) -> Rectangle:
         player = self.env.agent_map[agent]
         if not player.is_alive:
-            return -_SIGHT, -_SIGHT, 0, 0
-        left, top = player.rect.x - _SIGHT // 2, player.rect.y - _SIGHT // 2
-        return left, top, left + _SIGHT, top + _SIGHT
+            return -_VIEW_SIZE, -_VIEW_SIZE, 0, 0
+        left, top = player.rect.x - _VIEW_SIZE // 2, player.rect.y - _VIEW_SIZE // 2
+        return left, top, left + _VIEW_SIZE, top + _VIEW_SIZE
 
 
 _MAKERS = {
@@ -240,9 +240,9 @@ _MAKERS = {
 SUITE = Suite(
     name="butterfly",
     tasks={
-        "pistonball": "Twenty pistons roll a ball to the left; each sees what is above itself.",
+        "pistonball": "Twenty pistons roll a ball to the left; each observes the space above itself.",
         "cooperative_pong": "Two paddles keep a ball in the field as long as they can, from images.",
-        "knights_archers_zombies": "Knights and archers keep zombies off; the dead leave.",
+        "knights_archers_zombies": "Knights and archers fend off zombies; dead agents leave.",
     },
     make=make_butterfly,
     requires=("pygame", "pymunk"),

@@ -1,35 +1,36 @@
 """Two small tasks in which agents that decide independently provably fail, while a sequential team succeeds.
 
-In both, n agents must at every step take n different ones of their choices. To fail *provably* even where
-every agent knows its own number (with which a fixed assignment "agent i takes i" would do), one thing more is
-asked:
+In both, n agents must take n different choices at every step. If agents know their own numbers, the fixed
+assignment "agent i takes i" would suffice, so each task adds a condition under which independent policies
+*provably* fail:
 
-**DistinctChoice** asks that the first agent take the choice which it alone is told, a uniformly random one.
+**DistinctChoice** requires the first agent to take a uniformly random choice that only it observes.
 
-    Policies bounded: decentralised ones. Each agent draws its action independently of the others, from a
-    distribution that may depend on its number and on all that it has observed so far. (The bound even holds
-    if agents 2..n draw together, as long as they do not see what the first one sees.)
+    Policies bounded: decentralised ones. Each agent samples its action independently of the others, from a
+    distribution that may depend on its number and its observation history. (The bound even holds if agents
+    2..n sample jointly, as long as they do not observe what the first one observes.)
     Bound: with k choices, a step succeeds with probability at most (k - n + 1) / k, so 1 / n where k = n.
-    Proof: let A be what agents 2..n take. Success needs |A| = n - 1 and the secret s not in A. The agents see
-    nothing of s, so A is independent of it, and whatever A is, s avoids it with probability (k - n + 1) / k.
-    QED. The bound is reached: the first agent takes s, agent i > 1 always takes choice i.
-    A sequential team reaches 1: agents see what their predecessors took and take the lowest free choice.
+    Proof: let A be the set of choices of agents 2..n. Success requires |A| = n - 1 and the secret s not in A.
+    These agents do not observe s, so A is independent of it, and for any such A, s is not in A with
+    probability (k - n + 1) / k. QED. The bound is attained: the first agent takes s, agent i > 1 always takes
+    choice i.
+    A sequential team attains 1: each agent takes the lowest choice that its predecessors have left free.
 
-**UnrepeatedChoice** asks that the joint action differ from the one of the step before. No agent sees anything
-(the observation is constant), so sharing observations does not help: only *drawing* the actions together
-does.
+**UnrepeatedChoice** requires the joint action to differ from that of the previous step. The observation is
+constant, so sharing observations does not help: only *sampling* the actions jointly does.
 
-    Policies bounded: memoryless product policies. Agent i draws from p_i at each step, independently of the
+    Policies bounded: memoryless product policies. Agent i samples from p_i at each step, independently of the
     others and of the past.
     Bound: a step succeeds with probability at most 1/4, for every n >= 2 (here k = n).
-    Proof: let a and b be the joint actions of two consecutive steps, independent draws of p_1 x ... x p_n,
-    and let P be the probability that a is a permutation. Success needs that a and b both are, so it has at
-    most probability P^2. And let i be the first agent whose actions differ in a and b. Swap a_i and b_i. The
-    new pair is as probable as the old one, the swap undoes itself, and neither new action is a permutation:
-    in a, some other agent took b_i; in b, some other took a_i. So success is no more probable than two
-    failures, (1 - P)^2. Now min(P, 1 - P)^2 <= 1/4. QED. (Numerical search finds no more than 1/8.)
-    A sequential team that draws uniformly among the n! permutations reaches 1 - 1/n!. It has to *draw*: the
-    greedy policy takes the same permutation at each step and fails, so evaluate with exploration on.
+    Proof: let a and b be the joint actions of two consecutive steps, independent samples of p_1 x ... x p_n,
+    and let P be the probability that a is a permutation. Success requires a and b to be permutations, so its
+    probability is at most P^2. On success, let i be the first agent whose actions differ in a and b, and swap
+    a_i and b_i. The new pair has the same probability, the swap is its own inverse, and neither new action is
+    a permutation: in a, some other agent took b_i; in b, some other took a_i. So the probability of success
+    is at most that of two failures, (1 - P)^2. Now min(P, 1 - P)^2 <= 1/4. QED. (Numerical search finds at
+    most 1/8.)
+    A sequential team that samples uniformly from the n! permutations attains 1 - 1/n!. It must *sample*: the
+    greedy policy repeats one permutation and fails, so evaluate with exploration on.
 """
 
 import inspect
@@ -45,24 +46,24 @@ from rllib_seqmarl.envs.suite import Suite
 
 
 def independent_bound(n_agents: int, n_choices: int) -> float:
-    """Most that decentralised policies succeed in a step of DistinctChoice; the proof is at the top."""
+    """Upper bound on decentralised policies' success probability per step of DistinctChoice; proof at the top."""
     return (n_choices - n_agents + 1) / n_choices
 
 
 UNREPEATED_INDEPENDENT_BOUND = 0.25
-"""Most that memoryless product policies succeed in a step of UnrepeatedChoice; the proof is at the top."""
+"""Upper bound on memoryless product policies' success probability per step of UnrepeatedChoice; proof at the top."""
 
 
 def unrepeated_optimum(n_agents: int) -> float:
-    """Success probability of a step of UnrepeatedChoice for the best memoryless joint policy: 1 - 1/n!."""
+    """Success probability per step of UnrepeatedChoice for the best memoryless joint policy: 1 - 1/n!."""
     return 1.0 - 1.0 / math.factorial(n_agents)
 
 
 class _ChoiceTask(ParallelEnv):
-    """n agents, k choices each, one reward for all: 1 for a step that succeeds. Truncated after `max_cycles`
-    steps.
+    """n agents with k choices each and a shared reward of 1 for each successful step.
 
-    The infos of the last step hold "success", the fraction of the steps that succeeded, of those that could.
+    Episodes are truncated after `max_cycles` steps. The infos of the last step contain "success", the success rate over
+    the steps that can succeed.
     """
 
     first_success = 1  # the first step of an episode that can succeed
@@ -77,7 +78,7 @@ class _ChoiceTask(ParallelEnv):
         self.possible_agents = [f"agent_{i}" for i in range(n_agents)]
         self.agents: list[str] = []
         self._observation_space = spaces.Box(0.0, 1.0, (observation,), np.float32)
-        # PettingZoo wants the same space object each time, and agents that sample by themselves.
+        # PettingZoo requires the same space object at each call, and one per agent for independent sampling.
         self._action_spaces: dict[str, spaces.Discrete] = {
             agent: spaces.Discrete(n_choices) for agent in self.possible_agents
         }
@@ -123,7 +124,7 @@ class _ChoiceTask(ParallelEnv):
         )
 
     def render(self) -> np.ndarray | None:
-        """A picture of the last step, uint8 (height, width, 3): a row an agent, a column a choice."""
+        """Render the last step, uint8 (height, width, 3): one row per agent, one column per choice."""
         if self.render_mode is None:
             return None
         cell, gap = 24, 2
@@ -138,31 +139,31 @@ class _ChoiceTask(ParallelEnv):
         return picture
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no open resources."""
 
-    # What the two tasks differ in.
+    # Hooks for the two tasks.
 
     def _begin_step(self) -> None:
-        """Draws what the coming step depends on."""
+        """Draw the random variables of the next step."""
 
     def _accepts(self, taken: tuple[int, ...]) -> bool:
-        """Whether these choices, all different, succeed."""
+        """Return whether these choices, which are all different, succeed."""
         raise NotImplementedError
 
     def _observe(self) -> dict[str, np.ndarray]:
-        """Each agent's observation."""
+        """Return each agent's observation."""
         raise NotImplementedError
 
 
 class DistinctChoice(_ChoiceTask):
-    """All agents must take different choices, the first one a choice that it alone is told.
+    """Agents must take different choices, the first one a secret choice that only it observes.
 
-    Observations, float32 (n_choices,): the first agent's is the one-hot secret, drawn again at each step; all
-    others see zeros. The optimum is a return of `max_cycles`.
+    Observations, float32 (n_choices,): the first agent's is the one-hot secret, redrawn at each step; all others
+    are zeros. The optimal return is `max_cycles`.
 
     Args:
-        n_agents: n.
-        n_choices: K >= n; n by default.
+        n_agents: Number of agents n, >= 2.
+        n_choices: Number of choices k, >= n; n by default.
         max_cycles: Steps of an episode.
         render_mode: "rgb_array" or None.
     """
@@ -187,21 +188,20 @@ class DistinctChoice(_ChoiceTask):
         return taken[0] == self._secret
 
     def _observe(self) -> dict[str, np.ndarray]:
-        seen = np.zeros((self.n_agents, self.n_choices), np.float32)
-        seen[0, self._secret] = 1.0
-        return dict(zip(self.agents, seen, strict=True))
+        observations = np.zeros((self.n_agents, self.n_choices), np.float32)
+        observations[0, self._secret] = 1.0
+        return dict(zip(self.agents, observations, strict=True))
 
 
 class UnrepeatedChoice(_ChoiceTask):
-    """n agents must take n different choices, and never in the same way twice running.
+    """n agents must take n different choices, and never repeat the previous joint action.
 
-    The observation is the constant 1, float32 (1,). The first step of an episode has nothing to differ from
-    and does not succeed, so the best memoryless team returns `(max_cycles - 1) *
-    unrepeated_optimum(n_agents)`.
+    The observation is the constant 1, float32 (1,). The first step of an episode has no previous action and does
+    not succeed, so the best memoryless team's return is `(max_cycles - 1) * unrepeated_optimum(n_agents)`.
 
     Args:
-        n_agents: N, also the number of choices.
-        max_cycles: Steps of an episode, at least 2.
+        n_agents: Number of agents n, >= 2, which is also the number of choices.
+        max_cycles: Steps of an episode, >= 2.
         render_mode: "rgb_array" or None.
     """
 
@@ -222,10 +222,10 @@ _TASKS: dict[str, Any] = {"distinct_choice": DistinctChoice, "unrepeated_choice"
 
 
 def make_coordination(task: str, **options: Any) -> ParallelEnv:
-    """One of the two tasks.
+    """Make one of the two tasks.
 
     Raises:
-        ValueError: An option which the task does not have, or a value out of range.
+        ValueError: An option is unknown or out of range.
     """
     check_names(f"coordination/{task}", options, inspect.signature(_TASKS[task]).parameters)
     return _TASKS[task](**options)
@@ -234,8 +234,8 @@ def make_coordination(task: str, **options: Any) -> ParallelEnv:
 SUITE = Suite(
     name="coordination",
     tasks={
-        "distinct_choice": "All choose differently, around a choice that only the first agent knows.",
-        "unrepeated_choice": "All choose differently, and never in the same way twice running.",
+        "distinct_choice": "Agents choose differently, the first one a choice that only it observes.",
+        "unrepeated_choice": "Agents choose differently and never repeat the previous joint action.",
     },
     make=make_coordination,
 )

@@ -1,10 +1,11 @@
 """Two Shadow Hands and a double door, in MuJoCo: door tasks after Bi-DexHands (Chen et al. 2022, arXiv 2206.08686).
 
-Bi-DexHands is written for Isaac Gym, NVIDIA's simulator, which needs a GPU and Python 3.8 at most. These tasks follow
-its published scene, actions, rewards, ends and episode length, and run wherever MuJoCo does. Another simulator plays
-them, the door is made of boxes and capsules, its leaves start at rest (published: closing, they start at 1.57 rad/s,
-against their stops), and agents are told where things are and how fast, but not the joints' forces, nor how fingertips
-are turned. So returns should not be compared across the two. `dexhands-isaac` runs the original.
+Bi-DexHands is written for Isaac Gym, NVIDIA's simulator, which requires a GPU and Python 3.8 or older. These tasks
+follow its published scene, actions, rewards, terminations and episode length, and run wherever MuJoCo does. Besides the
+simulator, three things differ: the door consists of boxes and capsules; its leaves start at rest (published: when
+closing, they start at 1.57 rad/s, against their stops); and observations contain positions and velocities, but neither
+joint forces nor fingertip orientations. So returns are not comparable between the two. `dexhands-isaac` runs the
+original.
 """
 
 from dataclasses import dataclass
@@ -26,30 +27,31 @@ from rllib_seqmarl.envs.suites.dexhands_model import (
     SUBSTEPS,
     build_model,
 )
-from rllib_seqmarl.envs.suites.mujoco_pictures import prepare_drawing, try_to_draw
+from rllib_seqmarl.envs.suites.mujoco_rendering import select_gl_backend, try_to_render
 
-# Which of a hand's actions are whose, in their order: 6 of the base and 2 of the wrist, then those of the fingers.
+# Agents of a hand and the sizes of their actions, in order: base (6) and wrist (2), then the fingers.
 AGENTS: dict[str, dict[str, int]] = {
     "hands": {"hand": N_ACTIONS},
     "fingers": {"palm": 8, "index": 3, "middle": 3, "ring": 3, "little": 4, "thumb": 5},
 }
 OWN_SIZE = N_JOINTS + (6 + N_JOINTS) + 3 * len(FINGERS) + len(FINGERS) + 3 + 4 + N_ACTIONS  # 107
 DOOR_SIZE = 10
-BOUND = 5.0  # on all that is observed
+BOUND = 5.0  # of all observations
 VELOCITY_SCALE = 0.2
 TOUCH_SCALE = 0.1  # per newton
-NEAR = 0.5  # sum of a hand's five finger distances to its handle, below which the door's part of the reward counts [m]
-APART = 0.5  # how far apart the handles are, sideways, at success [m]
+NEAR = 0.5  # maximum sum of a hand's five finger distances to its handle for the door's part of the reward [m]
+SUCCESS_SEPARATION = 0.5  # lateral distance between the handles at success [m]
 
 
 @dataclass(frozen=True)
 class _Task:
-    """The parameters in which the tasks differ.
+    """Parameters in which the tasks differ.
 
     Attributes:
-        starts_open: Whether the door does, and is to be closed.
-        offset: The constant part of the reward.
-        too_far: Sum of a hand's five finger distances to its handle that ends the episode [m].
+        summary: One-sentence description.
+        starts_open: Whether the door starts open and has to be closed.
+        offset: Constant part of the reward.
+        too_far: Sum of a hand's five finger distances to its handle that terminates the episode [m].
     """
 
     summary: str
@@ -57,11 +59,11 @@ class _Task:
     offset: float
     too_far: float
 
-    def is_solved(self, apart: float) -> bool:
-        return apart < APART if self.starts_open else apart > APART
+    def is_solved(self, separation: float) -> bool:
+        return separation < SUCCESS_SEPARATION if self.starts_open else separation > SUCCESS_SEPARATION
 
-    def door_reward(self, apart: float) -> float:
-        return 1 - 2 * apart if self.starts_open else 2 * apart
+    def door_reward(self, separation: float) -> float:
+        return 1 - 2 * separation if self.starts_open else 2 * separation
 
 
 TASKS = {
@@ -71,38 +73,38 @@ TASKS = {
 
 
 class DexHands(ParallelEnv):
-    """One of the tasks.
+    """A door task for two hands.
 
-    Each step is 1/60 s. The episode is truncated after `episode_length` steps, and terminated when a hand has left its
-    handle behind (the sum of its five finger distances is 1.5 m opening, 3 m closing). Success, handles more (opening)
-    or less (closing) than 0.5 m apart sideways, ends nothing; `win` tells at the end whether it was ever reached. A
-    spring draws the leaves back to where they start. Both hands are right hands, as published; the left one is turned
-    over.
+    Each step is 1/60 s. The episode is truncated after `episode_length` steps, and terminated when a hand is too far
+    from its handle (the sum of its five finger distances reaches 1.5 m when opening, 3 m when closing). Success means
+    that the handles are more (opening) or less (closing) than 0.5 m apart laterally. It does not end the episode; `win`
+    reports at the end whether it was ever reached. A spring pulls the leaves back to their initial positions. Both
+    hands are right hands, as published; the left one is turned over.
 
-    Reward, the same for all agents, where d are the sums of a hand's finger distances and y is how far apart the
-    handles are sideways: opening, `2 - d_right - d_left + 2 y`; closing, `6 - d_right - d_left + (1 - 2 y)`. The last
-    term only counts while both d are below 0.5 m.
+    The reward is the same for all agents. With d the sum of a hand's finger distances and y the lateral distance of the
+    handles: opening, `2 - d_right - d_left + 2 y`; closing, `6 - d_right - d_left + (1 - 2 y)`. The last term is only
+    added while both d are below 0.5 m.
 
-    Actions, in -1..1, of a hand: force on its base along x, y, z (3), torque on it about them (3), then target angles
+    Actions of a hand, in -1..1: force on its base along x, y, z (3), torque about the same axes (3), then target angles
     of its 20 actuated joints within their ranges: wrist 2, index 3, middle 3, ring 3, little finger 4, thumb 5.
 
-    Observations, float32 (117,), within -5..5. Of the own hand (107): joint angles within their ranges as -1..1 (24);
-    0.2 x velocities of base (linear 3, angular 3 in its own frame) and joints (24); positions of the fingertips
-    (5 x 3) and 0.1 x the force they feel [N] (5); position (3) and quaternion (4) of the base; its last action (26).
-    Of the door (10): hinge angles (2), 0.2 x their velocities (2), positions of the handles (2 x 3); right first.
-    Agents of the same hand observe the same. The global state, float32 (224,), is both hands' own and the door's.
+    Observations, float32 (117,), within -5..5. The agent's hand (107): joint angles, scaled from their ranges to -1..1
+    (24); 0.2 x velocities of base (linear 3, angular 3 in its own frame) and joints (24); positions of the fingertips
+    (5 x 3) and 0.1 x the forces on them [N] (5); position (3) and quaternion (4) of the base; its last action (26).
+    The door (10): hinge angles (2), 0.2 x their velocities (2), positions of the handles (2 x 3); right first. Agents
+    of the same hand have the same observation. The global state, float32 (224,), contains both hands and the door.
 
     Args:
         task: "door_open_inward" or "door_close_outward".
         agents: "hands": two agents, right_hand and left_hand, of 26 actions; or "fingers": twelve, the palm (base and
-            wrist, 8 actions) and the fingers (3, 3, 3, 4, 5) of either hand.
-        episode_length: Steps of an episode, at least 1.
-        reset_noise: Joints start up to this part of their range away from the stretched hand, 0 to 1. With 0, as
-            published, all episodes start alike.
+            wrist, 8 actions) and the fingers (3, 3, 3, 4, 5) of each hand.
+        episode_length: Steps of an episode, >= 1.
+        reset_noise: Maximum initial deviation of joints from the stretched hand, as a fraction of their range, 0 to 1.
+            With 0, as published, all episodes start identically.
         render_mode: "rgb_array" or None.
 
     Raises:
-        ValueError: An option has a wrong value, or pictures are asked for and there is no OpenGL; says what to do.
+        ValueError: An option has an invalid value, or there is no OpenGL to render with.
     """
 
     metadata = {"name": "dexhands", "render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
@@ -122,7 +124,7 @@ class DexHands(ParallelEnv):
         check_number("reset_noise", reset_noise, 0, 1, whole=False)
         check_choice("render_mode", render_mode, (None, "rgb_array"))
         if render_mode:
-            prepare_drawing()
+            select_gl_backend()
         import mujoco
 
         self.task = TASKS[task]
@@ -141,10 +143,10 @@ class DexHands(ParallelEnv):
 
         low, high = model.actuator_ctrlrange.T
         self._control_centre, self._control_reach = (high + low) / 2, (high - low) / 2
-        self._joint_low, self._joint_high = model.jnt_range[1 : 1 + N_JOINTS].T  # of either hand
-        places = [f"{hand}_{finger}_tip" for hand in HANDS for finger in FINGERS] + [f"{hand}_handle" for hand in HANDS]
-        self._places = np.array([model.site(place).id for place in places])
-        self._observed, self._centre, self._scale = self._choose_observed()
+        self._joint_low, self._joint_high = model.jnt_range[1 : 1 + N_JOINTS].T  # the same for both hands
+        sites = [f"{hand}_{finger}_tip" for hand in HANDS for finger in FINGERS] + [f"{hand}_handle" for hand in HANDS]
+        self._site_ids = np.array([model.site(site).id for site in sites])
+        self._obs_indices, self._obs_offset, self._obs_scale = self._build_observation_map()
         self._start = model.qpos0.copy()
         if self.task.starts_open:
             self._start[-2:] = FULLY_OPEN
@@ -152,7 +154,7 @@ class DexHands(ParallelEnv):
         self._state = np.zeros(len(HANDS) * OWN_SIZE + DOOR_SIZE, np.float32)
         self._steps, self._solved = 0, False
         self._rng = np.random.default_rng()
-        self._renderer = try_to_draw(lambda: mujoco.Renderer(model, height=480, width=640)) if render_mode else None
+        self._renderer = try_to_render(lambda: mujoco.Renderer(model, height=480, width=640)) if render_mode else None
 
     def observation_space(self, agent: str) -> spaces.Box:
         return self._observation_space
@@ -187,23 +189,23 @@ class DexHands(ParallelEnv):
         self._action = np.minimum(np.maximum(joint, -1.0), 1.0)
         data = self.data
         data.ctrl[:] = self._control_centre + self._control_reach * self._action
-        # A step of the simulator has two halves: what follows from positions and velocities, and the move. By ending
-        # with the first half of the next one, all that is observed belongs to where things now are.
+        # A MuJoCo step has two halves: derived quantities, then integration. Ending with the first half of the next
+        # step makes all observed quantities consistent with the current positions.
         mujoco.mj_step2(self.model, data)
         mujoco.mj_step(self.model, data, SUBSTEPS - 1)
         mujoco.mj_step1(self.model, data)
         self._steps += 1
 
-        places = data.site_xpos[self._places]
-        handles = places[-2:]
-        gaps = places[:-2].reshape(2, -1, 3) - handles[:, None]  # (2, 5, 3), from a hand's handle to its fingertips
+        sites = data.site_xpos[self._site_ids]
+        handles = sites[-2:]
+        gaps = sites[:-2].reshape(2, -1, 3) - handles[:, None]  # (2, 5, 3), from a hand's handle to its fingertips
         right, left = np.sqrt((gaps * gaps).sum(-1)).sum(-1).tolist()
-        apart = abs(float(handles[0, 1] - handles[1, 1]))
+        separation = abs(float(handles[0, 1] - handles[1, 1]))
         task = self.task
-        self._solved |= task.is_solved(apart)
+        self._solved |= task.is_solved(separation)
         reward = task.offset - right - left
         if max(right, left) < NEAR:
-            reward += task.door_reward(apart)
+            reward += task.door_reward(separation)
         terminated = max(right, left) >= task.too_far
         truncated = not terminated and self._steps >= self.episode_length
         info = {}
@@ -233,23 +235,23 @@ class DexHands(ParallelEnv):
             self._renderer = None
 
     def _observe(self) -> dict[str, np.ndarray]:
-        """Observations of all agents; notes the state."""
+        """Return the observations of all agents and update the global state."""
         data = self.data
         simulated = np.concatenate((data.qpos, data.qvel, data.sensordata, data.site_xpos.ravel(), self._action))
-        seen = (simulated[self._observed] - self._centre) * self._scale  # (2, 117)
-        seen = np.minimum(np.maximum(seen, -BOUND), BOUND).astype(np.float32)
-        self._state = np.concatenate((seen[0, :OWN_SIZE], seen[1]))
-        return dict(zip(self.possible_agents, seen[self._hand_of], strict=True))
+        observations = (simulated[self._obs_indices] - self._obs_offset) * self._obs_scale  # (2, 117)
+        observations = np.minimum(np.maximum(observations, -BOUND), BOUND).astype(np.float32)
+        self._state = np.concatenate((observations[0, :OWN_SIZE], observations[1]))
+        return dict(zip(self.possible_agents, observations[self._hand_of], strict=True))
 
-    def _choose_observed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The observation of each hand: indices into the numbers of `_observe`, their offsets and scales.
+    def _build_observation_map(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the indices into `simulated` of `_observe`, the offsets and the scales of each hand's observation.
 
         Each is (2, 117).
         """
         model, n = self.model, len(HANDS)
         sizes = (model.nq, model.nv, model.nsensordata, 3 * model.nsite, n * N_ACTIONS)
-        positions, velocities, sensors, places, actions = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-        tips, handles = np.split(places.reshape(-1, 3)[self._places].ravel(), [-3 * n])
+        positions, velocities, sensors, sites, actions = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+        tips, handles = np.split(sites.reshape(-1, 3)[self._site_ids].ravel(), [-3 * n])
         middle, reach = (self._joint_high + self._joint_low) / 2, (self._joint_high - self._joint_low) / 2
         table = []
         for hand in range(n):  # the hinges are the last two degrees of freedom
@@ -266,8 +268,8 @@ class DexHands(ParallelEnv):
                 (handles, 0.0, 1.0),
             )
             table.append(np.concatenate([np.stack(np.broadcast_arrays(*part)) for part in parts], axis=1))
-        observed, centre, scale = np.stack(table, axis=1)
-        return observed.astype(np.intp), centre, scale
+        indices, offset, scale = np.stack(table, axis=1)
+        return indices.astype(np.intp), offset, scale
 
 
 SUITE = Suite(

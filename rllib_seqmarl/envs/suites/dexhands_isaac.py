@@ -1,10 +1,10 @@
 """Bi-DexHands (Chen et al. 2022, arXiv 2206.08686): tasks for two Shadow Hands, in Isaac Gym, as published.
 
-Isaac Gym supports no Python newer than 3.8, so it cannot be imported where Ray runs. A worker process of an older
-Python plays all copies of the task on the GPU; observations and actions go over a pipe. This was tested with a
-stand-in for the simulator that has its interface, never with the simulator itself, which is NVIDIA's to download.
+Isaac Gym supports Python up to 3.8 only, so it cannot be imported where Ray runs. A worker process with an older Python
+simulates all copies of the task on the GPU; observations and actions are sent over a pipe. This was tested with a
+stand-in that has the simulator's interface, never with the simulator itself, which must be downloaded from NVIDIA.
 
-`dexhands` has two of the tasks in MuJoCo, for everybody.
+`dexhands` has two of the tasks in MuJoCo, without these requirements.
 """
 
 import json
@@ -41,54 +41,54 @@ TASKS = {
     "ShadowHandDoorCloseInward": "Two hands push an open double door shut.",
     "ShadowHandDoorCloseOutward": "Two hands pull an open double door shut.",
     "ShadowHandBottleCap": "Two hands unscrew a bottle.",
-    "ShadowHandPushBlock": "Two hands push a block each to its goal.",
+    "ShadowHandPushBlock": "Two hands each push a block to its goal.",
     "ShadowHandSwingCup": "Two hands turn a cup by its handles.",
     "ShadowHandGraspAndPlace": "Two hands lift a block into a bucket.",
     "ShadowHandScissors": "Two hands open a pair of scissors.",
-    "ShadowHandSwitch": "Two hands press a switch each.",
+    "ShadowHandSwitch": "Two hands each press a switch.",
     "ShadowHandPen": "Two hands open a pen.",
-    "ShadowHandReOrientation": "Two hands turn an object each.",
+    "ShadowHandReOrientation": "Two hands each turn an object.",
     "ShadowHandKettle": "Two hands pour water from a kettle into a bucket.",
     "ShadowHandBlockStack": "Two hands stack two blocks.",
 }
-# In Bi-DexHands' notation: which of a hand's six parts, palm and fingers from index to thumb, are which agent's.
+# Each agent's parts of a hand, in Bi-DexHands' notation: 0 is the palm, 1 to 5 are the fingers from index to thumb.
 PARTS = {"hands": "[[0, 1, 2, 3, 4, 5]]", "fingers": "[[0], [1], [2], [3], [4], [5]]"}
-BOUND = 5.0  # within which Bi-DexHands clips what is observed
+BOUND = 5.0  # to which Bi-DexHands clips observations
 INSTALL = (
-    "Bi-DexHands takes a Python of its own, since Isaac Gym supports none newer than 3.8: make one (conda create -n "
+    "Bi-DexHands needs a separate Python, since Isaac Gym supports Python up to 3.8 only: create one (conda create -n "
     "isaac python=3.8; conda activate isaac), download Isaac Gym Preview 4 from developer.nvidia.com/isaac-gym, run "
     "pip install -e isaacgym/python, clone github.com/PKU-MARL/DexterousHands, run pip install -e DexterousHands, and "
-    'name that Python here: env_config={"python": "/path/to/envs/isaac/bin/python"}'
+    'give its path: env_config={"python": "/path/to/envs/isaac/bin/python"}'
 )
 
 
 class IsaacHands(BatchedSimulator):
     """Copies of a task.
 
-    The reward is the same for all agents. Actions are in -1..1: of each hand force and torque on its base (6; not in
-    Over and ReOrientation, whose hands stand still), wrist (2), then the fingers. Agents observe their own hand and the
-    object, within -5..5, agents of the same hand the same; the global state is all of it. See Bi-DexHands for what the
-    numbers are.
+    The reward is the same for all agents. Actions are in -1..1, for each hand: force and torque on its base (6; not in
+    Over and ReOrientation, whose hands are fixed), wrist (2), then the fingers. Agents observe their own hand and the
+    object, within -5..5; agents of the same hand have the same observation. The global state contains both hands and
+    the object. See Bi-DexHands for the entries.
 
-    Bi-DexHands reports every end alike. Here the time limit truncates, and other ends terminate; an end at the very
-    last step counts as the time limit's. A copy restarts with the step after its last one, so final observations are
-    seen; that step, with actions of zero, is the first of the time limit's. `wins` tells whether the task's success was
+    Bi-DexHands does not distinguish episode ends. Here the time limit truncates and other ends terminate; an end at the
+    last possible step counts as a truncation. A copy is reset in the step after its last one, so final observations are
+    returned. That step, with zero actions, counts towards the time limit. `wins` reports whether the task's success was
     ever reached in the episode.
 
-    A seed is for all copies: that of the first. The GPU's physics does not repeat to the last digit.
+    Only the first copy's seed is used. Physics on the GPU is not bitwise reproducible.
 
     Args:
         task: Such as "ShadowHandDoorOpenInward".
         num_envs: B.
-        python: The Python, 3.8, that has Isaac Gym and Bi-DexHands.
+        python: Path of the Python 3.8 interpreter with Isaac Gym and Bi-DexHands.
         agents: "hands": two agents, right_hand and left_hand; or "fingers": twelve, the palm (base and wrist) and the
-            fingers of either hand.
-        episode_length: Steps of an episode, at least 1; by default the task's own.
-        device: Where Isaac Gym simulates, "cuda:0", "cuda:1", ... or "cpu".
+            fingers of each hand.
+        episode_length: Steps of an episode, >= 1; None for the task's default.
+        device: Device of the simulation: "cuda:0", "cuda:1", ... or "cpu".
 
     Raises:
-        ValueError: An option has a wrong value.
-        RuntimeError: The worker has ended; what it said last is in the standard error.
+        ValueError: An option has an invalid value.
+        RuntimeError: The worker has exited; see its output on standard error.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class IsaacHands(BatchedSimulator):
         if episode_length is not None:
             check_number("episode_length", episode_length, 1)
         if shutil.which(python) is None:
-            raise ValueError(f"python={python!r} is no program. {INSTALL}.")
+            raise ValueError(f"python={python!r} is not an executable. {INSTALL}.")
         arguments = ["--headless", "--num_envs", str(num_envs), "--sim_device", device, "--rl_device", device]
         arguments += ["--pipeline", "cpu" if device == "cpu" else "gpu"]
         arguments += ["--episode_length", str(episode_length)] if episode_length else []
@@ -129,10 +129,10 @@ class IsaacHands(BatchedSimulator):
     def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         actions = np.zeros((self.num_envs, len(self.agents), self._width), np.float32)
         seed = "" if seeds is None else str(seeds[0] % 2**32)
-        return self._ask(seed, actions, np.ones(self.num_envs, np.bool_)).observation
+        return self._request(seed, actions, np.ones(self.num_envs, np.bool_)).observation
 
     def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
-        return self._ask("", actions, reset_mask)
+        return self._request("", actions, reset_mask)
 
     def close(self) -> None:
         self._pipe.close()
@@ -142,12 +142,12 @@ class IsaacHands(BatchedSimulator):
             self._process.kill()
             self._process.wait()
 
-    def _ask(self, seed: str, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+    def _request(self, seed: str, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
         try:
             for message in (seed.encode(), reset_mask.tobytes(), np.ascontiguousarray(actions, np.float32).tobytes()):
                 self._pipe.send_bytes(message)
         except BrokenPipeError:
-            pass  # receiving tells why
+            pass  # receiving raises the informative error
         flat = np.frombuffer(self._receive(), np.float32).copy()
         parts = [part.reshape(shape) for part, shape in zip(np.split(flat, self._ends[:-1]), self._shapes, strict=True)]
         observations, state, rewards, done, timed_out, successes = parts
@@ -168,16 +168,16 @@ class IsaacHands(BatchedSimulator):
         except (EOFError, ConnectionResetError):
             code = self._process.wait()
             raise RuntimeError(
-                f"The process that runs Isaac Gym has ended with exit status {code}; the standard error tells why. "
+                f"The Isaac Gym worker process has exited with status {code}; see its output on standard error. "
                 f"If something is not installed: {INSTALL}."
             ) from None
 
 
 def _start_worker(python: str, settings: dict[str, Any]) -> tuple[subprocess.Popen, Connection]:
-    """The process, and this end of the pipe to it."""
+    """Start the worker process and return it with our end of the pipe."""
     ours, theirs = socket.socketpair()
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    # Isaac Gym loads libpython, which conda's Python does not find by itself.
+    # Isaac Gym loads libpython, which is not on the default search path of conda's Python.
     libraries = [str(Path(python).parent.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
     environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     with theirs:
@@ -197,7 +197,7 @@ def make_isaac(
     episode_length: int | None = None,
     device: str = "cuda:0",
 ) -> ParallelEnv:
-    """One copy; options as :class:`IsaacHands`."""
+    """Make one copy; options as for :class:`IsaacHands`."""
     return SingleTeam(IsaacHands(task, 1, python=python, agents=agents, episode_length=episode_length, device=device))
 
 

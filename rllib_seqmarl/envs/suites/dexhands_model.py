@@ -1,9 +1,9 @@
-"""The simulated scene of the door tasks: two Shadow Hands before a double door.
+"""MuJoCo scene of the door tasks: two Shadow Hands in front of a double door.
 
-The proportions are those of Bi-DexHands (Chen et al. 2022, arXiv 2206.08686), whose scene is for Isaac Gym: where the
-hands start, what moves them, how wide and heavy the leaves are, where their handles sit, and the springs that draw
-them back. The hands are the Shadow Hand model that gymnasium-robotics ships. Both are right hands, as they are there:
-the left one is turned over, thumb down, so that the palms face each other.
+The hands' initial poses and actuation, the leaves' dimensions and masses, the handle positions and the springs follow
+the Isaac Gym scene of Bi-DexHands (Chen et al. 2022, arXiv 2206.08686). The hand model is the Shadow Hand from
+gymnasium-robotics. As in Bi-DexHands, both are right hands: the left one is turned over, thumb down, so that the palms
+face each other.
 
 World frame: z is up, and the hands reach along -x to a door in the plane x = 0, the right one at y > 0.
 """
@@ -15,44 +15,44 @@ from typing import Any
 import numpy as np
 
 HANDS = ("right", "left")
-FINGERS = {"index": "ff", "middle": "mf", "ring": "rf", "little": "lf", "thumb": "th"}  # and the asset's names
+FINGERS = {"index": "ff", "middle": "mf", "ring": "rf", "little": "lf", "thumb": "th"}  # values: the asset's names
 N_JOINTS = 24  # of a hand: 2 in the wrist, 4 each in three fingers, 5 in the little finger and the thumb
 N_ACTIONS = 26  # of a hand: force (3) and torque (3) on its base, target angles of the 20 actuated joints
 
 CONTROL_HZ = 60
 SUBSTEPS = 4
-# What a control of 1 exerts on a hand's base [N, N m], and the drag on it [1/s]: it then moves at 1.7 m/s, turns at 1.5
-# to 4 rad/s, and is that fast within two control steps.
+# Force and torque of a control of 1 on a hand's base [N, N m], and its drag [1/s]. The base then moves at 1.7 m/s and
+# turns at 1.5 to 4 rad/s, and reaches these speeds within two control steps.
 BASE_FORCE = 833.3
 BASE_TORQUE = 8.333
 BASE_DRAG = 100.0
 
-HAND_START = {"right": (0.55, 0.2, 0.6), "left": (0.55, -0.2, 0.6)}  # the arm's end of the forearm [m]
-# Columns: where a hand's thumb side (x), back (y) and fingers (z) point in the world.
+HAND_START = {"right": (0.55, 0.2, 0.6), "left": (0.55, -0.2, 0.6)}  # proximal end of the forearm [m]
+# Columns: world directions of a hand's thumb side (x), back (y) and fingers (z).
 HAND_ROTATION = {
     "right": np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]], float),
     "left": np.array([[0, 0, -1], [0, -1, 0], [-1, 0, 0]], float),
 }
-HAND_CENTRE = 0.31  # of mass, from the arm's end towards the fingers [m]
+HAND_CENTRE = 0.31  # distance of the centre of mass from the proximal end of the forearm [m]
 
-DOOR_HEIGHT = 0.7  # of its middle, above the floor [m]
-HINGE = 0.4235  # from the middle of the door [m]
+DOOR_HEIGHT = 0.7  # height of the door's centre above the floor [m]
+HINGE = 0.4235  # distance from the door's centre [m]
 LEAF = (0.0088, 0.2185, 0.4625)  # half thickness, half width, half height [m]
-LEAF_RISE = 0.0185  # of the leaf's centre above the door's middle [m]
-DOOR_DENSITY = 500.0  # [kg/m^3], which makes a leaf 3.6 kg
+LEAF_RISE = 0.0185  # height of the leaf's centre above the door's centre [m]
+DOOR_DENSITY = 500.0  # [kg/m^3], for a mass of 3.6 kg per leaf
 HANDLE = (0.075, 0.375, (-0.18, 0.095), 0.0125)  # bar: off the leaf, off the hinge, lower and upper end, radius [m]
-GRIP = (0.04, 0.39, -0.0167)  # where a handle is gripped, between bar and leaf: off the leaf, off the hinge, up [m]
+GRIP = (0.04, 0.39, -0.0167)  # grip point between bar and leaf: off the leaf, off the hinge, up [m]
 FULLY_OPEN = np.pi / 2
-HINGE_STIFFNESS = 5.0  # of the spring that draws a leaf back to where it starts [N m / rad]
+HINGE_STIFFNESS = 5.0  # of the spring that returns a leaf to its initial position [N m / rad]
 HINGE_DAMPING = 1.0  # [N m s / rad]
 
 
 def build_model(*, starts_open: bool) -> Any:
-    """The compiled `mujoco.MjModel`.
+    """Build and compile the `mujoco.MjModel`.
 
-    Degrees of freedom, in order: of each hand its base (free joint: position 3, quaternion 4) and its 24 joints, right
-    before left; then the hinges of the right and the left leaf, which are 0 when shut. Controls: 26 a hand, those of
-    the base in -1..1, then target angles. Sites: of each hand `{hand}_{finger}_tip`, of each leaf `{hand}_handle`.
+    Degrees of freedom, in order: for each hand, right before left, its base (free joint: position 3, quaternion 4) and
+    its 24 joints; then the hinges of the right and the left leaf, which are 0 when shut. Controls: 26 per hand, those
+    of the base in -1..1, then target angles. Sites: `{hand}_{finger}_tip` on each hand, `{hand}_handle` on each leaf.
 
     Args:
         starts_open: Whether the leaves start open, away from the hands, or shut, to be opened towards the hands.
@@ -63,7 +63,7 @@ def build_model(*, starts_open: bool) -> Any:
     spec.compiler.degree = False
     spec.option.timestep = 1 / (CONTROL_HZ * SUBSTEPS)
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    spec.option.gravity = (0, 0, 0)  # neither hands nor leaves have weight in the published scene
+    spec.option.gravity = (0, 0, 0)  # hands and leaves are weightless in the published scene
     spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     for hand in HANDS:
         _add_hand(spec, hand)
@@ -75,10 +75,10 @@ def build_model(*, starts_open: bool) -> Any:
 
 
 def _add_hand(spec: Any, hand: str) -> None:
-    """A free hand with its 26 actuators and the sites by which it is observed and rewarded."""
+    """Add a free hand with its 26 actuators and the sites for observations and rewards."""
     import mujoco
 
-    package = find_spec("gymnasium_robotics")  # only its files are needed: importing it takes a second
+    package = find_spec("gymnasium_robotics")  # only its files are needed, and importing it takes a second
     assert package is not None and package.submodule_search_locations
     assets = Path(package.submodule_search_locations[0]) / "envs" / "assets"
     asset = mujoco.MjSpec.from_file(str(assets / "hand" / "reach.xml"))
@@ -98,7 +98,7 @@ def _add_hand(spec: Any, hand: str) -> None:
         name=f"{prefix}base",
         pos=HAND_START[hand] + HAND_CENTRE * rotation[:, 2],
         quat=quaternion,
-        mass=0.1,  # of the asset's mount, whose place this body takes
+        mass=0.1,  # as the asset's mount, which this body replaces
         inertia=(1e-3, 1e-3, 1e-3),
         explicitinertial=True,
     )
@@ -120,8 +120,8 @@ def _add_hand(spec: Any, hand: str) -> None:
     robot = f"{prefix}robot0:"
     for finger, short in FINGERS.items():
         spec.body(f"{robot}{short}distal").add_site(name=f"{prefix}{finger}_tip", pos=(0, 0, 0.02), group=4)
-    # A geom meets those whose `conaffinity` has a bit of its `contype`: here those of the other hand and of the door.
-    # Which parts of one hand meet is listed by the asset.
+    # A geom collides with geoms whose `conaffinity` shares a bit with its `contype`: here those of the other hand and
+    # the door. Collisions within a hand are listed explicitly by the asset.
     own, other = (1, 2) if hand == "right" else (2, 1)
     for geom in spec.geoms:
         if geom.name.startswith(f"{robot}C_"):
@@ -129,12 +129,12 @@ def _add_hand(spec: Any, hand: str) -> None:
 
 
 def _add_door(spec: Any, starts_open: bool) -> None:
-    """A double door, whose leaves open to its -x side; turned about if it starts shut, so that the hands are there."""
+    """Add a double door whose leaves open to its -x side. If it starts shut, that side is turned to the hands."""
     import mujoco
 
     box, capsule = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CAPSULE
-    # Its friction with the hands is the mean of theirs, 1, and the published door's, 0.1. Contacts answer twice as fast
-    # as by default, since bases push with 833 N.
+    # The friction is the mean of the hands', 1, and the published door's, 0.1. The time constant of contacts is half
+    # the default, since bases push with 833 N.
     solid = {"contype": 0, "conaffinity": 3, "density": DOOR_DENSITY, "friction": (0.55, 0.005, 0.0001)}
     solid |= {"priority": 1, "solref": (0.01, 1)}
     hands_side = 1 if starts_open else -1
@@ -170,7 +170,7 @@ def _add_door(spec: Any, starts_open: bool) -> None:
         off, along, ends, radius = HANDLE
         for face in (1, -1):
             corners = [np.array((face * off, inwards * along, end)) for end in ends]
-            foot = np.array((0, 1, 1))  # brings a corner onto the leaf
+            foot = np.array((0, 1, 1))  # projects a corner onto the leaf
             for part, (start, end) in enumerate(
                 ((corners[0] * foot, corners[0]), corners, (corners[1] * foot, corners[1]))
             ):
@@ -208,7 +208,7 @@ def _add_light_and_camera(spec: Any) -> None:
 
 
 def _add_drag(model: Any) -> None:
-    """Slows the hands' bases in proportion to their mass and inertia, as the published scene does."""
+    """Damp the hands' bases in proportion to their mass and inertia, as in the published scene."""
     import mujoco
 
     data = mujoco.MjData(model)

@@ -1,10 +1,10 @@
-"""Plays a task of Bi-DexHands in the old Python that Isaac Gym needs, for `dexhands_isaac` at the other end of a pipe.
+"""Worker process of `dexhands_isaac`: runs a task of Bi-DexHands in the old Python that Isaac Gym requires.
 
-Run as a script, `python isaac_worker.py FD SETTINGS`. It imports nothing of this package and keeps to the language of
-Python 3.8. Over the pipe go bytes, since arrays pickled by one numpy cannot be read by another much older one.
+Run as a script, `python isaac_worker.py FD SETTINGS`. It imports nothing from this package and is compatible with
+Python 3.8. The pipe carries raw bytes, since arrays pickled by a recent numpy cannot be read by a much older one.
 
-First it tells the sizes, as JSON. Then it answers requests, each of three messages: a seed as text (empty for none),
-which copies begin an episode, bool (B,), and actions, float32 (B, n, width). An answer is one message of float32:
+The worker first sends the sizes, as JSON. It then answers requests of three messages each: a seed as text (empty for
+none), the mask of copies to reset, bool (B,), and actions, float32 (B, n, width). An answer is one message of float32:
 observations (B, n, size), state (B, state_size), rewards (B,), done (B,), timed_out (B,), successes (B,).
 """
 
@@ -41,26 +41,26 @@ def main() -> None:
         joint[reset_mask] = 0.0
         actions = torch.from_numpy(joint).to(team.rl_device)
         task = team.task
-        # At the beginning of a step, a task restarts the copies that are marked as done. Marking exactly those that
-        # are to begin also undoes the mark of one that was done as soon as it had begun: it is evaluated again.
+        # At the beginning of a step, the task resets the copies marked as done. Overwriting all marks also clears that
+        # of a copy that was done in its reset step, which is not reported; it is evaluated again after this step.
         task.reset_buf[:] = torch.tensor(reset_mask, dtype=task.reset_buf.dtype)
-        seen, state, rewards, done, _, _ = team.step([actions[:, row, :width] for row, width in enumerate(widths)])
+        obs, state, rewards, done, _, _ = team.step([actions[:, row, :width] for row, width in enumerate(widths)])
         timed_out = task.progress_buf >= task.max_episode_length
-        answer = (seen, state[:, 0], rewards[:, 0], done[:, 0], timed_out, task.successes)
+        answer = (obs, state[:, 0], rewards[:, 0], done[:, 0], timed_out, task.successes)
         flat = [part.detach().cpu().to(torch.float32).flatten() for part in answer]
         pipe.send_bytes(torch.cat(flat).numpy().tobytes())
 
 
 def make_team(settings: Any) -> Any:
-    """A task in its multi-agent form, and what seeds it.
+    """Make a task in its multi-agent form, and return it with the function that seeds it.
 
     Args:
-        settings: The task's name; which of a hand's parts are whose ("agents", in Bi-DexHands' notation); and further
-            command line arguments, from which Bi-DexHands takes its options.
+        settings: The task's name ("task"), each agent's parts of a hand ("agents", in Bi-DexHands' notation), and
+            command line arguments for Bi-DexHands ("arguments").
     """
-    import bidexhands  # imports Isaac Gym, which has to come before torch
+    import bidexhands  # imports Isaac Gym, which must precede torch
 
-    os.chdir(os.path.dirname(os.path.abspath(bidexhands.__file__)))  # it looks for settings and assets from there
+    os.chdir(os.path.dirname(os.path.abspath(bidexhands.__file__)))  # it reads settings and assets relative to this
     from bidexhands.utils.config import get_args, load_cfg, parse_sim_params, set_seed
     from bidexhands.utils.parse_task import parse_task
     from bidexhands.utils.process_marl import get_AgentIndex
@@ -75,5 +75,5 @@ def make_team(settings: Any) -> Any:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # this file's folder, whose names could hide packages
+    del sys.path[0]  # this file's folder, whose modules could shadow packages
     main()

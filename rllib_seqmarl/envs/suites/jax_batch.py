@@ -1,4 +1,4 @@
-"""Simulators written in JAX: all copies of a team move in one compiled call."""
+"""Simulators written in JAX: all copies of a team are stepped in one compiled call."""
 
 import os
 from abc import ABC, abstractmethod
@@ -12,13 +12,13 @@ from gymnasium import spaces
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.options import check_choice, check_number
 
-NEVER = 2**30  # A simulator's own time limit, put off: the adapter counts the steps, and so knows why an episode ended.
-STARTED_TOGETHER = 8  # copies; all at once would cost as much for one of them as for all, one by one is slow for many
-State = Any  # a tree of jax arrays
+NEVER = 2**30  # disables a simulator's own time limit; the adapter counts steps to tell truncations from terminations
+RESET_CHUNK_SIZE = 8  # copies reset at a time: one by one is slow for many, all at once is wasteful for a few
+State = Any  # pytree of jax arrays
 
 
 def import_jax() -> Any:
-    """The package; it then takes memory of a GPU as it needs it, not all at once, unless the user decides otherwise."""
+    """Import jax, with GPU memory preallocation disabled unless the user has configured it."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
@@ -26,36 +26,37 @@ def import_jax() -> Any:
 
 
 class JaxSimulator(ABC):
-    """One team's task as pure functions of jax arrays, without a batch axis. They are compiled once per instance.
+    """One team's task as pure functions of jax arrays, without a batch axis. Compiled once per instance.
 
     Attributes:
-        agents: Names, in the order of the rows.
-        obs_size, num_choices: Of every agent.
-        state_dim: Size of the global state that `look` gives.
-        state_is_joint_view: The global state is all agents' observations, one after the other; `look` gives none.
+        agents: Agent names, in row order.
+        obs_size, num_choices: Observation size and number of actions of every agent.
+        state_dim: Size of the global state returned by `observe`.
+        state_is_joint_obs: Whether the global state is the concatenation of all agents' observations. `observe` then
+            returns no state.
     """
 
     agents: tuple[str, ...]
     obs_size: int
     num_choices: int
     state_dim: int = 0
-    state_is_joint_view: bool = False
+    state_is_joint_obs: bool = False
 
     @abstractmethod
-    def start(self, key: Any) -> State:
-        """The first state of an episode; all of the episode's randomness comes from `key`."""
+    def reset(self, key: Any) -> State:
+        """Return an episode's initial state. `key` seeds all randomness of the episode."""
 
     @abstractmethod
-    def move(self, state: State, actions: Any) -> tuple[State, Any, Any, Any, Any]:
-        """The next state; rewards (n,), terminated, truncated, and whether the team has won (None: it cannot)."""
+    def step(self, state: State, actions: Any) -> tuple[State, Any, Any, Any, Any]:
+        """Return the next state, rewards (n,), terminated, truncated and wins (None if the task cannot be won)."""
 
     @abstractmethod
-    def look(self, state: State) -> BatchObservation:
-        """The team's observation, without a batch axis."""
+    def observe(self, state: State) -> BatchObservation:
+        """Return the team's observation, without a batch axis."""
 
     @abstractmethod
-    def draw(self, state: State) -> np.ndarray:
-        """A picture, uint8 (height, width, 3)."""
+    def render(self, state: State) -> np.ndarray:
+        """Render an image, uint8 (height, width, 3)."""
 
     @cached_property
     def compiled(self) -> Any:
@@ -65,38 +66,40 @@ class JaxSimulator(ABC):
 
         def step(carry: tuple[Any, State], actions: Any, reset_mask: Any) -> tuple[tuple[Any, State], StepResult]:
             keys, states = carry
-            moved_states, *moved = jax.vmap(self.move)(states, actions)
-            # A weak type would differ from the given state's, and the next step be compiled again.
-            states = jax.tree.map(lambda new, old: new.astype(old.dtype), moved_states, states)
-            moved = jax.tree.map(lambda part: jnp.where(_along(part, reset_mask), jnp.zeros_like(part), part), moved)
+            next_states, *outputs = jax.vmap(self.step)(states, actions)
+            # Weak types would change the signature and trigger a recompilation at the next step.
+            states = jax.tree.map(lambda new, old: new.astype(old.dtype), next_states, states)
+            outputs = jax.tree.map(
+                lambda leaf: jnp.where(_expand_like(reset_mask, leaf), jnp.zeros_like(leaf), leaf), outputs
+            )
 
-            # Starting costs more than moving, so only copies that begin are started, some at a time.
+            # A reset costs more than a step, so only the copies in `reset_mask` are reset, in chunks.
             num_envs = len(reset_mask)
-            some = min(num_envs, STARTED_TOGETHER)
-            waiting = jnp.nonzero(reset_mask, size=-(-num_envs // some) * some, fill_value=num_envs)[0]
+            size = min(num_envs, RESET_CHUNK_SIZE)
+            to_reset = jnp.nonzero(reset_mask, size=-(-num_envs // size) * size, fill_value=num_envs)[0]
 
-            def start_some(turn: Any, carry: tuple[Any, State]) -> tuple[Any, State]:
-                rows = jax.lax.dynamic_slice_in_dim(waiting, turn * some, some)
-                kept, spent = jnp.unstack(jax.vmap(jax.random.split)(carry[0][rows]), axis=1)
-                started = kept, jax.vmap(self.start)(spent)
-                return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), carry, started)
+            def reset_chunk(index: Any, carry: tuple[Any, State]) -> tuple[Any, State]:
+                rows = jax.lax.dynamic_slice_in_dim(to_reset, index * size, size)
+                next_keys, reset_keys = jnp.unstack(jax.vmap(jax.random.split)(carry[0][rows]), axis=1)
+                chunk = next_keys, jax.vmap(self.reset)(reset_keys)
+                return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), carry, chunk)
 
-            carry = jax.lax.fori_loop(0, -(-reset_mask.sum() // some), start_some, (keys, states))
-            rewards, terminated, truncated, wins = moved
-            return carry, StepResult(jax.vmap(self.look)(carry[1]), rewards, terminated, truncated, wins)
+            carry = jax.lax.fori_loop(0, -(-reset_mask.sum() // size), reset_chunk, (keys, states))
+            rewards, terminated, truncated, wins = outputs
+            return carry, StepResult(jax.vmap(self.observe)(carry[1]), rewards, terminated, truncated, wins)
 
         return jax.jit(step, donate_argnums=0)
 
 
-def _along(part: Any, rows: Any) -> Any:
-    """`rows` (B,), so shaped that it stands for whole rows of `part` (B, ...)."""
-    return rows.reshape(-1, *[1] * (part.ndim - 1))
+def _expand_like(mask: Any, leaf: Any) -> Any:
+    """Reshape `mask` (B,) so that it broadcasts over the rows of `leaf` (B, ...)."""
+    return mask.reshape(-1, *[1] * (leaf.ndim - 1))
 
 
 class JaxBatchedSimulator(BatchedSimulator):
-    """Copies of a simulator. Copy i plays the same episodes in a batch of any size, given the same seed and actions.
+    """Copies of a simulator. With the same seed and actions, a copy plays the same episodes in a batch of any size.
 
-    The arrays it returns are read-only and stay as they are.
+    The returned arrays are read-only and never modified later.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -112,30 +115,30 @@ class JaxBatchedSimulator(BatchedSimulator):
         n, size = len(simulator.agents), simulator.obs_size
         self.observation_spaces = tuple(spaces.Box(-np.inf, np.inf, (size,), np.float32) for _ in range(n))
         self.action_spaces = tuple(spaces.Discrete(simulator.num_choices) for _ in range(n))
-        self.state_dim = n * size if simulator.state_is_joint_view else simulator.state_dim
-        self._carry: tuple[Any, State] | None = None  # each copy's key for the episodes to come, and its state
+        self.state_dim = n * size if simulator.state_is_joint_obs else simulator.state_dim
+        self._carry: tuple[Any, State] | None = None  # each copy's key for future episodes, and its state
 
     def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         jax = import_jax()
         if seeds is not None or self._carry is None:
-            given: Sequence[int | None] = [None] * self.num_envs if seeds is None else seeds
-            words = [np.random.SeedSequence(seed).generate_state(1)[0] for seed in given]
+            entropies: Sequence[int | None] = [None] * self.num_envs if seeds is None else seeds
+            words = [np.random.SeedSequence(entropy).generate_state(1)[0] for entropy in entropies]
             keys = jax.vmap(jax.random.PRNGKey)(np.array(words))
-            if self._carry is None:  # There has to be some state to move from; all of it is then replaced.
-                states = jax.eval_shape(jax.vmap(self.simulator.start), keys)
+            if self._carry is None:  # the step below needs a state to start from, although the reset replaces it
+                states = jax.eval_shape(jax.vmap(self.simulator.reset), keys)
                 self._carry = keys, jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), states)
             self._carry = keys, self._carry[1]
         actions = np.zeros((self.num_envs, len(self.agents)), np.int64)
         return self.step(actions, np.ones(self.num_envs, np.bool_)).observation
 
     def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
-        self._carry, moved = self.simulator.compiled(self._carry, actions, reset_mask)
-        moved = import_jax().device_get(moved)
-        if self.simulator.state_is_joint_view:
-            seen = moved.observation
-            moved = moved._replace(observation=seen._replace(state=seen.observations.reshape(self.num_envs, -1)))
-        return moved
+        self._carry, result = self.simulator.compiled(self._carry, actions, reset_mask)
+        result = import_jax().device_get(result)
+        if self.simulator.state_is_joint_obs:
+            obs = result.observation
+            result = result._replace(observation=obs._replace(state=obs.observations.reshape(self.num_envs, -1)))
+        return result
 
     def render(self) -> np.ndarray:
         assert self._carry is not None
-        return self.simulator.draw(import_jax().tree.map(lambda leaf: leaf[0], self._carry[1]))
+        return self.simulator.render(import_jax().tree.map(lambda leaf: leaf[0], self._carry[1]))

@@ -1,4 +1,4 @@
-"""Jumanji's environments as simulators of one team: how they move, what agents observe, and when a team has won."""
+"""Jumanji's environments as simulators of one team: dynamics, observations and wins."""
 
 from abc import abstractmethod
 from typing import Any
@@ -10,7 +10,10 @@ from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxSimulator, State, impo
 
 
 class JumanjiSimulator(JaxSimulator):
-    """An environment of Jumanji's, made with the time limit NEVER; its own end is a termination, ours a truncation."""
+    """A Jumanji environment, made with the time limit NEVER.
+
+    Its own ends are terminations; `time_limit` truncates.
+    """
 
     def __init__(self, env: Any, time_limit: int):
         self.env = env
@@ -18,45 +21,45 @@ class JumanjiSimulator(JaxSimulator):
         self.agents = tuple(f"agent_{i}" for i in range(env.num_agents))
         self.num_choices = int(env.action_spec.num_values[0])
 
-    def start(self, key: Any) -> State:
+    def reset(self, key: Any) -> State:
         state, timestep = self.env.reset(key)
         return state, timestep.observation
 
-    def move(self, state: State, actions: Any) -> tuple[State, Any, Any, Any, Any]:
+    def step(self, state: State, actions: Any) -> tuple[State, Any, Any, Any, Any]:
         jnp = import_jax().numpy
-        after, timestep = self.env.step(state[0], actions)
+        next_state, timestep = self.env.step(state[0], actions)
         terminated = timestep.last()
-        truncated = ~terminated & (after.step_count >= self.time_limit)
+        truncated = ~terminated & (next_state.step_count >= self.time_limit)
         rewards = jnp.broadcast_to(timestep.reward, len(self.agents)).astype(jnp.float32)
-        return (after, timestep.observation), rewards, terminated, truncated, self.win(after)
+        return (next_state, timestep.observation), rewards, terminated, truncated, self.compute_win(next_state)
 
-    def look(self, state: State) -> BatchObservation:
+    def observe(self, state: State) -> BatchObservation:
         jnp = import_jax().numpy
-        seen = state[1]
-        views, shared = self.view(seen)
+        observation = state[1]
+        agent_obs, global_state = self.split_observation(observation)
         return BatchObservation(
-            observations=views.reshape(len(self.agents), -1).astype(jnp.float32),
+            observations=agent_obs.reshape(len(self.agents), -1).astype(jnp.float32),
             alive=jnp.ones(len(self.agents), bool),
-            action_mask=seen.action_mask,
-            state=None if shared is None else shared.reshape(-1).astype(jnp.float32),
+            action_mask=observation.action_mask,
+            state=None if global_state is None else global_state.reshape(-1).astype(jnp.float32),
         )
 
-    def draw(self, state: State) -> np.ndarray:
+    def render(self, state: State) -> np.ndarray:
         return np.ascontiguousarray(self.env.render(state[0])[:, :, :3])
 
-    def win(self, state: Any) -> Any:
-        """1 where the team has won; None where nothing can be won."""
+    def compute_win(self, state: Any) -> Any:
+        """Return 1 if the team has won, else 0; None if the task cannot be won."""
         return None
 
     @abstractmethod
-    def view(self, seen: Any) -> tuple[Any, Any]:
-        """Each agent's view, (n, ...), and the global state, or None where that is all views together."""
+    def split_observation(self, observation: Any) -> tuple[Any, Any]:
+        """Return the agents' observations, (n, ...), and the global state; None if it is their concatenation."""
 
 
 class Warehouse(JumanjiSimulator):
     """See `make_rware_batch`."""
 
-    state_is_joint_view = True
+    state_is_joint_obs = True
 
     def __init__(self, time_limit: int, **sizes: Any):
         import_jax()
@@ -69,14 +72,14 @@ class Warehouse(JumanjiSimulator):
         super().__init__(RobotWarehouse(generator, NEVER, viewer), time_limit)
         self.obs_size = int(self.env.num_obs_features)
 
-    def view(self, seen: Any) -> tuple[Any, Any]:
-        return seen.agents_view, None
+    def split_observation(self, observation: Any) -> tuple[Any, Any]:
+        return observation.agents_view, None
 
 
 class Foraging(JumanjiSimulator):
     """See `make_lbf_batch`."""
 
-    state_is_joint_view = True
+    state_is_joint_obs = True
 
     def __init__(self, time_limit: int, penalty: float, normalize_reward: bool, **sizes: Any):
         import_jax()
@@ -91,11 +94,11 @@ class Foraging(JumanjiSimulator):
         super().__init__(env, time_limit)
         self.obs_size = 3 * (env.num_agents + env.num_food)
 
-    def win(self, state: Any) -> Any:
+    def compute_win(self, state: Any) -> Any:
         return state.food_items.eaten.all().astype(np.float32)
 
-    def view(self, seen: Any) -> tuple[Any, Any]:
-        return seen.agents_view, None
+    def split_observation(self, observation: Any) -> tuple[Any, Any]:
+        return observation.agents_view, None
 
 
 class Connecting(JumanjiSimulator):
@@ -117,17 +120,17 @@ class Connecting(JumanjiSimulator):
         self.obs_size = 5 * grid_size**2
         self.state_dim = 3 * grid_size**2
 
-    def win(self, state: Any) -> Any:
+    def compute_win(self, state: Any) -> Any:
         return state.agents.connected.all().astype(np.float32)
 
-    def view(self, seen: Any) -> tuple[Any, Any]:
+    def split_observation(self, observation: Any) -> tuple[Any, Any]:
         jnp = import_jax().numpy
         n = len(self.agents)
         # A cell is 0, or 1 + 3 a + (0: path, 1: head, 2: target) for agent a.
-        taken, agent, kind = seen.grid > 0, (seen.grid - 1) // 3, (seen.grid - 1) % 3  # (g, g)
+        taken, agent, kind = observation.grid > 0, (observation.grid - 1) // 3, (observation.grid - 1) % 3  # (g, g)
         path, head, target = ((taken & (kind == one)) for one in range(3))
-        nth = (agent - jnp.arange(n)[:, None, None]) % n + 1  # (n, g, g), counted from the one who looks: it is 1
-        views = jnp.stack(
+        nth = (agent - jnp.arange(n)[:, None, None]) % n + 1  # (n, g, g), counted from the observer, which is 1
+        agent_obs = jnp.stack(
             [
                 head * nth / n,
                 target * nth / n,
@@ -137,7 +140,7 @@ class Connecting(JumanjiSimulator):
             ],
             axis=-1,
         )  # (n, g, g, 5)
-        return views, views[0, :, :, :3]
+        return agent_obs, agent_obs[0, :, :, :3]
 
 
 class Cleaning(JumanjiSimulator):
@@ -156,14 +159,16 @@ class Cleaning(JumanjiSimulator):
         self.obs_size = 4 * num_rows * num_cols
         self.state_dim = 3 * num_rows * num_cols
 
-    def win(self, state: Any) -> Any:
+    def compute_win(self, state: Any) -> Any:
         return (state.grid != self.dirty).all().astype(np.float32)
 
-    def view(self, seen: Any) -> tuple[Any, Any]:
+    def split_observation(self, observation: Any) -> tuple[Any, Any]:
         jnp = import_jax().numpy
         n = len(self.agents)
-        rows, cols = seen.agents_locations.T
-        own = jnp.zeros((n, *seen.grid.shape), bool).at[jnp.arange(n), rows, cols].set(True)  # (n, r, c)
-        shared = jnp.stack([seen.grid == self.dirty, seen.grid == self.wall, own.sum(axis=0)], axis=-1)  # (r, c, 3)
-        everyones = jnp.broadcast_to(shared, (n, *shared.shape))
-        return jnp.concatenate([everyones, own[..., None]], axis=-1), shared  # (n, r, c, 4)
+        rows, cols = observation.agents_locations.T
+        own = jnp.zeros((n, *observation.grid.shape), bool).at[jnp.arange(n), rows, cols].set(True)  # (n, r, c)
+        shared = jnp.stack(
+            [observation.grid == self.dirty, observation.grid == self.wall, own.sum(axis=0)], axis=-1
+        )  # (r, c, 3)
+        repeated = jnp.broadcast_to(shared, (n, *shared.shape))
+        return jnp.concatenate([repeated, own[..., None]], axis=-1), shared  # (n, r, c, 4)

@@ -1,8 +1,8 @@
 """Level-based foraging (Albrecht and Ramamoorthy 2013; Papoudakis et al. 2021), from the package lbforaging.
 
-Agents of different levels pick up food together: it takes levels that add up to the food's. Tasks are named
-`[{sight}s-]{size}x{size}-{players}p-{foods}f[-coop]`: how far an agent sees (everything, if it is not said), the field,
-and whether every food needs the three weakest agents together (both, if there are two).
+Agents of different levels pick up food together: their levels must add up to at least the food's level. Tasks are named
+`[{sight}s-]{size}x{size}-{players}p-{foods}f[-coop]`. The sight defaults to the whole field. With "-coop" every food
+takes the three weakest agents together (both agents in a team of two).
 """
 
 import re
@@ -27,8 +27,8 @@ class _Task(NamedTuple):
     coop: bool
 
 
-def _read(task: str) -> _Task | None:
-    """None if the name is no task's."""
+def _parse_task(task: str) -> _Task | None:
+    """Parse a task name; None if it is invalid."""
     match = re.fullmatch(r"(?:([1-9]\d*)s-)?([1-9]\d*)x\2-([1-9]\d*)p-([1-9]\d*)f(-coop)?", task)
     if match is None:
         return None
@@ -50,27 +50,27 @@ def make_lbf(
     observe_agent_levels: bool = True,
     render_mode: str | None = None,
 ) -> ParallelEnv:
-    """One field. An action that cannot be done is masked. An episode is won, and terminates, when all food is gone.
+    """Make a field. Impossible actions are masked. An episode is won, and terminates, when all food is collected.
 
-    Rewards are each agent's own: who helps to pick up food shares in its level by its own level. There is no global
-    state. Observations are vectors: lbforaging 2.0 cannot make its grid observations.
+    Rewards are individual: the agents that pick up food share its level in proportion to their own levels. There is no
+    global state. Observations are vectors: grid observations do not work in lbforaging 2.0.
 
     Args:
         task: Such as "2s-8x8-2p-2f-coop".
         max_episode_steps: Steps after which an episode is truncated, >= 1.
-        penalty: What an attempt to pick up food costs if the levels do not suffice, >= 0.
+        penalty: Cost of an attempt to pick up food with insufficient levels, >= 0.
         normalize_reward: Whether all rewards of a won episode add up to 1.
-        max_player_level: Agents' levels are drawn from 1 to this, >= 1.
-        max_food_level: Foods' levels are drawn from 1 to this, >= 1, or all are this in "-coop" tasks; None for the
-            sum of the three lowest levels of agents.
-        observe_agent_levels: Whether agents see levels of agents.
+        max_player_level: Maximum agent level, >= 1; levels are drawn from 1 to this value.
+        max_food_level: Maximum food level, >= 1; the level of all food in "-coop" tasks, else levels are drawn from 1
+            to this value. None for the sum of the three lowest agent levels.
+        observe_agent_levels: Whether agents observe agent levels.
         render_mode: None or "rgb_array".
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: A value is out of range.
     """
-    read = _read(task)
-    assert read is not None
+    spec = _parse_task(task)
+    assert spec is not None
     check_number("max_episode_steps", max_episode_steps, 1)
     check_number("penalty", penalty, 0, whole=False)
     check_choice("normalize_reward", normalize_reward, (False, True))
@@ -83,16 +83,16 @@ def make_lbf(
     from lbforaging.foraging import ForagingEnv
 
     field = ForagingEnv(
-        players=read.players,
+        players=spec.players,
         min_player_level=1,
         max_player_level=max_player_level,
         min_food_level=1,
         max_food_level=max_food_level,
-        field_size=(read.size, read.size),
-        max_num_food=read.foods,
-        sight=read.sight,
+        field_size=(spec.size, spec.size),
+        max_num_food=spec.foods,
+        sight=spec.sight,
         max_episode_steps=max_episode_steps,
-        force_coop=read.coop,
+        force_coop=spec.coop,
         normalize_reward=normalize_reward,
         observe_agent_levels=observe_agent_levels,
         penalty=penalty,
@@ -102,31 +102,31 @@ def make_lbf(
 
 
 class ForagingTeam(TupleEnv):
-    """A team of foragers. The package calls each end a termination; here the time limit is a truncation."""
+    """A team of foragers. Unlike in the package, the time limit is a truncation, not a termination."""
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         for player in self.env.players:
-            # It would keep others off the place where it stood, and a seed would not fix where they start.
+            # The package keeps other players off the old position, so equal seeds would give different episodes.
             player.position = None
         return super().reset(seed, options)
 
-    def _won(self) -> bool:
+    def _has_won(self) -> bool:
         return not self.env.field.any()
 
-    def _why_over(self) -> tuple[bool, bool]:
-        won = self._won()
+    def _end_flags(self) -> tuple[bool, bool]:
+        won = self._has_won()
         return won, not won
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         infos = {}
         for agent, player in zip(self.possible_agents, self.env.players, strict=True):
-            mask = np.zeros(6, np.int8)  # nothing, north, south, west, east, pick up
+            mask = np.zeros(6, np.int8)  # none, north, south, west, east, load
             mask[[action.value for action in self.env._valid_actions[player]]] = 1
             infos[agent] = {MASK_KEY: mask}
         return infos
 
-    def _summary(self) -> dict[str, Any]:
-        return {"win": float(self._won())}
+    def _final_info(self) -> dict[str, Any]:
+        return {"win": float(self._has_won())}
 
 
 _LISTED = (
@@ -135,19 +135,19 @@ _LISTED = (
 )
 
 
-def _sentence(task: str) -> str:
-    read: Any = _read(task)
-    sees = "see all" if read.sight == read.size else f"see {read.sight} cells far"
-    together = ", each only together" if read.coop else ""
-    return f"{read.players} agents {sees} and pick up {read.foods} foods{together}, on {read.size} x {read.size} cells."
+def _describe(task: str) -> str:
+    spec: Any = _parse_task(task)
+    sight = "see everything" if spec.sight == spec.size else f"see {spec.sight} cells far"
+    coop = ", each only jointly" if spec.coop else ""
+    return f"{spec.players} agents {sight} and pick up {spec.foods} foods{coop}, on {spec.size} x {spec.size} cells."
 
 
 SUITE = Suite(
     name="lbf",
-    tasks={task: _sentence(task) for task in _LISTED},
+    tasks={task: _describe(task) for task in _LISTED},
     make=make_lbf,
     requires=("lbforaging",),
     extra="lbf",
-    knows=lambda task: _read(task) is not None,
+    knows=lambda task: _parse_task(task) is not None,
     other_tasks="[{1..size}s-]{5..20}x{5..20}-{2..20}p-{1..10}f[-coop]",
 )

@@ -1,12 +1,13 @@
-"""MaMuJoCo: one robot, whose joints are shared out among agents (Peng et al. 2021), from gymnasium-robotics.
+"""MaMuJoCo: one robot whose joints are divided among agents (Peng et al. 2021), from gymnasium-robotics.
 
-A task is a domain and a factorisation: in `HalfCheetah-6x1` six agents move one joint each. This is version 1 of the
-suite, on gymnasium's MuJoCo environments v5. All agents get the robot's reward. The factorisations with one joint an
-agent that HAPPO and MAT were tried in and the package lacks (Ant-8x1, Humanoid-17x1, Walker2d-6x1) are here as well.
+A task is a domain and a factorisation: in `HalfCheetah-6x1` six agents control one joint each. This is version 1 of the
+suite, based on gymnasium's MuJoCo environments v5. All agents get the robot's reward. Also included are the
+factorisations with one joint per agent from the HAPPO and MAT papers that the package lacks (Ant-8x1, Humanoid-17x1,
+Walker2d-6x1).
 
-Left as the package has it, since its numbers are the benchmark's: in ManySegmentAnt all segments but the last read
-other entries than their own joints', and all move their other leg; in Humanoid the first two joints of the abdomen
-observe each other's.
+Quirks of the package are kept, since they are part of the benchmark: in ManySegmentAnt all segments but the last read
+entries of joints other than their own, and all move their other leg; in Humanoid the observations of the first two
+abdomen joints are swapped.
 """
 
 import inspect
@@ -25,8 +26,8 @@ from pettingzoo import ParallelEnv
 from rllib_seqmarl.envs.options import check_choice, check_names, check_number
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.mamujoco_joints import Joints, import_from_package
-from rllib_seqmarl.envs.suites.mamujoco_observations import Look, fuse
-from rllib_seqmarl.envs.suites.mujoco_pictures import prepare_drawing, try_to_draw
+from rllib_seqmarl.envs.suites.mamujoco_observations import ObservationFn, fuse_observations
+from rllib_seqmarl.envs.suites.mujoco_rendering import select_gl_backend, try_to_render
 
 _TASKS = {
     "Ant-2x4": "A four-legged robot runs; 2 agents with two neighbouring legs each.",
@@ -49,7 +50,7 @@ _TASKS = {
     "ManySegmentAnt-2x3": "A chain of ants runs; 2 agents with three ants each.",
     "ManySegmentSwimmer-10x2": "A chain of links swims; 10 agents with two joints each.",
 }
-_SEGMENTED = {  # domain -> the domain it lengthens, the package's module that does
+_SEGMENTED = {  # domain -> (base domain, the package's module that adds segments to it)
     "ManySegmentAnt": ("Ant", "many_segment_ant"),
     "ManySegmentSwimmer": ("Swimmer", "many_segment_swimmer"),
 }
@@ -66,35 +67,34 @@ def make_mamujoco(
     render_mode: str | None = None,
     **physics: Any,
 ) -> ParallelEnv:
-    """One task.
+    """Make one task.
 
-    MAT's published experiments (train_mujoco.sh in github.com/PKU-MARL/Multi-Agent-Transformer) have `agent_obsk=0`.
-    Their environment also standardises each agent's observation and id over their entries. That is no option here,
-    for the networks' first layer, a LayerNorm over the same entries, makes it all the same.
+    MAT's published experiments (train_mujoco.sh in github.com/PKU-MARL/Multi-Agent-Transformer) use `agent_obsk=0`.
+    Their environment also standardises each agent's observation and id over their entries. There is no such option
+    here, since the LayerNorm in the networks' first layer has the same effect.
 
     Args:
         task: Such as "HalfCheetah-6x1"; "Humanoid-9_8" is the package's "9|8".
-        agent_obsk: How many joints away an agent sees, >= 0; with 0 its own joints only. Everybody sees the torso.
-            None: everybody observes the whole state.
-        local_categories: What is seen of joints at distances 0, 1, ..., agent_obsk: for each a list of "qpos", "qvel",
-            "qfrc_actuator", "cinert", "cvel", "cfrc_ext" and whatever else the domain's joints have. None: positions
-            and velocities (and more, for some domains) of one's own joints, positions of others.
-        global_categories: What is seen of the torso; None: "qpos" and "qvel".
-        disabled_joints: Joints that get no control, whatever their agents do: numbers from 0 in the order of the
-            robot's action, which for HalfCheetah-6x1 are the agents' numbers.
-        max_episode_steps: After which an episode is truncated, >= 1; None: the domain's own, 1000, but 50 for Reacher
-            and 100 for Pusher.
-        render_mode: None or "rgb_array". Where there is no screen, EGL draws, unless MUJOCO_GL says otherwise.
-        **physics: Options of gymnasium's environment that leave observations what they are, such as
-            forward_reward_weight, ctrl_cost_weight, reset_noise_scale, terminate_when_unhealthy or frame_skip, and a
-            picture's width and height.
+        agent_obsk: Distance in joints up to which an agent observes, >= 0; 0 for its own joints only. All agents
+            observe the torso. None: all agents observe the whole state.
+        local_categories: Observed categories of joints at distances 0, 1, ..., agent_obsk: for each a list of "qpos",
+            "qvel", "qfrc_actuator", "cinert", "cvel", "cfrc_ext" and any others of the domain's joints. None: positions
+            and velocities (for some domains more) of an agent's own joints, positions of others.
+        global_categories: Observed categories of the torso; None: "qpos" and "qvel".
+        disabled_joints: Joints that always get zero control: indices into the robot's action, which for HalfCheetah-6x1
+            are the agents' indices.
+        max_episode_steps: Steps after which an episode is truncated, >= 1; None for the domain's default, 1000, but 50
+            for Reacher and 100 for Pusher.
+        render_mode: None or "rgb_array". Without a display EGL is used, unless MUJOCO_GL is set.
+        **physics: Options of gymnasium's environment that do not change observations, such as forward_reward_weight,
+            ctrl_cost_weight, reset_noise_scale, terminate_when_unhealthy or frame_skip, and the width and height of
+            rendered images.
 
     Raises:
-        ValueError: An option that the domain does not have or whose value is out of range, or there is no OpenGL to
-            draw pictures with.
+        ValueError: An option is unknown or out of range for the domain, or there is no OpenGL to render with.
     """
-    given = {**locals(), **physics}
-    del given["physics"]
+    arguments = {**locals(), **physics}
+    del arguments["physics"]
     name, task = f"mamujoco/{task}", task.replace("|", "_")
     domain = task.split("-")[0]
     base, segments_from = _SEGMENTED.get(domain, (domain, None))
@@ -105,14 +105,16 @@ def make_mamujoco(
         check_number("agent_obsk", agent_obsk, 0)
     elif local_categories is not None or global_categories is not None:
         raise ValueError(
-            "agent_obsk=None: everybody observes the whole state, so there are no categories to choose. Leave out "
+            "agent_obsk=None: all agents observe the whole state, so there are no categories to choose. Leave out "
             "local_categories and global_categories, or give an agent_obsk >= 0."
         )
     if render_mode:
-        prepare_drawing()
+        select_gl_backend()
     _check_physics(name, base, physics)
-    joints = Joints.of(task)
-    looks = None if agent_obsk is None else joints.looks(agent_obsk, local_categories, global_categories)
+    joints = Joints.from_task(task)
+    observation_fns = (
+        None if agent_obsk is None else joints.observation_fns(agent_obsk, local_categories, global_categories)
+    )
 
     make = partial(
         gym.make,
@@ -122,10 +124,11 @@ def make_mamujoco(
         disable_env_checker=True,
         **physics,
     )
-    team = partial(MaMuJoCo, name, joints.actuators, looks, disabled_joints, partial(make_mamujoco, **given))
+    recreate = partial(make_mamujoco, **arguments)
+    team = partial(MaMuJoCo, name, joints.actuators, observation_fns, disabled_joints, recreate)
     if segments_from is None:
         return team(make())
-    # The package writes the model into its own folder, where processes that start together would take it from another.
+    # The package would write the model into its own folder, where processes starting at the same time would conflict.
     agents, segments_each = map(int, task.split("-")[1].split("x"))
     with tempfile.TemporaryDirectory() as folder:
         model = str(Path(folder, "model.xml"))
@@ -137,11 +140,12 @@ class MaMuJoCo(ParallelEnv):
     """A robot as a team.
 
     Args:
-        name: The environment's.
-        actuators: For each agent, the entries of the robot's action that it gives.
-        looks: For each agent, what it observes of MuJoCo's data; None if everybody observes what `robot` does.
-        disabled_joints: Entries of the robot's action that stay 0.
-        another: Makes a team like this one. Copies and pickles construct a new environment, as gymnasium's do.
+        name: The environment's name.
+        actuators: For each agent, the indices of the robot's action that it controls.
+        observation_fns: For each agent, a function from MuJoCo's data to its observation; None if all agents observe
+            what `robot` does.
+        disabled_joints: Indices of the robot's action that stay 0.
+        recreate: Makes an equal team. Copies and pickles construct a new environment, as gymnasium's do.
         robot: Gymnasium's MujocoEnv, with its time limit.
     """
 
@@ -149,13 +153,13 @@ class MaMuJoCo(ParallelEnv):
         self,
         name: str,
         actuators: Sequence[Sequence[int]],
-        looks: Sequence[Look] | None,
+        observation_fns: Sequence[ObservationFn] | None,
         disabled_joints: Sequence[int],
-        another: Callable[[], ParallelEnv],
+        recreate: Callable[[], ParallelEnv],
         robot: Any,
     ):
         self.robot = robot
-        self._another = another
+        self._recreate = recreate
         self.render_mode = robot.render_mode
         self.metadata = {"name": name, "render_modes": ["rgb_array"], "render_fps": robot.metadata["render_fps"]}
         self.possible_agents = [f"agent_{i}" for i in range(len(actuators))]
@@ -170,13 +174,15 @@ class MaMuJoCo(ParallelEnv):
         self._disabled = _check_joints(robot, disabled_joints)
         self._control = np.zeros(bounds.shape)
 
-        self._look = None if looks is None else fuse(looks, robot.unwrapped.data)
+        self._read_observations = (
+            None if observation_fns is None else fuse_observations(observation_fns, robot.unwrapped.data)
+        )
         observations, _ = self.reset()
         self.agents = []
-        self._observation_spaces = {agent: _unbounded(len(seen)) for agent, seen in observations.items()}
-        self.state_space = _unbounded(len(self._state))
+        self._observation_spaces = {agent: _unbounded_box(len(obs)) for agent, obs in observations.items()}
+        self.state_space = _unbounded_box(len(self._state))
         if self.render_mode:
-            try_to_draw(self.robot.render)
+            try_to_render(self.robot.render)
 
     def observation_space(self, agent: str) -> spaces.Box:
         return self._observation_spaces[agent]
@@ -205,7 +211,7 @@ class MaMuJoCo(ParallelEnv):
         )
 
     def state(self) -> np.ndarray:
-        """The observation of gymnasium's environment, float32."""
+        """Return the observation of gymnasium's environment, float32."""
         return self._state
 
     def render(self) -> Any:
@@ -215,16 +221,16 @@ class MaMuJoCo(ParallelEnv):
         self.robot.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._another, ()
+        return self._recreate, ()
 
     def _observe(self, state: np.ndarray) -> dict[str, np.ndarray]:
         self._state = state.astype(np.float32)
-        if self._look is None:
+        if self._read_observations is None:
             return {agent: self._state.copy() for agent in self.possible_agents}
-        return dict(zip(self.possible_agents, self._look(), strict=True))
+        return dict(zip(self.possible_agents, self._read_observations(), strict=True))
 
 
-def _unbounded(size: int) -> spaces.Box:
+def _unbounded_box(size: int) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
 
@@ -248,8 +254,10 @@ def _check_physics(name: str, base: str, physics: Mapping[str, Any]) -> None:
         and not option.startswith(("include_", "exclude_"))  # these change the state
     }
     kinds |= {"width": int, "height": int}
-    others = [option for option in inspect.signature(make_mamujoco).parameters if option not in ("task", "physics")]
-    check_names(name, physics, [*others, *kinds])
+    own_options = [
+        option for option in inspect.signature(make_mamujoco).parameters if option not in ("task", "physics")
+    ]
+    check_names(name, physics, [*own_options, *kinds])
     for option, value in physics.items():
         if kinds[option] is bool:
             check_choice(option, value, (True, False))
@@ -258,14 +266,14 @@ def _check_physics(name: str, base: str, physics: Mapping[str, Any]) -> None:
         elif kinds[option] is float:
             check_number(option, value, 0 if option == "reset_noise_scale" else None, whole=False)
         elif not (_are_numbers(value) and len(value) == 2 and value[0] <= value[1]):
-            raise ValueError(f"{option}={value!r} is no range: give two numbers, the lower one first.")
+            raise ValueError(f"{option}={value!r} is not a range: give two numbers, the lower one first.")
 
 
 def _are_numbers(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
 
 
-def _knows(task: str) -> bool:
+def _is_valid_task(task: str) -> bool:
     if task in ("Humanoid-9|8", "HumanoidStandup-9|8"):
         return True
     segmented = re.fullmatch(r"(\w+)-([1-9]\d*)x([1-9]\d*)", task)
@@ -278,7 +286,7 @@ SUITE = Suite(
     make=make_mamujoco,
     requires=("gymnasium_robotics", "mujoco"),
     extra="mamujoco",
-    knows=_knows,
-    other_tasks="ManySegmentAnt-{agents}x{ants of each} and ManySegmentSwimmer-{agents}x{joints of each}, with two "
-    "segments or more (not CoupledHalfCheetah-1p1, which the package cannot reset with today's MuJoCo)",
+    knows=_is_valid_task,
+    other_tasks="ManySegmentAnt-{agents}x{ants of each} and ManySegmentSwimmer-{agents}x{joints of each}, with at "
+    "least two segments (not CoupledHalfCheetah-1p1, which the package cannot reset with current MuJoCo versions)",
 )

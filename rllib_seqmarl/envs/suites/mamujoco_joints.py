@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from rllib_seqmarl.envs.options import check_choice
-from rllib_seqmarl.envs.suites.mamujoco_observations import Look
+from rllib_seqmarl.envs.suites.mamujoco_observations import ObservationFn
 
-# The package lacks them: one joint an agent, out of the joints of one of its own factorisations.
-JOINT_EACH = {
+# Tasks with one joint per agent, which the package lacks -> the package's factorisation that provides the joints.
+SINGLE_JOINT_TASKS = {
     "Ant-8x1": "2x4",
     "Humanoid-17x1": "9_8",
     "HumanoidStandup-17x1": "9_8",
@@ -20,8 +20,8 @@ JOINT_EACH = {
     "Walker2d-6x1": "2x3",
 }
 
-# What is seen of one's own joints by default, in addition to positions and velocities.
-_OWN = {
+# Default categories observed of an agent's own joints, in addition to positions and velocities.
+_OWN_CATEGORIES = {
     "Ant": ("cfrc_ext",),
     "ManySegmentAnt": ("cfrc_ext",),
     "Humanoid": ("cinert", "cvel", "qfrc_actuator", "cfrc_ext"),
@@ -32,13 +32,13 @@ _OWN = {
 
 @dataclass(frozen=True)
 class Joints:
-    """A robot's joints, as the package's nodes.
+    """A robot's joints, as nodes of the package's graph.
 
     Attributes:
         domain: The robot.
         parts: Each agent's joints.
-        edges: Which joints are neighbours.
-        torso: Nodes without a motor, which everybody sees.
+        edges: Edges between neighbouring joints.
+        torso: Nodes without an actuator, which all agents observe.
     """
 
     domain: str
@@ -47,29 +47,29 @@ class Joints:
     torso: Sequence[Any]
 
     @classmethod
-    def of(cls, task: str) -> "Joints":
+    def from_task(cls, task: str) -> "Joints":
         domain, factorisation = task.split("-")
-        known = JOINT_EACH.get(task, factorisation).replace("_", "|")
-        parts, edges, torso = import_from_package("obsk").get_parts_and_edges(domain, known)
-        if task in JOINT_EACH:
+        package_factorisation = SINGLE_JOINT_TASKS.get(task, factorisation).replace("_", "|")
+        parts, edges, torso = import_from_package("obsk").get_parts_and_edges(domain, package_factorisation)
+        if task in SINGLE_JOINT_TASKS:
             joints = sorted((joint for part in parts for joint in part), key=lambda joint: joint.act_ids)
             parts = [(joint,) for joint in joints]
         return cls(domain, parts, edges, torso)
 
     @property
     def actuators(self) -> list[list[int]]:
-        """For each agent, the entries of the robot's action that move its joints."""
+        """For each agent, the indices of the robot's action that move its joints."""
         return [[joint.act_ids for joint in part] for part in self.parts]
 
-    def looks(
+    def observation_fns(
         self,
         agent_obsk: int,
         local_categories: Sequence[Sequence[str]] | None,
         global_categories: Sequence[str] | None,
-    ) -> list[Look]:
-        """The part of MuJoCo's data that each agent observes; arguments and errors as `make_mamujoco`'s."""
+    ) -> list[ObservationFn]:
+        """Return each agent's observation as a function of MuJoCo's data. Arguments and errors: see `make_mamujoco`."""
         if local_categories is None:
-            local_categories = [("qpos", "qvel", *_OWN.get(self.domain, ())), *[("qpos",)] * agent_obsk]
+            local_categories = [("qpos", "qvel", *_OWN_CATEGORIES.get(self.domain, ())), *[("qpos",)] * agent_obsk]
         if global_categories is None:
             global_categories = ("qpos", "qvel")
         if len(local_categories) != agent_obsk + 1:
@@ -83,7 +83,7 @@ class Joints:
         return [
             partial(
                 import_from_package("obsk").build_obs,
-                k_dict=self._in_sight(part, agent_obsk),
+                k_dict=self._joints_by_distance(part, agent_obsk),
                 local_categories=local_categories,
                 global_nodes=self.torso,
                 global_categories=global_categories,
@@ -91,28 +91,28 @@ class Joints:
             for part in self.parts
         ]
 
-    def _in_sight(self, part: tuple[Any, ...], agent_obsk: int) -> dict[int, list[Any]]:
-        """Distance -> joints.
+    def _joints_by_distance(self, part: tuple[Any, ...], agent_obsk: int) -> dict[int, list[Any]]:
+        """Map distances to joints.
 
-        The package puts them in the order of their names. But three of Pusher's joints have the same one, and their
-        order would change from process to process.
+        The package sorts joints by name. Three of Pusher's joints share a name, so their order would vary between
+        processes.
         """
         by_distance = import_from_package("obsk").get_joints_at_kdist(part, self.edges, agent_obsk)
         return {k: sorted(joints, key=lambda joint: (joint.label, joint.act_ids)) for k, joints in by_distance.items()}
 
 
 def _check_categories(option: str, categories: Sequence[str], nodes: Sequence[Any]) -> None:
-    """The package silently skips what no node has."""
-    known = [category for node in nodes for category in node.extra_obs]
+    """Raise ValueError for categories that no node has, which the package would skip silently."""
+    available = [category for node in nodes for category in node.extra_obs]
     if all(node.qpos_ids is not None for node in nodes):
-        known += ["qpos", "qvel", "qfrc_actuator"]
+        available += ["qpos", "qvel", "qfrc_actuator"]
     if any(node.bodies for node in nodes):
-        known += ["cinert", "cvel", "cfrc_ext"]
+        available += ["cinert", "cvel", "cfrc_ext"]
     for category in categories:
-        check_choice(option, category, sorted(set(known)))
+        check_choice(option, category, sorted(set(available)))
 
 
 def import_from_package(module: str) -> Any:
-    """A module of the package, which on import would tell of changes to some robot hands."""
+    """Import a module of the package, without its notices about changed robot hands."""
     with contextlib.redirect_stderr(io.StringIO()):
         return importlib.import_module(f"gymnasium_robotics.envs.multiagent_mujoco.{module}")

@@ -1,7 +1,7 @@
 """Cooperative tasks of the multi-agent particle environments (Lowe et al. 2017), from the package mpe2.
 
-Its other five tasks (simple_adversary, simple_crypto, simple_push, simple_tag, simple_world_comm) set two teams against
-each other, so they are nothing that one team could learn.
+The package's other five tasks (simple_adversary, simple_crypto, simple_push, simple_tag, simple_world_comm) set two
+teams against each other and are left out.
 """
 
 import importlib
@@ -27,77 +27,77 @@ _VERSIONS = {
 
 
 def make_mpe(task: str, **options: Any) -> ParallelEnv:
-    """One task, as mpe2 publishes it: rewards are each agent's own, or shared where the task says so.
+    """Make one task of mpe2. Rewards are individual or shared, as the task defines.
 
     Args:
         task: Its name without the version, such as "simple_spread".
-        **options: Passed on to the task, which need not have them all.
+        **options: Passed on to the task. Not every task has all of them.
             max_cycles: steps after which an episode is truncated, >= 1; 25 by default.
-            continuous_actions: real numbers from 0 to 1 instead of choices.
+            continuous_actions: real-valued actions from 0 to 1 instead of discrete ones.
             render_mode: None, "rgb_array" or "human".
-            dynamic_rescaling: whether pictures zoom with the agents.
-            benchmark_data: whether infos hold mpe2's "benchmark_data".
-            N: agents of simple_spread (3), simple_formation and simple_line (4), >= 1.
-            local_ratio: of simple_spread and simple_reference, how much of the reward is the agent's own; 0 to 1.
-            terminate_on_success: of simple_spread, simple_formation and simple_line, whether an episode ends as soon
-                as all stand where they should. Then the last infos hold "win".
-            curriculum: of simple_spread, whether it begins without the penalty for collisions.
-            num_agent_neighbors, num_landmark_neighbors: of simple_spread, how many of the nearest are observed, >= 1;
-                None for all.
-            num_collectors, num_deposits, num_treasures: of collect_treasure, >= 1, and no more than 6 deposits.
+            dynamic_rescaling: whether rendered images zoom with the agents.
+            benchmark_data: whether infos contain mpe2's "benchmark_data".
+            N: number of agents in simple_spread (3), simple_formation and simple_line (4), >= 1.
+            local_ratio: weight of the individual reward in simple_spread and simple_reference; 0 to 1.
+            terminate_on_success: in simple_spread, simple_formation and simple_line, whether an episode ends once all
+                agents are in position. The last infos then contain "win".
+            curriculum: in simple_spread, whether training starts without the penalty for collisions.
+            num_agent_neighbors, num_landmark_neighbors: in simple_spread, how many of the nearest agents and landmarks
+                are observed, >= 1; None for all.
+            num_collectors, num_deposits, num_treasures: in collect_treasure, >= 1, and at most 6 deposits.
 
     Raises:
-        ValueError: An option which the task does not have (the nearest it has is named), or a value out of range.
+        ValueError: An option is unknown (the message suggests the closest match) or out of range.
     """
     module = importlib.import_module(f"mpe2.{task}_v{_VERSIONS[task]}")
-    known = [name for name in inspect.signature(module.raw_env.__init__).parameters if name != "self"]
-    check_names(f"mpe/{task}", options, known)
+    option_names = [name for name in inspect.signature(module.raw_env.__init__).parameters if name != "self"]
+    check_names(f"mpe/{task}", options, option_names)
     for option, value in options.items():
         _CHECKS[option](option, value)
     return ParallelMPE(module.raw_env(**options))
 
 
-def _switch(option: str, value: Any) -> None:
+def _check_bool(option: str, value: Any) -> None:
     check_choice(option, value, (False, True))
 
 
-def _count(option: str, value: Any) -> None:
+def _check_count(option: str, value: Any) -> None:
     check_number(option, value, 1)
 
 
-def _count_or_all(option: str, value: Any) -> None:
+def _check_count_or_none(option: str, value: Any) -> None:
     if value is not None:
         check_number(option, value, 1)
 
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "max_cycles": _count,
-    "continuous_actions": _switch,
+    "max_cycles": _check_count,
+    "continuous_actions": _check_bool,
     "render_mode": lambda option, value: check_choice(option, value, (None, "rgb_array", "human")),
-    "dynamic_rescaling": _switch,
-    "benchmark_data": _switch,
-    "N": _count,
+    "dynamic_rescaling": _check_bool,
+    "benchmark_data": _check_bool,
+    "N": _check_count,
     "local_ratio": lambda option, value: check_number(option, value, 0, 1, whole=False),
-    "terminate_on_success": _switch,
-    "curriculum": _switch,
-    "num_agent_neighbors": _count_or_all,
-    "num_landmark_neighbors": _count_or_all,
-    "num_collectors": _count,
+    "terminate_on_success": _check_bool,
+    "curriculum": _check_bool,
+    "num_agent_neighbors": _check_count_or_none,
+    "num_landmark_neighbors": _check_count_or_none,
+    "num_collectors": _check_count,
     "num_deposits": lambda option, value: check_number(option, value, 1, 6),
-    "num_treasures": _count,
+    "num_treasures": _check_count,
 }
 
 
 class ParallelMPE(ParallelEnv):
-    """A task of mpe2, moved by all agents at once.
+    """A task of mpe2 in which all agents act simultaneously.
 
-    mpe2's own `parallel_env` plays the same steps turn by turn through five wrappers, which takes longer than
-    the physics. Here the world is told all actions and stepped once: the same numbers in about half the time.
+    mpe2's own `parallel_env` steps agent by agent through five wrappers, which takes longer than the physics. Here all
+    actions are set and the world is stepped once: the results are identical, in about half the time.
     """
 
     def __init__(self, env: Any):
         self.env = env
-        self.metadata = dict(env.metadata)  # all tasks of mpe2 share one, with the name of the last one made
+        self.metadata = dict(env.metadata)  # copied: mpe2's tasks share one dict, renamed by each new instance
         self.render_mode = env.render_mode
         self.possible_agents = env.possible_agents
         self.agents: list[str] = []
@@ -152,7 +152,7 @@ class ParallelMPE(ParallelEnv):
     def _legal_action(self, agent: str, action: Any) -> Any:
         space = self.env.action_spaces[agent]
         if self.env.continuous_actions:
-            return np.clip(action, space.low, space.high)  # as mpe2's own
+            return np.clip(action, space.low, space.high)  # as mpe2 does
         if not 0 <= action < space.n:
             raise ValueError(f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0).")
         return action
@@ -161,13 +161,13 @@ class ParallelMPE(ParallelEnv):
 SUITE = Suite(
     name="mpe",
     tasks={
-        "simple": "One agent goes to a landmark: no team, but the smallest test of learning.",
+        "simple": "One agent goes to a landmark: the smallest test of learning, without a team.",
         "simple_spread": "N agents cover N landmarks without colliding.",
         "simple_reference": "Two agents tell each other which landmark to go to.",
         "simple_speaker_listener": "One agent sees the goal and speaks; the other one goes there.",
         "simple_formation": "N agents form a circle around a landmark.",
         "simple_line": "N agents line up between two landmarks.",
-        "collect_treasure": "Collectors bring treasures to the deposit of their kind, itself an agent.",
+        "collect_treasure": "Collectors bring treasures to deposits of the matching kind; deposits are agents too.",
     },
     make=make_mpe,
     requires=("mpe2",),

@@ -1,7 +1,7 @@
-"""One environment out of several tasks: every episode plays one of them, and all have the shapes of the largest.
+"""A mixture of tasks: each episode plays one of them, with all shapes padded to the largest.
 
-A policy that is trained here has one set of weights for teams of several sizes. Row i is the i-th agent of the task
-that is played; where the task has fewer agents, the last ones are absent, and so dead for a joint policy.
+A policy trained on a mixture has one set of weights for teams of several sizes. Row i is the i-th agent of the current
+task; if it has fewer agents, the last ones are absent and hence dead for a joint policy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.layout import ACTION_MASK, ALIVE, OBSERVATIONS, Arrays
 from rllib_seqmarl.envs.options import check_choice, check_names, check_number
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites.multitask_actions import common_actions
+from rllib_seqmarl.envs.suites.multitask_actions import make_common_actions
 
 SAMPLINGS = ("random", "round_robin")
 EXAMPLE = ("coordination/distinct_choice", "coordination/unrepeated_choice")
@@ -34,66 +34,68 @@ def make_multitask(
     task_ids: bool = False,
     render_mode: str | None = None,
 ) -> "Mixture":
-    """Makes a mixture of tasks.
+    """Make a mixture of tasks.
 
     Args:
         task: "mixture".
-        tasks: What is played: environments' names, or mappings {name: ..., env_config: {...}, weight: ...}. A task of
-            weight 2 is drawn twice as often as one of weight 1, the default; one of weight 0 is not played, but keeps
-            its place among the task ids.
-        pad_to: Tasks, given in the same way, that are never played but padded for, so that the policy has the shapes
-            to go on with them.
-        sampling: "random" draws each episode's task; "round_robin" plays them in turn, the first one drawn.
-        task_ids: Whether observations end with the task's number, one-hot among `tasks` and `pad_to`.
+        tasks: The tasks to play: environment names, or mappings {name: ..., env_config: {...}, weight: ...}. A task of
+            weight 2 is drawn twice as often as one of weight 1, the default; one of weight 0 is never played, but keeps
+            its task id.
+        pad_to: Tasks in the same format that are never played, but whose shapes are padded for, so that the policy can
+            later be trained on them.
+        sampling: "random" draws each episode's task; "round_robin" cycles through the tasks from a random first one.
+        task_ids: Whether observations end with a one-hot task id over `tasks` and `pad_to`.
         render_mode: "rgb_array" or None, for all tasks.
 
     Raises:
-        ValueError: A wrong value, or tasks that cannot be mixed.
+        ValueError: A value is invalid, or the tasks cannot be mixed.
     """
     check_choice("sampling", sampling, SAMPLINGS)
     check_choice("task_ids", task_ids, (True, False))
     check_choice("render_mode", render_mode, (None, "rgb_array"))
-    entries = [_checked(entry, "tasks") for entry in _listed("tasks", tasks)]
-    never = [_checked(entry, "pad_to") for entry in _listed("pad_to", pad_to)]
+    entries = [_check_entry(entry, "tasks") for entry in _to_list("tasks", tasks)]
+    unplayed = [_check_entry(entry, "pad_to") for entry in _to_list("pad_to", pad_to)]
     weights = np.array([entry.get("weight", 1.0) for entry in entries])
     if not weights.any():
-        raise ValueError("tasks: none is played. Give at least one a weight above 0.")
+        raise ValueError("tasks: all weights are 0. Give at least one task a weight above 0.")
     if sampling == "round_robin" and len({*weights[weights > 0]}) > 1:
-        raise ValueError("sampling='round_robin' plays all tasks equally often: leave weights out, or draw at random.")
-    labels = _labels([*entries, *never])
-    teams = [_make(entry, label, render_mode) for entry, label in zip([*entries, *never], labels, strict=True)]
+        raise ValueError(
+            "sampling='round_robin' plays all tasks equally often: leave out the weights, or set sampling='random'."
+        )
+    labels = _make_labels([*entries, *unplayed])
+    teams = [_make_team(entry, label, render_mode) for entry, label in zip([*entries, *unplayed], labels, strict=True)]
     return Mixture(teams, weights / weights.sum(), sampling, task_ids, render_mode)
 
 
-def _listed(option: str, entries: Any) -> list[Any]:
+def _to_list(option: str, entries: Any) -> list[Any]:
     if isinstance(entries, str | Mapping) or not isinstance(entries, Iterable) or (not entries and option == "tasks"):
-        raise ValueError(f"{option}={entries!r} is no list of tasks. Give a list such as ['smax/3m', 'smax/8m'].")
+        raise ValueError(f"{option}={entries!r} is not a list of tasks. Give a list such as ['smax/3m', 'smax/8m'].")
     return list(entries)
 
 
-def _checked(entry: Any, option: str) -> Mapping[str, Any]:
-    """One entry of `tasks` or `pad_to` as a mapping."""
+def _check_entry(entry: Any, option: str) -> Mapping[str, Any]:
+    """Check one entry of `tasks` or `pad_to` and return it as a mapping."""
     if isinstance(entry, str):
         return {"name": entry}
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
-        raise ValueError(f"{option}: {entry!r} names no task. Give a name, or {{name: ..., env_config: {{...}}}}.")
+        raise ValueError(f"{option}: {entry!r} has no task name. Give a name, or {{name: ..., env_config: {{...}}}}.")
     check_names(f"an entry of {option}", entry, ("name", "env_config", "weight"))
     if not isinstance(entry.get("env_config", {}), Mapping):
-        raise ValueError(f"{option}: env_config={entry['env_config']!r} of {entry['name']} is no mapping of options.")
+        raise ValueError(f"{option}: env_config={entry['env_config']!r} of {entry['name']} is not a mapping.")
     check_number(f"{option}: weight", entry.get("weight", 1.0), 0, whole=False)
     return entry
 
 
-def _labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A label for each task: its name, with its options where a name occurs several times."""
+def _make_labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Make a unique label for each task: its name, with its options if the name occurs several times."""
     names = [entry["name"] for entry in entries]
     labels = []
     for entry, name in zip(entries, names, strict=True):
         options = ", ".join(f"{key}={value}" for key, value in entry.get("env_config", {}).items())
         labels.append(f"{name}({options})" if options and names.count(name) > 1 else name)
-    twice = [label for label in labels if labels.count(label) > 1]
-    if twice:
-        raise ValueError(f"tasks: {twice[0]} is given twice. Give it once, with a weight.")
+    duplicates = [label for label in labels if labels.count(label) > 1]
+    if duplicates:
+        raise ValueError(f"tasks: {duplicates[0]} is given twice. Give it once, with a weight.")
     return labels
 
 
@@ -102,8 +104,8 @@ class Team:
     """A task of the mixture.
 
     Attributes:
-        name: What it is called.
-        joint: Its environment, joined. Its rows are the agents.
+        name: The task's label.
+        joint: Its joint environment, with one row per agent.
     """
 
     name: str
@@ -111,36 +113,36 @@ class Team:
 
     @property
     def width(self) -> int:
-        """Entries of an agent's observation."""
+        """Size of an agent's observation."""
         return self.joint.layout.obs_dim
 
 
-def _make(entry: Mapping[str, Any], label: str, render_mode: str | None) -> Team:
-    from rllib_seqmarl.envs.catalog import make_joint_env  # which lists this suite
+def _make_team(entry: Mapping[str, Any], label: str, render_mode: str | None) -> Team:
+    from rllib_seqmarl.envs.catalog import make_joint_env  # circular import: the catalog lists this suite
 
     options = dict(entry.get("env_config", {}))
     if render_mode is not None:
         options.setdefault("render_mode", render_mode)
     joint = make_joint_env(entry["name"], options, agent_ids=False, name=label)
     if joint.layout.image_shape is not None:
-        raise ValueError(f"tasks: agents of {label} see images, which cannot be padded to other tasks' observations.")
+        raise ValueError(f"tasks: {label} has image observations, which cannot be padded to other tasks' observations.")
     return Team(label, joint)
 
 
 class Mixture(ParallelEnv):
-    """Tasks of one kind of action, padded to each other.
+    """Tasks with the same kind of actions, padded to common shapes.
 
-    An observation is the task's own, then zeros, then the task's id if there is one. Among discrete choices the mask
-    allows the task's own, of these what the task itself allows. Continuous actions are from -1 to 1 in all dimensions,
-    which is from the lowest to the highest of the task's own; further dimensions do nothing.
+    An observation consists of the task's own, zero padding, and the task id if enabled. For discrete actions, the mask
+    only allows those that the task has and allows. Continuous actions are in -1..1, scaled linearly to the task's own
+    bounds; excess dimensions are ignored.
 
-    The infos of an episode's last step hold the name of its `task`. Each episode's seed is drawn from a random stream
-    of the mixture's own, so that `reset(seed)` decides all that follows.
+    The infos of an episode's last step contain the name of its `task`. Each episode's seed is drawn from the mixture's
+    own random stream, so that `reset(seed)` determines all following episodes.
 
     Args:
         teams: All tasks.
-        probabilities: Of the first ones; the others are only padded for.
-        sampling, task_ids, render_mode: As of :func:`make_multitask`.
+        probabilities: Probabilities of the first tasks; the others are only padded for.
+        sampling, task_ids, render_mode: See :func:`make_multitask`.
     """
 
     def __init__(
@@ -155,22 +157,22 @@ class Mixture(ParallelEnv):
         self.render_mode = render_mode
         self.teams = tuple(teams)
         self.probabilities = probabilities
-        self.played = np.flatnonzero(probabilities)  # the tasks that are
+        self.played = np.flatnonzero(probabilities)  # indices of tasks that can be played
         self.sampling = sampling
         layouts = [team.joint.layout for team in teams]
         size = max(team.width for team in teams)
         ids = np.eye(len(teams)) if task_ids else np.zeros((len(teams), 0))
         self.possible_agents = [f"agent_{i}" for i in range(max(layout.n_agents for layout in layouts))]
-        # What observations of each task begin as, (n, entries): zeros, and the task's id.
-        self._blanks = [
+        # Observation templates of each task, (n, entries): zeros and the task id.
+        self._templates = [
             np.tile(np.r_[np.zeros(size), task_id].astype(np.float32), (layout.n_agents, 1))
             for layout, task_id in zip(layouts, ids, strict=True)
         ]
         self._rows = {agent: row for row, agent in enumerate(self.possible_agents)}
         self.agents: list[str] = []
-        self._actions = common_actions([(team.name, team.joint.layout) for team in teams])
-        seen = spaces.Box(-np.inf, np.inf, (size + ids.shape[1],), np.float32)
-        self._observation_spaces = dict.fromkeys(self.possible_agents, seen)
+        self._actions = make_common_actions([(team.name, team.joint.layout) for team in teams])
+        observation_space = spaces.Box(-np.inf, np.inf, (size + ids.shape[1],), np.float32)
+        self._observation_spaces = dict.fromkeys(self.possible_agents, observation_space)
         self._action_spaces = {agent: self._actions.space() for agent in self.possible_agents}
         self._rng = np.random.default_rng()
         self._turn: int | None = None
@@ -178,7 +180,7 @@ class Mixture(ParallelEnv):
 
     @property
     def team(self) -> Team:
-        """The task that is being played."""
+        """The current task."""
         return self.teams[self._current]
 
     def observation_space(self, agent: str) -> Space:
@@ -190,13 +192,13 @@ class Mixture(ParallelEnv):
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         if seed is not None:
             self._rng, self._turn = np.random.default_rng(seed), None
-        self._current = self._next()
+        self._current = self._choose_task()
         arrays, _ = self.team.joint.reset(seed=int(self._rng.integers(2**31)), options=options)
         self.agents = self.possible_agents[: self.team.joint.layout.n_agents]
-        return self._tell(arrays, {})
+        return self._split_by_agent(arrays, {})
 
-    def _next(self) -> int:
-        """The number of the task that the coming episode plays."""
+    def _choose_task(self) -> int:
+        """Return the index of the next episode's task."""
         if self.sampling == "random":
             return int(self._rng.choice(len(self.probabilities), p=self.probabilities))
         turn = self._rng.integers(len(self.played)) if self._turn is None else self._turn + 1
@@ -205,44 +207,44 @@ class Mixture(ParallelEnv):
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         agents, rows = self.agents, [self._rows[agent] for agent in self.agents]
-        joint_action = self._actions.of_team(self._current, rows, [actions[agent] for agent in agents])
-        arrays, _, over, cut, joint_info = self.team.joint.step(joint_action)
-        info = {TASK_KEY: self.team.name} if over or cut else {}
+        joint_action = self._actions.to_joint_action(self._current, rows, [actions[agent] for agent in agents])
+        arrays, _, terminated, truncated, joint_info = self.team.joint.step(joint_action)
+        info = {TASK_KEY: self.team.name} if terminated or truncated else {}
         if "win" in joint_info:
             info["win"] = joint_info["win"]
-        observations, infos = self._tell(arrays, info)
+        observations, infos = self._split_by_agent(arrays, info)
         rewards = joint_info["agent_rewards"].tolist()
         ended = joint_info.get("agent_terminateds")
         died = [agent for agent, row in zip(agents, rows, strict=True) if ended is not None and ended[row]]
-        self.agents = [agent for agent in agents if not (over or cut or agent in died)]
+        self.agents = [agent for agent in agents if not (terminated or truncated or agent in died)]
         return (
             observations,
             {agent: rewards[row] for agent, row in zip(agents, rows, strict=True)},
-            {agent: over or agent in died for agent in agents},
-            {agent: cut and agent not in died for agent in agents},
+            {agent: terminated or agent in died for agent in agents},
+            {agent: truncated and agent not in died for agent in agents},
             infos,
         )
 
-    def _tell(self, arrays: Arrays, info: dict[str, Any]) -> tuple[dict, dict]:
-        """Observations and infos of the agents that were there until now."""
-        seen = self._blanks[self._current].copy()
-        seen[:, : self.team.width] = arrays[OBSERVATIONS]
+    def _split_by_agent(self, arrays: Arrays, info: dict[str, Any]) -> tuple[dict, dict]:
+        """Return padded observations and infos of the current agents."""
+        padded = self._templates[self._current].copy()
+        padded[:, : self.team.width] = arrays[OBSERVATIONS]
         alive = arrays[ALIVE].tolist()
-        masks = self._actions.masks(self._current, arrays.get(ACTION_MASK))
+        masks = self._actions.pad_masks(self._current, arrays.get(ACTION_MASK))
         observations, infos = {}, {}
         for agent in self.agents:
             row = self._rows[agent]
-            observations[agent] = seen[row]
-            infos[agent] = told = {**info, ALIVE_KEY: bool(alive[row])}
+            observations[agent] = padded[row]
+            infos[agent] = agent_info = {**info, ALIVE_KEY: bool(alive[row])}
             if masks is not None:
-                told[MASK_KEY] = masks[row]
+                agent_info[MASK_KEY] = masks[row]
         return observations, infos
 
     def state(self) -> np.ndarray:
-        """The task's global state, padded with zeros to the longest one's.
+        """Return the task's global state, zero-padded to the longest one.
 
         Raises:
-            NotImplementedError: Some task has none.
+            NotImplementedError: A task has no global state.
         """
         try:
             states = [np.ravel(team.joint.env.state()) for team in (self.team, *self.teams)]
@@ -262,6 +264,6 @@ class Mixture(ParallelEnv):
 
 SUITE = Suite(
     name="multitask",
-    tasks={"mixture": "Every episode plays one of the tasks that `tasks` lists, padded to the largest."},
+    tasks={"mixture": "Each episode plays one of the tasks listed in `tasks`, padded to the largest."},
     make=make_multitask,
 )

@@ -1,8 +1,8 @@
 """The multi-robot warehouse (Papoudakis et al. 2021), from the package rware.
 
-Robots fetch the requested shelves, bring them to the goals, and then have to put them back somewhere. Tasks are named
-`{size}-{n}ag[-easy|-hard]`: as many shelves are requested at a time as there are robots, twice as many if easy, half as
-many if hard. Sizes are the package's and "xlarge", which is Mava's.
+Robots carry requested shelves to a goal and then return them to any free size. Tasks are named
+`{size}-{n}ag[-easy|-hard]`: the number of shelves requested at a time equals the number of robots, twice that if easy,
+half that if hard. Sizes are the package's, and "xlarge" from Mava.
 """
 
 import re
@@ -28,8 +28,8 @@ class _Task(NamedTuple):
     requests: int
 
 
-def _read(task: str) -> _Task | None:
-    """None if the name is no task's."""
+def _parse_task(task: str) -> _Task | None:
+    """Parse a task name; None if it is invalid."""
     match = re.fullmatch(rf"({'|'.join(_SIZES)})-([1-9]|1[0-9])ag(|-easy|-hard)", task)
     if match is None:
         return None
@@ -50,36 +50,36 @@ def make_rware(
     normalised_coordinates: bool = False,
     render_mode: str | None = None,
 ) -> ParallelEnv:
-    """One warehouse. There are no action masks (an action that cannot be done does nothing) and no global state.
+    """Make a warehouse. There are no action masks (impossible actions do nothing) and no global state.
 
     Args:
         task: Such as "tiny-2ag".
         max_steps: Steps after which an episode is truncated, >= 1.
         max_inactivity_steps: Steps without a delivery after which it is terminated, >= 1; None for never.
-        reward_type: Who gets the 1 for a delivered shelf: "individual", the robot that carries it; "global", each
-            robot; "two_stage", the carrier, one half for delivering it and one half for putting it back.
-        request_queue_size: Shelves requested at a time, >= 1 and less than there are; None for what the task says.
+        reward_type: Who is rewarded with 1 for a delivered shelf: "individual", the robot that carries it; "global",
+            every robot; "two_stage", the carrier, one half for the delivery and one half for returning the shelf.
+        request_queue_size: Shelves requested at a time, >= 1 and less than their total; None for the task's default.
         column_height: Shelves in a column, >= 1.
-        sensor_range: How far a robot sees to each side, >= 1.
-        msg_bits: Bits that a robot tells those who see it, chosen in addition to its move, >= 0.
-        normalised_coordinates: Whether a robot's own place is observed as a fraction of the warehouse.
+        sensor_range: How many cells a robot observes in each direction, >= 1.
+        msg_bits: Bits that a robot sends to robots in sight, chosen in addition to its move, >= 0.
+        normalised_coordinates: Whether a robot observes its position as a fraction of the warehouse size.
         render_mode: None or "rgb_array".
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: A value is out of range.
     """
-    read = _read(task)
-    assert read is not None
-    rows, columns = _SIZES[read.size]
+    spec = _parse_task(task)
+    assert spec is not None
+    rows, columns = _SIZES[spec.size]
     check_number("max_steps", max_steps, 1)
     if max_inactivity_steps is not None:
         check_number("max_inactivity_steps", max_inactivity_steps, 1)
     check_choice("reward_type", reward_type, _REWARD_TYPES)
     check_number("column_height", column_height, 1)
-    # Columns are two shelves wide; one gives way to the queue before the goals. A delivered shelf's request goes to
-    # one that is not requested yet.
+    # Columns are two shelves wide; one is left out for the queue at the goals. After a delivery a shelf that is not
+    # requested yet is requested, so at least one must remain.
     n_shelves = 2 * column_height * (rows * columns - 1)
-    requests = read.requests if request_queue_size is None else request_queue_size
+    requests = spec.requests if request_queue_size is None else request_queue_size
     check_number("request_queue_size", requests, 1, n_shelves - 1)
     check_number("sensor_range", sensor_range, 1)
     check_number("msg_bits", msg_bits, 0)
@@ -88,13 +88,13 @@ def make_rware(
 
     from rware.warehouse import RewardType, Warehouse
 
-    with warnings.catch_warnings():  # gymnasium's, about a space that the package makes for its own use
+    with warnings.catch_warnings():  # from gymnasium, about a space that the package uses internally
         warnings.filterwarnings("ignore", ".*precision lowered by casting")
         warehouse = Warehouse(
             shelf_columns=columns,
             column_height=column_height,
             shelf_rows=rows,
-            n_agents=read.n_agents,
+            n_agents=spec.n_agents,
             msg_bits=msg_bits,
             sensor_range=sensor_range,
             request_queue_size=requests,
@@ -108,9 +108,9 @@ def make_rware(
 
 
 class WarehouseTeam(TupleEnv):
-    """A team of robots. The package calls each end a termination; here the time limit is a truncation."""
+    """A team of robots. Unlike in the package, the time limit is a truncation, not a termination."""
 
-    def _why_over(self) -> tuple[bool, bool]:
+    def _end_flags(self) -> tuple[bool, bool]:
         limit = self.env.max_inactivity_steps
         inactive = limit is not None and self.env._cur_inactive_steps >= limit
         return inactive, not inactive
@@ -123,18 +123,18 @@ _LISTED = (
 )
 
 
-def _sentence(task: str) -> str:
-    read: Any = _read(task)
-    place = "an extra large" if read.size == "xlarge" else f"a {read.size}"
-    return f"{read.n_agents} robots in {place} warehouse bring and return shelves, {read.requests} requested at a time."
+def _describe(task: str) -> str:
+    spec: Any = _parse_task(task)
+    size = "an extra large" if spec.size == "xlarge" else f"a {spec.size}"
+    return f"{spec.n_agents} robots in {size} warehouse bring and return shelves, {spec.requests} requested at a time."
 
 
 SUITE = Suite(
     name="rware",
-    tasks={task: _sentence(task) for task in _LISTED},
+    tasks={task: _describe(task) for task in _LISTED},
     make=make_rware,
     requires=("rware",),
     extra="rware",
-    knows=lambda task: _read(task) is not None,
+    knows=lambda task: _parse_task(task) is not None,
     other_tasks=f"{{{','.join(_SIZES)}}}-{{1..19}}ag[-easy|-hard]",
 )

@@ -1,6 +1,6 @@
 """Cooperative tasks of Gupta, Egorov and Kochenderfer (2017), from the package PettingZoo.
 
-Its third task, waterworld, has left PettingZoo with version 1.26.
+The third task, waterworld, was removed from PettingZoo in version 1.26.
 """
 
 from typing import Any
@@ -13,28 +13,28 @@ from rllib_seqmarl.envs.suite import Suite
 
 
 def make_sisl(task: str, **options: Any) -> ParallelEnv:
-    """One task, with PettingZoo's numbers. Infos of the last step hold "win".
+    """Make one task. Dynamics and rewards are PettingZoo's; the infos of the last step contain "win".
 
-    Rewards are the mean over agents, given to each of them, or with `shared_reward=False` each agent's own.
+    Every agent gets the mean reward over agents, or its own reward with `shared_reward=False`.
 
     Args:
         task: "multiwalker" or "pursuit".
-        **options: PettingZoo's. Both tasks have
+        **options: PettingZoo's options. Both tasks have
             max_cycles: steps after which an episode is truncated, >= 1; 500 by default.
-            shared_reward: as above.
+            shared_reward: see above.
             render_mode: None or "rgb_array".
 
             multiwalker: n_walkers (3), terrain_length (200) >= 1; position_noise, angle_noise (0.001) >= 0;
             forward_reward (1), fall_reward (-10), terminate_reward (-100); terminate_on_fall (True): one fallen walker
-            ends the episode; remove_on_fall (True): it leaves if the episode goes on.
+            ends the episode; remove_on_fall (True): a fallen walker is removed if the episode continues.
 
             pursuit: n_pursuers (8), n_evaders (30), n_catch (2) >= 1; x_size, y_size (16) >= 2; obs_range (7), the
-            side of the square that an agent sees, odd; tag_reward (0.01), catch_reward (5), urgency_reward (-0.1);
-            surround (True): evaders are caught by standing around them, else by n_catch agents on their field;
-            freeze_evaders (False); constraint_window (1): the part of the sides in which all begin, 0 to 1.
+            side length of an agent's square field of view, odd; tag_reward (0.01), catch_reward (5), urgency_reward
+            (-0.1); surround (True): evaders are caught by surrounding them, else by n_catch agents on their cell;
+            freeze_evaders (False); constraint_window (1): fraction of each side used for starting positions, 0 to 1.
 
     Raises:
-        ValueError: An option which the task does not have, or a value out of range.
+        ValueError: An option is unknown or out of range.
     """
     return _MAKERS[task](options)
 
@@ -55,24 +55,26 @@ def _multiwalker(options: dict[str, Any]) -> ParallelEnv:
 
 
 class Multiwalker(PettingZooTurns):
-    """Walkers carry a package. PettingZoo's numbers, except where it calls the time limit a termination."""
+    """Walkers that carry a package. Unlike in PettingZoo, the time limit is a truncation, not a termination."""
 
     def __init__(self, env: Any, render_mode: str | None):
         super().__init__(env, render_mode)
         if render_mode is not None:
             import pygame
 
-            # A picture to draw on; PettingZoo would open a window.
+            # An off-screen surface; PettingZoo would open a window.
             env.env.screen = pygame.Surface((600, 400))
 
     def state(self) -> np.ndarray:
-        """All walkers' own observations and the package's place; a fallen walker that was removed is zeros."""
+        """All walkers' observations and the package's pose; zeros for walkers that were removed."""
         game = self.env.env
         if all(walker.hull is not None for walker in game.walkers):
             return game.state()
         package = game.package.position.x, game.package.position.y, game.package.angle
-        seen = [walker.get_observation() if walker.hull is not None else np.zeros(24) for walker in game.walkers]
-        return np.concatenate([*seen, package]).astype(np.float32)
+        observations = [
+            walker.get_observation() if walker.hull is not None else np.zeros(24) for walker in game.walkers
+        ]
+        return np.concatenate([*observations, package]).astype(np.float32)
 
     def _has_terminated(self, agent: str) -> bool:
         return bool(self.env.env.last_dones[self.possible_agents.index(agent)])
@@ -82,7 +84,7 @@ class Multiwalker(PettingZooTurns):
         return game.frames >= game.max_cycles and not self._has_terminated(agent)
 
     def _last_info(self) -> dict[str, Any]:
-        """Won once the package has passed the right end of the terrain."""
+        """Report a win if the package has passed the right end of the terrain."""
         from pettingzoo.sisl.multiwalker.multiwalker_base import TERRAIN_GRASS, TERRAIN_STEP
 
         game = self.env.env
@@ -103,35 +105,35 @@ def _pursuit(options: dict[str, Any]) -> ParallelEnv:
         "constraint_window": (0, 1),
     }
     check_package_options("sisl/pursuit", Game.__init__, options, limits)
-    _check_field(options)
+    _check_grid(options)
     return Pursuit(raw_env(**options), options.get("render_mode"))
 
 
-def _check_field(options: dict[str, Any]) -> None:
-    """Refuses what PettingZoo accepts silently: asymmetric observation ranges, fields too full to start on."""
+def _check_grid(options: dict[str, Any]) -> None:
+    """Reject what PettingZoo accepts silently: asymmetric observation ranges and overcrowded grids."""
     from pettingzoo.sisl.pursuit.utils.two_d_maps import rectangle_map
 
     obs_range = options.get("obs_range", 7)
     if obs_range % 2 == 0:
-        raise ValueError(f"obs_range={obs_range} is even: give an odd number, for an agent sees as far to all sides.")
-    # Pursuers and evaders are placed at random until none touch, without end if there is no room. Placed like that,
-    # they fill about 36% of the fields before no room is left.
+        raise ValueError(f"obs_range={obs_range} is even: give an odd number, so that the view is symmetric.")
+    # Pursuers and evaders are placed by rejection sampling until none touch, which loops forever on a full grid. About
+    # 36% of the cells can be filled this way.
     sides = options.get("x_size", 16), options.get("y_size", 16)
     window = [int(side * options.get("constraint_window", 1.0)) for side in sides]
-    room = int(0.3 * (np.prod(window) + rectangle_map(*sides).sum()))  # the building's fields are -1
+    capacity = int(0.3 * (np.prod(window) + rectangle_map(*sides).sum()))  # the building's cells are -1
     for name, default in (("n_pursuers", 8), ("n_evaders", 30)):
-        if options.get(name, default) > room:
+        if options.get(name, default) > capacity:
             raise ValueError(
-                f"{name}={options.get(name, default)} is too much for {window[0]} x {window[1]} fields: give {room} or "
-                f"less, or larger x_size, y_size or constraint_window."
+                f"{name}={options.get(name, default)} is too many for {window[0]} x {window[1]} cells: give at most "
+                f"{capacity}, or increase x_size, y_size or constraint_window."
             )
 
 
 class Pursuit(PettingZooTurns):
-    """Pursuers surround evaders on a grid. PettingZoo's numbers."""
+    """Pursuers that surround evaders on a grid."""
 
     def _last_info(self) -> dict[str, Any]:
-        """Won once all evaders are caught."""
+        """Report a win if all evaders are caught."""
         return {"win": float(self.env.env.is_terminal)}
 
 

@@ -7,7 +7,7 @@ from rllib_seqmarl.envs.options import check_choice
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.starcraft import (
     INSTALL_GAME,
-    NEEDS,
+    REQUIREMENTS,
     StarCraftTeam,
     check_battle_options,
     import_package,
@@ -64,32 +64,32 @@ def make_smac(
     restart_on_seed: bool = True,
     render_mode: str | None = None,
 ) -> StarCraftTeam:
-    """One map; see `StarCraftTeam`. The defaults are the package's own.
+    """Make a battle on one map; see `StarCraftTeam`. The defaults are the package's.
 
     Args:
         task: The map's name.
-        difficulty: Of the game's own player, "1" to "9" or "A".
-        game_version: Such as "4.6.2", which the paper played, or "4.10"; results of different versions do not
-            compare. None is the latest installed one.
-        step_mul: Game steps to an agents' step, >= 1.
-        move_amount: How far a unit is sent with one move, >= 0.
-        obs_last_action: Whether units see what visible allies did last.
-        obs_pathing_grid: Whether they see where around them one can walk.
-        obs_terrain_height: Whether they see how high the ground around them is.
-        obs_timestep_number: Whether they see how much of the time is over.
-        state_last_action: Whether the global state holds everybody's last action.
-        state_timestep_number: Whether it holds how much of the time is over.
-        reward_sparse: 1 for a victory, -1 for a defeat and 0 for all else, instead of the options below, but for
-            `reward_scale`, which should be off then.
-        reward_only_positive: Damage and death count for the enemies alone, not against the allies.
-        reward_death_value: For each enemy that dies (against each ally, unless only positive), >= 0.
-        reward_win: For a victory, >= 0.
-        reward_defeat: For a defeat, from -1e6 to 0.
-        reward_negative_scale: Weight of what counts against the team, >= 0.
-        reward_scale: Whether rewards are divided such that all that can be earned is `reward_scale_rate`.
-        reward_scale_rate: See there, > 0.
-        restart_on_seed: Whether `reset(seed)` restarts the game, which takes seconds: it takes its seed at no other
-            time. If not, the seed means nothing on these maps.
+        difficulty: Level of the built-in AI, "1" to "9" or "A".
+        game_version: Such as "4.6.2", which the paper uses, or "4.10". Results of different versions are not
+            comparable. None is the latest installed version.
+        step_mul: Game steps per environment step, >= 1.
+        move_amount: Distance of a move action, >= 0.
+        obs_last_action: Whether units observe the last actions of visible allies.
+        obs_pathing_grid: Whether units observe where the surrounding terrain is walkable.
+        obs_terrain_height: Whether units observe the height of the surrounding terrain.
+        obs_timestep_number: Whether units observe the elapsed fraction of the time limit.
+        state_last_action: Whether the global state contains all units' last actions.
+        state_timestep_number: Whether the global state contains the elapsed fraction of the time limit.
+        reward_sparse: Reward 1 for a victory, -1 for a defeat and 0 otherwise. The options below then have no effect,
+            except `reward_scale`, which should be off.
+        reward_only_positive: Only reward damage and deaths of enemies, without penalties for those of allies.
+        reward_death_value: Reward for each enemy's death (penalty for each ally's, unless only positive), >= 0.
+        reward_win: Reward for a victory, >= 0.
+        reward_defeat: Reward for a defeat, from -1e6 to 0.
+        reward_negative_scale: Weight of the penalties, >= 0.
+        reward_scale: Whether rewards are scaled such that the maximum return is `reward_scale_rate`.
+        reward_scale_rate: See `reward_scale`, > 0.
+        restart_on_seed: Whether `reset(seed)` restarts the game, which takes seconds. The game's seed can only be set
+            at its start; without a restart, seeds have no effect on these maps.
         render_mode: None or "rgb_array".
     """
     options = {name: value for name, value in locals().items() if name != "task"}
@@ -102,7 +102,7 @@ def make_smac(
 
 
 def _make_game(map_name: str, options: dict[str, Any], seed: int | None) -> Any:
-    # Whether an episode is "continuing" decides only whether `info` tells that it ran out of time.
+    # `continuing_episode` only decides whether `info` reports the time limit.
     return import_package("smac").StarCraft2Env(map_name=map_name, seed=seed, continuing_episode=True, **options)
 
 
@@ -110,8 +110,8 @@ SUITE = Suite(
     name="smac",
     tasks=TASKS,
     make=make_smac,
-    requires=("smac.env", *NEEDS),
+    requires=("smac.env", *REQUIREMENTS),
     extra="starcraft",
     install='and: pip install --no-deps pysc2 s2clientprotocol "git+https://github.com/oxwhirl/smac.git" '
-    f"(the package called smac on PyPI is another one, an optimiser of hyperparameters). {INSTALL_GAME}",
+    f"(smac on PyPI is a different package, a hyperparameter optimiser). {INSTALL_GAME}",
 )

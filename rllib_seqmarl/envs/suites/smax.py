@@ -16,7 +16,7 @@ from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.battle_picture import Unit, draw_battle
 from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxBatchedSimulator, JaxSimulator, State, import_jax
 
-STOP = 4  # the choice of standing still, after the four directions; each enemy's number follows
+STOP = 4  # the action of standing still; 0 to 3 are directions, higher actions shoot at an enemy
 
 TASKS = {
     "3m": "3 marines against 3.",
@@ -38,10 +38,10 @@ TASKS = {
 
 @cache
 def _import_smax() -> ModuleType:
-    """The module `jaxmarl.environments.smax`, without its parents, which import every environment there is and print.
+    """Import `jaxmarl.environments.smax` without its parents, which import every environment and print.
 
-    The parents stand empty while it is imported. Then all is taken out again, so that a later `import jaxmarl` finds
-    nothing half done.
+    Empty modules replace the parents during the import. All are then removed from `sys.modules`, so that a later
+    `import jaxmarl` does not find incomplete packages.
     """
     import_jax()
     name = "jaxmarl.environments.smax"
@@ -69,13 +69,13 @@ class Smax(JaxSimulator):
         self.num_choices = self.env.num_ally_actions
         self.state_dim = self.env.state_size
 
-    def start(self, key: Any) -> State:
+    def reset(self, key: Any) -> State:
         jax = import_jax()
         key, reset_key = jax.random.split(key)
         _, battle = self.env.reset(reset_key)
         return key, battle
 
-    def move(self, state: State, actions: Any) -> tuple[State, Any, Any, Any, Any]:
+    def step(self, state: State, actions: Any) -> tuple[State, Any, Any, Any, Any]:
         jax = import_jax()
         jnp = jax.numpy
         key, battle = state
@@ -89,18 +89,18 @@ class Smax(JaxSimulator):
         rewards = jnp.stack([rewards[agent] for agent in self.agents])
         return (key, battle), rewards, terminated, truncated, (allies & ~enemies).astype(jnp.float32)
 
-    def look(self, state: State) -> BatchObservation:
+    def observe(self, state: State) -> BatchObservation:
         jnp = import_jax().numpy
         _, battle = state
-        seen, action_mask = self.env.get_obs(battle), self.env.get_avail_actions(battle)
+        obs, action_mask = self.env.get_obs(battle), self.env.get_avail_actions(battle)
         return BatchObservation(
-            observations=jnp.stack([seen[agent] for agent in self.agents]),
+            observations=jnp.stack([obs[agent] for agent in self.agents]),
             alive=battle.state.unit_alive[: len(self.agents)],
             action_mask=jnp.stack([action_mask[agent] for agent in self.agents]).astype(bool),
             state=self.env.get_world_state(battle),
         )
 
-    def draw(self, state: State) -> np.ndarray:
+    def render(self, state: State) -> np.ndarray:
         units, env = import_jax().device_get(state[1].state), self.env
         return draw_battle(
             env.map_width,
@@ -120,7 +120,7 @@ class Smax(JaxSimulator):
         )
 
 
-_simulator = lru_cache(maxsize=32)(Smax)  # so that a second instance in a process compiles nothing
+_make_simulator = lru_cache(maxsize=32)(Smax)  # shares the compiled functions among instances in a process
 
 
 def make_smax_batch(
@@ -135,21 +135,21 @@ def make_smax_batch(
     won_battle_bonus: float = 1.0,
     render_mode: str | None = None,
 ) -> JaxBatchedSimulator:
-    """Battles against the scripted enemy.
+    """Make battles against the scripted enemy.
 
-    All agents get the same reward, a dead one too: the share of the enemies' health that was destroyed in this step,
-    and the bonus for a battle that is won, which takes a living ally besides the end of all enemies. A dead agent can
-    only stop. The global state is every unit's features.
+    All agents, including dead ones, get the same reward: the fraction of the enemies' health destroyed in the step,
+    plus a bonus for a win, that is, if all enemies are dead and an ally is alive. Dead agents can only stop. The global
+    state contains every unit's features.
 
     Args:
-        task: A name of `TASKS`.
-        num_envs: copies.
-        max_steps: From 1. As JaxMARL counts, a battle is cut off after one step more, the default after 101.
-        attack_mode: Which of the agents in its range an enemy shoots: the "closest" or a "random" one.
+        task: A key of `TASKS`.
+        num_envs: Number of copies.
+        max_steps: Step limit, >= 1. As in JaxMARL, a battle is truncated one step later, by default after 101 steps.
+        attack_mode: Which of the agents in range an enemy shoots: the "closest" or a "random" one.
         enemy_shoots: Whether enemies attack at all.
-        see_enemy_actions: Whether agents observe what enemies did last.
+        see_enemy_actions: Whether agents observe the enemies' last actions.
         walls_cause_death: Whether a unit that touches the edge of the map dies.
-        won_battle_bonus: Reward for a battle that is won, a number >= 0.
+        won_battle_bonus: Reward for a won battle, >= 0.
         render_mode: None or "rgb_array".
     """
     check_choice("task", task, TASKS)
@@ -162,7 +162,7 @@ def make_smax_batch(
     ):
         check_choice(name, value, (True, False))
     check_number("won_battle_bonus", won_battle_bonus, 0, whole=False)
-    simulator = _simulator(
+    simulator = _make_simulator(
         task,
         max_steps,
         attack_mode=attack_mode,

@@ -1,5 +1,8 @@
-"""The common base of rware and lbforaging: a gymnasium environment whose spaces, observations and rewards are tuples
-or lists with one entry per agent, which draws with pyglet."""
+"""Base class of the rware and lbforaging adapters.
+
+Both packages provide gymnasium environments whose spaces, observations and rewards are tuples or lists with one entry
+per agent, and render with pyglet.
+"""
 
 import copy
 import os
@@ -12,11 +15,12 @@ from pettingzoo import ParallelEnv
 
 
 class TupleEnv(ParallelEnv):
-    """Such an environment, as a ParallelEnv. Rewards are each agent's own.
+    """A tuple-based gymnasium environment as a ParallelEnv with individual rewards.
 
     Args:
-        env: Its `step` says only that an episode is over, not why: `_why_over` tells.
-        name: For messages.
+        env: The environment. Its `step` only reports that an episode is over; `_end_flags` tells terminations from
+            truncations.
+        name: The environment's name, for messages.
         render_mode: None or "rgb_array".
     """
 
@@ -26,7 +30,7 @@ class TupleEnv(ParallelEnv):
         self.render_mode = render_mode
         self.possible_agents = [f"agent_{i}" for i in range(len(env.action_space))]
         self.agents: list[str] = []
-        # The tuples hold one space many times; here each agent has its own, which samples by itself.
+        # The tuples repeat one space object; copies let each agent sample from its own random stream.
         self._observation_spaces = dict(
             zip(self.possible_agents, map(copy.deepcopy, env.observation_space), strict=True)
         )
@@ -46,12 +50,12 @@ class TupleEnv(ParallelEnv):
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         agents = self.agents
         observations, rewards, over, _, _ = self.env.step([actions[agent] for agent in agents])
-        terminated, truncated = self._why_over() if over else (False, False)
+        terminated, truncated = self._end_flags() if over else (False, False)
         infos = self._infos()
         if over:
             self.agents = []
             for info in infos.values():
-                info.update(self._summary())
+                info.update(self._final_info())
         return (
             dict(zip(agents, observations, strict=True)),
             dict(zip(agents, map(float, rewards), strict=True)),
@@ -61,7 +65,7 @@ class TupleEnv(ParallelEnv):
         )
 
     def render(self) -> np.ndarray | None:
-        """A picture, uint8 (height, width, 3). Without a screen it takes EGL (Debian: libegl1, libgl1)."""
+        """Render an image, uint8 (height, width, 3). Without a display this requires EGL (Debian: libegl1, libgl1)."""
         if self.render_mode is None:
             return None
         import pyglet
@@ -73,16 +77,16 @@ class TupleEnv(ParallelEnv):
     def close(self) -> None:
         self.env.close()
 
-    # What the two differ in.
+    # Hooks for subclasses.
 
-    def _why_over(self) -> tuple[bool, bool]:
-        """Why the episode has ended: (terminated, truncated), one of which is true."""
+    def _end_flags(self) -> tuple[bool, bool]:
+        """Return (terminated, truncated) of an episode that is over; exactly one is true."""
         raise NotImplementedError
 
     def _infos(self) -> dict[str, dict[str, Any]]:
-        """The agents' infos with each observation."""
+        """Return the agents' infos for the current observations."""
         return {agent: {} for agent in self.possible_agents}
 
-    def _summary(self) -> dict[str, Any]:
-        """Further entries of all infos after the last step."""
+    def _final_info(self) -> dict[str, Any]:
+        """Return additional entries for all infos of the last step."""
         return {}

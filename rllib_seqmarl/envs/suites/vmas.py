@@ -1,11 +1,11 @@
 """Cooperative scenarios of the vectorised multi-agent simulator VMAS (Bettini et al. 2022, arXiv 2207.03530).
 
-Physics in torch, on the CPU, of many teams at once. Rewards, shared or each agent's own, and all options keep the
-scenario's own defaults; there are no action masks and there is no global state.
+The physics of many teams is simulated at once, in torch on the CPU. Rewards (shared or individual) and the defaults of
+all options are the scenario's. There are no action masks and no global state.
 
-Left out of the package's scenarios: those with opponents (football, simple_tag, ...), those for debugging,
-road_traffic, which restarts its agents in mid-episode, and simple_reference and simple_speaker_listener, where all
-copies of a batch share one goal (`mpe/...` has both).
+Scenarios left out: those with opponents (football, simple_tag, ...), those for debugging, road_traffic, which resets
+agents during an episode, and simple_reference and simple_speaker_listener, where all copies of a batch share one goal
+(`mpe/...` has both).
 """
 
 import ast
@@ -26,7 +26,7 @@ from rllib_seqmarl.envs.options import check_choice, check_names, check_number
 from rllib_seqmarl.envs.single_team import SingleTeam
 from rllib_seqmarl.envs.suite import Suite
 
-# The limits of BenchMARL's published configurations; VMAS itself has none.
+# Time limits of BenchMARL's published configurations; VMAS itself has none.
 MAX_STEPS = {
     **dict.fromkeys(("ball_passage", "joint_passage", "joint_passage_size", "passage"), 500),
     "multi_give_way": 200,
@@ -36,11 +36,11 @@ DEFAULT_MAX_STEPS = 100
 TASKS = {
     "balance": "Agents below a line lift a package on it to a goal, against gravity.",
     "ball_passage": "Two agents push a ball through a gap in a wall to a goal.",
-    "ball_trajectory": "Two agents held together by joints and a ball drive it along a circle.",
+    "ball_trajectory": "Two agents linked to a ball by joints drive it along a circle.",
     "buzz_wire": "Two agents carry a ring through a corridor without touching it.",
-    "discovery": "Agents find targets, each of which several must cover at once.",
+    "discovery": "Agents find targets, each of which several agents must cover at once.",
     "dispersion": "Agents spread out to eat all the food.",
-    "dropout": "Any one agent shall reach the goal, and the others save their energy.",
+    "dropout": "Any one agent must reach the goal while the others save energy.",
     "flocking": "Agents flock around a target among obstacles.",
     "give_way": "Two agents have to pass each other in a corridor that is wide enough for one.",
     "joint_passage": "Two agents linked by a joint pass a narrow gap.",
@@ -49,14 +49,14 @@ TASKS = {
     "navigation": "Every agent goes to its goal without collisions.",
     "passage": "A formation passes a gap one by one and forms up again.",
     "reverse_transport": "Agents inside a package push it to a goal.",
-    "sampling": "Agents spread over a field to collect what is rare.",
+    "sampling": "Agents spread over a field to collect rare samples.",
     "simple_spread": "Agents cover landmarks without colliding; the particle environments' task in this simulator.",
-    "transport": "Agents push a package too heavy for one of them to a goal.",
+    "transport": "Agents push a package to a goal; it is too heavy for one of them.",
     "wheel": "Agents turn a heavy line at a given speed.",
     "wind_flocking": "Two agents fly in formation against the wind, one in the lee of the other.",
 }
 
-# Whether the team has won, where an episode has an aim: most end only when it is reached.
+# Win conditions of tasks that have a goal. Most of them terminate only when it is reached.
 _WINS: dict[str, Callable[[Any, Any], Any]] = {
     **dict.fromkeys(
         (
@@ -80,23 +80,23 @@ _WINS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class VmasBatch(BatchedSimulator):
-    """Copies of a VMAS scenario, stepped by VMAS as one.
+    """Copies of a VMAS scenario, stepped together.
 
-    VMAS draws all random numbers of a batch from one stream, so there is one seed for all copies: that of the first.
-    The stream is this batch's own; torch's, which the learner may be using, and other batches' are left alone.
+    VMAS draws all random numbers of a batch from one stream, so only the first copy's seed is used. Each batch has a
+    private stream: torch's global one, which the learner may be using, and those of other batches are unaffected.
 
     Args:
         task: One of TASKS.
-        num_envs: How many copies.
-        max_steps: After how many steps an episode is truncated, at least 1; None for BenchMARL's limit: 100, with
-            multi_give_way 200, with the passages 500.
-        continuous_actions: Whether agents give forces (or velocities), which are clipped to their range; otherwise each
-            has a choice for every combination of pushing back, not at all or forth along its axes.
-        render_mode: "rgb_array" or None. Drawing needs OpenGL: a display, or EGL.
+        num_envs: Number of copies.
+        max_steps: Steps after which an episode is truncated, >= 1; None for BenchMARL's limit: 100, but 200 for
+            multi_give_way and 500 for the passage tasks.
+        continuous_actions: Whether actions are forces (or velocities), clipped to their range. Otherwise actions are
+            discrete: one for each combination of pushing backward, not at all or forward along each axis.
+        render_mode: "rgb_array" or None. Rendering requires OpenGL, from a display or EGL.
         **scenario: The scenario's own options, such as `n_agents`.
 
     Raises:
-        ValueError: An option the scenario does not have, or a wrong value.
+        ValueError: An option is unknown or has an invalid value.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class VmasBatch(BatchedSimulator):
         check_number("max_steps", max_steps, 1)
         check_choice("continuous_actions", continuous_actions, (True, False))
         check_choice("render_mode", render_mode, (None, "rgb_array"))
-        self._scenario = _scenario_class(task)()
-        check_names(f"vmas/{task}", scenario, _options(self._scenario))
+        self._scenario = _load_scenario_class(task)()
+        check_names(f"vmas/{task}", scenario, _list_options(self._scenario))
         for name, value in scenario.items():
             if name.startswith("n_"):
                 check_number(name, value, 1 if name == "n_agents" else 0)
@@ -123,26 +123,28 @@ class VmasBatch(BatchedSimulator):
         self.metadata = {"name": f"vmas/{task}", "render_modes": ["rgb_array"], "render_fps": 10}
         self._won = _WINS.get(task)
         try:
-            self._env = self._make(max_steps, continuous_actions, scenario)
-        except Exception as error:  # what scenarios raise ranges from AssertionError to ZeroDivisionError
+            self._env = self._make_env(max_steps, continuous_actions, scenario)
+        except Exception as error:  # scenarios raise anything from AssertionError to ZeroDivisionError
             raise ValueError(f"vmas/{task} cannot be made with {scenario}: {error!r}.") from error
-        # VMAS's own methods exchange the states of three generators around every call, at the cost of a small step.
-        # What lies beneath them is called, and with this batch's stream.
-        self._random = _random_state(np.random.SeedSequence().generate_state(1).item())
+        # VMAS's decorated methods swap the states of three generators around every call, which costs as much as a small
+        # step. Call the undecorated ones, with this batch's stream.
+        self._rng_state = _make_rng_state(np.random.SeedSequence().generate_state(1).item())
         self._step = partial(inspect.unwrap(type(self._env).step), self._env)
-        self._scenario.info = lambda agent: {}  # these numbers are not used
+        self._scenario.info = lambda agent: {}  # infos are not used
         self.agents = tuple(agent.name for agent in self._env.agents)
-        self.observation_spaces = tuple(spaces.Box(-np.inf, np.inf, seen.shape) for seen in self._env.observation_space)
-        self._sizes = [seen.shape[0] for seen in self._env.observation_space]
+        self.observation_spaces = tuple(
+            spaces.Box(-np.inf, np.inf, space.shape) for space in self._env.observation_space
+        )
+        self._sizes = [space.shape[0] for space in self._env.observation_space]
         if continuous_actions:
-            bounds = [(acted.low, acted.high) for acted in self._env.action_space]
+            bounds = [(space.low, space.high) for space in self._env.action_space]
             self.action_spaces = tuple(spaces.Box(low, high, dtype=np.float32) for low, high in bounds)
-            self._bounds: tuple[np.ndarray, np.ndarray] | None = _padded(bounds, 0), _padded(bounds, 1)
+            self._bounds: tuple[np.ndarray, np.ndarray] | None = _pad_bounds(bounds, 0), _pad_bounds(bounds, 1)
         else:
-            self.action_spaces = tuple(spaces.Discrete(int(acted.n)) for acted in self._env.action_space)
+            self.action_spaces = tuple(spaces.Discrete(int(space.n)) for space in self._env.action_space)
             self._bounds = None
 
-    def _make(self, max_steps: int, continuous_actions: bool, scenario: dict[str, Any]) -> Any:
+    def _make_env(self, max_steps: int, continuous_actions: bool, scenario: dict[str, Any]) -> Any:
         from vmas import make_env
 
         return make_env(
@@ -156,99 +158,97 @@ class VmasBatch(BatchedSimulator):
 
     def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         if seeds is not None:
-            self._random = _random_state(seeds[0])
-        with self._own_stream():
-            self._restart(np.ones(self.num_envs, np.bool_))
+            self._rng_state = _make_rng_state(seeds[0])
+        with self._use_own_rng():
+            self._reset_copies(np.ones(self.num_envs, np.bool_))
             return self._observe()
 
     def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
-        if reset_mask.all():  # where episodes end by the time limit all begin at once, and one reset does for all
-            nothing = np.zeros(self.num_envs, np.bool_)
+        if reset_mask.all():  # as after a common time limit: one batched reset suffices
+            no_end = np.zeros(self.num_envs, np.bool_)
             rewards = np.zeros((self.num_envs, len(self.agents)), np.float32)
-            return StepResult(
-                self.reset(), rewards, nothing, nothing, nothing.astype(np.float32) if self._won else None
-            )
-        with self._own_stream():
-            seen, agent_rewards, ended, cut, _ = self._step(self._forces(actions))
-            # (B, n); one scenario gives its agents (B, 1) instead of (B,)
+            return StepResult(self.reset(), rewards, no_end, no_end, no_end.astype(np.float32) if self._won else None)
+        with self._use_own_rng():
+            agent_obs, agent_rewards, ended, timed_out, _ = self._step(self._convert_actions(actions))
+            # (B, n); one scenario returns (B, 1) per agent instead of (B,)
             rewards = np.stack([reward.numpy().reshape(-1) for reward in agent_rewards], axis=1)
             wins = self._won(self._scenario, ended).numpy().astype(np.float32) if self._won else None
-            terminated, truncated = ended.numpy(), (cut & ~ended).numpy()
+            terminated, truncated = ended.numpy(), (timed_out & ~ended).numpy()
             if not reset_mask.any():
-                return StepResult(self._arranged(seen), rewards, terminated, truncated, wins)
-            self._restart(reset_mask)
+                return StepResult(self._stack_observations(agent_obs), rewards, terminated, truncated, wins)
+            self._reset_copies(reset_mask)
             rewards[reset_mask] = 0.0
             return StepResult(self._observe(), rewards, terminated & ~reset_mask, truncated & ~reset_mask, wins)
 
-    def _restart(self, reset_mask: np.ndarray) -> None:
-        """Starts an episode in the copies `reset_mask` (B,), and changes nothing of the others."""
+    def _reset_copies(self, reset_mask: np.ndarray) -> None:
+        """Start an episode in the copies of `reset_mask` (B,), leaving the others unchanged."""
         import torch
 
-        world, of_begins = self._env.world, torch.from_numpy(reset_mask).unsqueeze(-1)
-        # A joint between two bodies is itself a body. When one copy is reset VMAS puts it straight in all of them.
+        world, is_reset = self._env.world, torch.from_numpy(reset_mask).unsqueeze(-1)
+        # A joint between two bodies is itself a body, and resetting one copy realigns it in all copies.
         joints = [body.state for body in world.landmarks if body.is_joint]
-        kept = [(joint.pos, joint.rot) for joint in joints]
-        if reset_mask.all():  # at once, as after a common time limit
+        saved = [(joint.pos, joint.rot) for joint in joints]
+        if reset_mask.all():
             self._env._reset(return_observations=False)
         else:
             for copy in np.flatnonzero(reset_mask).tolist():
                 self._env._reset_at(copy, return_observations=False)
-        for joint, (pos, rot) in zip(joints, kept, strict=True):
-            joint.pos, joint.rot = torch.where(of_begins, joint.pos, pos), torch.where(of_begins, joint.rot, rot)
-        if self.task == "wind_flocking":  # where the last episode's wind would blow in the first step
+        for joint, (pos, rot) in zip(joints, saved, strict=True):
+            joint.pos, joint.rot = torch.where(is_reset, joint.pos, pos), torch.where(is_reset, joint.rot, rot)
+        if self.task == "wind_flocking":  # otherwise the previous episode's wind acts on the first step
             body = self._scenario.big_agent
-            body.gravity = torch.where(of_begins, self._scenario.wind, body.gravity)
+            body.gravity = torch.where(is_reset, self._scenario.wind, body.gravity)
 
-    def _forces(self, actions: np.ndarray) -> list[Any]:
-        """Each agent's actions as VMAS takes them, (B, size)."""
+    def _convert_actions(self, actions: np.ndarray) -> list[Any]:
+        """Convert actions to VMAS's format, one tensor (B, size) per agent."""
         import torch
 
         if self._bounds is None:
             return list(torch.from_numpy(actions).unsqueeze(-1).unbind(1))
-        within = torch.from_numpy(np.clip(actions, *self._bounds, dtype=np.float32))  # (B, n, dim)
-        return [within[:, i, : acted.shape[0]] for i, acted in enumerate(self._env.action_space)]
+        clipped = torch.from_numpy(np.clip(actions, *self._bounds, dtype=np.float32))  # (B, n, dim)
+        return [clipped[:, i, : space.shape[0]] for i, space in enumerate(self._env.action_space)]
 
     def _observe(self) -> BatchObservation:
-        """The teams' current observations."""
-        (seen,) = self._env._get_from_scenario(
+        """Return the teams' current observations."""
+        (agent_obs,) = self._env._get_from_scenario(
             get_observations=True, get_rewards=False, get_infos=False, get_dones=False
         )
-        return self._arranged(seen)
+        return self._stack_observations(agent_obs)
 
-    def _arranged(self, seen: Sequence[Any]) -> BatchObservation:
-        """Observations, one tensor (B, size) an agent, as one array."""
+    def _stack_observations(self, agent_obs: Sequence[Any]) -> BatchObservation:
+        """Stack the agents' observations, one tensor (B, size) per agent, into one padded array."""
         observations = np.zeros((self.num_envs, len(self.agents), max(self._sizes)), np.float32)
-        for i, (size, observed) in enumerate(zip(self._sizes, seen, strict=True)):
-            observations[:, i, :size] = observed.numpy()
+        for i, (size, obs) in enumerate(zip(self._sizes, agent_obs, strict=True)):
+            observations[:, i, :size] = obs.numpy()
         return BatchObservation(observations, np.ones(observations.shape[:2], np.bool_))
 
     @contextlib.contextmanager
-    def _own_stream(self) -> Iterator[None]:
-        """Lets scenarios, which draw from torch's global stream, draw from this batch's."""
+    def _use_own_rng(self) -> Iterator[None]:
+        """Swap this batch's random stream with torch's global one, from which scenarios draw."""
         import torch
 
-        others = torch.random.get_rng_state()
-        torch.random.set_rng_state(self._random)
+        global_state = torch.random.get_rng_state()
+        torch.random.set_rng_state(self._rng_state)
         try:
             yield
         finally:
-            self._random = torch.random.get_rng_state()
-            torch.random.set_rng_state(others)
+            self._rng_state = torch.random.get_rng_state()
+            torch.random.set_rng_state(global_state)
 
     def render(self) -> np.ndarray:
-        """A picture of the first copy, uint8 (height, width, 3).
+        """Render the first copy, uint8 (height, width, 3).
 
         Raises:
             RuntimeError: There is neither a display nor EGL.
         """
         try:
-            picture = self._env.render(mode="rgb_array", env_index=0)
-        except Exception as error:  # pyglet's and OpenGL's own kinds, whose modules need OpenGL to be imported
+            image = self._env.render(mode="rgb_array", env_index=0)
+        except Exception as error:  # the specific types of pyglet and OpenGL cannot be imported without OpenGL
             raise RuntimeError(
-                f"vmas/{self.task} cannot draw here: {error!r}. VMAS draws with OpenGL: install EGL (libegl1) or "
-                "start a virtual display (xvfb-run), or leave render_mode out."
+                f"vmas/{self.task} cannot render: {error!r}. VMAS renders with OpenGL: install EGL (libegl1), start a "
+                "virtual display (xvfb-run), or leave out render_mode."
             ) from error
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(image)
 
     def close(self) -> None:
         if self._env.viewer is not None:
@@ -257,32 +257,32 @@ class VmasBatch(BatchedSimulator):
 
 
 def make_vmas(task: str, **options: Any) -> SingleTeam:
-    """One copy of a scenario; options as for VmasBatch."""
+    """Make one copy of a scenario; options as for VmasBatch."""
     return SingleTeam(VmasBatch(task, 1, **options))
 
 
-def _scenario_class(task: str) -> Any:
-    with contextlib.redirect_stderr(io.StringIO()):  # VMAS imports gym, which advises against itself
+def _load_scenario_class(task: str) -> Any:
+    with contextlib.redirect_stderr(io.StringIO()):  # VMAS imports gym, which prints a deprecation notice
         importlib.import_module("vmas")
     return importlib.import_module("vmas.scenarios").load(f"{task}.py").Scenario
 
 
-def _options(scenario: Any) -> list[str]:
-    """A scenario's options, read from its source: one that is misspelt VMAS would only warn about."""
+def _list_options(scenario: Any) -> list[str]:
+    """List a scenario's options, read from its source, since VMAS only warns about unknown ones."""
     source = ast.parse(textwrap.dedent(inspect.getsource(scenario.make_world)))
     calls = [node for node in ast.walk(source) if isinstance(node, ast.Call)]
     return [ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == "kwargs.pop"]
 
 
-def _random_state(seed: int) -> Any:
-    """The state of torch's generator after `seed`."""
+def _make_rng_state(seed: int) -> Any:
+    """Return the state of a torch generator seeded with `seed`."""
     import torch
 
     return torch.Generator().manual_seed(seed).get_state()
 
 
-def _padded(bounds: Sequence[tuple[np.ndarray, np.ndarray]], side: int) -> np.ndarray:
-    """The lower (side 0) or upper (1) bounds of all agents' actions, (n, dim)."""
+def _pad_bounds(bounds: Sequence[tuple[np.ndarray, np.ndarray]], side: int) -> np.ndarray:
+    """Return the lower (side 0) or upper (side 1) bounds of all agents' actions, zero-padded to (n, dim)."""
     dim = max(low.size for low, _ in bounds)
     return np.stack([np.pad(pair[side], (0, dim - pair[side].size)) for pair in bounds])
 

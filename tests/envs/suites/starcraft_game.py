@@ -1,8 +1,7 @@
-"""A stand-in for the binary of StarCraft II, which the real smac and smacv2 start and talk to as to the game itself.
+"""A stand-in for the StarCraft II binary, for tests with the real smac and smacv2.
 
-It speaks the game's protocol over a websocket and keeps a battlefield of 32 x 32 that is good enough to fight on: units
-walk where they are sent, strike what they are told to, and the enemies strike at random. `BATTLE`, a JSON in the
-process's environment, says how; see `Battle`.
+It implements the game's protocol over a websocket and a minimal 32 x 32 battlefield: units move and attack as
+commanded, and enemies attack at random. The environment variable `BATTLE` holds options as JSON; see `Battle`.
 """
 
 import base64
@@ -18,9 +17,9 @@ from pathlib import Path
 from s2clientprotocol import data_pb2, debug_pb2, raw_pb2
 from s2clientprotocol import sc2api_pb2 as sc_pb
 
-RL_UNITS = 2000  # where the types of the maps' own units begin; the game lists as many types before them
+RL_UNITS = 2000  # first type id of the maps' custom units
 NAMES = ("baneling", "colossus", "hydralisk", "marauder", "marine", "medivac", "stalker", "zealot", "zergling")
-# The units of a classic map: types of the allies, counted from the map's first own unit, and of the enemies.
+# Units of the classic maps: types of the allies, relative to RL_UNITS, and of the enemies.
 MAPS = {
     "3m": ([0, 0, 0], [48, 48, 48]),
     "2s3z": ([0, 0, 1, 1, 1], [74, 74, 73, 73, 73]),
@@ -32,9 +31,9 @@ SHIELDS = {73: 50, 74: 80, 4: 150}
 class Battle:
     """A game.
 
-    Options: `ally_damage` and `enemy_damage` of a strike, times a random number around 1; `enemies_leave_at`: a step of
-    the agents; `crash_at`: with which "step" or "observe" the game ends itself, unless there is the file
-    `crash_marker`; `log`: a file that gets a line for each game.
+    Options: `ally_damage` and `enemy_damage` of an attack, multiplied by a random factor around 1; `enemies_leave_at`:
+    the environment step at which all enemies vanish; `crash_at`: the number of the "step" or "observe" request at which
+    the game exits, unless the file `crash_marker` exists; `log`: a file to which each game appends a line.
     """
 
     def __init__(self, create: sc_pb.RequestCreateGame):
@@ -47,7 +46,7 @@ class Battle:
         self.spawn()
 
     def spawn(self) -> None:
-        """As the trigger of the classic maps, which sets up new units where there are none."""
+        """Create the initial units, as the trigger of the classic maps does when there are none."""
         allies, enemies = MAPS.get(self.map_name, ([], []))
         for i, kind in enumerate(allies):
             self.create(RL_UNITS + kind, 1, 12, 8 + 2 * i, SHIELDS.get(enemies[0], 0))
@@ -71,9 +70,9 @@ class Battle:
                 unit.pos.x = min(max(command.target_world_space_pos.x, 0), 31.9)
                 unit.pos.y = min(max(command.target_world_space_pos.y, 0), 31.9)
             elif command.ability_id == 23:
-                self.strike(self.units.get(command.target_unit_tag), self.options.get("ally_damage", 6))
+                self.attack(self.units.get(command.target_unit_tag), self.options.get("ally_damage", 6))
 
-    def strike(self, unit: raw_pb2.Unit | None, damage: float) -> None:
+    def attack(self, unit: raw_pb2.Unit | None, damage: float) -> None:
         if unit is not None:
             unit.health -= damage * self.random.uniform(0.9, 1.1)
             if unit.health <= 0:
@@ -83,11 +82,11 @@ class Battle:
         self.loop += count
         if not self.units:
             self.spawn()
-        elif count >= 8:  # a step of the agents, no wait for new units
+        elif count >= 8:  # an environment step, not a wait for new units
             for enemy in [unit for unit in self.units.values() if unit.owner == 2]:
                 allies = [unit for unit in self.units.values() if unit.owner == 1]
                 if allies and enemy.tag in self.units:
-                    self.strike(self.random.choice(allies), self.options.get("enemy_damage", 3))
+                    self.attack(self.random.choice(allies), self.options.get("enemy_damage", 3))
             if self.options.get("enemies_leave_at") == self.counts["step"]:
                 self.units = {tag: unit for tag, unit in self.units.items() if unit.owner == 1}
 
@@ -161,7 +160,7 @@ def serve(port: int) -> None:
         response = sc_pb.Response(id=request.id, status=sc_pb.in_game if battle else sc_pb.launched)
         if kind == "create_game":
             battle = Battle(request.create_game)
-            note(battle.options, f"seed {request.create_game.random_seed} map {battle.map_name}")
+            write_log(battle.options, f"seed {request.create_game.random_seed} map {battle.map_name}")
             response.create_game.SetInParent()
             response.status = sc_pb.init_game
         elif battle is None:
@@ -171,14 +170,14 @@ def serve(port: int) -> None:
         send(connection, response.SerializeToString())
 
 
-def note(options: dict, line: str) -> None:
+def write_log(options: dict, line: str) -> None:
     if "log" in options:
         with open(options["log"], "a") as log:
             log.write(line + "\n")
 
 
 def receive(stream) -> bytes:  # noqa: ANN001
-    """One message of a websocket's client; empty when it has closed."""
+    """Receive one message from a websocket client; empty if it has disconnected."""
     message, is_last = b"", False
     while not is_last:
         head = stream.read(2)

@@ -1,15 +1,14 @@
-"""A stand-in for the packages smac and smacv2: their interface and their habits, without StarCraft II.
+"""A stand-in for the packages smac and smacv2: their interface and quirks, without StarCraft II.
 
-What `StarCraftTeam` relies on, or has to work around, is as in the packages (smac d6aab33, smacv2 577ab5a):
-- an illegal action is an AssertionError; a living unit may not take action 0, a dead one nothing else;
-- running out of time looks like an end, but for `episode_limit` in info if episodes are "continuing";
-- a crash starts the game again and returns `(0, True, {})` from a step, or units of the game before from a reset;
-- a reset in the first episode starts the game once more and adds the enemies' health to the scale of rewards;
-- smacv2's wrapper writes into its config, and draws teams and places by generators without a seed and by Python's
-  global one.
-`test_starcraft.py` plays the same tests with the real packages where they can be imported.
+It reproduces what `StarCraftTeam` relies on or works around (smac d6aab33, smacv2 577ab5a):
+- an illegal action is an AssertionError; action 0 is illegal for living units and the only legal one for dead units;
+- the time limit is reported as a termination, except for `episode_limit` in info with `continuing_episode`;
+- a crash restarts the game and returns `(0, True, {})` from a step, or the units of the previous game from a reset;
+- a reset in the first episode restarts the game and adds the enemies' health to the scale of rewards;
+- smacv2's wrapper modifies its config, and draws teams and positions from unseeded generators and Python's global one.
+`test_starcraft.py` runs the same tests with the real packages where they can be imported.
 
-The battle is told by the JSON in the environment variable `BATTLE`, as in `starcraft_game.py`.
+The environment variable `BATTLE` holds the battle's options as JSON, as in `starcraft_game.py`.
 """
 
 import itertools
@@ -31,15 +30,15 @@ MAPS = {
     **{f"10gen_{race}": (10, 10, 200) for race in ("terran", "protoss", "zerg")},
 }
 RUNNING: set["Process"] = set()  # games that have not been closed
-SERIAL = itertools.count(1)  # one number for every look at a battle, which everybody observes last
+SERIAL = itertools.count(1)  # serial numbers of observations, the last entry of each agent's observation
 
 
 class ConnectionLost(Exception):
-    """pysc2's, when the game crashes."""
+    """pysc2's exception for a crash of the game."""
 
 
 class Process:
-    """A running game; what its own generator draws is told by its seed."""
+    """A running game with its own seeded generator."""
 
     def __init__(self, options: dict[str, Any], map_name: str, seed: int | None):
         if not os.path.isdir(os.environ["SC2PATH"]):
@@ -104,7 +103,7 @@ class StarCraft2Env:
         self._episode_steps = 0
         if self._episode_count == 0:
             if self._sc2_proc is not None:
-                self._sc2_proc.close()  # as its __del__ does, when the next one takes its place
+                self._sc2_proc.close()  # as its __del__ does when it is replaced
             self._launch()
         try:
             self._sc2_proc.request("observe")
@@ -161,14 +160,14 @@ class StarCraft2Env:
         for i, action in enumerate(actions):
             ally = self.agents[i]
             if action >= 6:
-                strike(self.enemies[action - 6], battle.get("ally_damage", 6) * rng.uniform(0.9, 1.1))
+                damage_unit(self.enemies[action - 6], battle.get("ally_damage", 6) * rng.uniform(0.9, 1.1))
             elif action >= 2:
                 dx, dy = ((0, 2), (0, -2), (2, 0), (-2, 0))[action - 2]
                 ally.pos = SimpleNamespace(x=min(max(ally.pos.x + dx, 0), 31), y=min(max(ally.pos.y + dy, 0), 31))
         for enemy in self.enemies.values():
             targets = [ally for ally in self.agents.values() if ally.health > 0]
             if enemy.health > 0 and targets:
-                strike(rng.choice(targets), battle.get("enemy_damage", 3) * rng.uniform(0.9, 1.1))
+                damage_unit(rng.choice(targets), battle.get("enemy_damage", 3) * rng.uniform(0.9, 1.1))
         if battle.get("enemies_leave_at") == self._sc2_proc.counts["step"]:
             for enemy in self.enemies.values():
                 enemy.health = 0
@@ -176,18 +175,18 @@ class StarCraft2Env:
     def get_obs(self) -> list[np.ndarray]:
         order = list(range(self.n_agents))
         random.shuffle(order)  # as smacv2, from the global stream
-        seen: list[Any] = [None] * self.n_agents
+        observations: list[Any] = [None] * self.n_agents
         serial = next(SERIAL)
         for i in order:
-            seen[i] = np.zeros(self.obs_size, np.float32)
+            observations[i] = np.zeros(self.obs_size, np.float32)
             ally = self.agents[i]
             if ally.health > 0:
-                seen[i][:3] = ally.health / ally.health_max, ally.pos.x / 32, ally.pos.y / 32
-                seen[i][3] = sum(map(ord, ally.unit_type)) / 1000
-                seen[i][4] = np.random.rand()  # smacv2 asks it whether teammates see an enemy as well
+                observations[i][:3] = ally.health / ally.health_max, ally.pos.x / 32, ally.pos.y / 32
+                observations[i][3] = sum(map(ord, ally.unit_type)) / 1000
+                observations[i][4] = np.random.rand()  # smacv2 draws whether teammates see an enemy as well
                 if self.battle.get("serials"):
-                    seen[i][-1] = serial
-        return seen
+                    observations[i][-1] = serial
+        return observations
 
     def get_state(self) -> np.ndarray:
         units = [*self.agents.values(), *self.enemies.values()]
@@ -226,12 +225,12 @@ def unit(x: float, y: float, unit_type: str) -> SimpleNamespace:
     return SimpleNamespace(pos=pos, health=45.0, health_max=45.0, radius=0.5, unit_type=unit_type)
 
 
-def strike(target: SimpleNamespace, damage: float) -> None:
+def damage_unit(target: SimpleNamespace, damage: float) -> None:
     target.health = max(0.0, target.health - damage)
 
 
 class Teams:
-    """smacv2's weighted_teams."""
+    """Stand-in for smacv2's weighted_teams."""
 
     def __init__(self, config: dict[str, Any]):
         self.config, self.rng = config, np.random.default_rng()
@@ -243,8 +242,8 @@ class Teams:
         return {"team_gen": {"ally_team": team}}
 
 
-class Places:
-    """smacv2's reflect_position, whose generator lies one object deeper."""
+class Positions:
+    """Stand-in for smacv2's reflect_position, whose generator is nested one object deeper."""
 
     def __init__(self, config: dict[str, Any]):
         self.config, self.pos_generator = config, Uniform(config)
@@ -272,7 +271,7 @@ class StarCraftCapabilityEnvWrapper:
             if key in ("n_units", "n_enemies"):
                 continue
             section |= {"env_key": key, "n_units": config["n_units"], "n_enemies": config["n_enemies"]}
-            self.env_key_to_distribution_map[key] = {"team_gen": Teams, "start_positions": Places}[key](section)
+            self.env_key_to_distribution_map[key] = {"team_gen": Teams, "start_positions": Positions}[key](section)
         self.env = StarCraft2Env(**kwargs)
 
     def reset(self) -> Any:
@@ -282,11 +281,11 @@ class StarCraftCapabilityEnvWrapper:
         return self.env.reset(drawn)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.env, name)  # without end in a copy that has no `env` yet
+        return getattr(self.env, name)  # as in smacv2, recurses infinitely in a copy without `env`
 
 
 def install(modules: dict[str, ModuleType] = sys.modules) -> None:
-    """Puts the packages, and what they import, where `import` finds them."""
+    """Install the stand-ins for the packages and their dependencies as importable modules."""
     for name in ("pysc2", "s2clientprotocol", "portpicker", "websocket", "smac", "smac.env", "smacv2", "smacv2.env"):
         modules[name] = module = ModuleType(name)
         module.__spec__ = ModuleSpec(name, None, is_package=True)

@@ -1,4 +1,4 @@
-"""Butterfly's games are PettingZoo's own, and agents see them, in small."""
+"""Tests that Butterfly's games match PettingZoo's, with downscaled image observations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MODULES = {
     "cooperative_pong": "cooperative_pong_v6",
     "knights_archers_zombies": "knights_archers_zombies_v11",
 }
-AS_IT_IS = {"image_size": None, "grayscale": False, "frame_stack": 1}
-FIERCE = {"spawn_delay": 1, "max_zombies": 40}  # zombies enough to kill somebody soon
+ORIGINAL_IMAGES = {"image_size": None, "grayscale": False, "frame_stack": 1}
+MANY_ZOMBIES = {"spawn_delay": 1, "max_zombies": 40}  # enough to kill an agent soon
 
 
 def package(task: str, **options: Any) -> Any:
@@ -30,21 +30,21 @@ def package(task: str, **options: Any) -> Any:
 @pytest.mark.parametrize(
     ("task", "options"),
     [
-        ("pistonball", {"n_pistons": 3, "max_cycles": 8, **AS_IT_IS}),
-        ("pistonball", {"n_pistons": 3, "max_cycles": 8, "continuous": False, **AS_IT_IS}),
-        ("cooperative_pong", {"ball_speed": 40, "render_ratio": 4, **AS_IT_IS}),
-        ("cooperative_pong", {"max_cycles": 8, **AS_IT_IS}),
-        ("knights_archers_zombies", FIERCE),
+        ("pistonball", {"n_pistons": 3, "max_cycles": 8, **ORIGINAL_IMAGES}),
+        ("pistonball", {"n_pistons": 3, "max_cycles": 8, "continuous": False, **ORIGINAL_IMAGES}),
+        ("cooperative_pong", {"ball_speed": 40, "render_ratio": 4, **ORIGINAL_IMAGES}),
+        ("cooperative_pong", {"max_cycles": 8, **ORIGINAL_IMAGES}),
+        ("knights_archers_zombies", MANY_ZOMBIES),
         ("knights_archers_zombies", {"obs_method": "vector-masked", "max_cycles": 8, "line_death": True}),
-        ("knights_archers_zombies", {"obs_method": "image", "max_cycles": 3, **AS_IT_IS}),
+        ("knights_archers_zombies", {"obs_method": "image", "max_cycles": 3, **ORIGINAL_IMAGES}),
     ],
 )
-def test_the_numbers_are_those_of_the_package(task: str, options: dict[str, Any]) -> None:
+def test_steps_match_the_package(task: str, options: dict[str, Any]) -> None:
     ours = make_butterfly(task, **options)
-    own = {name: value for name, value in options.items() if name not in AS_IT_IS}
+    package_options = {name: value for name, value in options.items() if name not in ORIGINAL_IMAGES}
     rng = np.random.default_rng(0)
     for seed in (3, 5):
-        theirs = package(task, render_mode="rgb_array", **own)  # a new one: zombies of the last episode count on
+        theirs = package(task, render_mode="rgb_array", **package_options)  # new, since resets keep the spawn timer
         our, their = ours.reset(seed=seed), theirs.reset(seed=seed)
         assert_same(our[0], their[0])
         while theirs.agents:
@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_the_package(task: str, options: dict[str, Any]
             actions = {}
             for agent in theirs.agents:
                 space = theirs.action_space(agent)
-                # Beyond the bounds: PettingZoo clips.
+                # Actions may exceed the bounds, to which PettingZoo clips them.
                 actions[agent] = rng.uniform(-2, 2, 1).astype(np.float32) if space.shape else int(rng.integers(space.n))
             our, their = ours.step(actions), theirs.step(actions)
             for our_part, their_part in zip(our[:4], their[:4], strict=True):
@@ -71,7 +71,7 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         np.testing.assert_array_equal(ours[agent], expected)
 
 
-def drawn(env: Any, rng: np.random.Generator) -> dict[str, Any]:
+def random_actions(env: Any, rng: np.random.Generator) -> dict[str, Any]:
     spaces = {agent: env.action_space(agent) for agent in env.agents}
     return {
         agent: rng.uniform(-1, 1, 1).astype(np.float32) if space.shape else int(rng.integers(space.n))
@@ -80,20 +80,20 @@ def drawn(env: Any, rng: np.random.Generator) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("task", ["pistonball", "cooperative_pong"])
-def test_agents_see_what_moves_whether_or_not_somebody_looks_on(task: str) -> None:
-    """PettingZoo draws nothing without a render_mode: its agents see an empty screen."""
+def test_observations_do_not_depend_on_the_render_mode(task: str) -> None:
+    """PettingZoo draws nothing without a render_mode, so its agents observe an empty screen."""
     blind = package(task)
     before, _ = blind.reset(seed=0)
-    after = blind.step(drawn(blind, np.random.default_rng(0)))[0]
+    after = blind.step(random_actions(blind, np.random.default_rng(0)))[0]
     assert all(np.array_equal(before[agent], after[agent]) for agent in blind.agents)
-    watched, unwatched = (make_butterfly(task, render_mode=mode) for mode in ("rgb_array", None))
-    seen = [env.reset(seed=0)[0] for env in (watched, unwatched)]
-    assert_same(*seen)
-    after = unwatched.step(drawn(unwatched, np.random.default_rng(0)))[0]
-    assert any(not np.array_equal(seen[0][agent], after[agent]) for agent in after)
-    picture = watched.render()
-    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.std() > 10
-    assert unwatched.render() is None
+    rendering, plain = (make_butterfly(task, render_mode=mode) for mode in ("rgb_array", None))
+    observations = [env.reset(seed=0)[0] for env in (rendering, plain)]
+    assert_same(*observations)
+    after = plain.step(random_actions(plain, np.random.default_rng(0)))[0]
+    assert any(not np.array_equal(observations[0][agent], after[agent]) for agent in after)
+    image = rendering.render()
+    assert image.dtype == np.uint8 and image.ndim == 3 and image.std() > 10
+    assert plain.render() is None
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_agents_see_what_moves_whether_or_not_somebody_looks_on(task: str) -> No
         ("knights_archers_zombies", {"obs_method": "image", "grayscale": False}, (64, 64, 6)),
     ],
 )
-def test_joint_observations_are_small_pixels(task: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
+def test_joint_observations_are_downscaled_pixels(task: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
     env = JointEnv(make_butterfly(task, **options))
     arrays, _ = env.reset(seed=0)
     n = env.layout.n_agents
@@ -112,22 +112,22 @@ def test_joint_observations_are_small_pixels(task: str, options: dict[str, Any],
     assert arrays["observations"].dtype == np.uint8 and arrays["observations"].shape == (n, np.prod(shape) + n)
 
 
-def test_the_ball_is_seen_to_move() -> None:
-    """The two images of an observation are the last and the present one."""
+def test_stacked_images_show_motion() -> None:
+    """The two images of an observation are the previous and the current one."""
     env = make_butterfly("cooperative_pong")
     first, _ = env.reset(seed=0)
     rng = np.random.default_rng(0)
     previous = first["paddle_0"][..., 1]
     np.testing.assert_array_equal(first["paddle_0"][..., 0], previous)
     for _ in range(3):
-        image = env.step(drawn(env, rng))[0]["paddle_0"]
+        image = env.step(random_actions(env, rng))[0]["paddle_0"]
         np.testing.assert_array_equal(image[..., 0], previous)
         assert not np.array_equal(image[..., 1], previous)
         previous = image[..., 1]
 
 
-def test_the_dead_leave_and_the_others_go_on() -> None:
-    env = make_butterfly("knights_archers_zombies", **FIERCE)
+def test_dead_agents_leave_and_the_others_continue() -> None:
+    env = make_butterfly("knights_archers_zombies", **MANY_ZOMBIES)
     joint = JointEnv(env)
     joint.reset(seed=1)
     joint.action_space.seed(1)
@@ -144,20 +144,20 @@ def test_the_dead_leave_and_the_others_go_on() -> None:
     assert lone_deaths and terminated and not truncated
 
 
-def test_the_dying_see_nothing_and_the_edge_is_black() -> None:
-    env = make_butterfly("knights_archers_zombies", obs_method="image", **AS_IT_IS)
+def test_views_are_black_for_dying_agents_and_beyond_the_edge() -> None:
+    env = make_butterfly("knights_archers_zombies", obs_method="image", **ORIGINAL_IMAGES)
     observations, _ = env.reset(seed=0)
     archer = env.env.agent_map["archer_0"]
     archer.is_alive = False
     archer.rect.topleft = (100, 100)
     np.testing.assert_array_equal(env._observe(["archer_0"])["archer_0"], env.env.observe("archer_0"))
     archer.is_alive = True
-    seen = env._observe(["archer_0"])["archer_0"]
-    np.testing.assert_array_equal(seen, env.env.observe("archer_0"))
-    assert seen.any() and not seen[:156].any() and not seen[:, :156].any()
+    image = env._observe(["archer_0"])["archer_0"]
+    np.testing.assert_array_equal(image, env.env.observe("archer_0"))
+    assert image.any() and not image[:156].any() and not image[:, :156].any()
 
 
-def test_zombies_come_as_punctually_in_the_second_episode() -> None:
+def test_zombies_spawn_at_the_same_times_in_the_second_episode() -> None:
     env = make_butterfly("knights_archers_zombies")
     episodes = []
     for _ in range(2):
@@ -172,14 +172,14 @@ def test_the_time_limit_is_a_truncation(task: str) -> None:
     env = make_butterfly(task, max_cycles=2)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
-    env.step(drawn(env, rng))
-    _, _, terminated, truncated, infos = env.step(drawn(env, rng))
+    env.step(random_actions(env, rng))
+    _, _, terminated, truncated, infos = env.step(random_actions(env, rng))
     assert not any(terminated.values()) and all(truncated.values()) and env.agents == []
     if task == "pistonball":
         assert {info["win"] for info in infos.values()} == {0.0}
 
 
-def test_pistonball_is_won_at_the_left_wall() -> None:
+def test_pistonball_wins_at_the_left_wall() -> None:
     env = make_butterfly("pistonball", n_pistons=5)
     env.reset(seed=0)
     ball = env.env.ball
@@ -190,13 +190,13 @@ def test_pistonball_is_won_at_the_left_wall() -> None:
     assert {info["win"] for info in infos.values()} == {1.0}
 
 
-def test_closing_one_leaves_others() -> None:
+def test_closing_does_not_affect_other_instances() -> None:
     first, second = (make_butterfly("knights_archers_zombies", render_mode="rgb_array") for _ in range(2))
     for env in (first, second):
         env.reset(seed=0)
-    picture = first.render()
+    image = first.render()
     second.close()
-    np.testing.assert_array_equal(first.render(), picture)
+    np.testing.assert_array_equal(first.render(), image)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_closing_one_leaves_others() -> None:
         ("knights_archers_zombies", {"line_death": 2}, "line_death=2 is unknown. Choose one of False, True"),
     ],
 )
-def test_bad_options_are_named(task: str, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(task: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_butterfly(task, **options)
 

@@ -1,4 +1,4 @@
-"""The door tasks: hands can do what they ask for, the physics is sound, and rewards and ends are the published ones."""
+"""Tests that the door tasks are solvable, physically sound, and match the published rewards and terminations."""
 
 from __future__ import annotations
 
@@ -21,54 +21,54 @@ pytest.importorskip("gymnasium_robotics")
 
 FORCE, TORQUE, JOINTS = slice(0, 3), slice(3, 6), slice(6, 26)
 KNUCKLES, MIDDLES = [3, 6, 9, 13], [4, 7, 10, 14]  # of the four fingers, among a hand's actuated joints
-INDEX_TIP = slice(54, 57)  # in an observation: behind angles (24) and velocities (30)
+INDEX_TIP = slice(54, 57)  # in an observation: after angles (24) and velocities (30)
 
 
-def turned(yaw: float) -> np.ndarray:
+def rotation_about_z(yaw: float) -> np.ndarray:
     cos, sin = np.cos(yaw), np.sin(yaw)
     return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
 
 
-def drawn_to(env: DexHands, hand: str, place: Any, yaw: float, knuckles: float, middles: float) -> np.ndarray:
-    """The action that draws a hand to a pose, told for the right hand and mirrored for the left, and bends fingers."""
+def action_towards(env: DexHands, hand: str, position: Any, yaw: float, knuckles: float, middles: float) -> np.ndarray:
+    """Return the action that moves a hand to a pose and bends its fingers. Poses are mirrored for the left hand."""
     import mujoco
 
     side = 1 if hand == "right" else -1
     pose = env.data.joint(f"{hand}_base").qpos
-    rotation, difference, to_go = np.zeros(9), np.zeros(4), np.zeros(3)
+    rotation, difference, rotation_error = np.zeros(9), np.zeros(4), np.zeros(3)
     mujoco.mju_quat2Mat(rotation, pose[3:])
-    wanted = turned(side * yaw) @ HAND_ROTATION[hand]
-    mujoco.mju_mat2Quat(difference, (wanted @ rotation.reshape(3, 3).T).ravel())
-    mujoco.mju_quat2Vel(to_go, difference, 1.0)
+    target = rotation_about_z(side * yaw) @ HAND_ROTATION[hand]
+    mujoco.mju_mat2Quat(difference, (target @ rotation.reshape(3, 3).T).ravel())
+    mujoco.mju_quat2Vel(rotation_error, difference, 1.0)
     angles = np.zeros(20)
     angles[KNUCKLES], angles[MIDDLES] = knuckles, middles
     low, high = env.model.actuator_ctrlrange[JOINTS].T
     action = np.zeros(26, np.float32)
-    action[FORCE] = 12 * (np.multiply(place, (1, side, 1)) - pose[:3])
-    action[TORQUE] = 12 * to_go
+    action[FORCE] = 12 * (np.multiply(position, (1, side, 1)) - pose[:3])
+    action[TORQUE] = 12 * rotation_error
     action[JOINTS] = (2 * angles - (high + low)) / (high - low)
     return action.clip(-1, 1)
 
 
-def around_the_hinge(place: Any, yaw: float) -> np.ndarray:
+def rotate_about_hinge(position: Any, yaw: float) -> np.ndarray:
     hinge = np.array([0, HINGE, 0])
-    return turned(yaw) @ (place - hinge) + hinge
+    return rotation_about_z(yaw) @ (position - hinge) + hinge
 
 
 def pull_open(step: int) -> tuple[Any, ...]:
-    """Bends the fingers to hooks, brings them behind the bars from outside, and pulls along the arc of the leaves."""
+    """Bend the fingers to hooks, move them behind the bars from outside, and pull along the arc of the leaves."""
     if step < 60:
         return (0.23 if step < 30 else 0.111, 0.2, 0.717), 0, 1.57, 0
     yaw = np.clip((step - 90) / 64, 0, 1.2)
-    return around_the_hinge((0.111 if step < 90 else 0.125, 0.105, 0.717), yaw), yaw, 1.57, 0 if step < 90 else 1.57
+    return rotate_about_hinge((0.111 if step < 90 else 0.125, 0.105, 0.717), yaw), yaw, 1.57, 0 if step < 90 else 1.57
 
 
 def pull_shut(step: int) -> tuple[Any, ...]:
-    """Puts stretched fingers between leaves and bars, then moves along the arc of the leaves."""
+    """Put stretched fingers between leaves and bars, then move along the arc of the leaves."""
     if step < 90:
         return (0.2 if step < 40 else -0.275, 0.378, 0.683), 0, 0, 0
     yaw = np.clip((step - 90) / 67, 0, 1.4)
-    return around_the_hinge((-0.275, 0.365, 0.683), yaw), yaw, 0.6, 0.3
+    return rotate_about_hinge((-0.275, 0.365, 0.683), yaw), yaw, 0.6, 0.3
 
 
 SCRIPTS: dict[str, Callable[[int], tuple[Any, ...]]] = {
@@ -77,8 +77,8 @@ SCRIPTS: dict[str, Callable[[int], tuple[Any, ...]]] = {
 }
 
 
-def scripted(env: DexHands, script: Callable[[int], tuple[Any, ...]], step: int) -> dict[str, np.ndarray]:
-    return {f"{hand}_hand": drawn_to(env, hand, *script(step)) for hand in HANDS}
+def scripted_actions(env: DexHands, script: Callable[[int], tuple[Any, ...]], step: int) -> dict[str, np.ndarray]:
+    return {f"{hand}_hand": action_towards(env, hand, *script(step)) for hand in HANDS}
 
 
 def random_actions(env: DexHands, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -86,7 +86,7 @@ def random_actions(env: DexHands, rng: np.random.Generator) -> dict[str, np.ndar
 
 
 def published_reward(env: DexHands, task: str) -> float:
-    """By the names of things, and by where they are when all is computed anew."""
+    """Compute the published reward by body names, from freshly computed kinematics."""
     import mujoco
 
     data = mujoco.MjData(env.model)
@@ -101,48 +101,48 @@ def published_reward(env: DexHands, task: str) -> float:
             tips.append(body.xpos + body.xmat.reshape(3, 3) @ (0, 0, 0.02))
         sums.append(sum(np.linalg.norm(tip - handle) for tip in tips))
         handles.append(handle)
-    apart = abs(handles[0][1] - handles[1][1])
-    bonus = 2 * apart if task == "door_open_inward" else 1 - 2 * apart
+    separation = abs(handles[0][1] - handles[1][1])
+    bonus = 2 * separation if task == "door_open_inward" else 1 - 2 * separation
     return (2 if task == "door_open_inward" else 6) - sum(sums) + (bonus if max(sums) < 0.5 else 0)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_two_hands_can_do_it(task: str) -> None:
+def test_scripted_hands_solve_the_task(task: str) -> None:
     env = DexHands(task)
     env.reset()
-    rewards, opened = [], []
+    rewards, door_angles = [], []
     for step in range(250):
-        _, reward, terminated, truncated, infos = env.step(scripted(env, SCRIPTS[task], step))
+        _, reward, terminated, truncated, infos = env.step(scripted_actions(env, SCRIPTS[task], step))
         assert reward["right_hand"] == reward["left_hand"] == pytest.approx(published_reward(env, task), abs=1e-9)
         assert truncated == dict.fromkeys(env.possible_agents, step == 249)
         assert not any(terminated.values())
         rewards.append(reward["right_hand"])
-        opened.append(env.data.qpos[-2:].copy())
+        door_angles.append(env.data.qpos[-2:].copy())
     assert infos == {agent: {"win": 1.0} for agent in env.possible_agents}
     assert rewards[-1] > rewards[0] + 2
-    assert (opened[-1] > 1.1).all() if task == "door_open_inward" else (opened[-1] < 0.5).all()
-    assert np.abs(opened[60] - opened[0]).max() < 0.01  # nothing moves before it is touched
+    assert (door_angles[-1] > 1.1).all() if task == "door_open_inward" else (door_angles[-1] < 0.5).all()
+    assert np.abs(door_angles[60] - door_angles[0]).max() < 0.01  # the door does not move before contact
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_door_that_is_let_go_returns_and_stays(task: str) -> None:
+def test_a_released_door_returns_to_its_start(task: str) -> None:
     env = DexHands(task, episode_length=1000)
     env.reset()
     start = FULLY_OPEN if task == "door_close_outward" else 0.0
-    still = {agent: np.zeros(26, np.float32) for agent in env.possible_agents}
+    idle = {agent: np.zeros(26, np.float32) for agent in env.possible_agents}
     for _ in range(100):
-        env.step(still)
+        env.step(idle)
     np.testing.assert_allclose(env.data.qpos[-2:], start, atol=1e-6)
     env.task = replace(env.task, too_far=np.inf)
     for hand in HANDS:
         env.data.joint(f"{hand}_base").qpos[0] += 1  # out of the way
     env.data.qpos[-2:] = 0.8
     for _ in range(400):
-        env.step(still)
+        env.step(idle)
     np.testing.assert_allclose(env.data.qpos[-2:], start, atol=0.02)
 
 
-def test_a_base_moves_along_and_turns_about_the_axes_of_the_world() -> None:
+def test_base_controls_act_along_and_about_the_world_axes() -> None:
     env = DexHands("door_close_outward", episode_length=1000)
     env.task = replace(env.task, too_far=np.inf)
     for axis in range(3):
@@ -152,9 +152,9 @@ def test_a_base_moves_along_and_turns_about_the_axes_of_the_world() -> None:
             actions[f"{hand}_hand"][axis] = sign
             for _ in range(12):
                 env.step(actions)
-            moved = env.data.joint(f"{hand}_base").qvel[:3]
-            assert moved[axis] * sign == pytest.approx(1.66, abs=0.1)  # 833 N against a drag of 100/s x 5 kg
-            assert np.abs(np.delete(moved, axis)).max() < 0.15
+            velocity = env.data.joint(f"{hand}_base").qvel[:3]
+            assert velocity[axis] * sign == pytest.approx(1.66, abs=0.1)  # 833 N against a drag of 100/s x 5 kg
+            assert np.abs(np.delete(velocity, axis)).max() < 0.15
             env.reset()
             actions[f"{hand}_hand"][:] = np.eye(26)[3 + axis] * sign
             for _ in range(12):
@@ -165,47 +165,47 @@ def test_a_base_moves_along_and_turns_about_the_axes_of_the_world() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_random_hands_break_nothing(task: str) -> None:
+def test_physics_is_stable_under_random_actions(task: str) -> None:
     env, rng = DexHands(task, reset_noise=0.1), np.random.default_rng(0)
     env.task = replace(env.task, too_far=np.inf)
     for episode in range(3):
         env.reset(seed=episode)
-        held = random_actions(env, rng)  # an action that is held exerts more than ones that cancel out
+        constant = random_actions(env, rng)  # exerts larger forces than random actions, which cancel out
         while env.agents:
-            observations, *_ = env.step(held if episode == 2 else random_actions(env, rng))
-            assert all(np.isfinite(seen).all() for seen in observations.values())
+            observations, *_ = env.step(constant if episode == 2 else random_actions(env, rng))
+            assert all(np.isfinite(obs).all() for obs in observations.values())
             assert np.abs(env.data.qvel).max() < 100
             assert (env.data.qpos[-2:] > -0.1).all() and (env.data.qpos[-2:] < FULLY_OPEN + 0.1).all()
     assert not any(warning.number for warning in env.data.warning)
 
 
-def test_hands_meet_each_other_and_the_door_but_not_themselves() -> None:
+def test_hands_collide_with_each_other_and_the_door_but_not_with_themselves() -> None:
     import mujoco
 
     model = build_model(starts_open=False)
     data = mujoco.MjData(model)
     listed = set(zip(model.pair_geom1.tolist(), model.pair_geom2.tolist(), strict=True))
 
-    def meetings() -> set[tuple[str, ...]]:
+    def collisions() -> set[tuple[str, ...]]:
         mujoco.mj_forward(model, data)
         pairs = {(contact.geom1, contact.geom2) for contact in data.contact}
         pairs -= listed | {(b, a) for a, b in listed}
         return {tuple(sorted(model.geom(geom).name.split("_")[0] for geom in pair)) for pair in pairs}
 
-    assert meetings() == set()
+    assert collisions() == set()
     data.joint("left_base").qpos[:3] = data.joint("right_base").qpos[:3]
-    assert meetings() == {("left", "right")}
+    assert collisions() == {("left", "right")}
     mujoco.mj_resetData(model, data)
     data.joint("right_base").qpos[0] -= 0.15
     mujoco.mj_forward(model, data)
-    touched = {
+    touching = {
         name for contact in data.contact for name in (model.geom(contact.geom1).name, model.geom(contact.geom2).name)
     }
-    assert "right_leaf" in touched
+    assert "right_leaf" in touching
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_leaving_the_handle_behind_ends_the_episode(task: str) -> None:
+def test_moving_too_far_from_the_handle_terminates(task: str) -> None:
     env = DexHands(task)
     env.reset()
     away = {agent: np.eye(1, 26, dtype=np.float32)[0] for agent in env.possible_agents}  # along x
@@ -219,68 +219,68 @@ def test_leaving_the_handle_behind_ends_the_episode(task: str) -> None:
     assert offset - 2 * too_far - 0.5 < rewards["left_hand"] < offset - too_far
 
 
-def test_a_win_lasts() -> None:
+def test_wins_persist_until_the_episode_ends() -> None:
     env = DexHands("door_open_inward", episode_length=3)
     env.reset()
-    still = {agent: np.zeros(26, np.float32) for agent in env.possible_agents}
+    idle = {agent: np.zeros(26, np.float32) for agent in env.possible_agents}
     env.task = replace(env.task, too_far=np.inf)
-    env.step(still)
+    env.step(idle)
     env.data.qpos[-2:] = 1.2
-    env.step(still)
+    env.step(idle)
     env.data.qpos[-2:] = 0.0
-    assert env.step(still)[-1]["left_hand"] == {"win": 1.0}
+    assert env.step(idle)[-1]["left_hand"] == {"win": 1.0}
     env.reset()
     for _ in range(3):
-        *_, infos = env.step(still)
+        *_, infos = env.step(idle)
     assert infos["left_hand"] == {"win": 0.0}
 
 
-def test_a_step_is_four_of_the_simulators_and_shows_where_things_now_are() -> None:
+def test_a_step_is_four_simulator_steps_with_current_observations() -> None:
     import mujoco
 
     env, rng = DexHands("door_open_inward"), np.random.default_rng(3)
     env.reset()
-    beside = mujoco.MjData(env.model)
+    reference = mujoco.MjData(env.model)
     low, high = env.model.actuator_ctrlrange.T
     for _ in range(5):
         actions = random_actions(env, rng)
         joint = np.concatenate([actions["right_hand"], actions["left_hand"]]).astype(np.float64)
-        beside.ctrl[:] = (low + high) / 2 + (high - low) / 2 * joint
+        reference.ctrl[:] = (low + high) / 2 + (high - low) / 2 * joint
         for _ in range(4):
-            mujoco.mj_step(env.model, beside)
+            mujoco.mj_step(env.model, reference)
         observations, *_ = env.step(actions)
-        np.testing.assert_allclose(env.data.qpos, beside.qpos, rtol=0, atol=1e-12)
-    mujoco.mj_forward(env.model, beside)
+        np.testing.assert_allclose(env.data.qpos, reference.qpos, rtol=0, atol=1e-12)
+    mujoco.mj_forward(env.model, reference)
     for hand in HANDS:
-        seen = observations[f"{hand}_hand"]
+        obs = observations[f"{hand}_hand"]
         low, high = np.array([env.model.joint(f"{hand}_robot0:{name}").range for name in ("WRJ1", "THJ0")]).T
-        angles = [beside.joint(f"{hand}_robot0:{name}").qpos[0] for name in ("WRJ1", "THJ0")]
-        np.testing.assert_allclose((seen[[0, 23]] + 1) / 2 * (high - low) + low, angles, atol=1e-6)
-        base = beside.joint(f"{hand}_base")
-        np.testing.assert_allclose(seen[24:30], 0.2 * base.qvel, atol=1e-6)
-        np.testing.assert_allclose(seen[30], 0.2 * beside.joint(f"{hand}_robot0:WRJ1").qvel[0], atol=1e-6)
-        np.testing.assert_allclose(seen[INDEX_TIP], beside.site(f"{hand}_index_tip").xpos, atol=1e-6)
-        np.testing.assert_allclose(seen[74:81], base.qpos, atol=1e-6)
-        np.testing.assert_array_equal(seen[81:107], actions[f"{hand}_hand"])
-        np.testing.assert_allclose(seen[107:111], [*beside.qpos[-2:], *(0.2 * beside.qvel[-2:])], atol=1e-6)
-        np.testing.assert_allclose(seen[111:114], beside.site("right_handle").xpos, atol=1e-6)
-        np.testing.assert_allclose(seen[114:], beside.site("left_handle").xpos, atol=1e-6)
+        angles = [reference.joint(f"{hand}_robot0:{name}").qpos[0] for name in ("WRJ1", "THJ0")]
+        np.testing.assert_allclose((obs[[0, 23]] + 1) / 2 * (high - low) + low, angles, atol=1e-6)
+        base = reference.joint(f"{hand}_base")
+        np.testing.assert_allclose(obs[24:30], 0.2 * base.qvel, atol=1e-6)
+        np.testing.assert_allclose(obs[30], 0.2 * reference.joint(f"{hand}_robot0:WRJ1").qvel[0], atol=1e-6)
+        np.testing.assert_allclose(obs[INDEX_TIP], reference.site(f"{hand}_index_tip").xpos, atol=1e-6)
+        np.testing.assert_allclose(obs[74:81], base.qpos, atol=1e-6)
+        np.testing.assert_array_equal(obs[81:107], actions[f"{hand}_hand"])
+        np.testing.assert_allclose(obs[107:111], [*reference.qpos[-2:], *(0.2 * reference.qvel[-2:])], atol=1e-6)
+        np.testing.assert_allclose(obs[111:114], reference.site("right_handle").xpos, atol=1e-6)
+        np.testing.assert_allclose(obs[114:], reference.site("left_handle").xpos, atol=1e-6)
     right, left = observations["right_hand"], observations["left_hand"]
     np.testing.assert_array_equal(env.state(), np.concatenate([right[:107], left[:107], left[107:]]))
 
 
-def test_fingers_feel_what_they_touch() -> None:
+def test_contact_forces_are_observed() -> None:
     env = DexHands("door_open_inward")
     env.reset()
-    felt = []
+    forces = []
     for step in range(130):
-        observations, *_ = env.step(scripted(env, pull_open, step))
-        felt.append(observations["right_hand"][69:74])
-    assert not np.any(felt[:55])
-    assert np.max(felt[95:]) > 0.01  # more than 0.1 N
+        observations, *_ = env.step(scripted_actions(env, pull_open, step))
+        forces.append(observations["right_hand"][69:74])
+    assert not np.any(forces[:55])
+    assert np.max(forces[95:]) > 0.01  # more than 0.1 N
 
 
-def test_twelve_agents_move_two_hands() -> None:
+def test_finger_agents_control_the_same_hands() -> None:
     hands, fingers = DexHands("door_open_inward"), DexHands("door_open_inward", agents="fingers")
     hands.reset()
     fingers.reset()
@@ -294,18 +294,18 @@ def test_twelve_agents_move_two_hands() -> None:
         parts = np.split(joint, np.cumsum(sizes)[:-1])
         one, reward, *_ = hands.step(actions)
         many, rewards, *_ = fingers.step(dict(zip(fingers.agents, parts, strict=True)))
-        for agent, seen in many.items():
-            np.testing.assert_array_equal(seen, one[f"{agent.partition('_')[0]}_hand"])
+        for agent, obs in many.items():
+            np.testing.assert_array_equal(obs, one[f"{agent.partition('_')[0]}_hand"])
         assert set(rewards.values()) == set(reward.values())
     # A finger's actions bend that finger.
     fingers.reset()
-    still = {agent: np.zeros(fingers.action_space(agent).shape, np.float32) for agent in fingers.agents}
+    idle = {agent: np.zeros(fingers.action_space(agent).shape, np.float32) for agent in fingers.agents}
     for _ in range(20):
-        fingers.step(still)
+        fingers.step(idle)
     resting = fingers.data.qpos.copy()
     fingers.reset()
     for _ in range(20):
-        fingers.step({**still, "left_ring": np.array([0, 1, 1], np.float32)})
+        fingers.step({**idle, "left_ring": np.array([0, 1, 1], np.float32)})
     moved = np.flatnonzero(np.abs(fingers.data.qpos - resting) > 0.2)
     names = {fingers.model.joint(int(np.flatnonzero(fingers.model.jnt_qposadr == q)[0])).name for q in moved}
     assert names and names <= {f"left_robot0:RFJ{i}" for i in range(4)}
@@ -314,11 +314,11 @@ def test_twelve_agents_move_two_hands() -> None:
 def test_seeds() -> None:
     def play(env: DexHands, seed: int | None) -> np.ndarray:
         observations, _ = env.reset(seed=seed)
-        seen = [observations["right_hand"]]
+        obs = [observations["right_hand"]]
         rng = np.random.default_rng(0)
         for _ in range(5):
-            seen.append(env.step(random_actions(env, rng))[0]["right_hand"])
-        return np.stack(seen)
+            obs.append(env.step(random_actions(env, rng))[0]["right_hand"])
+        return np.stack(obs)
 
     noisy = DexHands("door_open_inward", reset_noise=0.05)
     first, following = play(noisy, 1), play(noisy, None)
@@ -341,19 +341,19 @@ def test_seeds() -> None:
         ({"task": "door"}, "task='door' is unknown"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         DexHands(**{"task": "door_open_inward", **options})
 
 
-def test_pictures() -> None:
+def test_rendering() -> None:
     code = """
 from rllib_seqmarl.envs.suites.dexhands import DexHands
 env = DexHands("door_open_inward", render_mode="rgb_array")
 env.reset()
-picture = env.render()
+image = env.render()
 env.close()
-print(picture.shape, picture.dtype, len(set(map(tuple, picture[::8, ::8].reshape(-1, 3).tolist()))) > 20)
+print(image.shape, image.dtype, len(set(map(tuple, image[::8, ::8].reshape(-1, 3).tolist()))) > 20)
 """
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -362,7 +362,7 @@ print(picture.shape, picture.dtype, len(set(map(tuple, picture[::8, ::8].reshape
     assert done.stdout.split("\n")[0] == "(480, 640, 3) uint8 True", done.stderr
 
 
-def test_without_opengl_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_opengl_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     import mujoco
 
     def fail(*_: Any, **__: Any) -> None:

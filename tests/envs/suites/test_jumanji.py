@@ -1,4 +1,4 @@
-"""Jumanji's teams give Jumanji's own numbers, and say why an episode ended."""
+"""Tests that Jumanji's teams match Jumanji, and that terminations and truncations are distinguished."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rllib_seqmarl.envs.suites.jumanji import (
 )
 
 COPIES = 8
-GO_ON = np.zeros(1, np.bool_)
+NO_RESET = np.zeros(1, np.bool_)
 
 
 def bare_rware(time_limit: int) -> Any:
@@ -59,19 +59,19 @@ class Case(NamedTuple):
     task: str
     bare: Callable[[int], Any]
     time_limit: int
-    won: Callable[[Any], Any] | None  # of the bare environment's state
-    views: Callable[[Any], np.ndarray] | None  # of its observation, where no layers are drawn of it
+    won: Callable[[Any], Any] | None  # function of the bare environment's state
+    views: Callable[[Any], np.ndarray] | None  # function of its observation; None if the adapter computes layers
 
 
 CASES = {
-    "rware": Case(make_rware_batch, "tiny-6ag-hard", bare_rware, 12, None, lambda seen: seen.agents_view),
+    "rware": Case(make_rware_batch, "tiny-6ag-hard", bare_rware, 12, None, lambda obs: obs.agents_view),
     "lbf": Case(
         make_lbf_batch,
         "2s-6x6-3p-1f",
         bare_lbf,
         25,
         lambda state: state.food_items.eaten.all(axis=1),
-        lambda seen: seen.agents_view,
+        lambda obs: obs.agents_view,
     ),
     "connector": Case(
         make_connector_batch, "con-5x5x3a", bare_connector, 7, lambda state: state.agents.connected.all(axis=1), None
@@ -83,78 +83,78 @@ CASES = {
 
 
 def keys_of(seeds: range) -> Any:
-    """The keys of the first episodes of copies with these seeds."""
+    """Return the keys of the first episodes of copies with these seeds."""
     words = np.array([np.random.SeedSequence(seed).generate_state(1)[0] for seed in seeds])
     return jax.vmap(lambda word: jax.random.split(jax.random.PRNGKey(word))[1])(words)
 
 
-def drawn(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random legal actions."""
+def sample_actions(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sample legal actions."""
     return (rng.random(mask.shape) * mask).argmax(axis=-1)
 
 
 @pytest.mark.parametrize("suite", CASES)
-def test_numbers_are_those_of_jumanji(suite: str) -> None:
+def test_steps_match_jumanji(suite: str) -> None:
     make_batch, task, make_bare, time_limit, won, views = CASES[suite]
     batch, bare = make_batch(task, COPIES, time_limit=time_limit), make_bare(time_limit)
     assert len(batch.agents) == bare.num_agents
     step = jax.jit(jax.vmap(bare.step))
     state, timestep = jax.jit(jax.vmap(bare.reset))(keys_of(range(COPIES)))
-    seen = batch.reset(list(range(COPIES)))
-    rng, running, reasons = np.random.default_rng(0), np.ones(COPIES, np.bool_), set()
+    obs = batch.reset(list(range(COPIES)))
+    rng, running, ends = np.random.default_rng(0), np.ones(COPIES, np.bool_), set()
     for steps in range(1, time_limit + 1):
-        np.testing.assert_array_equal(seen.action_mask[running], timestep.observation.action_mask[running])
+        np.testing.assert_array_equal(obs.action_mask[running], timestep.observation.action_mask[running])
         if views is not None:
-            np.testing.assert_array_equal(seen.observations[running], views(timestep.observation)[running])
-        assert seen.alive.all()
-        actions = drawn(seen.action_mask, rng)
+            np.testing.assert_array_equal(obs.observations[running], views(timestep.observation)[running])
+        assert obs.alive.all()
+        actions = sample_actions(obs.action_mask, rng)
         state, timestep = step(state, actions)
-        moved = batch.step(actions, ~running)
-        seen, ended = moved.observation, moved.terminated | moved.truncated
-        rewards = np.broadcast_to(np.reshape(timestep.reward, (COPIES, -1)), moved.rewards.shape)
-        np.testing.assert_array_equal(moved.rewards[running], rewards[running])
+        result = batch.step(actions, ~running)
+        obs, ended = result.observation, result.terminated | result.truncated
+        rewards = np.broadcast_to(np.reshape(timestep.reward, (COPIES, -1)), result.rewards.shape)
+        np.testing.assert_array_equal(result.rewards[running], rewards[running])
         np.testing.assert_array_equal(ended[running], (timestep.step_type == 2)[running])
-        assert not (moved.terminated & moved.truncated).any()
-        assert not moved.truncated[running].any() or steps == time_limit
+        assert not (result.terminated & result.truncated).any()
+        assert not result.truncated[running].any() or steps == time_limit
         if won is None:
-            assert moved.wins is None
+            assert result.wins is None
         else:
-            np.testing.assert_array_equal(moved.wins[running], np.asarray(won(state), np.float32)[running])
-        if steps < time_limit and (running & moved.terminated).any():
-            reasons.add("terminated early")
-        if (running & moved.truncated).any():
-            reasons.add("truncated")
+            np.testing.assert_array_equal(result.wins[running], np.asarray(won(state), np.float32)[running])
+        if steps < time_limit and (running & result.terminated).any():
+            ends.add("terminated early")
+        if (running & result.truncated).any():
+            ends.add("truncated")
         running = running & ~ended
-    assert reasons == {"terminated early", "truncated"}
+    assert ends == {"terminated early", "truncated"}
 
 
 def small_field() -> JaxBatchedSimulator:
     return make_lbf_batch("2s-6x6-3p-1f", COPIES, time_limit=25)
 
 
-def test_eating_all_food_wins_and_terminates_even_in_the_last_step() -> None:
+def test_eating_all_food_wins_and_terminates_even_at_the_time_limit() -> None:
     batch = small_field()
     batch.reset(list(range(COPIES)))
-    keys, (state, seen) = batch._carry  # type: ignore[misc]
-    # The first agent stands beside the only food; in the first two copies it is strong enough, in the others too weak.
+    keys, (state, obs) = batch._carry  # type: ignore[misc]
+    # The first agent is next to the only food; in the first two copies it is strong enough, in the others too weak.
     state.agents.position = state.agents.position.at[:, 0].set(state.food_items.position[:, 0] + np.array([0, 1]))
     state.agents.level = state.agents.level.at[:2, 0].set(9).at[2:, 0].set(0)
     state.step_count = state.step_count.at[1:3].set(24)
-    batch._carry = keys, (state, seen)
+    batch._carry = keys, (state, obs)
     _, rewards, terminated, truncated, wins = batch.step(np.tile([5, 0, 0], (COPIES, 1)), np.zeros(COPIES, np.bool_))
-    np.testing.assert_array_equal(rewards[:3], [[1, 0, 0], [1, 0, 0], [0, 0, 0]])  # normalised: what all get is 1
+    np.testing.assert_array_equal(rewards[:3], [[1, 0, 0], [1, 0, 0], [0, 0, 0]])  # normalised to a sum of 1
     np.testing.assert_array_equal(terminated[:4], [True, True, False, False])
     np.testing.assert_array_equal(truncated[:4], [False, False, True, False])
     assert wins is not None
     np.testing.assert_array_equal(wins[:4], [1, 1, 0, 0])
 
 
-def test_the_sum_of_foragers_rewards_is_the_return_of_the_team() -> None:
+def test_summed_foraging_rewards_equal_the_team_return() -> None:
     env = JointBatchEnv(small_field(), team_reward="sum")
     rng, returns, ended = np.random.default_rng(0), np.zeros(COPIES), set()
     observation, _ = env.reset(seed=0)
     for _ in range(200):
-        observation, rewards, terminated, truncated, info = env.step(drawn(observation["action_mask"], rng))
+        observation, rewards, terminated, truncated, info = env.step(sample_actions(observation["action_mask"], rng))
         returns += rewards
         over = terminated | truncated
         if over.any():
@@ -164,29 +164,31 @@ def test_the_sum_of_foragers_rewards_is_the_return_of_the_team() -> None:
     assert ended == {0.0, 1.0}
 
 
-def test_connecting_everybody_wins_and_being_blocked_does_not() -> None:
+def test_connecting_all_agents_wins_and_being_blocked_does_not() -> None:
     batch = make_connector_batch("con-5x5x3a", COPIES, time_limit=7)
-    rng, seen = np.random.default_rng(1), batch.reset(list(range(COPIES)))
+    rng, obs = np.random.default_rng(1), batch.reset(list(range(COPIES)))
     reset_mask, results, returns = np.zeros(COPIES, np.bool_), set(), np.zeros((COPIES, 3))
     for _ in range(400):
-        moved = batch.step(drawn(seen.action_mask, rng), reset_mask)
-        returns = np.where(reset_mask[:, None], 0, returns) + moved.rewards
-        seen, reset_mask = moved.observation, moved.terminated | moved.truncated
+        result = batch.step(sample_actions(obs.action_mask, rng), reset_mask)
+        returns = np.where(reset_mask[:, None], 0, returns) + result.rewards
+        obs, reset_mask = result.observation, result.terminated | result.truncated
         for copy in np.flatnonzero(reset_mask):
-            connected = returns[copy] > 0.5  # for it gave 1, less 0.03 a step
-            assert moved.wins[copy] == connected.all()
-            assert moved.terminated[copy] or not connected.all()
-            results.add(float(moved.wins[copy]))
+            connected = returns[copy] > 0.5  # connecting gives 1, less 0.03 per step
+            assert result.wins[copy] == connected.all()
+            assert result.terminated[copy] or not connected.all()
+            results.add(float(result.wins[copy]))
     assert results == {0.0, 1.0}
 
 
-def test_layers_of_the_connectors_grid() -> None:
+def test_connector_observation_layers() -> None:
     batch = make_connector_batch("con-5x5x3a", COPIES, time_limit=7)
-    seen = batch.reset(list(range(3, 3 + COPIES)))
+    obs = batch.reset(list(range(3, 3 + COPIES)))
     for _ in range(3):
-        seen = batch.step(drawn(seen.action_mask, np.random.default_rng(0)), np.zeros(COPIES, np.bool_)).observation
+        obs = batch.step(
+            sample_actions(obs.action_mask, np.random.default_rng(0)), np.zeros(COPIES, np.bool_)
+        ).observation
     grid = np.asarray(batch._carry[1][0].grid[0])  # type: ignore[index]
-    views = seen.observations[0].reshape(3, 5, 5, 5)
+    views = obs.observations[0].reshape(3, 5, 5, 5)
     for observer in range(3):
         for cell in np.ndindex(5, 5):
             expected = [0.0] * 5
@@ -199,18 +201,18 @@ def test_layers_of_the_connectors_grid() -> None:
                     expected[kind - 1] = number / 3
                     expected[2 + kind] = float(agent == observer)
             np.testing.assert_allclose(views[observer][cell], expected, rtol=1e-6)
-    assert seen.state is not None
-    np.testing.assert_array_equal(seen.state[0].reshape(5, 5, 3), views[0, :, :, :3])
+    assert obs.state is not None
+    np.testing.assert_array_equal(obs.state[0].reshape(5, 5, 3), views[0, :, :, :3])
 
 
-def test_layers_of_the_cleaners_maze_and_a_clean_maze_wins() -> None:
+def test_cleaner_observation_layers_and_win() -> None:
     batch = make_cleaner_batch("clean-3x3x2a", 1, time_limit=500, penalty_per_timestep=0.25)
-    rng, seen = np.random.default_rng(0), batch.reset([0])
-    total, moved = 0.0, None
-    while moved is None or not moved.terminated[0]:
+    rng, obs = np.random.default_rng(0), batch.reset([0])
+    total, result = 0.0, None
+    while result is None or not result.terminated[0]:
         state = batch._carry[1][0]  # type: ignore[index]
         grid, places = np.asarray(state.grid[0]), np.asarray(state.agents_locations[0])
-        views = seen.observations.reshape(2, 3, 3, 4)
+        views = obs.observations.reshape(2, 3, 3, 4)
         for agent in range(2):
             np.testing.assert_array_equal(views[agent, :, :, 0], grid == 0)
             np.testing.assert_array_equal(views[agent, :, :, 1], grid == 2)
@@ -218,29 +220,29 @@ def test_layers_of_the_cleaners_maze_and_a_clean_maze_wins() -> None:
             np.add.at(counts, tuple(places.T), 1)
             np.testing.assert_array_equal(views[agent, :, :, 2], counts)
             np.testing.assert_array_equal(np.argwhere(views[agent, :, :, 3]), places[agent : agent + 1])
-        assert seen.state is not None
-        np.testing.assert_array_equal(seen.state.reshape(3, 3, 3), views[0, :, :, :3])
+        assert obs.state is not None
+        np.testing.assert_array_equal(obs.state.reshape(3, 3, 3), views[0, :, :, :3])
         dirty = (grid == 0).sum()
-        moved = batch.step(drawn(seen.action_mask, rng), GO_ON)
-        seen = moved.observation
-        assert moved.wins is not None
+        result = batch.step(sample_actions(obs.action_mask, rng), NO_RESET)
+        obs = result.observation
+        assert result.wins is not None
         cleaned = dirty - (np.asarray(batch._carry[1][0].grid[0]) == 0).sum()  # type: ignore[index]
-        np.testing.assert_array_equal(moved.rewards, [[cleaned - 0.25] * 2])
+        np.testing.assert_array_equal(result.rewards, [[cleaned - 0.25] * 2])
         total += cleaned
-    assert moved.wins[0] == 1 and not moved.truncated[0]
-    assert not seen.observations.reshape(2, 3, 3, 4)[:, :, :, 0].any()  # the final maze, not the next one
+    assert result.wins[0] == 1 and not result.truncated[0]
+    assert not obs.observations.reshape(2, 3, 3, 4)[:, :, :, 0].any()  # the final maze, not the next one
 
 
-def test_all_observations_together_are_the_foragers_state() -> None:
+def test_foraging_state_is_the_joint_observation() -> None:
     batch = small_field()
-    seen = batch.reset(list(range(COPIES)))
-    assert batch.state_dim == 3 * 12  # of 3 agents, each x, y and level of 3 agents and one piece of food
-    np.testing.assert_array_equal(seen.state, seen.observations.reshape(COPIES, -1))
+    obs = batch.reset(list(range(COPIES)))
+    assert batch.state_dim == 3 * 12  # 3 agents x (x, y and level of 3 agents and one piece of food)
+    np.testing.assert_array_equal(obs.state, obs.observations.reshape(COPIES, -1))
 
 
 @pytest.mark.parametrize(
     ("suite", "task", "sizes"),
-    [  # Mava's own configurations
+    [  # Mava's configurations
         ("jumanji-rware", "tiny-4ag-easy", (1, 3, 4, 8)),
         ("jumanji-rware", "xlarge-4ag-hard", (4, 5, 4, 2)),
         ("jumanji-rware", "medium-6ag", (2, 5, 6, 6)),
@@ -250,13 +252,13 @@ def test_all_observations_together_are_the_foragers_state() -> None:
         ("jumanji-cleaner", "clean-10x10x3a", (10, 10, 3)),
     ],
 )
-def test_names_give_sizes(suite: str, task: str, sizes: tuple[Any, ...]) -> None:
+def test_task_names_are_parsed(suite: str, task: str, sizes: tuple[Any, ...]) -> None:
     from rllib_seqmarl.envs.suites import jumanji
 
-    read = {"jumanji-rware": jumanji.read_rware, "jumanji-lbf": jumanji.read_lbf}
-    read |= {"jumanji-connector": jumanji.read_connector, "jumanji-cleaner": jumanji.read_cleaner}
-    found = read[suite](task)
-    assert found is not None and tuple(found.values()) == sizes
+    parse = {"jumanji-rware": jumanji.parse_rware, "jumanji-lbf": jumanji.parse_lbf}
+    parse |= {"jumanji-connector": jumanji.parse_connector, "jumanji-cleaner": jumanji.parse_cleaner}
+    parsed = parse[suite](task)
+    assert parsed is not None and tuple(parsed.values()) == sizes
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_names_give_sizes(suite: str, task: str, sizes: tuple[Any, ...]) -> None
         ("jumanji-cleaner", "clean-2x2x1a"),
     ],
 )
-def test_tasks_that_do_not_fit_are_unknown(suite: str, task: str) -> None:
+def test_infeasible_tasks_are_unknown(suite: str, task: str) -> None:
     assert not next(one for one in SUITES if one.name == suite).knows(task)
 
 
@@ -292,7 +294,7 @@ def test_tasks_that_do_not_fit_are_unknown(suite: str, task: str) -> None:
         (make_cleaner_batch, "clean-3x3x2a", {"render_mode": "human"}),
     ],
 )
-def test_wrong_values_are_refused(
+def test_invalid_values_are_rejected(
     make_batch: Callable[..., JaxBatchedSimulator], task: str, options: dict[str, Any]
 ) -> None:
     ((name, value),) = options.items()
@@ -301,13 +303,15 @@ def test_wrong_values_are_refused(
 
 
 @pytest.mark.parametrize("suite", CASES)
-def test_pictures(suite: str) -> None:
+def test_rendering(suite: str) -> None:
     make_batch, task, _, time_limit, _, _ = CASES[suite]
     batch = make_batch(task, COPIES, time_limit=time_limit, render_mode="rgb_array")
-    seen = batch.reset(list(range(COPIES)))
+    obs = batch.reset(list(range(COPIES)))
     before = batch.render()
     for _ in range(2):
-        seen = batch.step(drawn(seen.action_mask, np.random.default_rng(0)), np.zeros(COPIES, np.bool_)).observation
+        obs = batch.step(
+            sample_actions(obs.action_mask, np.random.default_rng(0)), np.zeros(COPIES, np.bool_)
+        ).observation
     after = batch.render()
     assert before.dtype == np.uint8 and before.ndim == 3 and before.shape[2] == 3
     assert before.shape == after.shape and (before != after).any()

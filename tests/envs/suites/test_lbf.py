@@ -1,4 +1,4 @@
-"""Fields are the package's; only the ends of episodes are told apart, and a seed fixes an episode."""
+"""Tests that fields match the package, except for truncations and seeding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONS = {
 
 
 def constants(env: Any) -> dict[str, str]:
-    """All plain attributes of a bare environment, among them what it was made with."""
+    """All plain attributes of a bare environment, including its constructor's arguments."""
     plain = (int, float, str, tuple, dict, np.ndarray, gym.Space, type(None))
     return {name: repr(value) for name, value in vars(env).items() if isinstance(value, plain)}
 
@@ -41,14 +41,14 @@ def constants(env: Any) -> dict[str, str]:
         ("3s-20x20-9p-4f", "19x19-9p-4f", {"field_size": (20, 20), "sight": 3}),
     ],
 )
-def test_a_name_means_what_it_means_in_the_package(task: str, registered: str, differs: dict[str, Any]) -> None:
+def test_task_names_match_the_package(task: str, registered: str, differs: dict[str, Any]) -> None:
     theirs = ForagingEnv(**{**gym.spec(f"Foraging-{registered}-v3").kwargs, **differs})
     assert constants(make_lbf(task).env) == constants(theirs)
 
 
 @pytest.mark.parametrize("options", [{}, OPTIONS])
 @pytest.mark.parametrize("task", ["5x5-2p-1f", "2s-5x5-2p-1f-coop", "2s-6x6-4p-2f"])
-def test_the_numbers_are_those_of_the_package(task: str, options: dict[str, Any]) -> None:
+def test_steps_match_the_package(task: str, options: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     ends = set()
     for seed, steps in enumerate([20] * 4 + [500] * 4):
@@ -67,9 +67,9 @@ def test_the_numbers_are_those_of_the_package(task: str, options: dict[str, Any]
             actions = rng.integers(6, size=len(agents))
             result = ours.step(dict(zip(agents, actions, strict=True)))
             observations, rewards, terminated, truncated, infos = result
-            seen, rewarded, over, _, _ = theirs.step(actions)
-            np.testing.assert_array_equal(list(observations.values()), seen)
-            assert list(rewards.values()) == rewarded
+            their_observations, their_rewards, over, _, _ = theirs.step(actions)
+            np.testing.assert_array_equal(list(observations.values()), their_observations)
+            assert list(rewards.values()) == their_rewards
             won = over and theirs.field.sum() == 0
             assert terminated == dict.fromkeys(agents, won)
             assert truncated == dict.fromkeys(agents, over and not won)
@@ -79,7 +79,7 @@ def test_the_numbers_are_those_of_the_package(task: str, options: dict[str, Any]
     assert ends == {True, False}
 
 
-def test_a_seed_fixes_an_episode_also_of_one_that_has_played() -> None:
+def test_seeds_fix_episodes_regardless_of_earlier_ones() -> None:
     env = make_lbf("8x8-2p-2f-coop")
     for seed in range(10):
         first = env.reset(seed=seed)[0]
@@ -91,7 +91,7 @@ def test_a_seed_fixes_an_episode_also_of_one_that_has_played() -> None:
     assert (following["agent_0"] != again["agent_0"]).any()
 
 
-def test_all_food_in_the_last_step_is_a_win_and_no_truncation() -> None:
+def test_collecting_all_food_in_the_last_step_is_a_win() -> None:
     env = make_lbf("8x8-2p-1f", max_episode_steps=1)
     env.reset(seed=0)
     field = env.env
@@ -107,7 +107,7 @@ def test_all_food_in_the_last_step_is_a_win_and_no_truncation() -> None:
     assert [info["win"] for info in infos.values()] == [1.0, 1.0]
 
 
-def test_every_task_that_the_package_registers_is_known() -> None:
+def test_all_registered_tasks_are_valid() -> None:
     registered = [name[len("Foraging-") : -len("-v3")] for name in gym.registry if name.startswith("Foraging-")]
     assert len(registered) == 15 * 8 * 4 * 2 * 2
     assert all(map(SUITE.knows, registered))
@@ -128,12 +128,12 @@ def test_every_task_that_the_package_registers_is_known() -> None:
         ("render_mode", "human", "render_mode='human' is unknown"),
     ],
 )
-def test_wrong_options_are_refused(option: str, value: Any, message: str) -> None:
+def test_invalid_options_are_rejected(option: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_lbf("8x8-2p-2f", **{option: value})
 
 
-def test_a_picture_shows_where_the_agents_are() -> None:
+def test_render_shows_agent_positions() -> None:
     env = make_lbf("8x8-2p-2f", render_mode="rgb_array")
     env.reset(seed=0)
     try:
@@ -142,6 +142,6 @@ def test_a_picture_shows_where_the_agents_are() -> None:
         pytest.skip(f"no OpenGL here: {error}")
     assert before.ndim == 3 and before.shape[2] == 3 and before.dtype == np.uint8
     assert (env.render() == before).all()
-    env.env.players[0].position = next(zip(*np.where(env.env.field == 0), strict=True))  # another cell than it had
+    env.env.players[0].position = next(zip(*np.where(env.env.field == 0), strict=True))  # a different cell
     assert (env.render() != before).any()
     env.close()

@@ -1,4 +1,4 @@
-"""MaMuJoCo's steps are the package's own, whatever is observed, and disabled joints stay without control."""
+"""Tests that MaMuJoCo's steps match the package for all observation options, and of disabled joints."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from gymnasium_robotics.envs.multiagent_mujoco import MultiAgentMujocoEnv, obsk
 
 from rllib_seqmarl.envs import make_env, make_joint_env
 from rllib_seqmarl.envs.suites.mamujoco import SUITE, make_mamujoco
-from rllib_seqmarl.envs.suites.mamujoco_joints import JOINT_EACH
+from rllib_seqmarl.envs.suites.mamujoco_joints import SINGLE_JOINT_TASKS
 
-PUBLISHED = [task for task in SUITE.tasks if task not in JOINT_EACH]
+PUBLISHED = [task for task in SUITE.tasks if task not in SINGLE_JOINT_TASKS]
 
 
 def published(task: str, **options: Any) -> MultiAgentMujocoEnv:
     domain, factorisation = task.replace("_", "|").split("-")
     env = MultiAgentMujocoEnv(domain, factorisation, **options)
-    # Three of Pusher's joints have one name in the package, so it sorts them as chance has it.
+    # Three of Pusher's joints share a name in the package, so their order would be arbitrary.
     env.k_dicts = [
         {k: sorted(joints, key=lambda joint: (joint.label, joint.act_ids)) for k, joints in by_distance.items()}
         for by_distance in env.k_dicts
@@ -36,33 +36,33 @@ def published(task: str, **options: Any) -> MultiAgentMujocoEnv:
 
 
 def assert_same_steps(ours: Any, theirs: Any, steps: int, seed: int = 7) -> None:
-    """Both play the same random actions, which need not be legal, through ends of episodes."""
+    """Step both with the same random actions, which may be out of bounds, across episodes."""
     rng = np.random.default_rng(seed)
-    (seen, _), (should_see, _) = ours.reset(seed=seed), theirs.reset(seed=seed)
+    (obs, _), (their_obs, _) = ours.reset(seed=seed), theirs.reset(seed=seed)
     for _ in range(steps):
-        assert seen.keys() == should_see.keys()
-        for agent, entries in should_see.items():
-            assert ours.observation_space(agent).contains(seen[agent])
-            np.testing.assert_array_equal(seen[agent], np.float32(entries), err_msg=agent)
+        assert obs.keys() == their_obs.keys()
+        for agent, entries in their_obs.items():
+            assert ours.observation_space(agent).contains(obs[agent])
+            np.testing.assert_array_equal(obs[agent], np.float32(entries), err_msg=agent)
         np.testing.assert_array_equal(ours.state(), np.float32(theirs.state()))
         if not theirs.agents:
-            (seen, _), (should_see, _) = ours.reset(), theirs.reset()
+            (obs, _), (their_obs, _) = ours.reset(), theirs.reset()
             continue
         scale = 1.5 * theirs.action_space(theirs.agents[0]).high[0]
         actions = {
             agent: rng.uniform(-scale, scale, theirs.action_space(agent).shape).astype(np.float32)
             for agent in theirs.agents
         }
-        seen, *rest, infos = ours.step(actions)
-        should_see, *should_be, their_infos = theirs.step(actions)
-        assert rest == should_be
+        obs, *rest, infos = ours.step(actions)
+        their_obs, *their_rest, their_infos = theirs.step(actions)
+        assert rest == their_rest
         assert infos.keys() == their_infos.keys()
         assert ours.agents == theirs.agents
 
 
 @pytest.mark.parametrize("agent_obsk", [0, 1, 3])
 @pytest.mark.parametrize("task", PUBLISHED)
-def test_the_numbers_are_the_packages(task: str, agent_obsk: int) -> None:
+def test_steps_match_the_package(task: str, agent_obsk: int) -> None:
     options = {"agent_obsk": agent_obsk, "max_episode_steps": 12}
     ours, theirs = make_mamujoco(task, **options), published(task, **options)
     assert ours.possible_agents == theirs.possible_agents
@@ -73,15 +73,15 @@ def test_the_numbers_are_the_packages(task: str, agent_obsk: int) -> None:
 
 
 def test_velocities_beyond_the_bounds_are_clipped_as_in_the_package() -> None:
-    """Random play seldom gets there: Hopper's bounds are 10 in velocity."""
+    """Random play seldom reaches Hopper's velocity bounds of 10."""
     ours, theirs = make_mamujoco("Hopper-3x1"), published("Hopper-3x1")
     ours.reset(seed=0), theirs.reset(seed=0)
     for robot in (ours.robot, theirs.single_agent_env):
         robot.unwrapped.data.qvel[:] = [-30.0, 30.0, 5.0, -30.0, 30.0, 5.0]
-    seen = ours._look()
-    assert max(entries.max() for entries in seen) == 10.0
-    for entries, should_be in zip(seen, theirs._get_obs().values(), strict=True):
-        np.testing.assert_array_equal(entries, np.float32(should_be))
+    observations = ours._read_observations()
+    assert max(obs.max() for obs in observations) == 10.0
+    for obs, their_obs in zip(observations, theirs._get_obs().values(), strict=True):
+        np.testing.assert_array_equal(obs, np.float32(their_obs))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_velocities_beyond_the_bounds_are_clipped_as_in_the_package() -> None:
         ("Ant-4x2", {"forward_reward_weight": 3, "ctrl_cost_weight": 0.1, "healthy_z_range": (0.3, 0.9)}),
     ],
 )
-def test_options_are_the_packages(task: str, options: dict[str, Any]) -> None:
+def test_options_match_the_package(task: str, options: dict[str, Any]) -> None:
     ours, theirs = make_mamujoco(task, **options), published(task, **options)
     assert_same_steps(ours, theirs, 30)
 
@@ -109,9 +109,9 @@ def test_every_factorisation_of_the_package_is_listed() -> None:
     assert theirs - {"CoupledHalfCheetah-1p1"} == {task for task in PUBLISHED if "ManySegment" not in task}
 
 
-@pytest.mark.parametrize("task", JOINT_EACH)
-def test_one_joint_an_agent_is_the_same_robot(task: str) -> None:
-    ours, theirs = make_mamujoco(task), published(f"{task.split('-')[0]}-{JOINT_EACH[task]}")
+@pytest.mark.parametrize("task", SINGLE_JOINT_TASKS)
+def test_single_joint_tasks_use_the_same_robot(task: str) -> None:
+    ours, theirs = make_mamujoco(task), published(f"{task.split('-')[0]}-{SINGLE_JOINT_TASKS[task]}")
     count = theirs.single_agent_env.action_space.shape[0]
     assert len(ours.possible_agents) == count
     ours.reset(seed=1), theirs.reset(seed=1)
@@ -122,18 +122,18 @@ def test_one_joint_an_agent_is_the_same_robot(task: str) -> None:
     np.testing.assert_array_equal(ours.state(), np.float32(theirs.state()))
 
 
-def test_segments_can_be_shared_out_as_one_likes() -> None:
+def test_segments_can_be_divided_freely() -> None:
     env = make_env("mamujoco/ManySegmentSwimmer-3x1")
     assert [env.observation_space(agent).shape for agent in env.possible_agents] == [(3,), (4,), (3,)]
     with pytest.raises(ValueError, match=r"ManySegmentSwimmer-\{agents\}x\{joints of each\}"):
         make_env("mamujoco/ManySegmentSwimmer-1x1")
 
 
-def test_with_full_sight_everybody_observes_the_state() -> None:
+def test_agents_can_observe_the_full_state() -> None:
     env = make_mamujoco("HalfCheetah-6x1", agent_obsk=None)
     observations, _ = env.reset(seed=0)
-    for seen in observations.values():
-        np.testing.assert_array_equal(seen, env.state())
+    for obs in observations.values():
+        np.testing.assert_array_equal(obs, env.state())
     assert env.state_space.contains(env.state())
     assert np.any(env.state())
 
@@ -168,52 +168,52 @@ def test_falling_terminates_and_the_time_limit_truncates() -> None:
 
 
 @pytest.mark.parametrize(("task", "steps"), [("Reacher-2x1", 50), ("Pusher-3p", 100), ("HalfCheetah-6x1", 1000)])
-def test_time_limits_are_the_domains_own(task: str, steps: int) -> None:
+def test_default_time_limits(task: str, steps: int) -> None:
     assert make_mamujoco(task).robot.spec.max_episode_steps == steps
 
 
-def test_layer_norm_makes_the_published_standardisation_all_the_same() -> None:
-    """MAT's published environment standardises an agent's observation and id; ours leaves it to the encoder."""
+def test_layer_norm_subsumes_the_published_standardisation() -> None:
+    """MAT's published environment standardises an agent's observation and id; ours leaves this to the encoder."""
     env = make_joint_env("mamujoco/HalfCheetah-6x1", {"agent_obsk": 0})
     rows = [env.reset(seed=0)[0]["observations"]]
     for _ in range(20):
         rows.append(env.step(env.action_space.sample())[0]["observations"])
-    seen = torch.from_numpy(np.stack(rows))  # (21, 6, 7 + 6)
-    standardised = (seen - seen.mean(-1, keepdim=True)) / seen.std(-1, correction=0, keepdim=True)
-    norm = torch.nn.LayerNorm(seen.shape[-1])
-    torch.testing.assert_close(norm(seen), norm(standardised), rtol=1e-3, atol=1e-4)
+    obs = torch.from_numpy(np.stack(rows))  # (21, 6, 7 + 6)
+    standardised = (obs - obs.mean(-1, keepdim=True)) / obs.std(-1, correction=0, keepdim=True)
+    norm = torch.nn.LayerNorm(obs.shape[-1])
+    torch.testing.assert_close(norm(obs), norm(standardised), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
-def test_a_copy_is_a_robot_of_its_own(copied: Callable[[Any], Any]) -> None:
+def test_copies_are_independent(copied: Callable[[Any], Any]) -> None:
     env = make_mamujoco("ManySegmentSwimmer-2x1", disabled_joints=[1], max_episode_steps=3)
     twin = copied(env)
     env.reset(seed=0)
-    seen, _ = env.reset(seed=2)
-    twins, _ = twin.reset(seed=2)
-    np.testing.assert_array_equal(np.concatenate([*twins.values()]), np.concatenate([*seen.values()]))
+    obs, _ = env.reset(seed=2)
+    twin_obs, _ = twin.reset(seed=2)
+    np.testing.assert_array_equal(np.concatenate([*twin_obs.values()]), np.concatenate([*obs.values()]))
     ones = dict.fromkeys(env.agents, np.ones(1, np.float32))
     for _ in range(3):
         _, _, _, truncated, _ = twin.step(ones)
     assert all(truncated.values())
     np.testing.assert_array_equal(twin.robot.unwrapped.data.ctrl, [1.0, 0.0])
-    np.testing.assert_array_equal(np.concatenate(env._look()), np.concatenate([*seen.values()]))
+    np.testing.assert_array_equal(np.concatenate(env._read_observations()), np.concatenate([*obs.values()]))
 
 
-def test_pictures() -> None:
+def test_rendering() -> None:
     try:
         env = make_mamujoco("HalfCheetah-6x1", render_mode="rgb_array", width=64, height=48)
     except ValueError as error:
         pytest.skip(str(error))
     env.reset(seed=0)
-    picture = env.render()
+    image = env.render()
     env.close()
-    assert (picture.shape, picture.dtype) == ((48, 64, 3), np.uint8)
-    assert picture.std() > 10
+    assert (image.shape, image.dtype) == ((48, 64, 3), np.uint8)
+    assert image.std() > 10
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_what_to_do_without_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_opengl_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "none of them")
     with pytest.raises(ValueError, match=r"no OpenGL .* MUJOCO_GL to egl"):
         make_mamujoco("HalfCheetah-6x1", render_mode="rgb_array")
@@ -237,11 +237,11 @@ def test_what_to_do_without_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"exclude_current_positions_from_observation": False}, r"has no option"),
     ],
 )
-def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_env("mamujoco/HalfCheetah-6x1", options)
 
 
-def test_a_wrong_range_is_named() -> None:
-    with pytest.raises(ValueError, match=r"healthy_z_range=\[1, 0.5\] is no range"):
+def test_invalid_ranges_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"healthy_z_range=\[1, 0.5\] is not a range"):
         make_env("mamujoco/Ant-4x2", {"healthy_z_range": [1, 0.5]})

@@ -1,4 +1,4 @@
-"""Our MPE steps are mpe2's own steps."""
+"""Tests that our MPE environments match mpe2's own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODULES = {
 
 @pytest.mark.parametrize("continuous_actions", [False, True])
 @pytest.mark.parametrize("task", SUITE.tasks)
-def test_the_numbers_are_those_of_mpe2s_parallel_env(task: str, continuous_actions: bool) -> None:
+def test_steps_match_mpe2s_parallel_env(task: str, continuous_actions: bool) -> None:
     options: dict[str, Any] = {"max_cycles": 6, "continuous_actions": continuous_actions}
     ours = make_mpe(task, **options)
     theirs = importlib.import_module(f"mpe2.{MODULES[task]}").parallel_env(**options)
@@ -54,16 +54,16 @@ def _assert_same(ours: tuple[dict, ...], theirs: tuple[dict, ...]) -> None:
             np.testing.assert_array_equal(our[agent], their[agent])
 
 
-def test_options_that_only_some_tasks_have_are_passed_on() -> None:
+def test_task_specific_options_are_passed_on() -> None:
     spread = make_mpe("simple_spread", N=4, num_agent_neighbors=1, num_landmark_neighbors=2)
     assert len(spread.possible_agents) == 4
-    # two numbers each: velocity, position, two landmarks, one agent and what it says
+    # two entries each: velocity, position, two landmarks, one agent and its message
     assert spread.observation_space("agent_0").shape == (12,)
     treasure = make_mpe("collect_treasure", num_collectors=2, num_deposits=3)
     assert treasure.possible_agents == ["collector_0", "collector_1", "deposit_0", "deposit_1", "deposit_2"]
 
 
-def test_a_task_that_ends_with_success_tells_whether_it_was_won() -> None:
+def test_tasks_that_terminate_on_success_report_wins() -> None:
     for max_cycles in (1, 2):
         env = make_mpe("simple_spread", N=1, terminate_on_success=True, max_cycles=max_cycles)
         _, infos = env.reset(seed=0)
@@ -79,13 +79,13 @@ def test_a_task_that_ends_with_success_tells_whether_it_was_won() -> None:
     assert (terminated["agent_0"], truncated["agent_0"], infos["agent_0"]["win"]) == (False, True, 0.0)
 
 
-def test_tasks_keep_their_own_names() -> None:
+def test_metadata_is_not_shared_between_tasks() -> None:
     spread = make_mpe("simple_spread")
     make_mpe("simple")
     assert spread.metadata["name"] == "simple_spread_v3"
 
 
-def test_an_action_out_of_range_is_named() -> None:
+def test_out_of_range_actions_are_rejected() -> None:
     env = make_mpe("simple_spread")
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"agent 'agent_0': action 5 is out of range \(choices: 5"):
@@ -106,6 +106,6 @@ def test_an_action_out_of_range_is_named() -> None:
         ("collect_treasure", "num_deposits", 7, "num_deposits=7 is out of range: give an integer from 1 to 6"),
     ],
 )
-def test_what_a_task_does_not_have_or_take_is_refused(task: str, option: str, value: Any, message: str) -> None:
+def test_invalid_options_are_rejected(task: str, option: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_mpe(task, **{option: value})

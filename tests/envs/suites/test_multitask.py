@@ -1,4 +1,4 @@
-"""A mixture plays its tasks' own episodes, in common shapes."""
+"""Tests that a mixture plays its tasks' episodes, padded to common shapes."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ def tasks_played(env: Any, episodes: int, seed: int | None = 0) -> list[str]:
         (distinct(2), distinct(4)),
     ],
 )
-def test_any_tasks_of_one_kind_of_action_make_a_sound_environment(tasks: tuple[Any, ...]) -> None:
+def test_mixtures_pass_the_environment_check(tasks: tuple[Any, ...]) -> None:
     check_joint_env(mixture(*tasks, sampling="round_robin", task_ids=True), episodes=6)
 
 
-def test_an_episode_is_the_tasks_own_padded() -> None:
+def test_episodes_match_the_padded_task() -> None:
     env = JointEnv(mixture(distinct(3), distinct(4), pad_to=[distinct(5)]))
     assert env.layout.n_agents == 5
     assert env.layout.obs_sizes == (5,) * 5
     assert env.layout.nvec == (5,)
     for seed in range(6):
-        seen, _ = env.reset(seed=seed)
+        obs, _ = env.reset(seed=seed)
         own = env.env.team.joint.env
         n = own.n_agents
         assert n in (3, 4)
@@ -89,16 +89,16 @@ def test_an_episode_is_the_tasks_own_padded() -> None:
         twin._secret = own._secret
         rng, returned = np.random.default_rng(seed), 0.0
         for step in range(1, 11):
-            assert seen["alive"].tolist() == [1] * n + [0] * (5 - n)
-            np.testing.assert_array_equal(seen["observations"][:n, :n], np.stack(list(twin._observe().values())))
-            assert not seen["observations"][:, n:5].any() and not seen["observations"][n:, :5].any()
+            assert obs["alive"].tolist() == [1] * n + [0] * (5 - n)
+            np.testing.assert_array_equal(obs["observations"][:n, :n], np.stack(list(twin._observe().values())))
+            assert not obs["observations"][:, n:5].any() and not obs["observations"][n:, :5].any()
             action_mask = [[1] * n + [0] * (5 - n)] * n + [[1, 0, 0, 0, 0]] * (5 - n)
-            assert seen["action_mask"].tolist() == action_mask
+            assert obs["action_mask"].tolist() == action_mask
             action = np.r_[rng.permutation(n), [0] * (5 - n)]
-            seen, reward, terminated, truncated, info = env.step(action)
+            obs, reward, terminated, truncated, info = env.step(action)
             _, rewards, *_, infos = twin.step(dict(zip(twin.possible_agents, action[:n].tolist(), strict=True)))
             assert info["agent_rewards"].tolist() == [*rewards.values(), *[0.0] * (5 - n)]
-            assert reward == pytest.approx(np.mean(list(rewards.values())))  # of those that are there
+            assert reward == pytest.approx(np.mean(list(rewards.values())))  # mean over present agents
             assert not terminated and truncated == (step == 10)
             returned += reward
         assert info["task"] == f"{DISTINCT}(n_agents={n})"
@@ -106,20 +106,20 @@ def test_an_episode_is_the_tasks_own_padded() -> None:
         assert info["episode_return"] == pytest.approx(returned)
 
 
-def test_masks_deaths_and_wins_are_the_tasks() -> None:
+def test_masks_deaths_and_wins_match_the_task() -> None:
     env = JointEnv(mixture("toy/dying", "toy/masked", sampling="round_robin"))
     for _ in range(4):
-        seen, _ = env.reset(seed=None)
+        obs, _ = env.reset(seed=None)
         team = env.env.team
         n, infos = team.joint.layout.n_agents, []
         for step in range(1, 7):
             alive = [1, 1 if n == 2 or step <= 3 else 0, int(n == 3)]
-            assert seen["alive"].tolist() == alive
+            assert obs["alive"].tolist() == alive
             forbidden = [(step - 1) % width for width in (3, 2 if n == 3 else 3, 3)]
             for row in np.flatnonzero(alive):
-                assert seen["action_mask"][row, forbidden[row]] == 0
-                assert seen["action_mask"][row].sum() == (1 if (n, row) == (3, 1) else 2)
-            seen, _, terminated, truncated, info = env.step(seen["action_mask"].argmax(axis=1))
+                assert obs["action_mask"][row, forbidden[row]] == 0
+                assert obs["action_mask"][row].sum() == (1 if (n, row) == (3, 1) else 2)
+            obs, _, terminated, truncated, info = env.step(obs["action_mask"].argmax(axis=1))
             infos.append(info)
         assert truncated and not terminated
         if n == 3:
@@ -129,7 +129,7 @@ def test_masks_deaths_and_wins_are_the_tasks() -> None:
         assert info.get("win") == (1.0 if n == 2 else None)
 
 
-def test_choices_of_several_components_are_cut_to_the_tasks() -> None:
+def test_multi_discrete_actions_are_cut_to_the_task() -> None:
     env = mixture("toy/components", "toy/turns", sampling="round_robin")
     assert env.action_space("agent_0") == spaces.MultiDiscrete([4, 2])
     for _ in range(2):
@@ -151,7 +151,7 @@ def test_choices_of_several_components_are_cut_to_the_tasks() -> None:
             assert infos["agent_0"]["action_mask"].tolist() == [1, 1, 1, 1, 1, 1]
 
 
-def test_continuous_actions_are_scaled_to_the_tasks_bounds() -> None:
+def test_continuous_actions_are_scaled_to_the_task_bounds() -> None:
     env = mixture("toy/far", "toy/near", sampling="round_robin")
     assert env.action_space("agent_1") == spaces.Box(-1.0, 1.0, (3,), np.float32)
     action = np.array([-1.0, 0.5, 1.0], np.float32)
@@ -166,27 +166,27 @@ def test_continuous_actions_are_scaled_to_the_tasks_bounds() -> None:
             np.testing.assert_allclose(taken["a"], [-0.5, 0.25, 0.5])
 
 
-def test_how_tasks_are_sampled() -> None:
+def test_task_sampling() -> None:
     a, b, c = (f"{DISTINCT}(n_agents={n})" for n in (2, 3, 4))
     counts = Counter(tasks_played(mixture(distinct(2), distinct(3, weight=3), distinct(4, weight=0)), 600))
     assert counts[c] == 0 and 400 < counts[b] < 500 and counts[a] + counts[b] == 600
     turns = mixture(distinct(2), distinct(3), distinct(4), sampling="round_robin")
     firsts = {tasks_played(turns, 7, seed=seed)[0] for seed in range(30)}
-    assert firsts == {a, b, c}  # many copies in step would else all play the same task
+    assert firsts == {a, b, c}  # otherwise vectorised copies would all play the same task
     played = tasks_played(turns, 7)
     assert played[:3] == played[3:6] and set(played[:3]) == {a, b, c}
     assert set(tasks_played(mixture(distinct(2), pad_to=[distinct(3)]), 20)) == {a}
 
 
 @pytest.mark.parametrize("sampling", ["random", "round_robin"])
-def test_a_seed_decides_all_that_follows(sampling: str) -> None:
+def test_a_seed_determines_all_following_episodes(sampling: str) -> None:
     def play(env: JointEnv, seed: int) -> list[Any]:
         record = []
         for episode in range(4):
-            seen, _ = env.reset(seed=seed if episode == 0 else None)
+            obs, _ = env.reset(seed=seed if episode == 0 else None)
             for _ in range(10):
-                seen, reward, *_ = env.step(np.arange(3) * seen["alive"])
-                record.append((seen["observations"].tolist(), reward))
+                obs, reward, *_ = env.step(np.arange(3) * obs["alive"])
+                record.append((obs["observations"].tolist(), reward))
         return record
 
     env, other = (JointEnv(mixture(distinct(2), distinct(3), sampling=sampling)) for _ in range(2))
@@ -198,9 +198,9 @@ def test_a_seed_decides_all_that_follows(sampling: str) -> None:
 def test_task_ids_follow_the_padding() -> None:
     env = mixture(distinct(2), distinct(3), pad_to=[distinct(4)], task_ids=True, sampling="round_robin")
     for _ in range(2):
-        seen, _ = env.reset()
-        n = len(seen)
-        assert all(row.shape == (4 + 3,) and row[4:].tolist() == [n == 2, n == 3, 0] for row in seen.values())
+        obs, _ = env.reset()
+        n = len(obs)
+        assert all(row.shape == (4 + 3,) and row[4:].tolist() == [n == 2, n == 3, 0] for row in obs.values())
 
 
 def test_the_global_state_is_padded() -> None:
@@ -209,15 +209,15 @@ def test_the_global_state_is_padded() -> None:
     )
     sizes = {"mpe/simple_spread": 54, "mpe/simple_reference": 42}
     for seed in range(4):
-        seen, _ = env.reset(seed=seed)
+        obs, _ = env.reset(seed=seed)
         state, size = env.env.team.joint.env.state(), sizes[env.env.team.name]
         assert len(state) == size
-        np.testing.assert_allclose(seen["state"], np.r_[state, np.zeros(54 - size)], rtol=1e-6)
+        np.testing.assert_allclose(obs["state"], np.r_[state, np.zeros(54 - size)], rtol=1e-6)
     with pytest.raises(ValueError, match="it has no global state"):
         make_joint_env("multitask/mixture", {"tasks": ["mpe/simple_spread", DISTINCT]}, global_state=True)
 
 
-def test_disabled_joints_make_tasks_of_one_robot() -> None:
+def test_tasks_that_differ_in_disabled_joints() -> None:
     pytest.importorskip("mujoco")
     cheetah = "mamujoco/HalfCheetah-6x1"
     whole, lame = cheetah, {"name": cheetah, "env_config": {"disabled_joints": [2]}}
@@ -227,7 +227,7 @@ def test_disabled_joints_make_tasks_of_one_robot() -> None:
     check_joint_env(env, max_steps=20)
 
 
-def test_the_current_task_is_drawn() -> None:
+def test_the_current_task_is_rendered() -> None:
     env = mixture(distinct(2), distinct(3), render_mode="rgb_array", sampling="round_robin")
     heights = set()
     for _ in range(2):
@@ -239,15 +239,15 @@ def test_the_current_task_is_drawn() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": []}, "is no list of tasks"),
-        ({"tasks": DISTINCT}, "is no list of tasks. Give a list such as"),
-        ({"tasks": [{"env_config": {}}]}, "names no task"),
+        ({"tasks": []}, "is not a list of tasks"),
+        ({"tasks": DISTINCT}, "is not a list of tasks. Give a list such as"),
+        ({"tasks": [{"env_config": {}}]}, "has no task name"),
         ({"tasks": [{"name": DISTINCT, "wait": 1}]}, "an entry of tasks has no option 'wait'. Did you mean 'weight'?"),
         ({"tasks": [{"name": DISTINCT, "weight": -1}]}, "tasks: weight=-1 is out of range"),
-        ({"tasks": [{"name": DISTINCT, "weight": 0}]}, "none is played"),
+        ({"tasks": [{"name": DISTINCT, "weight": 0}]}, "all weights are 0"),
         (
             {"tasks": [{"name": DISTINCT, "env_config": 3}]},
-            "env_config=3 of coordination/distinct_choice is no mapping",
+            "env_config=3 of coordination/distinct_choice is not a mapping",
         ),
         ({"tasks": [{"name": DISTINCT, "env_config": {"n_agent": 3}}]}, "has no option 'n_agent'"),
         ({"tasks": ["coordination/distinct"]}, "Unknown environment 'coordination/distinct'"),
@@ -255,12 +255,12 @@ def test_the_current_task_is_drawn() -> None:
         ({"tasks": [distinct(2, weight=2), distinct(3)], "sampling": "round_robin"}, "plays all tasks equally often"),
         ({"sampling": "rand"}, "sampling='rand' is unknown. Did you mean 'random'?"),
         ({"task_ids": 3}, "task_ids=3 is unknown"),
-        ({"tasks": [DISTINCT, "toy/far"]}, "choose in coordination/distinct_choice but act continuously in toy/far"),
-        ({"tasks": ["toy/unbounded"]}, "actions in toy/unbounded are not bounded"),
-        ({"tasks": ["toy/pictures"]}, "agents of toy/pictures see images"),
+        ({"tasks": [DISTINCT, "toy/far"]}, "discrete in coordination/distinct_choice but continuous in toy/far"),
+        ({"tasks": ["toy/unbounded"]}, "actions in toy/unbounded are unbounded"),
+        ({"tasks": ["toy/pictures"]}, "toy/pictures has image observations"),
     ],
 )
-def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as error:
         make_env("multitask/mixture", options)
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Warehouses are the package's; only the ends of episodes are told apart."""
+"""Tests that warehouses match the package, except for truncations."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ OPTIONS = {"msg_bits": 2, "sensor_range": 2, "column_height": 3, "normalised_coo
 
 
 def constants(env: Any) -> dict[str, str]:
-    """All plain attributes of a bare environment, among them what it was made with."""
+    """All plain attributes of a bare environment, including its constructor's arguments."""
     plain = (int, float, str, tuple, dict, np.ndarray, gym.Space, type(None))
     return {name: repr(value) for name, value in vars(env).items() if isinstance(value, plain)}
 
 
-@pytest.mark.filterwarnings("ignore:.*precision lowered by casting")  # of theirs
+@pytest.mark.filterwarnings("ignore:.*precision lowered by casting")  # raised by the package
 @pytest.mark.parametrize(
     ("task", "options"),
     [("tiny-2ag", {}), ("tiny-2ag-hard", {}), ("tiny-4ag-easy", OPTIONS), ("medium-6ag", {}), ("large-8ag-hard", {})],
 )
-def test_the_numbers_are_those_of_the_registered_warehouse(task: str, options: dict[str, Any]) -> None:
+def test_steps_match_the_registered_warehouse(task: str, options: dict[str, Any]) -> None:
     ours = make_rware(task, max_steps=40, **options)
     theirs = gym.make(f"rware-{task}-v2", max_steps=40, disable_env_checker=True, **options).unwrapped
     assert constants(ours.env) == constants(theirs)
@@ -42,9 +42,9 @@ def test_the_numbers_are_those_of_the_registered_warehouse(task: str, options: d
                 rng.integers(np.r_[5, [2] * options["msg_bits"]]) if options else rng.integers(5) for _ in ours.agents
             ]
             observations, rewards, terminated, truncated, _ = ours.step(dict(zip(ours.agents, actions, strict=True)))
-            seen, rewarded, over, _, _ = theirs.step(actions)
-            np.testing.assert_array_equal(list(observations.values()), seen)
-            assert list(rewards.values()) == rewarded
+            their_observations, their_rewards, over, _, _ = theirs.step(actions)
+            np.testing.assert_array_equal(list(observations.values()), their_observations)
+            assert list(rewards.values()) == their_rewards
             assert over == (step == 40)
             assert set(terminated.values()) == {False}
             assert set(truncated.values()) == {over}
@@ -52,11 +52,11 @@ def test_the_numbers_are_those_of_the_registered_warehouse(task: str, options: d
 
 
 @pytest.mark.filterwarnings("error")
-def test_it_is_made_without_warnings() -> None:
+def test_construction_emits_no_warnings() -> None:
     make_rware("tiny-2ag", **OPTIONS)
 
 
-def test_a_seed_fixes_an_episode_and_episodes_without_one_differ() -> None:
+def test_seeds_fix_episodes_and_unseeded_episodes_differ() -> None:
     env = make_rware("tiny-2ag")
     first, second, third = (env.reset(seed=seed)[0]["agent_0"] for seed in (1, None, 1))
     assert (first == third).all()
@@ -64,29 +64,29 @@ def test_a_seed_fixes_an_episode_and_episodes_without_one_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reward_type", "for_delivery", "for_return"),
+    ("reward_type", "delivery_rewards", "return_rewards"),
     [("individual", [1.0, 0.0], [0.0, 0.0]), ("global", [1.0, 1.0], [0.0, 0.0]), ("two_stage", [0.5, 0.0], [0.5, 0.0])],
 )
-def test_who_is_rewarded_for_a_delivery(reward_type: str, for_delivery: list[float], for_return: list[float]) -> None:
+def test_reward_types(reward_type: str, delivery_rewards: list[float], return_rewards: list[float]) -> None:
     env = make_rware("tiny-2ag", reward_type=reward_type)
     env.reset(seed=0)
     warehouse = env.env
     carrier, other = warehouse.agents
     shelf = warehouse.request_queue[0]
     home = shelf.x, shelf.y
-    carry(warehouse, carrier, shelf, warehouse.goals[0][0], warehouse.goals[0][1] - 1)
+    place_carrier(warehouse, carrier, shelf, warehouse.goals[0][0], warehouse.goals[0][1] - 1)
     other.x, other.y = 0, 0
     warehouse._recalc_grid()
     _, rewards, _, _, _ = env.step({"agent_0": 1, "agent_1": 0})  # forward
-    assert list(rewards.values()) == for_delivery
-    carry(warehouse, carrier, shelf, *home)
+    assert list(rewards.values()) == delivery_rewards
+    place_carrier(warehouse, carrier, shelf, *home)
     warehouse._recalc_grid()
     _, rewards, _, _, _ = env.step({"agent_0": 4, "agent_1": 0})  # put down
-    assert list(rewards.values()) == for_return
+    assert list(rewards.values()) == return_rewards
     assert all(type(reward) is float for reward in rewards.values())
 
 
-def carry(warehouse: Any, carrier: Any, shelf: Any, x: int, y: int) -> None:
+def place_carrier(warehouse: Any, carrier: Any, shelf: Any, x: int, y: int) -> None:
     carrier.x = shelf.x = x
     carrier.y = shelf.y = y
     carrier.dir = Direction.DOWN
@@ -94,7 +94,7 @@ def carry(warehouse: Any, carrier: Any, shelf: Any, x: int, y: int) -> None:
 
 
 @pytest.mark.parametrize("max_steps", [3, 10])
-def test_inactivity_terminates_even_in_the_last_step(max_steps: int) -> None:
+def test_inactivity_terminates_even_at_the_time_limit(max_steps: int) -> None:
     env = make_rware("tiny-2ag", max_inactivity_steps=3, max_steps=max_steps)
     env.reset(seed=0)
     for step in (1, 2, 3):
@@ -103,7 +103,7 @@ def test_inactivity_terminates_even_in_the_last_step(max_steps: int) -> None:
         assert truncated == dict.fromkeys(("agent_0", "agent_1"), False)
 
 
-def test_all_sizes_numbers_and_difficulties_that_the_package_registers_are_known() -> None:
+def test_all_registered_tasks_are_valid() -> None:
     registered = [name[len("rware-") : -len("-v2")] for name in gym.registry if name.startswith("rware-")]
     assert len(registered) == 4 * 3 * 19
     assert all(map(SUITE.knows, registered))
@@ -113,7 +113,7 @@ def test_all_sizes_numbers_and_difficulties_that_the_package_registers_are_known
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "medium", "large", "xlarge"])
-def test_one_shelf_at_least_is_not_requested(size: str) -> None:
+def test_request_queue_must_leave_one_shelf(size: str) -> None:
     env = make_rware(f"{size}-2ag", column_height=3)
     env.reset(seed=0)
     n_shelves = len(env.env.shelfs)
@@ -138,12 +138,12 @@ def test_one_shelf_at_least_is_not_requested(size: str) -> None:
         ("tiny-2ag", {"render_mode": "human"}, "render_mode='human' is unknown"),
     ],
 )
-def test_wrong_options_are_refused(task: str, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_rejected(task: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_rware(task, **options)
 
 
-def test_a_picture_shows_where_the_robots_are() -> None:
+def test_render_shows_robot_positions() -> None:
     env = make_rware("tiny-2ag", render_mode="rgb_array")
     env.reset(seed=0)
     try:

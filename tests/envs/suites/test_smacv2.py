@@ -1,4 +1,4 @@
-"""What a capability config may say, and that it reaches the package; with a stand-in of the package."""
+"""Tests of capability configs and other options of SMACv2, with a stand-in for the package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 
 
 def capabilities(task: str, **options: Any) -> dict[str, Any]:
-    """The config with which the package was made, as it was before the package wrote into it."""
+    """Return the config passed to the package, before the package modifies it."""
     return make_env(f"smacv2/{task}", options)._make_game.args[0]["capability_config"]
 
 
@@ -52,7 +52,7 @@ def test_published_scenarios(race: str, weights: dict[str, float], exceptions: l
         assert make_env(f"smacv2/{race}_{n}_vs_{m}")._game.env.map_name == f"10gen_{race}"
 
 
-def test_other_sizes_are_known() -> None:
+def test_other_sizes_are_valid() -> None:
     env = make_env("smacv2/zerg_3_vs_7")
     assert len(env.possible_agents) == 3 and env.action_space("agent_0").n == 6 + 7
     assert SUITE.knows("terran_99_vs_1")
@@ -60,18 +60,18 @@ def test_other_sizes_are_known() -> None:
         assert not SUITE.knows(task)
 
 
-def test_changes_are_laid_over_the_race_file() -> None:
+def test_changes_are_merged_into_the_race_file() -> None:
     changes = {"team_gen": {"weights": [1.0, 0.0, 0.0]}, "start_positions": None}
-    given = copy.deepcopy(changes)
+    original = copy.deepcopy(changes)
     published, changed = capabilities("terran_5_vs_5"), capabilities("terran_5_vs_5", capability_config=changes)
-    assert changes == given
+    assert changes == original
     assert "start_positions" not in changed
     assert changed["team_gen"] == published["team_gen"] | {"weights": [1.0, 0.0, 0.0]}
     masked = capabilities("terran_5_vs_5", capability_config={"start_positions": {"p": 1}})
     assert masked["start_positions"] == published["start_positions"] | {"p": 1}
 
 
-def test_a_game_writes_into_no_config_but_its_own() -> None:
+def test_a_game_only_modifies_its_own_config() -> None:
     env = make_env("smacv2/terran_5_vs_5")
     before = copy.deepcopy(env._make_game.args[0])
     env.reset(seed=1)
@@ -81,7 +81,7 @@ def test_a_game_writes_into_no_config_but_its_own() -> None:
     env.close()
 
 
-def test_weights_decide_on_teams() -> None:
+def test_weights_determine_teams() -> None:
     env = make_env("smacv2/terran_5_vs_5", {"capability_config": {"team_gen": {"weights": [0.0, 1.0, 0.0]}}})
     for _ in range(3):
         env.reset()
@@ -91,32 +91,32 @@ def test_weights_decide_on_teams() -> None:
 
 def test_seeds_reach_nested_generators() -> None:
     env = make_env("smacv2/terran_5_vs_5")
-    places = []
+    positions = []
     for seed in (1, 1, 2):
-        env._seed_draws(env._game, seed)
-        places.append(env._game.env_key_to_distribution_map["start_positions"].generate())
-    first, second, third = (place["ally_start_positions"]["item"] for place in places)
+        env._seed_generators(env._game, seed)
+        positions.append(env._game.env_key_to_distribution_map["start_positions"].generate())
+    first, second, third = (position["ally_start_positions"]["item"] for position in positions)
     np.testing.assert_array_equal(first, second)
     assert (first != third).all()
-    enemies = places[0]["enemy_start_positions"]["item"]
-    assert (enemies - first != (16, 0)).all()  # Two draws, not one twice.
+    enemies = positions[0]["enemy_start_positions"]["item"]
+    assert (enemies - first != (16, 0)).all()  # drawn independently
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "message"),
     [
         ({"team": {}}, "no option 'team'.*team_gen"),
         ({"attack": {"observe": True}}, "no option 'attack'"),
         ({"n_units": 3}, "no option 'n_units'"),
-        ({"team_gen": None}, "team_gen=None is no section"),
+        ({"team_gen": None}, "team_gen=None is not a section"),
         ({"team_gen": {"weight": [1]}}, "no option 'weight'.*weights"),
         ({"team_gen": {"unit_types": ["zealot"]}}, "'zealot' is unknown.*marine"),
         ({"team_gen": {"weights": [0.5, 0.4, 0.2]}}, r"weights=\[0.5, 0.4, 0.2\].*sum of 1"),
         ({"team_gen": {"weights": [0.5, 0.5]}}, "one from 0 to 1 for each"),
-        ({"team_gen": {"weights": [1.5, -0.5, 0]}}, "no probabilities"),
-        ({"team_gen": {"weights": 0.5}}, "weights=0.5 are no probabilities"),
-        ({"team_gen": {"weights": [0, 0, 1.0]}}, "no exception_unit_type"),
-        ({"team_gen": {"unit_types": ["medivac"], "weights": [1.0]}}, "no exception_unit_type"),
+        ({"team_gen": {"weights": [1.5, -0.5, 0]}}, "not probabilities"),
+        ({"team_gen": {"weights": 0.5}}, "weights=0.5 are not probabilities"),
+        ({"team_gen": {"weights": [0, 0, 1.0]}}, "exception_unit_types, so no team is valid"),
+        ({"team_gen": {"unit_types": ["medivac"], "weights": [1.0]}}, "exception_unit_types, so no team is valid"),
         ({"team_gen": {"observe": "yes"}}, "observe='yes'"),
         ({"team_gen": {"dist_type": "all_teams"}}, "as many enemies"),
         ({"team_gen": {"dist_type": "fixed"}}, "dist_type='fixed'.*weighted_teams"),
@@ -126,21 +126,21 @@ def test_seeds_reach_nested_generators() -> None:
         ({"enemy_mask": {"dist_type": "mask"}}, "mask_probability=None"),
     ],
 )
-def test_capability_configs_are_checked(config: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_capability_configs_are_checked(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_env("smacv2/terran_10_vs_11", {"capability_config": config})
 
 
 @pytest.mark.parametrize(
-    ("option", "words"),
+    ("option", "message"),
     [
         ({"prob_obs_enemy": 2}, "prob_obs_enemy=2"),
         ({"num_fov_actions": 0}, "num_fov_actions=0"),
         ({"min_attack_range": "far"}, "min_attack_range='far'"),
         ({"conic_fov": 3}, "conic_fov=3"),
-        ({"capability_config": {"start_positions": 5}}, "start_positions=5 is no section"),
+        ({"capability_config": {"start_positions": 5}}, "start_positions=5 is not a section"),
     ],
 )
-def test_options_are_checked(option: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_options_are_checked(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_env("smacv2/terran_5_vs_5", option)

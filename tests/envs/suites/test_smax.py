@@ -1,4 +1,4 @@
-"""SMAX gives JaxMARL's own numbers; its dead are masked and rewarded, and its ends are told apart."""
+"""Tests that SMAX matches JaxMARL, masks and rewards dead agents, and distinguishes terminations and truncations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("jax")
-if find_spec("jaxmarl") is None:  # asked so that the adapter is the first to import it
+if find_spec("jaxmarl") is None:  # without importing it, so that the adapter is the first to do so
     pytest.skip("needs jaxmarl", allow_module_level=True)
 
 import jax
@@ -19,19 +19,19 @@ from rllib_seqmarl.envs.suites.jax_batch import JaxBatchedSimulator
 from rllib_seqmarl.envs.suites.smax import STOP, TASKS, make_smax_batch
 
 COPIES, MAX_STEPS = 8, 14
-GO_ON = np.zeros(COPIES, np.bool_)
-STAND = np.full((COPIES, 3), STOP)
+NO_RESET = np.zeros(COPIES, np.bool_)
+ALL_STOP = np.full((COPIES, 3), STOP)
 
 
-def battles() -> JaxBatchedSimulator:
-    """3 marines against 3; all tests share one simulator, which is compiled once."""
+def make_battles() -> JaxBatchedSimulator:
+    """Make battles of 3 marines against 3. All tests share one simulator, which is compiled once."""
     batch = make_smax_batch("3m", COPIES, max_steps=MAX_STEPS)
     batch.reset(list(range(COPIES)))
     return batch
 
 
-def change(batch: JaxBatchedSimulator, **fields: Any) -> None:
-    """Writes into the units' state of all copies."""
+def set_state(batch: JaxBatchedSimulator, **fields: Any) -> None:
+    """Change fields of the units' state in all copies."""
     keys, (stream, battle) = batch._carry  # type: ignore[misc]
     batch._carry = keys, (stream, battle.replace(state=battle.state.replace(**fields)))
 
@@ -40,14 +40,14 @@ def health(allies: list[float], enemies: list[float]) -> Any:
     return jax.numpy.tile(jax.numpy.array([*allies, *enemies], float), (COPIES, 1))
 
 
-def drawn(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def sample_actions(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (rng.random(mask.shape) * mask).argmax(axis=-1)
 
 
-def test_numbers_are_those_of_jaxmarl() -> None:
-    batch = battles()
-    seen = batch.reset(list(range(COPIES)))
-    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario  # after ours: both work
+def test_steps_match_jaxmarl() -> None:
+    batch = make_battles()
+    batch_obs = batch.reset(list(range(COPIES)))
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario  # still works after the adapter's
 
     bare = HeuristicEnemySMAX(scenario=map_name_to_scenario("3m"), max_steps=MAX_STEPS)
     assert batch.agents == tuple(bare.agents)
@@ -59,59 +59,59 @@ def test_numbers_are_those_of_jaxmarl() -> None:
         obs, state, rewards, dones, _ = bare.step_env(key, state, dict(zip(bare.agents, actions, strict=True)))
         return stream, obs, state, rewards, dones, bare.get_avail_actions(state)
 
-    words = np.array([np.random.SeedSequence(seed).generate_state(1)[0] for seed in range(COPIES)])
-    first = jax.vmap(lambda word: jax.random.split(jax.random.PRNGKey(word))[1])(words)
+    key_seeds = np.array([np.random.SeedSequence(seed).generate_state(1)[0] for seed in range(COPIES)])
+    first = jax.vmap(lambda seed: jax.random.split(jax.random.PRNGKey(seed))[1])(key_seeds)
     stream, start = jax.numpy.unstack(jax.vmap(jax.random.split)(first), axis=1)
     obs, state = jax.jit(jax.vmap(bare.reset))(start)
-    rng, running, reasons = np.random.default_rng(0), ~GO_ON, set()
+    rng, running, ends = np.random.default_rng(0), ~NO_RESET, set()
     for steps in range(1, MAX_STEPS + 3):
         for row, agent in enumerate(bare.agents):
-            np.testing.assert_allclose(seen.observations[running, row], obs[agent][running], atol=1e-5)
-        assert seen.state is not None and seen.action_mask is not None
-        np.testing.assert_allclose(seen.state[running], obs["world_state"][running], atol=1e-4)
-        # Bare units are told to stop once they are dead; ours are told anything, and stop.
-        actions = drawn(seen.action_mask, rng)
-        ours = np.where(seen.alive, actions, rng.integers(0, 8, actions.shape))
-        stream, obs, state, rewards, dones, action_mask = step(stream, state, np.where(seen.alive, actions, STOP))
-        moved = batch.step(ours, ~running)
-        seen, ended = moved.observation, moved.terminated | moved.truncated
-        assert seen.action_mask is not None
+            np.testing.assert_allclose(batch_obs.observations[running, row], obs[agent][running], atol=1e-5)
+        assert batch_obs.state is not None and batch_obs.action_mask is not None
+        np.testing.assert_allclose(batch_obs.state[running], obs["world_state"][running], atol=1e-4)
+        # JaxMARL's dead units need a stop action; ours get any action, and stop.
+        actions = sample_actions(batch_obs.action_mask, rng)
+        ours = np.where(batch_obs.alive, actions, rng.integers(0, 8, actions.shape))
+        stream, obs, state, rewards, dones, action_mask = step(stream, state, np.where(batch_obs.alive, actions, STOP))
+        result = batch.step(ours, ~running)
+        batch_obs, ended = result.observation, result.terminated | result.truncated
+        assert batch_obs.action_mask is not None
         np.testing.assert_array_equal(ended[running], dones["__all__"][running])
         for row, agent in enumerate(bare.agents):
-            np.testing.assert_allclose(moved.rewards[running, row], rewards[agent][running], atol=1e-6)
-            np.testing.assert_array_equal(seen.action_mask[running, row], action_mask[agent][running])
-            np.testing.assert_array_equal(seen.alive[running, row], ~np.asarray(dones[agent])[running])
-        assert not (moved.terminated & moved.truncated).any()
-        if (running & moved.truncated).any():
-            reasons.add("truncated")
+            np.testing.assert_allclose(result.rewards[running, row], rewards[agent][running], atol=1e-6)
+            np.testing.assert_array_equal(batch_obs.action_mask[running, row], action_mask[agent][running])
+            np.testing.assert_array_equal(batch_obs.alive[running, row], ~np.asarray(dones[agent])[running])
+        assert not (result.terminated & result.truncated).any()
+        if (running & result.truncated).any():
+            ends.add("truncated")
             assert steps == MAX_STEPS + 1  # as JaxMARL counts
-        if (running & moved.terminated).any():
-            reasons.add("terminated")
+        if (running & result.terminated).any():
+            ends.add("terminated")
         running = running & ~ended
-    assert not running.any() and reasons == {"terminated", "truncated"}
+    assert not running.any() and ends == {"terminated", "truncated"}
 
 
-def test_the_dead_stay_dead_and_may_only_stop_and_are_rewarded() -> None:
-    batch = battles()
-    # Ours stand so near that they are in range, and the first one dies in this step.
+def test_dead_agents_stay_dead_can_only_stop_and_are_rewarded() -> None:
+    batch = make_battles()
+    # Allies and enemies are in range, and the first ally dies in this step.
     places = jax.numpy.tile(
         jax.numpy.array([[10.0, 10 + 2 * i] for i in range(3)] + [[13.0, 10 + 2 * i] for i in range(3)]), (COPIES, 1, 1)
     )
-    change(batch, unit_positions=places, unit_health=health([0, 999, 999], [99, 99, 99]))
+    set_state(batch, unit_positions=places, unit_health=health([0, 999, 999], [99, 99, 99]))
     shoot = np.tile([STOP, 5, 5], (COPIES, 1))
-    seen, rewards, terminated, _, _ = batch.step(shoot, GO_ON)
+    batch_obs, rewards, terminated, _, _ = batch.step(shoot, NO_RESET)
     rewarded = False
     for _ in range(4):
         assert not terminated.any()
-        np.testing.assert_array_equal(seen.alive, np.tile([False, True, True], (COPIES, 1)))
-        assert seen.action_mask is not None
-        np.testing.assert_array_equal(np.flatnonzero(seen.action_mask[0, 0]), [STOP])
-        assert seen.action_mask[0, 1, :STOP].all() and seen.action_mask[0, 1, STOP + 1 :].any()
+        np.testing.assert_array_equal(batch_obs.alive, np.tile([False, True, True], (COPIES, 1)))
+        assert batch_obs.action_mask is not None
+        np.testing.assert_array_equal(np.flatnonzero(batch_obs.action_mask[0, 0]), [STOP])
+        assert batch_obs.action_mask[0, 1, :STOP].all() and batch_obs.action_mask[0, 1, STOP + 1 :].any()
         np.testing.assert_array_equal(rewards[:, 0], rewards[:, 1])
         rewarded = rewarded or (rewards[:, 0] > 0).all()
-        seen, rewards, terminated, _, _ = batch.step(shoot, GO_ON)
+        batch_obs, rewards, terminated, _, _ = batch.step(shoot, NO_RESET)
     assert rewarded
-    assert batch.step(shoot, ~GO_ON).observation.alive.all()  # a new episode
+    assert batch.step(shoot, ~NO_RESET).observation.alive.all()  # a new episode
 
 
 @pytest.mark.parametrize("steps_before", [0, MAX_STEPS])
@@ -120,39 +120,39 @@ def test_the_dead_stay_dead_and_may_only_stop_and_are_rewarded() -> None:
     [
         ([9, 0, 0], [0, 0, 0], True, 1),
         ([0, 0, 0], [0, 0, 9], True, 0),
-        ([0, 0, 0], [0, 0, 0], True, 0),  # a draw earns no bonus either
+        ([0, 0, 0], [0, 0, 0], True, 0),  # no bonus for a draw
         ([9, 9, 9], [9, 9, 9], False, 0),
     ],
 )
 def test_ends(allies: list[float], enemies: list[float], terminated: bool, win: float, steps_before: int) -> None:
-    batch = battles()
-    change(batch, unit_health=health(allies, enemies), step=jax.numpy.full(COPIES, steps_before, "int32"))
-    moved = batch.step(STAND, GO_ON)
-    np.testing.assert_array_equal(moved.terminated, [terminated] * COPIES)
-    np.testing.assert_array_equal(moved.truncated, [not terminated and steps_before == MAX_STEPS] * COPIES)
-    assert moved.wins is not None
-    np.testing.assert_array_equal(moved.wins, [win] * COPIES)
-    np.testing.assert_array_equal(moved.rewards, np.full((COPIES, 3), float(win)))
+    batch = make_battles()
+    set_state(batch, unit_health=health(allies, enemies), step=jax.numpy.full(COPIES, steps_before, "int32"))
+    result = batch.step(ALL_STOP, NO_RESET)
+    np.testing.assert_array_equal(result.terminated, [terminated] * COPIES)
+    np.testing.assert_array_equal(result.truncated, [not terminated and steps_before == MAX_STEPS] * COPIES)
+    assert result.wins is not None
+    np.testing.assert_array_equal(result.wins, [win] * COPIES)
+    np.testing.assert_array_equal(result.rewards, np.full((COPIES, 3), float(win)))
 
 
-def test_an_environment_is_a_copy_and_its_team_wins() -> None:
-    """Alone and in a batch, one episode; enemies that do not shoot are beaten by whoever shoots at all in range."""
+def test_a_single_environment_matches_a_copy_in_a_batch() -> None:
+    """An environment and a copy in a batch play the same episode. Passive enemies lose to any agent in range."""
     options = {"enemy_shoots": False, "won_battle_bonus": 3.0, "render_mode": "rgb_array"}
     env = make_joint_env("smax/3m", options)
     batch = make_smax_batch("3m", 2, **options)  # type: ignore[arg-type]
     observation, _ = env.reset(seed=5)
-    seen = batch.reset([4, 5])
+    batch_obs = batch.reset([4, 5])
     total, terminated, info = 0.0, False, {}
     before = env.render()
     while not terminated:
         np.testing.assert_array_equal(
-            observation["observations"][:, : seen.observations.shape[2]], seen.observations[1]
+            observation["observations"][:, : batch_obs.observations.shape[2]], batch_obs.observations[1]
         )
         mask = observation["action_mask"]
         in_range = mask[:, STOP + 1 :].any(axis=1)
-        actions = np.where(in_range, STOP + 1 + mask[:, STOP + 1 :].argmax(axis=1), 1)  # shoot, or go to the right
+        actions = np.where(in_range, STOP + 1 + mask[:, STOP + 1 :].argmax(axis=1), 1)  # shoot, or move right
         observation, reward, terminated, truncated, info = env.step(actions)
-        seen = batch.step(np.stack([actions, actions]), np.zeros(2, np.bool_)).observation
+        batch_obs = batch.step(np.stack([actions, actions]), np.zeros(2, np.bool_)).observation
         total += reward
         assert not truncated
     assert info["win"] == 1
@@ -173,7 +173,7 @@ def test_an_environment_is_a_copy_and_its_team_wins() -> None:
         {"render_mode": "human"},
     ],
 )
-def test_wrong_values_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_values_are_rejected(options: dict[str, Any]) -> None:
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=f"{name}={value!r}"):
         make_smax_batch("3m", 1, **options)

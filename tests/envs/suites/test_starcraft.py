@@ -1,8 +1,7 @@
-"""smac and smacv2, each twice: with stand-ins of the packages, and, where they are installed, with the packages.
+"""Tests of smac and smacv2, with stand-ins for the packages and, where they are installed, with the real packages.
 
-The real packages play with a stand-in of the game alone, `starcraft_game.py`. They cannot share a process, so with both
-installed run `-k real-smac-` and `-k real-smacv2-` one after the other, with
-PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python.
+The real packages run with a stand-in for the game, `starcraft_game.py`. They cannot share a process: with both
+installed, run `-k real-smac-` and `-k real-smacv2-` separately, with PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ LIMITS = {"smac": 60, "smacv2": 200}
 
 
 class Packages:
-    """The packages of one kind, and how their battles go."""
+    """The packages under test and the configuration of their battles."""
 
     def __init__(self, kind: str, suite: str, folder: Path, setenv: Callable[[str, str], None]):
         self.kind, self.suite, self.folder, self.setenv = kind, suite, folder, setenv
         self.task, self.limit = TASKS[suite], LIMITS[suite]
         self.marker = folder / "crashed"
         self.log = folder / "log"
-        self.tell()
+        self.configure()
 
-    def tell(self, **battle: Any) -> None:
-        """How the battles of games go that start from now on."""
+    def configure(self, **battle: Any) -> None:
+        """Configure the battles of games that start from now on."""
         self.setenv("BATTLE", json.dumps({"log": str(self.log), "crash_marker": str(self.marker), **battle}))
 
     def running(self) -> int:
-        """How many games are running."""
+        """Return the number of running games."""
         if self.kind == "stand-in":
             return len(starcraft_stand_in.RUNNING)
         path, games = str(self.folder).encode(), 0
@@ -56,7 +55,7 @@ class Packages:
         return games
 
     def seeds(self) -> list[int]:
-        """Those of all games so far; 0 for none."""
+        """Return the seeds of all games so far; 0 for unseeded ones."""
         return [int(line.split()[1]) for line in self.log.read_text().splitlines()]
 
 
@@ -73,7 +72,7 @@ def packages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tm
             pytest.skip(f"{suite} is not installed")
         other = "smac" if suite == "smacv2" else "smacv2"
         if f"{other}.env" in sys.modules:
-            pytest.skip(f"{other} is in this process already")
+            pytest.skip(f"{other} is already imported in this process")
         install_game(tmp_path / "game")
     monkeypatch.setenv("SC2PATH", str(tmp_path / "game" if kind == "real" else tmp_path))
     yield Packages(kind, suite, tmp_path, monkeypatch.setenv)
@@ -93,7 +92,7 @@ def install_game(folder: Path) -> None:
 
 @pytest.fixture
 def make(packages: Packages) -> Iterator[Callable[..., Any]]:
-    """Makes environments of the suite, which are closed in the end."""
+    """Factory of environments, which are closed after the test."""
     made = []
 
     def make(**options: Any) -> Any:
@@ -111,7 +110,7 @@ def legal_actions(infos: dict[str, Any], rng: np.random.Generator) -> dict[str, 
 
 
 def attack(infos: dict[str, Any]) -> dict[str, int]:
-    """All strike who they can, and else go east."""
+    """Attack if an enemy is in range, else move east."""
     choices = {}
     for agent, info in infos.items():
         action_mask = np.flatnonzero(info["action_mask"])
@@ -120,7 +119,7 @@ def attack(infos: dict[str, Any]) -> dict[str, int]:
 
 
 def play(env: Any, seed: int | None, choose: Callable[[Any], Any] | None = None, max_steps: int = 400) -> list[Any]:
-    """An episode from a reset on."""
+    """Reset the environment and play an episode."""
     rng = np.random.default_rng(0)
     observations, infos = env.reset(seed=seed)
     record = [(observations, infos, env.state())]
@@ -132,26 +131,26 @@ def play(env: Any, seed: int | None, choose: Callable[[Any], Any] | None = None,
     return record
 
 
-def numbers(record: list[Any]) -> np.ndarray:
-    """All observations and states of an episode."""
+def flatten_record(record: list[Any]) -> np.ndarray:
+    """Concatenate all observations and states of an episode."""
     return np.array([np.concatenate([*step[0].values(), step[-1]]) for step in record])
 
 
-def test_promises_are_kept(packages: Packages, make: Callable[..., Any]) -> None:
+def test_environment_check_passes(packages: Packages, make: Callable[..., Any]) -> None:
     check_joint_env(make(), max_steps=20)
 
 
-def test_pettingzoo_accepts_it(make: Callable[..., Any]) -> None:
+def test_pettingzoo_api(make: Callable[..., Any]) -> None:
     env = make()
     for agent in env.possible_agents:
         assert env.observation_space(agent) is env.observation_space(agent)
     space = env.action_space("agent_0")
-    env.action_space = lambda agent: Masked(env, agent, space)  # PettingZoo looks for masks in observations alone
+    env.action_space = lambda agent: Masked(env, agent, space)  # PettingZoo only supports masks in observations
     parallel_api_test(env, num_cycles=15)
 
 
 class Masked:
-    """A space whose samples are legal."""
+    """An action space that samples legal actions."""
 
     spaces: dict[str, Any] = {}
 
@@ -165,17 +164,17 @@ class Masked:
         return int(np.flatnonzero(self.env._masks[self.i])[-1])
 
 
-def test_it_gives_what_the_package_gives(packages: Packages, make: Callable[..., Any]) -> None:
-    """Step by step, after resets before the first episode's end, by which the package alone would change rewards."""
+def test_steps_match_the_package(packages: Packages, make: Callable[..., Any]) -> None:
+    """Also after early resets, with which the package alone would change the scale of rewards."""
     env = make()
     for _ in range(3):
         observations, infos = env.reset(seed=5)
     env.reset(), env.reset()
     observations, infos = env.reset(seed=5)
     bare = env._make_game(5)
-    if env._seed_draws:
-        env._seed_draws(bare, 5)
-    with type(env._streams)(5).lent():
+    if env._seed_generators:
+        env._seed_generators(bare, 5)
+    with type(env._streams)(5).activate():
         bare.reset()
         rng = np.random.default_rng(3)
         while env.agents:
@@ -184,15 +183,15 @@ def test_it_gives_what_the_package_gives(packages: Packages, make: Callable[...,
             masks = [info["action_mask"] for info in infos.values()]
             np.testing.assert_array_equal(masks, bare.get_avail_actions())
             actions = legal_actions(infos, rng)
-            reward, over, told = bare.step(list(actions.values()))
+            reward, over, bare_info = bare.step(list(actions.values()))
             observations, rewards, terminated, truncated, infos = env.step(actions)
             assert set(rewards.values()) == {reward}
             assert over == (not env.agents) == (terminated["agent_0"] or truncated["agent_0"])
-    assert infos["agent_0"]["win"] == told["battle_won"]
+    assert infos["agent_0"]["win"] == bare_info["battle_won"]
     bare.close()
 
 
-def test_resets_start_one_game_and_leave_the_scale_of_rewards(packages: Packages, make: Callable[..., Any]) -> None:
+def test_resets_do_not_restart_the_game_or_rescale_rewards(packages: Packages, make: Callable[..., Any]) -> None:
     env = make()
     env.reset()
     core = vars(env._game).get("env", env._game)
@@ -204,8 +203,8 @@ def test_resets_start_one_game_and_leave_the_scale_of_rewards(packages: Packages
     assert len(packages.seeds()) == packages.running() == 1
 
 
-def test_the_dead_stay_and_are_rewarded(packages: Packages, make: Callable[..., Any]) -> None:
-    packages.tell(enemy_damage=20, ally_damage=1)
+def test_dead_agents_stay_and_are_rewarded(packages: Packages, make: Callable[..., Any]) -> None:
+    packages.configure(enemy_damage=20, ally_damage=1)
     env = make()
     _, infos = env.reset()
     n = len(env.agents)
@@ -221,8 +220,8 @@ def test_the_dead_stay_and_are_rewarded(packages: Packages, make: Callable[..., 
             else:
                 assert agent not in dead and info["action_mask"][0] == 0
         if env.agents and dead and len(dead) < n:
-            corpse, alive = next(iter(dead)), next(agent for agent in env.agents if agent not in dead)
-            for agent, action in ((corpse, 1), (alive, 0), (alive, -1), (alive, 999)):
+            dead_agent, alive = next(iter(dead)), next(agent for agent in env.agents if agent not in dead)
+            for agent, action in ((dead_agent, 1), (alive, 0), (alive, -1), (alive, 999)):
                 with pytest.raises(JointEnvError, match=f"'{agent}': action {action} is illegal"):
                     env.step(attack(infos) | {agent: action})
     assert len(dead) == n
@@ -230,8 +229,8 @@ def test_the_dead_stay_and_are_rewarded(packages: Packages, make: Callable[..., 
     assert {info["win"] for info in infos.values()} == {0.0}
 
 
-def test_a_team_of_the_dead_is_joined(packages: Packages) -> None:
-    packages.tell(enemy_damage=25)
+def test_joint_env_handles_dead_agents(packages: Packages) -> None:
+    packages.configure(enemy_damage=25)
     env = make_joint_env(packages.task, global_state=True)
     observation, _ = env.reset()
     while observation["alive"].all():
@@ -244,7 +243,7 @@ def test_a_team_of_the_dead_is_joined(packages: Packages) -> None:
 
 
 def test_time_limits_truncate(packages: Packages, make: Callable[..., Any]) -> None:
-    packages.tell(enemy_damage=0)
+    packages.configure(enemy_damage=0)
     record = play(make(), 1, choose=lambda infos: dict.fromkeys(infos, 1))
     _, _, terminated, truncated, infos, _ = record[-1]
     assert len(record) == packages.limit + 1
@@ -253,8 +252,8 @@ def test_time_limits_truncate(packages: Packages, make: Callable[..., Any]) -> N
     assert "win" not in record[-2][4]["agent_0"] and not any(record[-2][3].values())
 
 
-def test_a_battle_that_is_won_with_the_last_step_terminates(packages: Packages, make: Callable[..., Any]) -> None:
-    packages.tell(enemy_damage=0, enemies_leave_at=packages.limit)
+def test_a_win_at_the_time_limit_terminates(packages: Packages, make: Callable[..., Any]) -> None:
+    packages.configure(enemy_damage=0, enemies_leave_at=packages.limit)
     record = play(make(), 1, choose=lambda infos: dict.fromkeys(infos, 1))
     _, _, terminated, truncated, infos, _ = record[-1]
     assert len(record) == packages.limit + 1
@@ -262,18 +261,18 @@ def test_a_battle_that_is_won_with_the_last_step_terminates(packages: Packages, 
     assert {info["win"] for info in infos.values()} == {1.0}
 
 
-def test_a_seed_fixes_the_episode(packages: Packages, make: Callable[..., Any]) -> None:
+def test_seeds_fix_episodes(packages: Packages, make: Callable[..., Any]) -> None:
     env = make()
     random.seed(0), np.random.seed(0)
-    first = numbers(play(env, 7))
-    outside, drawn = random.getstate(), np.random.get_state()[1].copy()
+    first = flatten_record(play(env, 7))
+    python_state, numpy_state = random.getstate(), np.random.get_state()[1].copy()
     play(env, None)
-    assert random.getstate() == outside  # The package has streams of its own.
-    np.testing.assert_array_equal(np.random.get_state()[1], drawn)
+    assert random.getstate() == python_state  # the global generators are unaffected
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
     random.seed(1), np.random.seed(1)
-    np.testing.assert_array_equal(numbers(play(env, 7)), first)
-    np.testing.assert_array_equal(numbers(play(make(), 7)), first)
-    others = [numbers(play(env, 8)), numbers(play(make(), None)), numbers(play(make(), None))]
+    np.testing.assert_array_equal(flatten_record(play(env, 7)), first)
+    np.testing.assert_array_equal(flatten_record(play(make(), 7)), first)
+    others = [flatten_record(play(env, 8)), flatten_record(play(make(), None)), flatten_record(play(make(), None))]
     assert not any(other.shape == first.shape and np.array_equal(other, first) for other in others)
     assert not (others[1].shape == others[2].shape and np.array_equal(others[1], others[2]))
     assert packages.seeds() == [7, 7, 7, 8, 0, 0]
@@ -281,37 +280,37 @@ def test_a_seed_fixes_the_episode(packages: Packages, make: Callable[..., Any]) 
     assert packages.seeds()[-1] == 3
 
 
-def test_seeds_need_not_restart_the_game(packages: Packages, make: Callable[..., Any]) -> None:
+def test_seeding_without_restarting_the_game(packages: Packages, make: Callable[..., Any]) -> None:
     env = make(restart_on_seed=False)
     starts = [play(env, seed, max_steps=0)[0] for seed in (3, 4, 3)]
     assert len(packages.seeds()) == 1
-    if packages.suite == "smacv2":  # The game's own noise is less than what is drawn of teams and places.
+    if packages.suite == "smacv2":  # the game's own noise is smaller than differences in teams and positions
         states = [np.sort(start[2]) for start in starts]
         assert np.abs(states[0] - states[2]).max() < 0.01 < np.abs(states[0] - states[1]).max()
 
 
-def test_a_copy_plays_a_game_of_its_own(packages: Packages, make: Callable[..., Any]) -> None:
+def test_copies_play_separate_games(packages: Packages, make: Callable[..., Any]) -> None:
     env = make()
     env.reset(seed=1)
     copy = pickle.loads(pickle.dumps(env))
     assert copy.observation_space("agent_0") == env.observation_space("agent_0")
-    np.testing.assert_array_equal(numbers(play(copy, 2)), numbers(play(env, 2)))
+    np.testing.assert_array_equal(flatten_record(play(copy, 2)), flatten_record(play(env, 2)))
     assert packages.running() == 2
     copy.close(), copy.close()
     assert packages.running() == 1
 
 
-def test_pictures_show_both_sides(make: Callable[..., Any]) -> None:
+def test_render_shows_both_sides(make: Callable[..., Any]) -> None:
     env = make(render_mode="rgb_array")
     env.reset(seed=1)
-    picture = env.render()
-    assert picture.dtype == np.uint8 and picture.shape == (512, 512, 3)
-    reds, blues = (picture == (178, 34, 34)).all(2).sum(), (picture == (65, 105, 225)).all(2).sum()
+    image = env.render()
+    assert image.dtype == np.uint8 and image.shape == (512, 512, 3)
+    reds, blues = (image == (178, 34, 34)).all(2).sum(), (image == (65, 105, 225)).all(2).sum()
     assert reds > 50 and blues > 50
 
 
 def test_a_crash_in_a_step_is_a_fault(packages: Packages, make: Callable[..., Any]) -> None:
-    packages.tell(crash_at={"step": 4})
+    packages.configure(crash_at={"step": 4})
     env = make()
     _, infos = env.reset()
     for _ in range(3):
@@ -319,14 +318,14 @@ def test_a_crash_in_a_step_is_a_fault(packages: Packages, make: Callable[..., An
     with pytest.raises(GameFault, match=f"{packages.task}: StarCraft II failed at step") as fault:
         env.step(attack(infos))
     assert packages.marker.exists() and packages.running() == 0
-    assert not isinstance(fault.value, ValueError)  # as broken promises are, which are not retried
+    assert not isinstance(fault.value, ValueError)  # ValueErrors are not retried
     record = play(env, None)
     assert packages.running() == 1 and len(record) > 4
 
 
 def test_a_crash_in_a_reset_is_a_fault(packages: Packages, make: Callable[..., Any]) -> None:
-    """The package would go on with the units of the game before."""
-    packages.tell(crash_at={"observe": 2 if packages.kind == "stand-in" or packages.suite == "smac" else 4})
+    """The package would return the units of the previous game."""
+    packages.configure(crash_at={"observe": 2 if packages.kind == "stand-in" or packages.suite == "smac" else 4})
     env = make()
     env.reset()
     with pytest.raises(GameFault, match="failed at reset"):
@@ -337,7 +336,7 @@ def test_a_crash_in_a_reset_is_a_fault(packages: Packages, make: Callable[..., A
     assert packages.running() == 1
 
 
-def test_a_missing_game_is_told_and_no_fault(
+def test_a_missing_game_is_reported_and_not_retried(
     packages: Packages, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SC2PATH", str(packages.folder / "nowhere"))
@@ -349,9 +348,9 @@ def test_a_missing_game_is_told_and_no_fault(
         make_joint_env(packages.task)
 
 
-def test_a_missing_map_is_told_and_no_fault(packages: Packages, make: Callable[..., Any]) -> None:
+def test_a_missing_map_is_reported_and_not_retried(packages: Packages, make: Callable[..., Any]) -> None:
     if packages.kind == "stand-in":
-        pytest.skip("maps are the real package's")
+        pytest.skip("only the real packages have maps")
     for path in packages.folder.rglob("*.SC2Map"):
         path.unlink()
     with pytest.raises(JointEnvError, match=r"Map .* not found"):
@@ -359,7 +358,7 @@ def test_a_missing_map_is_told_and_no_fault(packages: Packages, make: Callable[.
 
 
 @pytest.mark.parametrize(
-    ("option", "words"),
+    ("option", "message"),
     [
         ({"difficulty": "11"}, "difficulty='11'"),
         ({"difficulty": 7}, "difficulty=7"),
@@ -374,8 +373,8 @@ def test_a_missing_map_is_told_and_no_fault(packages: Packages, make: Callable[.
         ({"sight_range": 9}, "has no option 'sight_range'"),
     ],
 )
-def test_options_are_checked(packages: Packages, option: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_options_are_checked(packages: Packages, option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_env(packages.task, option)
 
 
@@ -388,14 +387,14 @@ def test_options_reach_the_package(packages: Packages, make: Callable[..., Any])
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("num_env_runners", [0, 1])
-def test_rllib_makes_a_crashed_game_anew(packages: Packages, num_env_runners: int) -> None:
-    """And learns from every moment of its battles once."""
+def test_rllib_recreates_a_crashed_game(packages: Packages, num_env_runners: int) -> None:
+    """It also samples each observation exactly once."""
     if num_env_runners and packages.suite == "smac":
-        pytest.skip("as smacv2, and a runner takes long to start again")
+        pytest.skip("covered by smacv2; restarting a runner is slow")
     from rllib_seqmarl import MATConfig
 
     battle = {"crash_at": {"step": 25}, "crash_marker": str(packages.marker), "log": str(packages.log), "serials": True}
-    create = creator(packages.kind, packages.task, json.dumps(battle), sys.path[:], str(packages.folder))
+    create = make_creator(packages.kind, packages.task, json.dumps(battle), sys.path[:], str(packages.folder))
     algo = (
         MATConfig()
         .environment(create)
@@ -409,10 +408,10 @@ def test_rllib_makes_a_crashed_game_anew(packages: Packages, num_env_runners: in
         episodes = algo.env_runner.sample(num_timesteps=80)
         assert packages.marker.exists()
         if packages.kind == "stand-in":
-            seen = [np.stack(episode.get_observations()["observations"])[:-1] for episode in episodes]
-            n = seen[0].shape[1]  # (steps, n, obs_dim): the ids are last, and before them is the moment's number
-            moments = np.concatenate(seen)[:, :, -n - 1].max(1)
-            assert len(np.unique(moments)) == len(moments) == sum(map(len, episodes)) >= 80
+            observations = [np.stack(episode.get_observations()["observations"])[:-1] for episode in episodes]
+            n = observations[0].shape[1]  # (steps, n, obs_dim), ending with the serial number and the agent ids
+            serials = np.concatenate(observations)[:, :, -n - 1].max(1)
+            assert len(np.unique(serials)) == len(serials) == sum(map(len, episodes)) >= 80
     steps = 0
     for _ in range(40):
         steps = algo.train().get("num_env_steps_sampled_lifetime", 0)
@@ -423,8 +422,8 @@ def test_rllib_makes_a_crashed_game_anew(packages: Packages, num_env_runners: in
     assert packages.kind == "real" or num_env_runners == 1 or packages.running() == 0
 
 
-def creator(kind: str, task: str, battle: str, paths: list[str], folder: str) -> Callable[..., Any]:
-    """An environment that is made as well in another process."""
+def make_creator(kind: str, task: str, battle: str, paths: list[str], folder: str) -> Callable[..., Any]:
+    """Return a function that makes the environment, also in other processes."""
 
     def create(**_: Any) -> Any:
         import os

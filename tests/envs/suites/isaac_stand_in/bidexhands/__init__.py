@@ -1,7 +1,7 @@
-"""Stands in for Bi-DexHands: a task of two counters, behind the same functions, buffers and multi-agent form.
+"""Stand-in for Bi-DexHands: a task with two counters, with the same functions, buffers and multi-agent form.
 
-As there, a task restarts copies that are marked in `reset_buf` at the beginning of a step, then moves all of them, and
-marks those that are over.
+As in the original, a step first resets the copies marked in `reset_buf`, then advances all copies, and marks those that
+are done.
 """
 
 import isaacgym  # noqa: F401

@@ -1,4 +1,4 @@
-"""Stands in for Isaac Gym, which refuses to be imported after torch."""
+"""Stand-in for Isaac Gym, which refuses to be imported after torch."""
 
 import sys
 

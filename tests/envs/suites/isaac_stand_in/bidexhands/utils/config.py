@@ -1,4 +1,4 @@
-"""Options come from the command line, and settings are looked for from the working directory."""
+"""Options from the command line, and settings from files relative to the working directory."""
 
 import argparse
 import os

@@ -11,10 +11,10 @@ class Box:
 
 
 class Counters:
-    """A hand sees, of itself: where the count is, the step, its first and last action; and of the object: a draw.
+    """A hand observes the count, the step, its first and last action, and a random number as the object.
 
-    The count is the sum of all first actions. The reward is the count; below -2 a copy is over, above 2 it succeeds,
-    and 9 fails.
+    The count is the sum of all first actions. The reward is the count. Below -2 a copy is done, above 2 it succeeds,
+    and above 9 an error is raised.
     """
 
     num_hand_obs, num_obs = 4, 9
@@ -39,8 +39,8 @@ class Counters:
         self.progress_buf += 1
         for hand in range(2):
             own = actions[:, 26 * hand : 26 * hand + 26]
-            seen = (self.count, self.progress_buf / 100, own[:, 0], own[:, -1])
-            self.obs_buf[:, 4 * hand : 4 * hand + 4] = torch.stack(seen, dim=1)
+            hand_obs = (self.count, self.progress_buf / 100, own[:, 0], own[:, -1])
+            self.obs_buf[:, 4 * hand : 4 * hand + 4] = torch.stack(hand_obs, dim=1)
         self.obs_buf[:, 8] = self.draw
         self.rew_buf[:] = self.count
         self.successes[self.count > 2] = 1.0
@@ -49,7 +49,7 @@ class Counters:
 
 
 class MultiAgentForm:
-    """As the published one: observations (B, n, size), state (B, n, size), reward (B, n, 1), done (B, n)."""
+    """As published: observations (B, n, size), state (B, n, size), reward (B, n, 1), done (B, n)."""
 
     def __init__(self, task, rl_device):
         self.task, self.rl_device = task, rl_device

@@ -1,4 +1,4 @@
-"""Which parts are whose, of the right and of the left hand."""
+"""Assignment of the right and the left hand's parts to agents."""
 
 import ast
 
