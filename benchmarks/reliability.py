@@ -135,8 +135,9 @@ def env_runner(minutes: float = 5.0, every: float = 20.0) -> Row:
         while time.monotonic() - start < 60 * minutes:
             if time.monotonic() - start > every * (kills + 1):
                 pids = run.algo.env_runner_group.foreach_env_runner(lambda _: os.getpid(), local_env_runner=False)
-                threading.Timer(0.02, os.kill, (pids[kills % len(pids)], signal.SIGKILL)).start()
-                kills += 1
+                if pids:  # otherwise all of them are still being restarted
+                    threading.Timer(0.02, os.kill, (pids[kills % len(pids)], signal.SIGKILL)).start()
+                    kills += 1
             run.iterate()
         recovered = run.recovered(2)
         run.algo.stop()

@@ -13,7 +13,7 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from rllib_seqmarl.modules.joint_sequence_module import network_config
 
 if TYPE_CHECKING:
-    from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
+    from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
 # RLlib overwrites these options in evaluation configs.
 _OVERWRITTEN = {

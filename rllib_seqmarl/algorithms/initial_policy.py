@@ -18,7 +18,7 @@ from rllib_seqmarl.networks.transfer import Trained, carried_over, check_alike
 from rllib_seqmarl.policy import find_policy, read_policy
 
 if TYPE_CHECKING:
-    from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
+    from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
 # Parameter prefixes in JointSequenceModule.
 _NETWORK, _NORMALIZER = "network.", "value_normalizer."

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Self
+from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
-from ray.rllib.algorithms.ppo.ppo import PPO, PPOConfig
-from ray.rllib.connectors.module_to_env import NormalizeAndClipActions
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.learner.learner_group import LearnerGroup
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ALL_MODULES,
@@ -29,375 +24,18 @@ from ray.rllib.utils.metrics import (
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
-from ray.util.debug import log_once
 
 from rllib_seqmarl.algorithms.checkpoint_files import ChecksummedCheckpoints
 from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
-from rllib_seqmarl.algorithms.initial_policy import load_initial_policy
-from rllib_seqmarl.algorithms.resolved_options import resolved_option
-from rllib_seqmarl.algorithms.sampler import Sampler, training_data
-from rllib_seqmarl.algorithms.user_code import import_mixers
-from rllib_seqmarl.algorithms.validation import check_options
+from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
+from rllib_seqmarl.algorithms.sampler import Reports, Sampler, Samples, training_data
 from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard
-from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner, RecordingJointEnvRunner
-from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
-from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.catalog import find_entry
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.learners.distributed import check_that_all_can_learn
-from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
-from rllib_seqmarl.mixers import REGISTERED_MIXERS
-from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
-from rllib_seqmarl.modules.team_connectors import FitActionsToBounds, ModuleToTeam, TeamToModule
-from rllib_seqmarl.modules.users_connectors import adapt_connectors
 from rllib_seqmarl.provenance import ProvenanceFile, drawn_seed, provenance
 
-
-class JointPPOConfig(PPOConfig):
-    """RLlib's PPO config plus the options of a joint policy; the base of the algorithms' configs.
-
-    All other options (env runners, learners, evaluation, callbacks, connectors, checkpoints, offline recording, ...)
-    are RLlib's own and are set as for PPO. The environment may be an RLlib `MultiAgentEnv`, a PettingZoo `ParallelEnv`,
-    a `BatchedSimulator` that steps many teams at once (the class, a creator function or a registered name) or one that
-    this package registers; it is converted to a joint environment automatically. In `train_batch_size_per_learner`,
-    `minibatch_size` and all counters, a step is one step of the whole team.
-    """
-
-    output: Any
-
-    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        super().__init__(algo_class=algo_class or JointPPO)
-
-        self.train_batch_size = None
-
-        # PPO's settings, with the defaults of the published MAT (arXiv 2205.14953, appendix).
-        self.lr = 5e-4
-        self.num_epochs = 15
-        self.minibatch_size: int | None = None  # the whole batch
-        self.train_batch_size_per_learner = 3200
-        self.lambda_ = 0.95
-        self.clip_param = 0.2
-        self.vf_clip_param = None  # same as clip_param
-        self.entropy_coeff = 0.01
-        self.grad_clip = 10.0
-        self.log_gradients = True  # reports the gradient norm before and after clipping
-        self.use_kl_loss = False
-        self.kl_coeff = 0.0
-        self.num_env_runners = 0
-        self.num_envs_per_env_runner = 32
-        self.gym_env_vectorize_mode = "vector_entry_point"  # one batch of teams, see JointVectorEnv
-
-        # Settings of the joint update.
-        self.use_value_norm = True
-        self.huber_delta: float | None = 10.0
-        self.adam_epsilon = 1e-5
-        self.shared_reward = False
-        self.sample_while_learning = False
-
-        # Settings of the network.
-        self.n_block = 1
-        self.n_head = 1
-        self.embed_dim = 64
-        self.encoder_mixer: str | None = "attention"
-        self.decoder_mixer: str | None = "attention"
-        self.mixer_options: dict[str, Any] = {}
-        self.mixer_modules: list[str] = []
-        self._registered_mixers = REGISTERED_MIXERS  # carries user-defined mixers to other processes
-        self.encoder_directions = 1
-        self.decoder_cross = "mixer"
-        self.backend = "auto"
-        self.conv_filters: list[list[int]] | None = None
-        self.initial_policy: str | None = None
-
-        # Settings of the joint environment.
-        self.agent_ids = True
-        self.team_reward = "mean"
-        self.global_state = False
-        self.agent_order = "fixed"
-
-    @override(PPOConfig)
-    def training(
-        self,
-        *,
-        use_value_norm: bool = NotProvided,
-        huber_delta: float | None = NotProvided,
-        adam_epsilon: float = NotProvided,
-        shared_reward: bool = NotProvided,
-        sample_while_learning: bool = NotProvided,
-        **kwargs: Any,
-    ) -> Self:
-        """Set the training-related configuration.
-
-        Args:
-            use_value_norm: Whether the critic predicts returns normalised by their running mean and standard
-                deviation (decay 0.99999, debiased), so that the value loss does not depend on the reward scale.
-            huber_delta: The error, in units of normalised returns, beyond which the value loss grows linearly
-                instead of quadratically; None for a quadratic loss everywhere.
-            adam_epsilon: Adam's epsilon.
-            shared_reward: Whether every agent learns from the team's reward rather than its own.
-            sample_while_learning: Whether env runners collect the next sample while the learner uses the current one.
-                With enough cores or GPUs for both, an iteration takes as long as the slower of the two. Samples are
-                off-policy by one update; ratios are clipped around the policy at the start of the update, and
-                importance weights correct for the behaviour policy (decoupled PPO, arXiv 2110.00641).
-            **kwargs: RLlib's PPO settings. `clip_param` applies to each agent's ratio (with continuous actions, to each
-                dimension's), and `vf_clip_param` to the change of the normalised value prediction; None means the
-                value of `clip_param`. `minibatch_size=None` uses the whole batch in each epoch.
-
-        Returns:
-            This updated config.
-        """
-        super().training(**kwargs)
-        return self._set(
-            use_value_norm=use_value_norm,
-            huber_delta=huber_delta,
-            adam_epsilon=adam_epsilon,
-            shared_reward=shared_reward,
-            sample_while_learning=sample_while_learning,
-        )
-
-    def network(
-        self,
-        *,
-        n_block: int = NotProvided,
-        n_head: int = NotProvided,
-        embed_dim: int = NotProvided,
-        encoder_mixer: str = NotProvided,
-        decoder_mixer: str = NotProvided,
-        mixer_options: dict[str, Any] = NotProvided,
-        mixer_modules: list[str] = NotProvided,
-        encoder_directions: int = NotProvided,
-        decoder_cross: str = NotProvided,
-        backend: str = NotProvided,
-        conv_filters: list[list[int]] | None = NotProvided,
-        initial_policy: str | None = NotProvided,
-    ) -> Self:
-        """Set the sizes and mixers of the joint network.
-
-        Args:
-            n_block: Number of blocks in the encoder and in the decoder.
-            n_head: Number of heads, for mixers that have heads.
-            embed_dim: The width of an agent's token; a multiple of `n_head`.
-            encoder_mixer: The mixer of the agents' tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5",
-                "rwkv6", or the name of a mixer registered with `rllib_seqmarl.register_mixer`.
-            decoder_mixer: The mixer in the decoder; independent of the encoder's.
-            mixer_options: Options of the two mixers, such as {"d_state": 8}: the fields of
-                `rllib_seqmarl.mixers.mamba.MambaOptions` and `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
-            mixer_modules: Modules that register mixers and are imported first, such as ["my_mixers"]. Needed in
-                experiment files; scripts can register mixers themselves.
-            encoder_directions: 1, or 2 to run an RWKV encoder over the team in both directions. With 1, as published,
-                an agent's value and representation depend only on its own and its predecessors' observations.
-            decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder with the
-                addition of the encoder's output (an ablation).
-            backend: The implementation of scans and recurrences: "auto" selects the fastest one available for the
-                device, "reference" is plain torch; docs/mixers.md lists the others.
-            conv_filters: The convolutional layers that embed image observations: [output channels, kernel size, stride]
-                of each layer, such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]], without padding; None to choose them by
-                image size.
-            initial_policy: A checkpoint directory or an exported policy whose weights training starts from; None to
-                start from scratch. The number of agents, observations and actions may differ: parameters that both
-                teams share are copied, and all other network options must be equal. Later checkpoints do not depend
-                on it.
-
-        Returns:
-            This updated config.
-        """
-        return self._set(
-            n_block=n_block,
-            n_head=n_head,
-            embed_dim=embed_dim,
-            encoder_mixer=encoder_mixer,
-            decoder_mixer=decoder_mixer,
-            mixer_options=mixer_options,
-            mixer_modules=mixer_modules,
-            encoder_directions=encoder_directions,
-            decoder_cross=decoder_cross,
-            backend=backend,
-            conv_filters=conv_filters,
-            initial_policy=initial_policy,
-        )
-
-    def joint_env(
-        self,
-        *,
-        agent_ids: bool = NotProvided,
-        team_reward: str = NotProvided,
-        global_state: bool = NotProvided,
-        agent_order: str = NotProvided,
-    ) -> Self:
-        """Set how a multi-agent environment is converted to a joint environment.
-
-        Args:
-            agent_ids: Whether observations end with a one-hot agent id. The encoder is permutation-equivariant, so
-                without ids, agents with equal observations act alike.
-            team_reward: How the agents' rewards are combined into the team's: "mean" or "sum".
-            global_state: Whether the environment's global state is observed too; the encoder then reads it together
-                with each agent's observation.
-            agent_order: The order in which agents decide: "fixed" as listed by the environment, or "shuffled" in every
-                episode.
-
-        Returns:
-            This updated config.
-        """
-        return self._set(
-            agent_ids=agent_ids, team_reward=team_reward, global_state=global_state, agent_order=agent_order
-        )
-
-    @resolved_option
-    def env(self, chosen: Any) -> JointEnvCreator | None:
-        """The environment, wrapped in a creator of joint environments."""
-        chosen = chosen.env if isinstance(chosen, JointEnvCreator) else chosen
-        return None if chosen is None else JointEnvCreator(chosen, **self._joint_options)
-
-    @resolved_option
-    def gym_env_vectorize_mode(self, chosen: Any) -> Any:
-        """The vectorization mode of environments; "sync" if the creator reads RLlib's `EnvContext`.
-
-        The vector entry point would pass it a plain dict, without `worker_index` and `vector_index`.
-        """
-        if chosen == "vector_entry_point" and self.env is not None and not self.env.takes_keywords:
-            return "sync"
-        return chosen
-
-    @resolved_option
-    def env_runner_cls(self, chosen: Any) -> Any:
-        """The user's class, or the default for sampling or for offline recording."""
-        if self.output:
-            return RecordingJointEnvRunner if chosen in (None, RolloutEnvRunner, JointEnvRunner) else chosen
-        return RolloutEnvRunner if chosen in (None, RecordingJointEnvRunner) else chosen
-
-    @resolved_option
-    def callbacks_class(self, chosen: Any) -> list[Any]:
-        """The user's callbacks, preceded by the one that logs team metrics."""
-        callbacks = force_list(chosen)
-        return callbacks if TeamMetrics in callbacks else [TeamMetrics, *callbacks]
-
-    @property
-    def train_batch_size(self) -> Any:
-        """An option of the old API stack, rejected if set; use `train_batch_size_per_learner`."""
-        return self._train_batch_size
-
-    @train_batch_size.setter
-    def train_batch_size(self, value: Any) -> None:
-        self._train_batch_size = value
-
-    def _set(self, **options: Any) -> Self:
-        for key, value in options.items():
-            if value is not NotProvided:
-                setattr(self, key, value)
-        return self
-
-    @override(PPOConfig)
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        return RLModuleSpec(module_class=JointSequenceModule)
-
-    @override(PPOConfig)
-    def get_default_learner_class(self) -> type[JointPPOTorchLearner]:
-        return JointPPOTorchLearner
-
-    @override(PPOConfig)
-    def build_learner_group(
-        self, *, env: Any = None, spaces: Any = None, rl_module_spec: Any = None, placement_group: Any = None
-    ) -> LearnerGroup:
-        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
-        learners = super().build_learner_group(rl_module_spec=spec, placement_group=placement_group)
-        if self.initial_policy is not None:
-            load_initial_policy(self.initial_policy, learners, spec)
-        return learners
-
-    @override(PPOConfig)
-    def build_env_to_module_connector(self, env: Any = None, spaces: Any = None, device: Any = None) -> Any:
-        users = self._env_to_module_connector
-        config = self if users is None else self.copy(copy_frozen=False)
-        if users is not None:
-            config._env_to_module_connector = lambda *args: adapt_connectors(users(*args))
-        pipeline = PPOConfig.build_env_to_module_connector(config, env, spaces, device)
-        if self._env_to_module_connector is None and self.add_default_connectors_to_env_to_module_pipeline:
-            pipeline.connectors.clear()
-            pipeline.append(TeamToModule(device=device))
-        return pipeline
-
-    @override(PPOConfig)
-    def build_module_to_env_connector(self, env: Any = None, spaces: Any = None) -> Any:
-        pipeline = super().build_module_to_env_connector(env, spaces)
-        if self._module_to_env_connector is None and self.add_default_connectors_to_module_to_env_pipeline:
-            pipeline.connectors.clear()
-            pipeline.append(ModuleToTeam(normalize_actions=self.normalize_actions, clip_actions=self.clip_actions))
-        for index, piece in enumerate(pipeline.connectors):
-            if type(piece) is NormalizeAndClipActions:
-                spaces_of = piece.input_observation_space, piece.input_action_space
-                pipeline.connectors[index] = FitActionsToBounds(
-                    *spaces_of, normalize_actions=piece.normalize_actions, clip_actions=piece.clip_actions
-                )
-        return pipeline
-
-    @property
-    @override(PPOConfig)
-    def _model_config_auto_includes(self) -> dict[str, Any]:
-        return {
-            **self._network_options,
-            "use_value_norm": self.use_value_norm,
-            # Stored in every checkpoint, so that the policy can act outside of RLlib.
-            "deployment": {
-                "env": repr(self.env),
-                "env_config": {key: value for key, value in self.env_config.items() if _is_json(value)},
-                "env_config_left_out": [key for key, value in self.env_config.items() if not _is_json(value)],
-                "joint_options": self._joint_options,
-                "normalize_actions": self.normalize_actions,
-                "clip_actions": self.clip_actions,
-                "has_custom_connectors": bool(self._env_to_module_connector or self._module_to_env_connector),
-            },
-        }
-
-    @property
-    def _network_options(self) -> dict[str, Any]:
-        """The user's network options; the other fields of the network config follow from the environment."""
-        return {
-            "n_block": self.n_block,
-            "n_head": self.n_head,
-            "embed_dim": self.embed_dim,
-            "encoder_mixer": self.encoder_mixer,
-            "decoder_mixer": self.decoder_mixer,
-            "mixer_options": self.mixer_options,
-            "encoder_directions": self.encoder_directions,
-            "decoder_cross": self.decoder_cross,
-            "backend": self.backend,
-            "conv_filters": self.conv_filters,
-        }
-
-    @property
-    def _joint_options(self) -> dict[str, Any]:
-        return {
-            "agent_ids": self.agent_ids,
-            "team_reward": self.team_reward,
-            "global_state": self.global_state,
-            "agent_order": self.agent_order,
-        }
-
-    @override(PPOConfig)
-    def validate(self) -> None:
-        """Validate this config without modifying it, so that options may be changed and validated again.
-
-        Raises:
-            ValueError: An option is unknown, has no effect, has an invalid value, or contradicts another one.
-            ImportError: A package that the environment needs is not installed.
-        """
-        import_mixers(self.mixer_modules)
-        if self._validate_config:
-            check_options(self)
-        if self.env is not None:
-            self.env.require()
-        # Suppress RLlib's hint on how to return to the old API stack, which is not supported here.
-        log_once(f"{self.algo_class.__name__}_on_new_api_stack")
-        PPOConfig.validate(copy.copy(self))  # a copy, since RLlib sets options that it considers unset
-
-
-def _is_json(value: Any) -> bool:
-    """Whether a value can be serialized as JSON."""
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+logger = logging.getLogger(__name__)
 
 
 class JointPPO(ChecksummedCheckpoints, PPO):
@@ -458,9 +96,9 @@ class JointPPO(ChecksummedCheckpoints, PPO):
         """Run one PPO iteration; with `sample_while_learning`, collect the next batch during the update."""
         with self._env_errors.watched():
             with self._timed(ENV_RUNNER_SAMPLING_TIMER, "sampling"):
-                samples, reports = self._sampler.take()
+                samples, reports = self._take_batch()
             if not samples:
-                return  # all env runners have failed, and RLlib restarts them
+                return
             self.metrics.aggregate(reports, key=ENV_RUNNER_RESULTS)
             with self._sampler.prefetch() if self.config.sample_while_learning else nullcontext():
                 self._learn(samples)
@@ -468,6 +106,18 @@ class JointPPO(ChecksummedCheckpoints, PPO):
                 self.env_runner_group.sync_weights(
                     from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
                 )
+
+    def _take_batch(self) -> tuple[Samples, Reports]:
+        """Take a batch; while all env runners are being restarted, wait for one up to `sample_timeout_s`."""
+        give_up = time.monotonic() + self.config.sample_timeout_s
+        samples, reports = self._sampler.take()
+        if not samples and not self.env_runner_group.num_healthy_remote_workers():
+            logger.warning("All env runners have failed; waiting for a restarted one.")
+        while not samples and self.config.restart_failed_env_runners and time.monotonic() < give_up:
+            time.sleep(0.2)
+            if self.restore_env_runners(self.env_runner_group):
+                samples, reports = self._sampler.take()
+        return samples, reports
 
     @contextmanager
     def _timed(self, timer: str, part: str) -> Iterator[None]:

@@ -8,7 +8,8 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.utils.annotations import override
 
-from rllib_seqmarl.algorithms.joint_ppo import JointPPO, JointPPOConfig
+from rllib_seqmarl.algorithms.joint_ppo import JointPPO
+from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
 VERSIONS = (4, 5, 6)
 

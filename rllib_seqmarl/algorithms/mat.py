@@ -5,7 +5,8 @@ from __future__ import annotations
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 
-from rllib_seqmarl.algorithms.joint_ppo import JointPPO, JointPPOConfig
+from rllib_seqmarl.algorithms.joint_ppo import JointPPO
+from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
 
 class MATConfig(JointPPOConfig):

@@ -89,10 +89,10 @@ class Sampler:
             local_env_runner=False,
             timeout_seconds=config.sample_timeout_s,
         )
-        if not results:
+        if not results and group.num_healthy_remote_workers():
             logger.warning(
                 "No env runner returned a sample within sample_timeout_s=%s seconds. If the environment is slow, "
-                "increase the timeout or lower rollout_fragment_length; dead runners are restarted.",
+                "increase the timeout or lower rollout_fragment_length.",
                 config.sample_timeout_s,
             )
         return list(results)

@@ -19,7 +19,7 @@ from rllib_seqmarl.networks import NetworkConfig
 from rllib_seqmarl.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
+    from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
 # The network options set by the user; the other fields follow from the environment.
 NETWORK_OPTIONS = {option.name for option in fields(NetworkConfig)} - {"obs_dim", "action", "image_shape"}

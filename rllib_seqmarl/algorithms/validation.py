@@ -22,7 +22,7 @@ from rllib_seqmarl.networks.config import checked_filters
 from rllib_seqmarl.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
+    from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
 
 # Values that RLlib itself assigns to unused options.

@@ -13,7 +13,7 @@ from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.registry import ALGORITHMS as RLLIB_ALGORITHMS
 from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry, get_trainable_cls
 
-from rllib_seqmarl.algorithms.joint_ppo import JointPPOConfig
+from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS
 from rllib_seqmarl.envs.catalog import find_entry, unknown_name
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems

@@ -44,18 +44,24 @@ def run(one: Experiment, resume: bool = False) -> Outcome:
     return run_experiment(one, RaySession(), resume=resume)
 
 
-def test_a_grid_is_completed_and_reported_best_first(tmp_path: Path) -> None:
-    outcome = run(experiment(tmp_path, {"lr": {"grid_search": [1e-3, 1e-4]}}, stop={"training_iteration": 2}))
-    assert not outcome.failures and not outcome.interrupted
-    header, _, *rows = results_table(outcome).splitlines()
+@pytest.fixture(scope="module")
+def grid(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A grid of two learning rates, completed."""
+    folder = tmp_path_factory.mktemp("grid")
+    return run(experiment(folder, {"lr": {"grid_search": [1e-3, 1e-4]}}, stop={"training_iteration": 2}))
+
+
+def test_a_grid_is_completed_and_reported_best_first(grid: Outcome) -> None:
+    assert not grid.failures and not grid.interrupted
+    header, _, *rows = results_table(grid).splitlines()
     assert header.split("  ")[:2] == ["trial", ""] and "best return" in header and "lr" in header
     assert sorted(row.split()[1] for row in rows) == ["0.0001", "0.001"]
     best_returns = [float(row.split()[2]) for row in rows]
     assert best_returns == sorted(best_returns, reverse=True)
-    checkpoint = best_checkpoint(outcome)
+    checkpoint = best_checkpoint(grid)
     assert checkpoint is not None and Path(checkpoint).is_dir()
-    assert f"rllib evaluate {checkpoint}" in closing_message(outcome)
-    kept = [sorted(path.name for path in Path(result.path).glob("checkpoint_*")) for result in outcome.results]
+    assert f"rllib evaluate {checkpoint}" in closing_message(grid)
+    kept = [sorted(path.name for path in Path(result.path).glob("checkpoint_*")) for result in grid.results]
     assert all(len(names) == 2 for names in kept)
 
 
@@ -64,13 +70,13 @@ def test_tune_run_takes_mat_and_an_optuna_search(tmp_path: Path) -> None:
         "MAT",
         config=TINY | {"env": ENV, "lr": tune.loguniform(1e-4, 1e-2)},
         search_alg=OptunaSearch(metric="env_runners/episode_return_mean", mode="max", seed=1),
-        num_samples=3,
+        num_samples=2,
         stop={"training_iteration": 1},
         storage_path=str(tmp_path),
         verbose=0,
     )
     rates = {trial.config["lr"] for trial in analysis.trials}
-    assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert len(rates) == 2 and all(1e-4 <= rate <= 1e-2 for rate in rates)
     assert all(trial.status == "TERMINATED" for trial in analysis.trials)
 
 
@@ -128,26 +134,6 @@ def test_an_environment_that_cannot_be_created_is_reported(tmp_path: Path, faili
     assert failure.checkpoint is None
 
 
-def test_an_interrupt_keeps_the_checkpoint_and_explains_how_to_continue(tmp_path: Path, monkeypatch: Any) -> None:
-    original: Callable[..., None] = Progress.on_trial_result
-
-    def interrupt(self: Progress, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-        original(self, iteration, trials, trial, result, **info)
-        if result["training_iteration"] == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Progress, "on_trial_result", interrupt)
-    one = experiment(tmp_path, stop={"training_iteration": 6})
-    outcome = run(one)
-    assert outcome.interrupted and not outcome.failures
-    assert best_checkpoint(outcome) is not None
-    assert "Stopped before the end. The same command with --resume" in closing_message(outcome)
-    monkeypatch.undo()
-    finished = run(one, resume=True)
-    assert not finished.interrupted
-    assert finished.results[0].metrics["training_iteration"] == 6
-
-
 def iterations(outcome: Outcome, trial: int = 0) -> list[int]:
     lines = (Path(outcome.results[trial].path) / "result.json").read_text().splitlines()
     with (Path(outcome.results[trial].path) / "progress.csv").open() as file:
@@ -157,30 +143,37 @@ def iterations(outcome: Outcome, trial: int = 0) -> list[int]:
     return found
 
 
-def test_a_resumed_run_continues_with_a_later_stop_and_another_config(
-    tmp_path: Path,
-) -> None:
-    run(experiment(tmp_path, stop={"training_iteration": 2}))
-    tuner = tmp_path / "tiny" / "tuner.pkl"
-    tuner.write_bytes(b"damaged")  # nothing depends on it
-    outcome = run(experiment(tmp_path, {"num_epochs": 2}, stop={"env_steps": 4 * 40}), resume=True)
-    assert not outcome.failures and not outcome.interrupted
-    assert iterations(outcome) == [1, 2, 3, 4]
-    last = outcome.results[0].metrics
-    assert last["num_env_steps_sampled_lifetime"] == 4 * 40 and last["config"]["num_epochs"] == 2
+def test_an_interrupted_run_continues_with_a_later_stop_and_another_config(tmp_path: Path, monkeypatch: Any) -> None:
+    original: Callable[..., None] = Progress.on_trial_result
+
+    def interrupt(self: Progress, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        original(self, iteration, trials, trial, result, **info)
+        if result["training_iteration"] == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "on_trial_result", interrupt)
+    outcome = run(experiment(tmp_path, stop={"training_iteration": 50}))
+    assert outcome.interrupted and not outcome.failures
+    assert best_checkpoint(outcome) is not None
+    assert "Stopped before the end. The same command with --resume" in closing_message(outcome)
+    monkeypatch.undo()
 
     # The files that a killed run leaves behind after Tune's last saved state.
-    trial = Path(outcome.results[0].path)
+    trial, done = Path(outcome.results[0].path), iterations(outcome)
     with (trial / "result.json").open("a") as file:
-        file.write(json.dumps({"training_iteration": 5}) + '\n{"cut off')
+        file.write(json.dumps({"training_iteration": done[-1] + 1}) + '\n{"cut off')
     with (trial / "progress.csv").open("a") as file:
         columns = next(csv.reader((trial / "progress.csv").open()))
-        file.write(",".join("5" for _ in columns) + "\n")
-    shutil.copytree(max(trial.glob("checkpoint_*")), trial / "checkpoint_000007")
-    outcome = run(experiment(tmp_path, {"num_epochs": 2}, stop={"training_iteration": 5}), resume=True)
-    assert iterations(outcome) == [1, 2, 3, 4, 5]
-    assert outcome.results[0].metrics["num_env_steps_sampled_lifetime"] == 5 * 40
-    assert max(trial.glob("checkpoint_*")).name == "checkpoint_000004"
+        file.write(",".join(str(done[-1] + 1) for _ in columns) + "\n")
+    shutil.copytree(max(trial.glob("checkpoint_*")), trial / "checkpoint_000017")
+    (tmp_path / "tiny" / "tuner.pkl").write_bytes(b"damaged")  # nothing depends on it
+
+    outcome = run(experiment(tmp_path, {"num_epochs": 2}, stop={"env_steps": 6 * 40}), resume=True)
+    assert not outcome.failures and not outcome.interrupted
+    assert iterations(outcome) == [1, 2, 3, 4, 5, 6]
+    last = outcome.results[0].metrics
+    assert last["num_env_steps_sampled_lifetime"] == 6 * 40 and last["config"]["num_epochs"] == 2
+    assert max(trial.glob("checkpoint_*")).name == "checkpoint_000005"
 
 
 @pytest.mark.parametrize(
@@ -233,12 +226,13 @@ def test_a_damaged_state_is_reported_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(e.value)
 
 
-def test_a_trial_can_start_from_another_trials_checkpoint(tmp_path: Path) -> None:
-    checkpoint = best_checkpoint(run(experiment(tmp_path / "a", stop={"training_iteration": 2})))
+def test_a_trial_can_start_from_another_trials_checkpoint(tmp_path: Path, grid: Outcome) -> None:
+    checkpoint = best_checkpoint(grid)
     assert checkpoint is not None
     with pytest.raises(ExperimentError, match="is a checkpoint of MAT, not of MAM"):
         check_runnable([experiment(tmp_path, {"minibatch_size": None}, run="MAM", restore=checkpoint)], RaySession())
-    outcome = run(experiment(tmp_path / "b", stop={"training_iteration": 1}, restore=str(tmp_path / "a" / "tiny")))
+    folder = str(Path(grid.results[0].path).parent)
+    outcome = run(experiment(tmp_path, stop={"training_iteration": 1}, restore=folder))
     assert outcome.results[0].metrics["num_env_steps_sampled_lifetime"] == 3 * 40
 
 
