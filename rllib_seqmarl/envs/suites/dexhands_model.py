@@ -84,7 +84,7 @@ def _add_hand(spec: Any, hand: str) -> None:
     asset = mujoco.MjSpec.from_file(str(assets / "hand" / "reach.xml"))
     asset.meshdir = str(assets / "stls" / "hand")
     for size in ("njmax", "nconmax", *(f"nuser_{of}" for of in ("jnt", "site", "tendon", "sensor", "actuator"))):
-        setattr(asset, size, getattr(spec, size))  # attaching warns where the two disagree
+        setattr(asset, size, getattr(spec, size))  # attaching warns if they differ
     for setting in ("timestep", "iterations"):
         setattr(asset.option, setting, getattr(spec.option, setting))
     for texture in asset.textures:

@@ -1,4 +1,4 @@
-"""SMACv2 (Ellis et al. 2023): SMAC with random teams at random places, from github.com/oxwhirl/smacv2."""
+"""SMACv2 (Ellis et al. 2023): SMAC with random teams at random positions, from github.com/oxwhirl/smacv2."""
 
 import copy
 import re
@@ -23,7 +23,9 @@ from rllib_seqmarl.envs.suites.starcraft import (
 RACES = ("terran", "protoss", "zerg")
 SIZES = ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
 TASKS = {
-    f"{race}_{n}_vs_{m}": f"{n} random {race} units against {m}, at random places." for race in RACES for n, m in SIZES
+    f"{race}_{n}_vs_{m}": f"{n} random {race} units against {m}, at random positions."
+    for race in RACES
+    for n, m in SIZES
 }
 # Section of a capability config -> its valid distribution types, its other keys. The package's further sections
 # (`attack`, `health`) are not used by the benchmark's tasks and cannot be seeded.

@@ -30,9 +30,9 @@ TASKS = {
     "3s_vs_5z": "3 stalkers against 5 zealots.",
     "3s5z_vs_3s6z": "3 stalkers and 5 zealots against one zealot more.",
     "6h_vs_8z": "6 hydralisks against 8 zealots.",
-    "smacv2_5_units": "5 units against 5, of random types at random places.",
-    "smacv2_10_units": "10 units against 10, of random types at random places.",
-    "smacv2_20_units": "20 units against 20, of random types at random places.",
+    "smacv2_5_units": "5 units against 5, of random types at random positions.",
+    "smacv2_10_units": "10 units against 10, of random types at random positions.",
+    "smacv2_20_units": "20 units against 20, of random types at random positions.",
 }
 
 

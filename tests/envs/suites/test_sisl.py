@@ -41,7 +41,7 @@ def test_steps_match_the_package(task: str, options: dict[str, Any]) -> None:
         while theirs.agents:
             assert ours.agents == theirs.agents
             if task == "pursuit" or all(walker.hull for walker in theirs.unwrapped.env.walkers):
-                np.testing.assert_array_equal(ours.state(), theirs.state())  # PettingZoo's fails once one has fallen
+                np.testing.assert_array_equal(ours.state(), theirs.state())  # PettingZoo's state fails after a fall
             actions = {}
             for agent in theirs.agents:
                 space = theirs.action_space(agent)
