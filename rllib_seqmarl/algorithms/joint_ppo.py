@@ -114,6 +114,7 @@ class JointPPO(ChecksummedCheckpoints, PPO):
         if not samples and not self.env_runner_group.num_healthy_remote_workers():
             logger.warning("All env runners have failed; waiting for a restarted one.")
         while not samples and self.config.restart_failed_env_runners and time.monotonic() < give_up:
+            self._env_errors.raise_posted()  # a restarted env runner would fail again
             time.sleep(0.2)
             if self.restore_env_runners(self.env_runner_group):
                 samples, reports = self._sampler.take()

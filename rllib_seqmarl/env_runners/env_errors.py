@@ -84,19 +84,23 @@ class EnvErrorBoard:
         if ray.is_initialized():
             internal_kv._internal_kv_del(self.log_dir, namespace=_NAMESPACE)
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Raise an error that was posted by the end of the block, instead of any error that it caused.
+    def raise_posted(self) -> None:
+        """Raise the posted error, if any.
 
         Raises:
             JointEnvError: The environment's error.
             UserCodeError: The error of a callback or a connector.
         """
+        posted = None
+        if ray.is_initialized():
+            posted = internal_kv._internal_kv_get(self.log_dir, namespace=_NAMESPACE)
+        if posted is not None:
+            raise pickle.loads(posted) from None
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """At the end of the block, raise the posted error instead of any error that it caused."""
         try:
             yield
         finally:
-            posted = None
-            if ray.is_initialized():
-                posted = internal_kv._internal_kv_get(self.log_dir, namespace=_NAMESPACE)
-            if posted is not None:
-                raise pickle.loads(posted) from None
+            self.raise_posted()
