@@ -74,6 +74,31 @@ def test_concurrent_compilation_for_two_types_keeps_them_apart(tmp_path, monkeyp
     assert count_hits(kernel(double), np.float32(1.5), 2.5) == 2
 
 
+def test_processes_that_need_a_kernel_at_the_same_time_compile_it_once(tmp_path, monkeypatch):
+    """Two cache objects stand for two processes: in one process, numba compiles in one thread at a time."""
+    compiled = kernel(double)
+    compiled.compile((numba.float64,))
+    ((signature, overload),) = compiled.overloads.items()
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "others"))
+    first, second = numba_cache.SharedCache(double), numba_cache.SharedCache(double)
+    assert first.load_overload(signature, compiled.targetctx) is None
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(second.load_overload, signature, compiled.targetctx)
+        with pytest.raises(TimeoutError):
+            loading.result(timeout=0.2)
+        first.save_overload(signature, overload)
+        assert loading.result(timeout=10) is not None
+
+
+def test_a_kernel_whose_compilation_hangs_elsewhere_is_compiled(monkeypatch):
+    monkeypatch.setattr(numba_cache, "COMPILE_SECONDS", 0.1)
+    compiled = kernel(double)
+    hanging = numba_cache.SharedCache(double)
+    assert hanging.load_overload((numba.float64,), compiled.targetctx) is None
+    assert count_hits(compiled, 2.5) == 0
+    assert count_hits(kernel(double), 2.5) == 1
+
+
 def test_cache_works_without_locks(monkeypatch):
     def refuse(*args):
         raise PermissionError
