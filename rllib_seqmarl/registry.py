@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray._private import worker as ray_worker
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
@@ -28,11 +29,13 @@ class _RLlibCreator:
 
 
 def register() -> None:
-    """Register every algorithm and environment with Ray Tune by name."""
+    """Register every algorithm and environment with Ray Tune under its name."""
     for name, algorithm in ALGORITHMS.items():
-        register_trainable(name, algorithm)
+        register_trainable(name, algorithm, warn=False)
     for name in CATALOG:
         register_env(name, _RLlibCreator(name))
 
 
 register()
+# Tune stores names in Ray, so `ray.shutdown` deletes them. A notebook may start Ray again.
+ray_worker._post_init_hooks.append(register)

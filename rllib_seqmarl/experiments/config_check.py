@@ -19,7 +19,7 @@ from rllib_seqmarl.envs.catalog import find_entry, unknown_name
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems
 from rllib_seqmarl.experiments.search_space import corners
 from rllib_seqmarl.experiments.value_kinds import describe_kind, fits, format_value, non_finite
-from rllib_seqmarl.registry import ALGORITHMS
+from rllib_seqmarl.registry import ALGORITHMS, register
 from rllib_seqmarl.suggestions import did_you_mean
 
 Where = Callable[..., str]
@@ -45,6 +45,8 @@ def algorithm_class(name: str, where: Where) -> type[Algorithm]:
     if name not in known and not _global_registry.contains(TRAINABLE_CLASS, name):
         near = did_you_mean(name, known) or f" Known algorithms are {', '.join(sorted(known))}."
         raise ExperimentError(f"{where('run')}: unknown algorithm '{name}'.{near}")
+    if name in ALGORITHMS and not _global_registry.contains(TRAINABLE_CLASS, name):
+        register()  # `ray.shutdown` has deleted Tune's names
     cls = get_trainable_cls(name)
     if not (inspect.isclass(cls) and issubclass(cls, Algorithm)):
         raise ExperimentError(f"{where('run')}: '{name}' is registered with Ray Tune, but is not an RLlib algorithm.")

@@ -6,9 +6,11 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from ray._private import worker as ray_worker
 
 from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment_file import load_experiments, parse_yaml
+from rllib_seqmarl.registry import register
 
 
 @pytest.fixture
@@ -50,6 +52,14 @@ second:
     <<: *config
     lr: 5e-4
 """
+
+
+def test_names_are_registered_again_after_a_shutdown_of_ray(write, monkeypatch):
+    """`ray.init` moves Tune's names into Ray, and `ray.shutdown` deletes them there."""
+    monkeypatch.setattr("ray.tune.registry._internal_kv_initialized", lambda: False)
+    monkeypatch.setattr("ray.tune.registry._global_registry._to_flush", {})
+    assert load_experiments(write(GOOD))[0].run == "MAT"
+    assert register in ray_worker._post_init_hooks
 
 
 def test_several_experiments_with_anchors_merge_keys_and_numbers(write):
