@@ -153,7 +153,7 @@ def learner() -> Row:
     """Kill a learner; Tune must restart the trial from its last checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"num_learners": 2, "num_cpus_per_learner": 1, "train_batch_size_per_learner": BATCH // 2}
-        with training(folder, iterations=40, config=settings, more=("--max-failures", "2")) as process:
+        with training(folder, iterations=200, config=settings, more=("--max-failures", "2")) as process:
             wait_for_rows(folder, 4)
             victims = [child for child in psutil.Process(process.pid).children(recursive=True) if is_learner(child)]
             for victim in victims[:1]:
@@ -162,7 +162,7 @@ def learner() -> Row:
         rows = results(folder)
     iterations = [row["training_iteration"] for row in rows]
     steps = int(rows[-1]["num_env_steps_sampled_lifetime"])
-    passed = bool(victims) and code == 0 and iterations == list(range(1, 41)) and steps == 40 * BATCH
+    passed = bool(victims) and code == 0 and iterations == list(range(1, 201)) and steps == 200 * BATCH
     result = f"exit status {code}; iterations {iterations[0]} to {iterations[-1]}, each once; {steps:,} env steps"
     return Row("one of 2 learners killed; `--max-failures 2`", result, passed)
 
@@ -171,12 +171,12 @@ def driver() -> Row:
     """Kill and resume a run, and compare its rows to those of an uninterrupted run with the same seed."""
     with tempfile.TemporaryDirectory() as folder:
         uninterrupted, killed = Path(folder, "a"), Path(folder, "b")
-        with training(uninterrupted, iterations=40) as process:
+        with training(uninterrupted, iterations=200) as process:
             process.wait(timeout=PATIENCE)
-        with training(killed, iterations=40):
+        with training(killed, iterations=200):
             wait_for_rows(killed, 6)  # the end of the block kills the process
         at_kill = len(results(killed))
-        with training(killed, iterations=40, more=("--resume",)) as process:
+        with training(killed, iterations=200, more=("--resume",)) as process:
             code = process.wait(timeout=PATIENCE)
         expected, rows = results(uninterrupted), results(killed)
         resumed_from = first_difference(expected, rows)
@@ -368,7 +368,7 @@ def first_difference(expected: list[dict[str, Any]], rows: list[dict[str, Any]])
 def is_learner(process: psutil.Process) -> bool:
     try:
         return "_WrappedExecutable" in process.cmdline()[0]  # RLlib starts learners with Ray Train's executor
-    except (psutil.Error, IndexError):  # it has ended meanwhile
+    except (psutil.Error, IndexError):  # the process has ended
         return False
 
 
