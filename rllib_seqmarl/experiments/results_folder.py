@@ -83,6 +83,21 @@ def unused_name(storage_path: str | None, name: str) -> str:
     return candidate
 
 
+def check_storage_path(path: str, place: str) -> None:
+    """Check that a path can be the folder or remote address of results.
+
+    Args:
+        path: The path.
+        place: Its source location.
+
+    Raises:
+        ExperimentError: The path is invalid; gives the reason.
+    """
+    if not path.strip() or "\0" in path:
+        reason = "contains a NUL character" if path.strip() else "is empty"
+        raise ExperimentError(f"{place}: the path of the results {reason}; omit it for ~/ray_results.")
+
+
 def check_folder(folder: Path, name: str, resume: bool) -> None:
     """Check that a folder is writable, not in use and, unless resuming, without results of another run.
 
