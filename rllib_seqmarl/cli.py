@@ -6,6 +6,7 @@ Ray and torch are imported only by the commands that need them, so that `rllib -
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -268,8 +269,11 @@ def evaluate(
         from rllib_seqmarl.experiments.evaluation import PARALLEL_EPISODES, load_policy, policy_env
         from rllib_seqmarl.experiments.evaluation import evaluate as play
         from rllib_seqmarl.experiments.plain_yaml import parse_yaml
+        from rllib_seqmarl.experiments.results_folder import check_output_file
         from rllib_seqmarl.experiments.trial_files import find_checkpoint
 
+        if render is not None:
+            check_output_file(render, "--render", (".gif",))
         env_config = parse_yaml(env_config_text, "--env-config", numbered=False).value
         if not isinstance(env_config, dict):
             raise ExperimentError(f"--env-config: must be a mapping, such as '{{N: 5}}'; got {env_config!r}.")
@@ -308,9 +312,12 @@ def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
         _log_ray_start()
         from rllib_seqmarl.experiments.profile import plot_profile, profile_experiment
         from rllib_seqmarl.experiments.ray_session import RaySession
+        from rllib_seqmarl.experiments.results_folder import check_output_file
         from rllib_seqmarl.experiments.runner import check_runnable
         from rllib_seqmarl.experiments.tuned import find_experiments
 
+        if out is not None:
+            check_output_file(out, "--out", (".png", ".svg", ".pdf"))
         session = RaySession()
         session.quieten()
         experiment = find_experiments(file)[0]
@@ -346,10 +353,25 @@ def list_command(word: str) -> None:
     _reporting_errors()(body)
 
 
+def _check_finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 @main.command(context_settings=CONTEXT)
-@click.option("--minutes", type=click.FloatRange(min=0.01), default=4.0, show_default=True, help="How long to train.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.01),
+    callback=_check_finite,
+    default=4.0,
+    show_default=True,
+    help="How long to train.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Stop after this many env steps if that comes first.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results/quickstart"), show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results/quickstart"), show_default=True
+)
 @click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
 def quickstart(minutes: float, steps: int | None, out: Path, trace: bool) -> None:
     """Train a team in minutes and watch it play."""

@@ -92,9 +92,10 @@ class ChecksummedCheckpoints(Algorithm):
             mismatch = re.search(r"^\s*((?:size mismatch|Missing key|Unexpected key).*)", str(error), re.MULTILINE)
             if mismatch is None or "loading state_dict" not in str(error):
                 raise
+            reason = mismatch[1].strip(" .")
             raise ValueError(
-                f"{path}: the checkpoint is of another team or network ({mismatch[1].strip()}). Use its environment "
-                f"and network options, or start from its policy with `initial_policy`."
+                f"{path}: the checkpoint is of another team or network ({reason}). Use its environment and network "
+                f"options, or start from its policy with `initial_policy`."
             ) from error
 
     @classmethod

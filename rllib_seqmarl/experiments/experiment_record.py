@@ -74,7 +74,7 @@ def config_changes(old: dict[str, Any], experiment: Experiment) -> dict[str, Any
         if key not in CHANGEABLE and value != old.get(key) and (key, value) != ("restore", None)
     ]
     changes = {}
-    for key in {**old["config"], **new["config"]}:
+    for key in {**new["config"], **old["config"]}:  # what the user has written first
         before, after = old["config"].get(key), new["config"].get(key)
         if before == after and (key in old["config"]) == (key in new["config"]):
             continue
