@@ -6,6 +6,7 @@ Ray and torch are imported only by the commands that need them, so that `rllib -
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -51,6 +52,9 @@ def _reporting_errors(show_traceback: bool = False) -> Callable[[Callable[[], An
 @click.version_option(__version__, prog_name="rllib (rllib_seqmarl)")
 def main() -> None:
     """Train and evaluate multi-agent policies with RLlib."""
+    # Experiments name modules of the user, which Ray's workers import from the current folder as well.
+    if "" not in sys.path:
+        sys.path.append("")
 
 
 _RUN_OPTIONS = [
@@ -74,10 +78,10 @@ _RUN_OPTIONS = [
         type=click.Path(),
         help="Start every trial from this checkpoint. Ray unpickles it: use only checkpoints you trust.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), help="Seed for training and search."),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed for training and search."),
     click.option("--ray-address", help="Address of a Ray cluster ('auto' to find a running one)."),
-    click.option("--ray-num-cpus", type=int, help="CPUs of a locally started Ray. [all]"),
-    click.option("--ray-num-gpus", type=int, help="GPUs of a locally started Ray. [all]"),
+    click.option("--ray-num-cpus", type=click.IntRange(min=1), help="CPUs of a locally started Ray. [all]"),
+    click.option("--ray-num-gpus", type=click.IntRange(min=0), help="GPUs of a locally started Ray. [all]"),
     click.option("-v", "--verbose", count=True, help="Show output of Ray Tune and the workers; -vv adds tracebacks."),
     click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error."),
 ]
@@ -213,6 +217,7 @@ def _override_settings(experiment: Experiment, options: dict[str, Any]) -> Exper
     """Return the experiment with its settings overridden by command-line options."""
     from rllib_seqmarl.experiments.experiment import parse_checkpoints
     from rllib_seqmarl.experiments.limits import check_numbers
+    from rllib_seqmarl.experiments.results_folder import check_storage_path
 
     def where(*path: Any) -> str:
         return f"--{str(path[0]).replace('_', '-')}"
@@ -220,6 +225,7 @@ def _override_settings(experiment: Experiment, options: dict[str, Any]) -> Exper
     check_numbers({key: value for key, value in options.items() if value is not None}, where)
     overrides = {key: options[key] for key in ("num_samples", "max_failures", "restore") if options[key] is not None}
     if options["local_dir"] is not None:
+        check_storage_path(options["local_dir"], "--local-dir")
         overrides["storage_path"] = options["local_dir"]
     keys = ("checkpoint_freq", "checkpoint_at_end", "keep_checkpoints_num", "checkpoint_score_attr")
     spec = {key: options[key] for key in keys if options[key] is not None}
@@ -235,7 +241,9 @@ def _override_settings(experiment: Experiment, options: dict[str, Any]) -> Exper
 @click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of episodes.")
 @click.option("--explore", is_flag=True, help="Sample actions instead of taking the most probable ones.")
 @click.option("--render", type=click.Path(path_type=Path), help="Write the first episode as an animation (.gif).")
-@click.option("--seed", type=int, default=0, show_default=True, help="Episode i is reset with seed + i.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Episode i is reset with seed + i."
+)
 @click.option("--env", help="Use this environment instead of the training environment.")
 @click.option("--env-config", "env_config_text", default="{}", help="Options of the environment, as JSON or YAML.")
 @click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
@@ -261,8 +269,11 @@ def evaluate(
         from rllib_seqmarl.experiments.evaluation import PARALLEL_EPISODES, load_policy, policy_env
         from rllib_seqmarl.experiments.evaluation import evaluate as play
         from rllib_seqmarl.experiments.plain_yaml import parse_yaml
+        from rllib_seqmarl.experiments.results_folder import check_output_file
         from rllib_seqmarl.experiments.trial_files import find_checkpoint
 
+        if render is not None:
+            check_output_file(render, "--render", (".gif",))
         env_config = parse_yaml(env_config_text, "--env-config", numbered=False).value
         if not isinstance(env_config, dict):
             raise ExperimentError(f"--env-config: must be a mapping, such as '{{N: 5}}'; got {env_config!r}.")
@@ -301,9 +312,12 @@ def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
         _log_ray_start()
         from rllib_seqmarl.experiments.profile import plot_profile, profile_experiment
         from rllib_seqmarl.experiments.ray_session import RaySession
+        from rllib_seqmarl.experiments.results_folder import check_output_file
         from rllib_seqmarl.experiments.runner import check_runnable
         from rllib_seqmarl.experiments.tuned import find_experiments
 
+        if out is not None:
+            check_output_file(out, "--out", (".png", ".svg", ".pdf"))
         session = RaySession()
         session.quieten()
         experiment = find_experiments(file)[0]
@@ -339,10 +353,25 @@ def list_command(word: str) -> None:
     _reporting_errors()(body)
 
 
+def _check_finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 @main.command(context_settings=CONTEXT)
-@click.option("--minutes", type=click.FloatRange(min=0.01), default=4.0, show_default=True, help="How long to train.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.01),
+    callback=_check_finite,
+    default=4.0,
+    show_default=True,
+    help="How long to train.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Stop after this many env steps if that comes first.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results/quickstart"), show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results/quickstart"), show_default=True
+)
 @click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
 def quickstart(minutes: float, steps: int | None, out: Path, trace: bool) -> None:
     """Train a team in minutes and watch it play."""

@@ -241,15 +241,14 @@ class JointPolicy:
         Raises:
             ImportError: The package onnx or onnxscript is missing.
         """
+        path = Path(path).expanduser()
         example = {key: torch.from_numpy(array) for key, array in self.layout.blank(2).items()}
         device = self.device
         try:
-            write_onnx(
-                Path(path), GreedyActor(self.to("cpu").network, list(example), self._bounds()), [*example.values()]
-            )
+            write_onnx(path, GreedyActor(self.to("cpu").network, list(example), self._bounds()), [*example.values()])
         finally:
             self.to(device)
-        return Path(path)
+        return path
 
     def _bounds(self) -> tuple[Tensor, ...] | None:
         """Scale, offset, low and high (n, dim) of continuous actions, for `GreedyActor`; None for discrete actions."""

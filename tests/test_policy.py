@@ -206,6 +206,14 @@ def test_each_entry_of_layout_and_deployment_is_validated(copied: Path) -> None:
     assert {path[0] for path in accepted if path} <= FREE | {"agents", "observation_spaces", "action_spaces"}
 
 
+def test_paths_may_start_at_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    team().save("~/models/team")
+    assert (tmp_path / "models" / "team.json").exists()
+    for load in (JointPolicy.load, JointPolicy.from_checkpoint):
+        assert load("~/models/team").layout.agents == NAMES
+
+
 def test_a_failed_save_keeps_the_old_files(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = {suffix: file(copied, suffix).read_bytes() for suffix in ("json", "safetensors")}
     write = Path.write_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -85,7 +86,17 @@ class ChecksummedCheckpoints(Algorithm):
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         verify_checksums(path)
-        super().restore_from_path(path, *args, **kwargs)
+        try:
+            super().restore_from_path(path, *args, **kwargs)
+        except RuntimeError as error:
+            mismatch = re.search(r"^\s*((?:size mismatch|Missing key|Unexpected key).*)", str(error), re.MULTILINE)
+            if mismatch is None or "loading state_dict" not in str(error):
+                raise
+            reason = mismatch[1].strip(" .")
+            raise ValueError(
+                f"{path}: the checkpoint is of another team or network ({reason}). Use its environment and network "
+                f"options, or start from its policy with `initial_policy`."
+            ) from error
 
     @classmethod
     @override(Algorithm)

@@ -132,6 +132,10 @@ def _is_count_or_zero(value: Any) -> bool:
     return _is_count(value, least=0)
 
 
+def _is_seed(value: Any) -> bool:
+    return _is_count_or_zero(value) and value < 2**32  # the range of NumPy's global generator
+
+
 def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
@@ -194,6 +198,7 @@ OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value in ("episodes", "timesteps"),
         "'episodes' or 'timesteps'",
     ),
+    "seed": (_or_none(_is_seed), "a whole number from 0 to 2**32 - 1, or None for a drawn one"),
     "use_value_norm": (_is_bool, "True or False"),
     "shared_reward": (_is_bool, "True or False"),
     "sample_while_learning": (_is_bool, "True or False"),

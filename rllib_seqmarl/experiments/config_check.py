@@ -53,6 +53,14 @@ def algorithm_class(name: str, where: Where) -> type[Algorithm]:
     return cls
 
 
+def network_keys(run: str) -> set[str]:
+    """Return the config keys of an algorithm that determine its network, and so must fit its checkpoints."""
+    config = get_trainable_cls(run).get_default_config()
+    if not isinstance(config, JointPPOConfig):
+        return set()
+    return {*inspect.signature(config.network).parameters, "agent_ids", "global_state", "use_value_norm"}
+
+
 def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Where) -> None:
     """Check a config, which may contain distributions, as far as possible without running it.
 

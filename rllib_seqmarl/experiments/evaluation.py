@@ -81,8 +81,8 @@ def policy_env(
 
     Args:
         policy: The policy.
-        env: The name of another environment to use instead.
-        env_config: Options that override those of training.
+        env: The name of another environment to use instead, without the options of training.
+        env_config: Options of the environment; for that of training, they override its options.
         num_envs: The number of parallel environments.
         render: Whether the environment renders pictures.
 
@@ -91,6 +91,7 @@ def policy_env(
     """
     deployment = policy.deployment
     name = env or deployment["env"]
+    is_other = name != deployment["env"]
     left_out = [key for key in deployment["env_config_left_out"] if env is None and key not in (env_config or {})]
     if left_out:
         raise ExperimentError(
@@ -98,7 +99,7 @@ def policy_env(
             f"cannot be saved. Use `JointPolicy.from_checkpoint(...).act(...)` in a program that creates it."
         )
     options = {
-        **deployment["env_config"],
+        **({} if is_other else deployment["env_config"]),
         **(env_config or {}),
         **({"render_mode": "rgb_array"} if render else {}),
     }

@@ -9,11 +9,12 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
 
-from rllib_seqmarl.experiments.config_check import algorithm_class, check_config, check_names
+from rllib_seqmarl.experiments.config_check import algorithm_class, check_config
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems
 from rllib_seqmarl.experiments.limits import check_numbers
 from rllib_seqmarl.experiments.metrics import CLOCKS, TEAM_RETURN, resolve_metric
-from rllib_seqmarl.experiments.results_folder import check_name
+from rllib_seqmarl.experiments.mutations import check_mutations
+from rllib_seqmarl.experiments.results_folder import check_name, check_storage_path
 from rllib_seqmarl.experiments.retired_keys import RETIRED_EXPERIMENT_KEYS
 from rllib_seqmarl.experiments.search import SchedulerChoice, Search, parse_scheduler, parse_search
 from rllib_seqmarl.experiments.search_space import distributions, to_search_space
@@ -122,6 +123,16 @@ class Experiment:
         return (self.search.metric, self.search.mode) if self.search else (TEAM_RETURN, "max")
 
     @property
+    def ranking_metrics(self) -> dict[str, str]:
+        """Metric -> the setting, other than `stop`, that needs it in every result."""
+        settings = {
+            "checkpoint_score_attr": self.checkpoints.score_attribute,
+            "scheduler": self.scheduler and self.scheduler.options.get("time_attr"),
+            "search": self.search and self.search.metric,
+        }
+        return {name: setting for setting, name in settings.items() if name}
+
+    @property
     def tuned_keys(self) -> list[str]:
         """The config keys ("a/b" if nested) that differ between trials."""
         return ["/".join(map(str, path)) for path, _ in distributions(self.config)]
@@ -163,6 +174,12 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
     with problems.collect():
         check_numbers(spec, where)
     with problems.collect():
+        _check_not_twice(spec, where)
+    if "storage_path" in spec or "local_dir" in spec:
+        key = "storage_path" if "storage_path" in spec else "local_dir"
+        with problems.collect():
+            check_storage_path(spec[key], where(key))
+    with problems.collect():
         stop = _parse_stop(spec.get("stop", {}), where)
     with problems.collect():
         checkpoints = parse_checkpoints(spec, where, Checkpoints())
@@ -175,8 +192,7 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
             algorithm = algorithm_class(spec["run"], where)
             config = _parse_config(spec, algorithm, search, where)
             if scheduler is not None:
-                mutated = scheduler.options.get("hyperparam_mutations", {})
-                check_names(algorithm, mutated, lambda *path: where("scheduler", "hyperparam_mutations", *path))
+                check_mutations(spec["run"], config, scheduler, where)
     problems.report()
     experiment = Experiment(
         name=name,
@@ -197,6 +213,20 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
     return experiment
 
 
+def _check_not_twice(spec: dict[str, Any], where: Where) -> None:
+    """Reject two keys for the same setting, of which one would be ignored."""
+    pairs = [
+        ("local_dir", ("storage_path",)),
+        ("checkpoint_score_attr", ("checkpoint_config", "checkpoint_score_attribute")),
+    ]
+    pairs += [(old, ("checkpoint_config", new)) for old, new in _CLASSIC_CHECKPOINT_KEYS.items()]
+    problems = Problems()
+    for classic, (*parents, key) in pairs:
+        if classic in spec and key in (spec.get(parents[0], {}) if parents else spec):
+            problems.add(f"{where(classic)}: '{classic}' and '{'.'.join([*parents, key])}' are the same; remove one.")
+    problems.report()
+
+
 def _parse_config(
     spec: dict[str, Any], algorithm: type[Algorithm], search: Search | None, where: Where
 ) -> dict[str, Any]:
@@ -215,7 +245,9 @@ def _parse_config(
 
 def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
     """Return the config with the experiment's `env` added; an empty `env_config:` is ignored."""
-    config = {key: value for key, value in spec.get("config", {}).items() if (key, value) != ("env_config", None)}
+    config = _without_empty_env_config(spec.get("config", {}))
+    if isinstance(config.get("evaluation_config"), dict):
+        config["evaluation_config"] = _without_empty_env_config(config["evaluation_config"])
     if "env" in spec and config.setdefault("env", spec["env"]) != spec["env"]:
         raise ExperimentError(
             f"{where('config', 'env')}: config.env {format_value(config['env'])} differs from the experiment's env "
@@ -224,6 +256,10 @@ def _with_env(spec: dict[str, Any], where: Where) -> dict[str, Any]:
     if "env" not in config and "input" not in config and "input_" not in config:
         raise ExperimentError(f"{where()}: no environment given; add one, such as 'env: mpe/simple_spread'.")
     return config
+
+
+def _without_empty_env_config(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if (key, value) != ("env_config", None)}
 
 
 def _parse_stop(stop: dict[str, Any], where: Where) -> dict[str, float]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any
 
 import pyarrow.fs
-from ray.tune.registry import get_trainable_cls
 from ray.tune.search.sample import Domain, Sampler
 
+from rllib_seqmarl.experiments.config_check import network_keys
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.search_space import distributions
@@ -75,7 +74,7 @@ def config_changes(old: dict[str, Any], experiment: Experiment) -> dict[str, Any
         if key not in CHANGEABLE and value != old.get(key) and (key, value) != ("restore", None)
     ]
     changes = {}
-    for key in {**old["config"], **new["config"]}:
+    for key in {**new["config"], **old["config"]}:  # what the user has written first
         before, after = old["config"].get(key), new["config"].get(key)
         if before == after and (key in old["config"]) == (key in new["config"]):
             continue
@@ -96,15 +95,12 @@ ABSENT = object()
 
 def _why_fixed(key: str, experiment: Experiment, before: Any) -> str | None:
     """Return why a config key cannot change on resuming; None if it can."""
-    if key == "env":
+    if key in ("env", "env_config"):
         return "the environment"
     tuned = {path[0] for path, _ in distributions(experiment.config)}
     if key in tuned or any(isinstance(part, dict) and _is_recorded_distribution(part) for part in _parts(before)):
         return "part of the search space"
-    network = getattr(get_trainable_cls(experiment.run).get_default_config(), "network", None)
-    if network is not None and key in inspect.signature(network).parameters:
-        return "part of the network, whose weights are in the checkpoints"
-    return None
+    return "part of the network, whose weights are in the checkpoints" if key in network_keys(experiment.run) else None
 
 
 def _is_recorded_distribution(value: dict[str, Any]) -> bool:

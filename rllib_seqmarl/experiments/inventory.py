@@ -17,7 +17,7 @@ def inventory(word: str = "") -> str:
     """List algorithms, environments and tuned experiments as text.
 
     Args:
-        word: If given, only names that contain it are listed, and each environment is described in a sentence.
+        word: If given, only names that contain it, in any case, are listed, and environments are described.
 
     Returns:
         Tables and paragraphs, separated by empty lines.
@@ -25,9 +25,10 @@ def inventory(word: str = "") -> str:
     Raises:
         ExperimentError: No name contains `word`.
     """
-    entries = [entry for entry in CATALOG.values() if word in entry.name]
-    algorithms = [[name, summary] for name, summary in ALGORITHM_NAMES.items() if word in name]
-    configs = [name for name in tuned_configs() if word in name]
+    part = word.lower()
+    entries = [entry for entry in CATALOG.values() if part in entry.name.lower()]
+    algorithms = [[name, summary] for name, summary in ALGORITHM_NAMES.items() if part in name.lower()]
+    configs = [name for name in tuned_configs() if part in name.lower()]
     parts = []
     if algorithms:
         parts.append(table(["algorithm", ""], algorithms))

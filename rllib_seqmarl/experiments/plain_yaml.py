@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +159,15 @@ def _child(node: yaml.Node, key: Hashable) -> tuple[int, yaml.Node] | None:
     return None
 
 
+def _without_json_tabs(text: str) -> str:
+    """Replace tabs, which JSON allows between values and YAML does not, if the text is JSON."""
+    if "\t" in text and len(text) <= MAX_CHARACTERS:
+        with suppress(ValueError, RecursionError):
+            json.loads(text)  # refuses tabs inside of strings, so that all of them are between values
+            return text.replace("\t", " ")
+    return text
+
+
 def parse_yaml(text: str, source: str, numbered: bool = True) -> Document:
     """Parse a YAML (or JSON) text into plain data.
 
@@ -165,6 +176,7 @@ def parse_yaml(text: str, source: str, numbered: bool = True) -> Document:
     Raises:
         ExperimentError: The text is not valid YAML, is not plain data, or is too large.
     """
+    text = _without_json_tabs(text)
     if len(text) > MAX_CHARACTERS:
         raise ExperimentError(f"{source}: too long for an experiment: more than {MAX_CHARACTERS:,} characters.")
     try:
@@ -179,7 +191,10 @@ def parse_yaml(text: str, source: str, numbered: bool = True) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}" if numbered and mark is not None else source
-        raise ExperimentError(f"{place}: {' '.join(str(error.problem or error.context).split())}") from None
+        problem = error.problem or error.context
+        if str(error.context).startswith("expected a single document"):
+            problem = "a second YAML document starts here: remove the line '---', so that there is one mapping"
+        raise ExperimentError(f"{place}: {' '.join(str(problem).split())}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ExperimentError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
     return Document(source, value, root, numbered)

@@ -30,7 +30,8 @@ class RaySession:
     """The Ray instance of a command.
 
     Attributes:
-        address: The address of a running cluster, or "auto"; None to start Ray locally.
+        address: The address of a running cluster, or "auto"; None for that in the variable
+            RAY_ADDRESS or, without one, to start Ray locally.
         num_cpus: The number of CPUs of a locally started Ray; None for the machine's.
         num_gpus: The number of GPUs of a locally started Ray; None for the machine's.
         verbose: 0 to keep the workers' output in Ray's log files, 1 to show warnings, 2 to show everything.
@@ -58,6 +59,7 @@ class RaySession:
         if ray.is_initialized():
             yield
             return
+        cluster = self._cluster
         local_options: dict[str, Any] = {
             "num_cpus": self.num_cpus,
             "num_gpus": self.num_gpus,
@@ -67,21 +69,31 @@ class RaySession:
         logger.info("Starting Ray's processes ...", extra={"under_way": "starting Ray's processes"})
         try:
             ray.init(
-                address=self.address,
+                address=cluster,
                 logging_level=self._level,
                 log_to_driver=self.verbose > 0,
-                **({} if self.address else local_options),
+                **({} if cluster else local_options),
             )
         except SystemExit:  # how Ray reacts to SIGTERM during startup
             raise SystemExit(128 + signal.SIGTERM) from None
-        except ConnectionError as error:
-            raise ExperimentError(f"--ray-address {self.address}: there is no Ray cluster: {error}") from None
+        except (ConnectionError, ValueError, RuntimeError, ImportError) as error:
+            if not cluster:
+                raise
+            given = f"--ray-address {cluster}" if self.address else f"environment variable RAY_ADDRESS={cluster}"
+            reason = " ".join(str(error).split())
+            raise ExperimentError(f"{given}: there is no Ray cluster: {reason}") from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # undo Ray's handler, which exits at once
         try:
             yield
         finally:
             ray.shutdown()
+
+    @property
+    def _cluster(self) -> str | None:
+        """The address of the cluster to connect to, from RAY_ADDRESS by default, as in jobs; None to start Ray."""
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        return None if address in ("", "local") else address
 
     @property
     def _level(self) -> int:
@@ -107,7 +119,7 @@ class RaySession:
         if ray.is_initialized():
             total = ray.cluster_resources()
             return {"CPU": total.get("CPU", 0), "GPU": total.get("GPU", 0)}
-        if self.address:
+        if self._cluster:
             return None
         return {
             "CPU": self.num_cpus if self.num_cpus is not None else os.cpu_count() or 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -9,7 +10,7 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,21 @@ def unused_name(storage_path: str | None, name: str) -> str:
     return candidate
 
 
+def check_storage_path(path: str, place: str) -> None:
+    """Check that a path can be the folder or remote address of results.
+
+    Args:
+        path: The path.
+        place: Its source location.
+
+    Raises:
+        ExperimentError: The path is invalid; gives the reason.
+    """
+    if not path.strip() or "\0" in path:
+        reason = "contains a NUL character" if path.strip() else "is empty"
+        raise ExperimentError(f"{place}: the path of the results {reason}; omit it for ~/ray_results.")
+
+
 def check_folder(folder: Path, name: str, resume: bool) -> None:
     """Check that a folder is writable, not in use and, unless resuming, without results of another run.
 
@@ -92,9 +108,7 @@ def check_folder(folder: Path, name: str, resume: bool) -> None:
         ExperimentError: A check failed; names the folder and the remedy.
     """
     try:
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        _try_to_write(folder)
         used = is_used(folder)
         if (folder / LOCK).exists():
             with _lock(folder):
@@ -106,6 +120,34 @@ def check_folder(folder: Path, name: str, resume: bool) -> None:
             f"{folder} already contains results: continue that run with --resume, choose another name for '{name}' or "
             "another --local-dir, or remove the folder."
         )
+
+
+def check_output_file(path: Path, option: str, suffixes: Sequence[str]) -> None:
+    """Check that a file can be written, so that no work is lost. Nothing is created.
+
+    Args:
+        path: The file.
+        option: The command-line option that names it.
+        suffixes: The suffixes of the formats that can be written.
+
+    Raises:
+        ExperimentError: The format is unknown, or the file cannot be written.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ExperimentError(f"{option}: the name of the file must end with {' or '.join(suffixes)}; got '{path}'.")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _try_to_write(path.absolute().parent)
+    except OSError as error:
+        raise ExperimentError(f"{option}: {path} cannot be written ({error.strerror or error}).") from None
+
+
+def _try_to_write(folder: Path) -> None:
+    """Raise an OSError if a folder cannot be written, or cannot be created."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    with tempfile.TemporaryFile(dir=existing):
+        pass
 
 
 @contextmanager

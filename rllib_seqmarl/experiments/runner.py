@@ -103,6 +103,7 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
             experiment.stop,
             allow_late=any(key.startswith("callbacks") for key in experiment.config),
             resumed=saved.trial_ids if saved else (),
+            others=experiment.ranking_metrics,
         )
         try:
             with stopping.signals():
@@ -140,9 +141,17 @@ def check_folder(experiment: Experiment, resume: bool) -> None:
     """
     if not is_remote(experiment.storage_path):
         results_folder.check_folder(Path(_folder(experiment)), experiment.name, resume)
-    elif not resume and tune.Tuner.can_restore(_folder(experiment)):
+        return
+    folder = _folder(experiment)
+    logger.info("Checking %s ...", folder, extra={"under_way": f"waiting for {folder}"})
+    try:
+        used = tune.Tuner.can_restore(folder)
+    except (OSError, ValueError, ImportError) as error:  # the address, the credentials or the network
+        reason = " ".join(str(error).split())
+        raise ExperimentError(f"{folder}: results cannot be written there ({reason}).") from error
+    if used and not resume:
         raise ExperimentError(
-            f"{_folder(experiment)} already contains results: continue that run with --resume, or choose another name."
+            f"{folder} already contains results: continue that run with --resume, or choose another name."
         )
 
 
@@ -277,6 +286,11 @@ def _check_restorable(path: str, run: str) -> None:
     except Exception as error:  # unpickling may raise anything
         raise ExperimentError(f"restore: checkpoint {checkpoint} is damaged ({type(error).__name__}).") from error
     wanted = get_trainable_cls(run)
-    if saved_class is not wanted:
+    # Ray derives the class of an actor from the algorithm's, under the same name.
+    if _class_name(saved_class) != _class_name(wanted):
         name = getattr(saved_class, "__name__", str(saved_class))
         raise ExperimentError(f"restore: {checkpoint} is a checkpoint of {name}, not of {wanted.__name__}.")
+
+
+def _class_name(cls: Any) -> tuple[str | None, str | None]:
+    return getattr(cls, "__module__", None), getattr(cls, "__qualname__", None)

@@ -19,7 +19,7 @@ from ray.tune.schedulers import (
 
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.metrics import TEAM_RETURN, resolve_metric
-from rllib_seqmarl.experiments.search_space import distributions, to_search_space
+from rllib_seqmarl.experiments.search_space import distributions, merge, to_search_space
 from rllib_seqmarl.experiments.value_kinds import check_mapping
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Search:
 
     def extend(self, config: dict[str, Any], where: Where) -> dict[str, Any]:
         """Return the config with the search space added; raises an ExperimentError if it has no distributions."""
-        config = _merge(config, self.space)
+        config = merge(config, self.space)
         found = [domain for _, domain in distributions(config)]
         if not found:
             raise ExperimentError(
@@ -130,9 +130,12 @@ def parse_search(block: Any, where: Where) -> Search | None:
         )
     if search.mode not in ("max", "min"):
         raise ExperimentError(f"{where('search', 'mode')}: mode must be 'max' or 'min'; got {search.mode!r}.")
-    if (search.max_concurrent is not None and search.max_concurrent < 1) or (search.seed or 0) < 0:
-        key = "max_concurrent" if (search.max_concurrent or 1) < 1 else "seed"
-        raise ExperimentError(f"{where('search', key)}: {key} must be positive; got {given[key]}.")
+    if search.max_concurrent is not None and search.max_concurrent < 1:
+        raise ExperimentError(
+            f"{where('search', 'max_concurrent')}: max_concurrent must be at least 1; got {search.max_concurrent}."
+        )
+    if not 0 <= (search.seed or 0) < 2**32:
+        raise ExperimentError(f"{where('search', 'seed')}: seed must be from 0 to 2**32 - 1; got {search.seed}.")
     return Search(
         **given
         | {
@@ -159,7 +162,9 @@ def parse_scheduler(block: Any, where: Where) -> SchedulerChoice | None:
             f"{where('scheduler', 'name')}: unknown scheduler '{name}'; choose from fifo, {', '.join(SCHEDULERS)}."
         )
     known = set(inspect.signature(SCHEDULERS[name]).parameters) - {"metric", "mode"}
-    check_mapping(options, dict.fromkeys(known, Any), where, "scheduler")
+    check_mapping(options, dict.fromkeys(known, Any) | {"time_attr": str}, where, "scheduler")
+    if "time_attr" in options:
+        options["time_attr"] = resolve_metric(options["time_attr"], where("scheduler", "time_attr"))
     if name == "pbt" and not options.get("hyperparam_mutations"):
         raise ExperimentError(
             f"{where('scheduler')}: scheduler 'pbt' needs options to mutate; write 'scheduler: {{name: pbt, "
@@ -172,12 +177,3 @@ def parse_scheduler(block: Any, where: Where) -> SchedulerChoice | None:
         reason = str(error) or "its options are inconsistent"
         raise ExperimentError(f"{where('scheduler')}: scheduler '{name}': {' '.join(reason.split())}") from None
     return choice
-
-
-def _merge(config: dict[str, Any], addition: dict[str, Any]) -> dict[str, Any]:
-    """Return `config` updated by `addition`, merging nested mappings."""
-    merged = dict(config)
-    for key, value in addition.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict) and set(value) != {"grid_search"}
-        merged[key] = _merge(merged[key], value) if nested else value
-    return merged

@@ -110,6 +110,15 @@ def distributions(space: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path
             yield from distributions(value, here)
 
 
+def merge(config: dict[str, Any], addition: dict[str, Any]) -> dict[str, Any]:
+    """Return `config` updated by `addition`, merging nested mappings."""
+    merged = dict(config)
+    for key, value in addition.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict) and set(value) != {"grid_search"}
+        merged[key] = merge(merged[key], value) if nested else value
+    return merged
+
+
 def corners(space: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield configs that together contain each value of every choice and both ends of every range.
 

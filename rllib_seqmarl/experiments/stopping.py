@@ -1,11 +1,11 @@
-"""Early stopping of a run, after a last checkpoint, by a signal or because of an unreachable stop criterion."""
+"""Early stopping of a run, after a last checkpoint, by a signal or because of a metric that is never reported."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,23 +26,33 @@ class Stopping(Callback):
 
     Attributes:
         signum: The signal that requested the stop; None if there was none.
-        problem: The problem with the stop criteria; None if there is none.
+        problem: The problem with a metric that a setting names; None if there is none.
     """
 
-    def __init__(self, stop: Iterable[str], allow_late: bool, resumed: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        stop: Iterable[str],
+        allow_late: bool,
+        resumed: Iterable[str] = (),
+        others: Mapping[str, str] | None = None,
+    ) -> None:
         """Initialise the callback.
 
         Args:
             stop: The metrics of the stop criteria.
-            allow_late: Whether user callbacks may report some of them only after the first episodes.
+            allow_late: Whether user callbacks may report metrics only after the first episodes.
             resumed: The ids of the trials that Tune must resume.
+            others: Other metrics that must be reported -> the setting that names them.
         """
         self.signum: int | None = None
         self.problem: str | None = None
-        self._missing = set(stop)
+        self._settings = {**(others or {}), **dict.fromkeys(stop, "stop")}
+        self._missing = set(self._settings)
         self._allow_late = allow_late
         self._resumed = set(resumed)
         self._saved: set[str] = set()
+        self._request: Callable[[int, Any], None] | None = None
+        self._stop_tune: Any = None  # Tune's handler of SIGUSR1
 
     @property
     def is_requested(self) -> bool:
@@ -50,11 +60,11 @@ class Stopping(Callback):
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Stop the run on SIGINT and SIGTERM; a second signal ends the process at once."""
+        """Stop the run on SIGINT, SIGTERM and SIGUSR1; a second signal ends the process at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
         def request(number: int, frame: Any) -> None:
             if self.signum is not None:
@@ -67,14 +77,19 @@ class Stopping(Callback):
 
         for number in before:
             signal.signal(number, request)
+        self._request = request
         try:
             yield
         finally:
+            self._request = None
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._check_resumed(trials)
+        if self._request is not None and signal.getsignal(signal.SIGUSR1) is not self._request:
+            # Tune's handler stops without checkpoints. Schedulers send this signal to announce the end of a job.
+            self._stop_tune = signal.signal(signal.SIGUSR1, self._request)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._check_resumed(trials)
@@ -88,7 +103,7 @@ class Stopping(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         if self._missing:
-            self._check_stop(result)
+            self._check_metrics(result)
         if self.is_requested:
             result[SHOULD_CHECKPOINT] = True
 
@@ -100,10 +115,12 @@ class Stopping(Callback):
         if self.is_requested and all(
             trial.trial_id in self._saved for trial in trials if trial.status == Trial.RUNNING
         ):
+            if self._stop_tune is not None:
+                signal.signal(signal.SIGUSR1, self._stop_tune)
             signal.raise_signal(signal.SIGUSR1)  # makes Tune stop
 
-    def _check_stop(self, result: dict[str, Any]) -> None:
-        """Find stop criteria whose metrics are still missing after the first finished episodes."""
+    def _check_metrics(self, result: dict[str, Any]) -> None:
+        """Find metrics that are still missing after the first finished episodes."""
         flat = flatten_dict(result)
         self._missing -= set(flat)
         for name in sorted(self._missing):
@@ -117,9 +134,12 @@ class Stopping(Callback):
             known = near or f" Reported are {', '.join(key for key in numbers if key.startswith('env_runners/'))}."
             if name.endswith("win_rate"):
                 known = " The environment does not report wins."
-            message = f"stop: metric '{name}' is not in the results.{known}"
+            setting = self._settings[name]
+            message = f"{setting}: metric '{name}' is not in the results.{known}"
             self._missing.discard(name)
             if self._allow_late:
-                logger.warning("%s Training will not stop by it unless a callback reports it later.", message)
+                logger.warning("%s The setting has no effect unless a callback reports it later.", message)
+            elif setting in ("search", "scheduler"):  # which a resumed run cannot change
+                self.problem = f"{message} Correct it and start the experiment under another name."
             else:
                 self.problem = f"{message} Correct it and continue with --resume."

@@ -65,6 +65,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         ExperimentError: There is no checkpoint.
     """
+    path = path.expanduser()
     if not path.exists():
         raise ExperimentError(f"{path}: no such folder. Pass the folder of a checkpoint, a trial or an experiment.")
     if not path.is_dir():

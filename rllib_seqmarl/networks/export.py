@@ -144,7 +144,7 @@ def _select_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
 
 
 def _with_suffix(path: str | os.PathLike[str], suffix: str) -> Path:
-    path = Path(path)
+    path = Path(path).expanduser()
     return path.with_name(f"{path.name}.{suffix}")
 
 

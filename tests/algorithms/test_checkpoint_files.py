@@ -81,3 +81,26 @@ def test_nothing_is_unpickled_from_a_damaged_checkpoint(checkpoint: Path, monkey
     write_checksums(checkpoint, NAMES)
     algorithm.restore_from_path(checkpoint)
     assert read == [str(checkpoint)]
+
+
+@pytest.mark.parametrize(
+    "detail",
+    [
+        "size mismatch for network.head: copying a param with shape [3] from checkpoint, the current one has [4].",
+        'Unexpected key(s) in state_dict: "value_normalizer.mean".',
+        'Missing key(s) in state_dict: "value_normalizer.mean".',
+    ],
+)
+def test_a_checkpoint_of_another_network_is_reported_in_one_line(
+    detail: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restore(self: Algorithm, path: str) -> None:
+        raise RuntimeError(
+            f"Error(s) in loading state_dict for JointSequenceModule:\n\t{detail}\n\tsize mismatch for x"
+        )
+
+    monkeypatch.setattr(Algorithm, "restore_from_path", restore)
+    algorithm = object.__new__(ChecksummedCheckpoints)
+    with pytest.raises(ValueError, match="is of another team or network") as raised:
+        algorithm.restore_from_path(tmp_path)
+    assert detail.strip(".") in str(raised.value) and "\n" not in str(raised.value)

@@ -36,7 +36,7 @@ SUPPORTED: dict[str, str] = {
         create_env_on_local_worker create_local_env_runner episode_lookback_horizon restart_failed_sub_environments
         add_default_connectors_to_env_to_module_pipeline add_default_connectors_to_module_to_env_pipeline
         num_gpus_per_env_runner torch_compile_worker torch_compile_worker_dynamo_backend
-        torch_compile_worker_dynamo_mode seed stats_cls_lookup metrics_num_episodes_for_smoothing""",
+        torch_compile_worker_dynamo_mode stats_cls_lookup metrics_num_episodes_for_smoothing""",
     "RecordingJointEnvRunner": """
         output output_compress_columns output_filesystem output_filesystem_kwargs output_max_rows_per_file
         output_write_episodes output_write_method output_write_method_kwargs output_write_remaining_data""",

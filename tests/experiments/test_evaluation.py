@@ -13,7 +13,7 @@ from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.envs.single_team import SingleTeam
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
-from rllib_seqmarl.experiments.evaluation import Evaluation, evaluate
+from rllib_seqmarl.experiments.evaluation import Evaluation, evaluate, policy_env
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 
 
@@ -58,3 +58,15 @@ def test_parallel_episodes_of_a_batched_simulator_equal_sequential_ones() -> Non
     assert_same(together, alone)
     np.testing.assert_array_equal(together.wins, alone.wins)
     assert len(set(alone.lengths)) > 1 and len(alone.wins) == 8
+
+
+def test_another_environment_gets_none_of_the_options_of_training() -> None:
+    layout = JointEnvCreator("coordination/distinct_choice").make_vector(1, {"n_agents": 3}).layout
+    policy = some_policy(layout)
+    policy.deployment |= {"env": "multitask/mixture", "env_config": {"tasks": ["a", "b"]}, "joint_options": {}}
+    policy.deployment["env_config_left_out"] = []
+    env = policy_env(policy, "coordination/distinct_choice", {"n_agents": 3})
+    assert env.layout.agents == layout.agents
+    policy.deployment |= {"env": "coordination/distinct_choice", "env_config": {"n_agents": 3}}
+    for name in (None, "coordination/distinct_choice"):
+        assert policy_env(policy, name).layout.n_agents == 3

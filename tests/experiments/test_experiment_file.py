@@ -86,6 +86,38 @@ def test_one_of_several_is_read_without_the_others(write):
     assert error_of(path).startswith("exp.yaml:5: lr must be")
 
 
+def test_schedulers_count_time_by_short_names_of_metrics(write):
+    (experiment,) = load_experiments(write(HEAD + "  scheduler: {name: asha, time_attr: env_steps, max_t: 1000}"))
+    assert experiment.scheduler.options["time_attr"] == "num_env_steps_sampled_lifetime"
+    assert experiment.ranking_metrics == {"num_env_steps_sampled_lifetime": "scheduler"}
+
+
+@pytest.mark.parametrize(
+    "mutations",
+    [
+        "{lr: {loguniform: [1e-5, 1e-3]}, clip_param: [0.1, 0.2]}",
+        "{gamma: [0.9, 1]}",
+        "{num_epochs: {randint: [2, 9]}}",
+        "{env_config: {N: [2, 3]}}",
+    ],
+)
+def test_mutations_whose_values_are_all_valid(write, mutations):
+    load_experiments(write(HEAD + f"  scheduler: {{name: pbt, hyperparam_mutations: {mutations}}}"))
+
+
+def test_mutations_that_only_resample(write):
+    options = "resample_probability: 1, hyperparam_mutations: {gamma: {uniform: [0.9, 1]}}"
+    load_experiments(write(HEAD + f"  scheduler: {{name: pbt, {options}}}"))
+
+
+def test_json_may_be_indented_by_tabs(write):
+    (experiment,) = load_experiments(
+        write('{\n\t"a": {\n\t\t"run": "MAT",\n\t\t"env": "mpe/simple_spread",\n\t\t"num_samples":\t2\n\t}\n}')
+    )
+    assert experiment.num_samples == 2
+    assert parse_yaml('{"a": "b\\tc"}', "x.json").value == {"a": "b\tc"}
+
+
 def test_checkpoint_config_is_equivalent(write):
     (experiment,) = load_experiments(
         write("a: {run: PPO, env: CartPole-v1, checkpoint_config: {checkpoint_frequency: 3, num_to_keep: 1}}")
@@ -155,11 +187,24 @@ MISTAKES = {
     "  stop:\n    env_steps: 0": "5: env_steps must be greater than 0; 0 is reached before training starts",
     "  stop:\n    win_rate: 90": "5: win_rate is a fraction from 0 to 1: write 0.9 for 90%; got 90",
     "  stop:\n    evaluation/episode_return_mean: 1": "5: 'evaluation/env_runners/episode_return_mean' needs ev",
-    "  search: {space: {lr: {uniform: [0, 1]}}, seed: -1}": "4: seed must be positive; got -1",
+    "  search: {space: {lr: {uniform: [0, 1]}}, seed: -1}": "4: seed must be from 0 to 2**32 - 1; got -1",
+    "  config:\n    seed: -1": "5: seed=-1 is not a whole number from 0 to 2**32 - 1",
+    "  config:\n    seed: 5000000000": "5: seed=5000000000 is not a whole number from 0 to 2**32 - 1",
     "  scheduler: pbt": "4: scheduler 'pbt' needs options to mutate; write 'scheduler: {name: pbt, hyperparam_",
     "  scheduler: {name: pbt, hyperparam_mutations: {lrr: {uniform: [0, 1]}}}": "4: unknown key 'lrr' for MAT. Did",
     "  scheduler: {name: asha, grace_period: 9, max_t: 3}": "4: scheduler 'asha': ",
     "  scheduler: {name: asha, grace_period: long}": "4: scheduler 'asha': ",
+    "  scheduler: {name: asha, time_attr: timesteps_total}": "4: metric 'timesteps_total' is not reported",
+    "  scheduler: {name: asha, time_attr: 3}": "4: time_attr must be text; got 3",
+    "  scheduler: {name: pbt, hyperparam_mutations: {embed_dim: [32, 64]}}": "4: scheduler 'pbt' cannot change embed",
+    "  scheduler: {name: pbt, hyperparam_mutations: {use_value_norm: [true]}}": "4: scheduler 'pbt' cannot change us",
+    "  scheduler: {name: pbt, hyperparam_mutations: {lr: [1e-3, -1]}}": "4: lr=-1 is not a number >= 0",
+    "  scheduler: {name: pbt, hyperparam_mutations: {gamma: {uniform: [0.9, 1]}}}": "4: gamma=1.08 is not a number",
+    "  storage_path: ''": "4: the path of the results is empty",
+    '  local_dir: "a\\0b"': "4: the path of the results contains a NUL character",
+    "  storage_path: a\n  local_dir: b": "5: 'local_dir' and 'storage_path' are the same; remove one",
+    "  checkpoint_freq: 5\n  checkpoint_config: {checkpoint_frequency: 7}": "4: 'checkpoint_freq' and 'checkpoint",
+    "  stop: {}\n---\nb: {run: MAT}": "5: a second YAML document starts here: remove the line '---'",
     "  scheduler: {name: asha, grace_periods: 2}": "4: unknown key 'grace_periods' in 'scheduler'. Did you",
 }
 
@@ -201,8 +246,9 @@ def test_all_mistakes_in_a_file_are_reported_at_once(write):
 
 
 def test_an_empty_env_config_is_ignored(write):
-    (experiment,) = load_experiments(write(HEAD + "  config:\n    env_config:\n"))
-    assert experiment.config == {"env": "mpe/simple_spread"}
+    evaluated = "    evaluation_config: {env_config: }\n"
+    (experiment,) = load_experiments(write(HEAD + "  config:\n    env_config:\n" + evaluated))
+    assert experiment.config == {"env": "mpe/simple_spread", "evaluation_config": {}}
 
 
 def test_a_missing_package_is_reported_at_the_environments_line(write, monkeypatch):

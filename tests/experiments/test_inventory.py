@@ -53,3 +53,8 @@ def test_missing_packages_are_listed_with_the_remedy(monkeypatch: pytest.MonkeyP
 def test_an_unknown_word_suggests_the_nearest_name() -> None:
     with pytest.raises(ExperimentError, match="no name contains 'mpe/simple_spred'. Did you mean 'mpe/simple_spread'"):
         inventory("mpe/simple_spred")
+
+
+def test_words_match_in_any_case() -> None:
+    assert inventory("SMAX") == inventory("smax")
+    assert "Multi-Agent Transformer" in inventory("mat")

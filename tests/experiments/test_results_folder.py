@@ -14,6 +14,7 @@ from rllib_seqmarl.experiments.results_folder import (
     LOCK,
     check_folder,
     check_name,
+    check_output_file,
     lock_folder,
     to_valid_name,
     unused_name,
@@ -80,3 +81,23 @@ def test_a_folder_that_is_not_writable_is_rejected(tmp_path: Path) -> None:
     for folder in (tmp_path / "file" / "mine", tmp_path / "file", Path("/proc/none/mine"), tmp_path / ("x" * 300)):
         with pytest.raises(ExperimentError, match=r"results cannot be written there \(.*\); choose another folder"):
             check_folder(folder, "mine", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("team.mp4", "^--render: the name of the file must end with .gif; got '.*team.mp4'"),
+        ("team", "must end with .gif"),
+        (".", "must end with .gif"),
+        ("folder.gif", r"folder.gif cannot be written \(Is a directory\)"),
+        ("file.txt/team.gif", r"cannot be written \(Not a directory\)"),
+    ],
+)
+def test_output_files_are_checked_before_the_work(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.gif").mkdir()
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(ExperimentError, match=message):
+        check_output_file(tmp_path / name, "--render", (".gif",))
+    for good in ("team.gif", "TEAM.GIF", "new/folder/team.gif"):
+        check_output_file(tmp_path / good, "--render", (".gif",))
+    assert not (tmp_path / "new").exists()

@@ -22,7 +22,7 @@ def result(**metrics: Any) -> dict[str, Any]:
     return {"training_iteration": 1, "env_runners": metrics}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_stops_when_every_running_trial_is_saved(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[int] = []
     stopping = Stopping([], allow_late=False)
@@ -76,6 +76,36 @@ def test_a_criterion_that_is_missing_after_the_first_episodes(stop: str, reporte
     stopping.on_trial_result(0, [], trial("a"), reported)
     assert (stopping.problem is None) if problem is None else (problem in str(stopping.problem))
     assert stopping.is_requested == (problem is not None)
+
+
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [
+        ("search", "start the experiment under another name"),
+        ("scheduler", "start the experiment under another name"),
+        ("checkpoint_score_attr", "continue with --resume"),
+    ],
+)
+def test_metrics_of_other_settings_that_are_missing(setting: str, remedy: str) -> None:
+    stopping = Stopping([], allow_late=False, others={"env_runners/episode_retrun": setting})
+    stopping.on_trial_result(0, [], trial("a"), result(episode_return_mean=1.0))
+    assert stopping.problem is not None and remedy in stopping.problem
+    assert stopping.problem.startswith(f"{setting}: metric 'env_runners/episode_retrun' is not in the results. Did you")
+
+
+def test_sigusr1_saves_checkpoints_before_tune_stops() -> None:
+    received: list[int] = []
+    before = signal.getsignal(signal.SIGUSR1)
+    stopping = Stopping([], allow_late=False)
+    with stopping.signals():
+        signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))  # as Tune does when it starts
+        stopping.on_step_begin(0, [trial("a")])
+        signal.raise_signal(signal.SIGUSR1)
+        assert stopping.signum == signal.SIGUSR1 and not received
+        stopping.on_trial_save(0, [trial("a")], trial("a"))
+        stopping.on_step_end(0, [trial("a")])
+        assert received == [signal.SIGUSR1]
+    assert signal.getsignal(signal.SIGUSR1) is before
 
 
 def test_user_callbacks_may_report_metrics_later(caplog: pytest.LogCaptureFixture) -> None:
