@@ -378,9 +378,9 @@ def _summary(infos: Infos) -> dict[str, Any]:
         if wins:
             summary["win"] = sum(wins) / len(wins)
             break
-    tasks = [info[TASK_KEY] for info in own if TASK_KEY in info]
+    tasks = [info[TASK_KEY] for info in own if isinstance(info.get(TASK_KEY), str)]
     if tasks:
-        summary[TASK_KEY] = str(tasks[0])
+        summary[TASK_KEY] = tasks[0]
     return summary
 
 

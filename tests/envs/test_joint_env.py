@@ -155,6 +155,11 @@ def test_win_is_reported_with_the_last_step(key: str) -> None:
     assert all("win" not in info for *_, info in steps[:-1])
 
 
+@pytest.mark.parametrize(("task", "expected"), [("nav", "nav"), (None, None), ({"goal": [1, 2]}, None)])
+def test_only_names_of_tasks_are_reported(task: Any, expected: str | None) -> None:
+    assert episode(JointEnv(ToyTeam(infos={"task": task})))[-1][-1].get("task") == expected
+
+
 def test_one_agent_is_a_team() -> None:
     env = JointEnv(ToyTeam([D3]))
     assert env.action_space.shape == (1,)
