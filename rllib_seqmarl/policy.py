@@ -286,9 +286,7 @@ class JointPolicy:
 
     def _check_names(self, argument: str, agents: Mapping[Any, Any]) -> None:
         if not isinstance(agents, Mapping):
-            raise LayoutError(
-                f"{argument} must be a dictionary by agent, not a {type(agents).__name__}."
-            )
+            raise LayoutError(f"{argument} must be a dictionary by agent, not a {type(agents).__name__}.")
         unknown = [agent for agent in agents if agent not in self.layout.agents]
         if unknown:
             raise LayoutError(
