@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -283,7 +283,9 @@ class JointPolicy:
             )
             raise LayoutError(f"state: the policy was trained with global_state={state is None} and {problem}.")
 
-    def _check_names(self, argument: str, agents: Iterable[Any]) -> None:
+    def _check_names(self, argument: str, agents: Mapping[Any, Any]) -> None:
+        if not isinstance(agents, Mapping):
+            raise LayoutError(f"{argument} must be a dictionary by agent, not a {type(agents).__name__}.")
         unknown = [agent for agent in agents if agent not in self.layout.agents]
         if unknown:
             raise LayoutError(

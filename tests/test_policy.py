@@ -73,6 +73,8 @@ def test_agent_names_survive_saving_and_loading(names: tuple[Any, ...], tmp_path
     ("arguments", "message"),
     [
         ((observations_of("agent_0"), ALL_LEGAL), "observations: the team has no agent 'agent_0'. Its agents are"),
+        ((np.zeros((3, 2)), ALL_LEGAL), "observations must be a dictionary by agent, not a ndarray"),
+        (((observations_of(), {}), ALL_LEGAL), "observations must be a dictionary .* not a tuple"),
         ((observations_of(*NAMES, 8), ALL_LEGAL), "the team has no agent 8"),
         ((observations_of(), {**ALL_LEGAL, "green": 0}), "action_masks: the team has no agent 'green'"),
         (({}, ALL_LEGAL), "no agent has an observation"),

@@ -6,6 +6,7 @@ import copy
 import json
 from typing import Any, Self
 
+import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
@@ -261,6 +262,11 @@ class JointPPOConfig(PPOConfig):
     @train_batch_size.setter
     def train_batch_size(self, value: Any) -> None:
         self._train_batch_size = value
+
+    @override(PPOConfig)
+    def __setattr__(self, key: str, value: Any) -> None:
+        # Searches suggest NumPy numbers, which are neither ints nor bools for the checks of options, nor JSON.
+        super().__setattr__(key, value.item() if isinstance(value, np.generic) else value)
 
     def _set(self, **options: Any) -> Self:
         for key, value in options.items():

@@ -17,6 +17,7 @@ from rllib_seqmarl.algorithms.evaluation import check_evaluation_options
 from rllib_seqmarl.algorithms.initial_policy import check_initial_policy
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTIONS
 from rllib_seqmarl.algorithms.user_code import NETWORK_OPTIONS, check_user_code
+from rllib_seqmarl.envs.batch_creators import NUM_ENVS
 from rllib_seqmarl.networks import ActionSpec, NetworkConfig
 from rllib_seqmarl.networks.config import checked_filters
 from rllib_seqmarl.suggestions import did_you_mean
@@ -150,6 +151,7 @@ def _is_schedule(value: Any) -> bool:
         isinstance(value, list | tuple)
         and bool(value)
         and all(isinstance(p, list | tuple) and len(p) == 2 and all(map(_is_non_negative, p)) for p in value)
+        and [timestep for timestep, _ in value] == sorted(timestep for timestep, _ in value)
     )
 
 
@@ -165,7 +167,11 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-_A_SCHEDULE = "a number >= 0 or a schedule of such numbers, [[0, value], [timestep, value], ...]"
+def _is_duration(value: Any) -> bool:
+    return _is_non_negative(value) or value == math.inf
+
+
+_A_SCHEDULE = "a number >= 0 or a schedule of such numbers, [[0, value], [timestep, value], ...], in order of timesteps"
 OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (_is_schedule, _A_SCHEDULE),
     "entropy_coeff": (_is_schedule, _A_SCHEDULE),
@@ -199,15 +205,17 @@ OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "'episodes' or 'timesteps'",
     ),
     "seed": (_or_none(_is_seed), "a whole number from 0 to 2**32 - 1, or None for a drawn one"),
-    "use_value_norm": (_is_bool, "True or False"),
-    "shared_reward": (_is_bool, "True or False"),
-    "sample_while_learning": (_is_bool, "True or False"),
-    "agent_ids": (_is_bool, "True or False"),
-    "global_state": (_is_bool, "True or False"),
+    "metrics_num_episodes_for_smoothing": (_is_count, "a whole number >= 1"),
+    "min_sample_timesteps_per_iteration": (_or_none(_is_non_negative), "a number >= 0, or None"),
+    "min_train_timesteps_per_iteration": (_or_none(_is_non_negative), "a number >= 0, or None"),
+    "min_time_s_per_iteration": (_or_none(_is_duration), "a number of seconds >= 0, or None"),
+    "metrics_episode_collection_timeout_s": (_is_duration, "a number of seconds >= 0"),
+    "sample_timeout_s": (_is_duration, "a number of seconds >= 0"),
+    "evaluation_sample_timeout_s": (_is_duration, "a number of seconds >= 0"),
+    "num_cpus_per_env_runner": (_is_non_negative, "a number >= 0"),
+    "num_gpus_per_env_runner": (_is_non_negative, "a number >= 0"),
+    "num_gpus_per_learner": (_is_non_negative, "a number >= 0"),
     "agent_order": (lambda value: value in ("fixed", "shuffled"), "'fixed' or 'shuffled'"),
-    "explore": (_is_bool, "True or False"),
-    "normalize_actions": (_is_bool, "True or False"),
-    "clip_actions": (_is_bool, "True or False"),
     "mixer_options": (lambda value: isinstance(value, dict), "a dict of options of the mixers, such as {'d_state': 8}"),
     "team_reward": (lambda value: value in ("mean", "sum"), "'mean' or 'sum'"),
     "initial_policy": (
@@ -223,6 +231,14 @@ def _check_values(config: JointPPOConfig) -> None:
         value = getattr(config, key)
         if not is_valid(value):
             raise ValueError(f"{key}={value!r} is not {expected}.")
+    for key, default in vars(type(config)()).items():
+        if isinstance(default, bool) and not key.startswith("_") and not _is_bool(getattr(config, key)):
+            raise ValueError(f"{key}={getattr(config, key)!r} is not True or False.")
+    if NUM_ENVS in config.env_config and config.gym_env_vectorize_mode == "vector_entry_point":
+        raise ValueError(
+            f"env_config: {NUM_ENVS}={config.env_config[NUM_ENVS]!r} has no effect: RLlib replaces it by "
+            f"num_envs_per_env_runner. Set that instead; or, if it means something else, rename the option."
+        )
     if not (config.create_local_env_runner or config.num_env_runners or config.in_evaluation):
         raise ValueError("create_local_env_runner=False needs num_env_runners >= 1, since no env runner would be left.")
     batch_size = config.train_batch_size_per_learner

@@ -9,6 +9,7 @@ from sys import exception
 from typing import Any
 
 import ray
+from gymnasium.vector import SyncVectorEnv
 from ray._private.state import actors
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_context import EnvContext
@@ -24,6 +25,7 @@ from rllib_seqmarl.env_runners.seeds import SeedKey, env_seeds, process_seed
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_env import AGENT_INFOS
+from rllib_seqmarl.envs.vector_env import check_copies
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,9 @@ class JointEnvRunner(SingleAgentEnvRunner):
         if error is not None:
             raise error
         super().make_env()
+        vector = self.env.unwrapped
+        if isinstance(vector, SyncVectorEnv):
+            check_copies([env.unwrapped for env in vector.envs])
         self._envs_made += 1
         self._is_seeded = False
 

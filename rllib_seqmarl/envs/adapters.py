@@ -5,6 +5,8 @@ end of an episode is signalled. Environments are recognised by their methods, so
 installed for the other's environments.
 """
 
+import inspect
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -34,7 +36,7 @@ class ParallelAdapter:
 
     def __init__(self, env: Any):
         self.env = env
-        self.agents: tuple[AgentID, ...] = tuple(getattr(env, "possible_agents", ()))
+        self.agents: tuple[AgentID, ...] = _names(getattr(env, "possible_agents", ()))
 
     def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         return self.env.observation_space(agent), self.env.action_space(agent)
@@ -49,10 +51,8 @@ class MultiAgentAdapter:
         self.env = env
         # The current API lists the agents; older environments only have dictionaries of spaces.
         attributes = ("possible_agents", "agents", "action_spaces", "observation_spaces")
-        candidates = (getattr(env, attribute, None) for attribute in attributes)
-        self.agents: tuple[AgentID, ...] = next(
-            (tuple(names) for names in candidates if names is not None and len(names)), ()
-        )
+        candidates = (_names(getattr(env, attribute, None)) for attribute in attributes)
+        self.agents: tuple[AgentID, ...] = next(filter(None, candidates), ())
 
     def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         observation, action = self.env.get_observation_space(agent), self.env.get_action_space(agent)
@@ -62,6 +62,31 @@ class MultiAgentAdapter:
                 "(agent -> space) in the environment's __init__."
             )
         return observation, action
+
+
+def _names(names: Any) -> tuple[AgentID, ...]:
+    """The agents' names in an attribute of an environment; empty if it is None.
+
+    A set of strings has another order in every process, so it is sorted: all env runners need the same rows.
+    """
+    if names is None:
+        return ()
+    if not isinstance(names, Iterable):
+        raise JointEnvError(f"its agents are {names!r}. Set `possible_agents` to a list of the agents' names.")
+    is_set = isinstance(names, set | frozenset)
+    return tuple(sorted(names, key=lambda name: (len(repr(name)), repr(name))) if is_set else names)
+
+
+def reset_options(env: Any) -> set[str]:
+    """The subset of `seed` and `options` that the environment's reset accepts."""
+    names = {"seed", "options"}
+    try:
+        parameters = inspect.signature(env.reset).parameters
+    except (TypeError, ValueError):  # implemented in C
+        return names
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return names
+    return names & parameters.keys()
 
 
 def is_multi_agent(env: Any) -> bool:

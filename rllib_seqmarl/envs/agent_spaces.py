@@ -74,12 +74,26 @@ def _flat_without_mask(observation: Mapping[str, Any], flatten: Flatten) -> Any:
     return flatten({key: part for key, part in observation.items() if key != MASK_KEY})
 
 
-def has_channels_first(space: Space) -> bool:
-    """Return whether a space is of images (channels, height, width), with values 0 to 255 and 1, 3 or 4 channels."""
+def check_channels(agent: AgentID, space: Space) -> None:
+    """Raise LayoutError if the agent observes images (channels, height, width), alone or with a mask.
+
+    They would be flattened. Exported policies that were trained on such observations still load.
+    """
+    if isinstance(space, spaces.Dict) and MASK_KEY in space.spaces and len(space.spaces) == 2:
+        (space,) = (part for key, part in space.spaces.items() if key != MASK_KEY)
+    if _has_channels_first(space):
+        raise LayoutError(
+            f"agent {agent!r} observes images of shape {space.shape}, channels first. Put the channels last: "
+            "(height, width, channels), for example with np.moveaxis(image, 0, -1)."
+        )
+
+
+def _has_channels_first(space: Space) -> bool:
+    """Return whether the first axis of pixels is too short for an image: the channels, such as stacked frames."""
     if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3):
         return False
     channels, height, width = space.shape
-    return channels in (1, 3, 4) and min(height, width) >= SMALLEST_IMAGE and bool((space.high == 255).all())
+    return channels < SMALLEST_IMAGE <= min(height, width) and bool((space.high == 255).all())
 
 
 def _image_shape(space: Space) -> tuple[int, int, int] | None:

@@ -48,7 +48,7 @@ def _check_agents(batch: BatchedSimulator) -> Violations:
     agents, observation_spaces, action_spaces = batch.agents, batch.observation_spaces, batch.action_spaces
     if not agents:
         yield "have at least one agent", "`agents` is empty."
-    if len(set(agents)) < len(agents):
+    if any(agents.count(agent) > 1 for agent in agents):
         yield "give each agent a unique name", f"`agents` is {list(agents)}."
     if not len(agents) == len(observation_spaces) == len(action_spaces):
         yield (

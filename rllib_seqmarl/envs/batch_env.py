@@ -8,7 +8,7 @@ import numpy as np
 from rllib_seqmarl.envs.batch_contract import BATCH, check_attributes, check_observation, check_step_result
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.contract import raise_violations
-from rllib_seqmarl.envs.errors import JointEnvError
+from rllib_seqmarl.envs.errors import JointEnvError, LayoutError
 from rllib_seqmarl.envs.joint_teams import Infos, JointTeams, TeamsStep
 from rllib_seqmarl.envs.layout import ACTION_MASK, ALIVE, OBSERVATIONS, STATE, Arrays, TeamLayout
 from rllib_seqmarl.envs.vector_env import JointVector
@@ -48,6 +48,8 @@ class BatchTeams(JointTeams):
         if wins is not None:
             done = terminated | truncated
             if done.any():
+                for copy in np.flatnonzero(done & ~np.isfinite(wins)).tolist():
+                    raise self._error(copy, f"its win is {wins[copy]}.")
                 infos["win"], infos["_win"] = wins, done
         return TeamsStep(rewards, terminated, truncated, infos)
 
@@ -107,14 +109,17 @@ class JointBatchEnv(JointVector):
         raise_violations(name, BATCH, "", check_attributes(batch))
         if global_state and not batch.state_dim:
             raise JointEnvError(f"{name} has no global state. Set global_state=False.")
-        layout = TeamLayout(
-            agents=tuple(batch.agents),
-            observation_spaces=tuple(batch.observation_spaces),
-            action_spaces=tuple(batch.action_spaces),
-            agent_ids=agent_ids,
-            info_masks=batch.has_action_mask,
-            state_dim=batch.state_dim if global_state else 0,
-        )
+        try:
+            layout = TeamLayout(
+                agents=tuple(batch.agents),
+                observation_spaces=tuple(batch.observation_spaces),
+                action_spaces=tuple(batch.action_spaces),
+                agent_ids=agent_ids,
+                info_masks=batch.has_action_mask,
+                state_dim=batch.state_dim if global_state else 0,
+            )
+        except LayoutError as error:
+            raise JointEnvError(f"{name}: {error}") from error.__cause__
         teams = BatchTeams(name, batch, layout, team_reward=team_reward, agent_order=agent_order)
         super().__init__(teams, batch.metadata, batch.render_mode)
 

@@ -127,7 +127,9 @@ def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
         TypeError: `source` does not make a multi-agent environment.
         JointEnvError: A BatchedSimulator's number of copies or another attribute is wrong.
     """
-    env = find_creator(source)({} if env_config is None else env_config)
+    creator = find_creator(source)
+    config = {} if env_config is None else env_config
+    env = creator(config if takes_keywords(creator) else _env_context(config))
     if not isinstance(env, JointEnv):
         adapt(env)  # raises TypeError for anything else
     return env
@@ -207,6 +209,20 @@ def _takes_config(source: Callable[..., Any]) -> bool:
         return False
     (only,) = positional
     return only.default is only.empty or only.name in ("config", "env_config", "cfg", "env_context")
+
+
+def takes_keywords(creator: Callable[..., Any]) -> bool:
+    """Return whether a result of :func:`find_creator` passes the config as keyword arguments, not as one object."""
+    return isinstance(creator, partial) and creator.func is call_with_keywords
+
+
+def _env_context(config: EnvConfig) -> EnvConfig:
+    """Return the config as RLlib's env runners pass it, with attributes such as `worker_index`, if Ray is installed."""
+    if not find_spec("ray"):
+        return config
+    from ray.rllib.env.env_context import EnvContext
+
+    return config if isinstance(config, EnvContext) else EnvContext(config, worker_index=0, num_workers=0)
 
 
 def call_with_keywords(source: Callable[..., Any], config: EnvConfig, name: str | None = None) -> Any:

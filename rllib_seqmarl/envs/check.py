@@ -15,11 +15,12 @@ from gymnasium import spaces
 from rllib_seqmarl.envs.adapters import adapt
 from rllib_seqmarl.envs.agent_spaces import Space
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
-from rllib_seqmarl.envs.catalog import EnvConfig, make_batch, make_env
+from rllib_seqmarl.envs.catalog import EnvConfig, make_batch, make_joint_env
 from rllib_seqmarl.envs.check_batch import check_batch
 from rllib_seqmarl.envs.contract import Violations, check_rendering, raise_violations
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.layout import ACTION_MASK, Arrays, TeamLayout
+from rllib_seqmarl.envs.vector_env import check_copies
 
 COPIES = 3  # of a batch made for the check: enough to detect interference
 
@@ -44,11 +45,20 @@ def check_joint_env(
     """
     if isinstance(env, str | type) or not hasattr(env, "step"):
         batch = make_batch(env, COPIES, env_config)
-        env = make_env(env, env_config) if batch is None else batch
+        if batch is None:
+            copies = [make_joint_env(env, env_config) for _ in range(2)]
+            check_copies(copies)
+            _check_joint(copies[0], episodes, max_steps, seed)
+            copies[1].close()
+            return
+        env = batch
     if isinstance(env, BatchedSimulator):
         check_batch(env, episodes=episodes, max_steps=max_steps, seed=seed)
-        return
-    joint = env if isinstance(env, JointEnv) else JointEnv(env)
+    else:
+        _check_joint(env if isinstance(env, JointEnv) else JointEnv(env), episodes, max_steps, seed)
+
+
+def _check_joint(joint: JointEnv, episodes: int, max_steps: int, seed: int) -> None:
     _raise_violations(joint, "", _check_spaces(joint))
     joint.reader.env = wrapped = _LastObservations(joint.env)
     try:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rllib_seqmarl.envs.batch_contract import BATCH, check_attributes
+from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.batch_play import (
     END_KEYS,
     OBSERVATION_KEYS,
@@ -14,7 +14,7 @@ from rllib_seqmarl.envs.batch_play import (
     has_same_observation,
 )
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
-from rllib_seqmarl.envs.contract import Violations, check_rendering, raise_violations
+from rllib_seqmarl.envs.contract import Violations, check_rendering
 from rllib_seqmarl.envs.final_observations import check_final_observations
 
 RESTART = "start a new episode in copies where `reset_mask` is set, also in mid-episode"
@@ -37,7 +37,7 @@ def check_batch(batch: BatchedSimulator, *, episodes: int, max_steps: int, seed:
     Raises:
         JointEnvError: The batch violates the contract.
     """
-    raise_violations(type(batch).__name__, BATCH, "", check_attributes(batch))
+    JointBatchEnv(batch)  # checks the attributes, as training does
     check = _Check(batch, seed)
     recording = check.play(episodes, max_steps)
     check.raise_violations("", check.check_determinism(recording))
@@ -122,6 +122,8 @@ class _Check(CheckedBatch):
             copy, row = np.argwhere(~np.isfinite(snapshot["rewards"]))[0]
             value = snapshot["rewards"][copy, row]
             yield "return finite rewards", f"In copy {copy}, the reward of agent {agents[row]!r} is {value}."
+        for copy in np.flatnonzero(~np.isfinite(snapshot.get("wins", np.zeros(0))))[:1]:
+            yield "return finite wins at the end of an episode", f"In copy {copy}, it is {snapshot['wins'][copy]}."
         outside = ((observations < self.bounds[0]) | (observations > self.bounds[1])) & self.is_own & alive[:, :, None]
         for copy, row, entry in np.argwhere(outside)[:1]:
             yield (

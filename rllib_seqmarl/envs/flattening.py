@@ -69,7 +69,7 @@ def _flat_bits(observation: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 def _flat_choice(observation: Any, one_hot: np.ndarray, start: int) -> np.ndarray:
     choice = np.asarray(observation)
-    if choice.size != 1 or choice.dtype.kind not in "iu":
+    if choice.size != 1 or choice.dtype.kind not in "biu":
         raise ValueError(f"{observation!r} is not an integer")
     index = choice.item() - start
     if not 0 <= index < len(one_hot):
@@ -92,7 +92,7 @@ def _flat_choices(observation: Any, nvec: np.ndarray, start: np.ndarray) -> np.n
 
 def _flat_dict(observation: Mapping[str, Any], parts: Mapping[str, Flatten]) -> np.ndarray:
     if observation.keys() != parts.keys():
-        raise ValueError(f"it has the keys {', '.join(map(str, observation))}, not {', '.join(parts)}")
+        raise ValueError(f"it has the keys {', '.join(map(str, observation))}, not {', '.join(map(str, parts))}")
     return np.concatenate([flatten(observation[key]) for key, flatten in parts.items()])
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import gymnasium as gym
 
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
-from rllib_seqmarl.envs.catalog import call_with_keywords, find_creator, find_entry, make_batch, make_joint_env
+from rllib_seqmarl.envs.catalog import find_creator, find_entry, make_batch, make_joint_env, takes_keywords
 from rllib_seqmarl.envs.final_observations import check_start
 from rllib_seqmarl.envs.vector_env import JointVector, JointVectorEnv
 
@@ -46,8 +45,7 @@ class JointEnvCreator:
 
         Raises the same errors as :meth:`require`.
         """
-        creator = find_creator(self.env)
-        return isinstance(creator, partial) and creator.func is call_with_keywords
+        return takes_keywords(find_creator(self.env))
 
     def __call__(self, env_config: dict[str, Any]) -> gym.Env | JointVector:
         """Make one environment, or a batch if RLlib's vector entry point has put `num_envs` into the config.

@@ -7,6 +7,7 @@ size: then they are uint8 pixels, which take a quarter of the memory. Training e
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,6 +25,7 @@ from rllib_seqmarl.envs.agent_spaces import (
     flat_pixels,
 )
 from rllib_seqmarl.envs.errors import LayoutError
+from rllib_seqmarl.envs.flattening import brief
 from rllib_seqmarl.envs.joint_actions import JointActions
 from rllib_seqmarl.envs.space_json import name_from_json, name_to_json, space_from_json, space_to_json
 
@@ -38,6 +40,13 @@ def missing_mask(agent: AgentID) -> LayoutError:
         f"agent {agent!r} has no action mask at this step. Once an agent has had a mask, it needs one at every step "
         "while it is alive (all ones if everything is legal)."
     )
+
+
+def _flat_mask(mask: Any) -> np.ndarray:
+    """Convert a mask to an array; gymnasium's format for several components is a (nested) tuple of arrays."""
+    if isinstance(mask, tuple) and mask:
+        return np.concatenate([np.atleast_1d(_flat_mask(part)) for part in mask])
+    return np.asarray(mask)
 
 
 class JointObservationSpace(spaces.Dict):
@@ -238,8 +247,13 @@ class TeamLayout(JointActions):
                 if len(observation) != size:
                     raise ValueError(f"it has {len(observation)} entries, not {size}")
                 table[target] = observation
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            except ValueError as error:
                 raise LayoutError(f"agent {agent!r}: its observation does not fit its space: {error}.") from error
+            except (TypeError, KeyError, IndexError, AttributeError) as error:
+                raise LayoutError(
+                    f"agent {agent!r}: its observation does not fit its space {brief(self.observation_spaces[row])}: "
+                    f"it is {reprlib.repr(observations[agent])}."
+                ) from error
         if self.declares_masks:
             self._place_masks(arrays[ACTION_MASK], observations, masks or {}, last)
         if self.state_dim:
@@ -257,9 +271,10 @@ class TeamLayout(JointActions):
                 if observed.has_mask and not last:
                     raise missing_mask(agent)
                 continue
-            if isinstance(mask, tuple):  # gymnasium's format for MultiDiscrete: one array per component
-                mask = np.concatenate(mask)
-            mask = np.asarray(mask)
+            try:
+                mask = _flat_mask(mask)
+            except ValueError:  # lists of several lengths
+                raise LayoutError(f"agent {agent!r}: its action mask is {reprlib.repr(mask)}, not an array.") from None
             if mask.shape != (action.width,):
                 found = f"{len(mask)} entries" if mask.ndim == 1 else f"shape {mask.shape}"
                 raise LayoutError(f"agent {agent!r}: its action mask has {found}, not {action.width}.")

@@ -14,13 +14,10 @@ def as_number(value: Any, what: str) -> float:
     Raises:
         JointEnvError: It is not a number, or not finite.
     """
-    if isinstance(value, int | float | np.number | np.bool_):
-        number = float(value)
-    else:
-        array = np.asarray(value)
-        if array.size != 1 or array.dtype.kind not in "biuf":
-            raise JointEnvError(f"{what} must be a number, not {_brief(value)}.")
-        number = float(array.item())
+    try:
+        number = float(value if isinstance(value, int | float | np.number | np.bool_) else _single(value))
+    except (ValueError, TypeError, OverflowError):
+        raise JointEnvError(f"{what} must be a number, not {_brief(value)}.") from None
     if not math.isfinite(number):
         raise JointEnvError(f"{what} is {number}.")
     return number
@@ -34,10 +31,21 @@ def as_flag(value: Any, what: str) -> bool:
     """
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    array = np.asarray(value)
-    if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
+    try:
+        number = _single(value)
+    except (ValueError, TypeError):
+        number = None
+    if number not in (0, 1):
         raise JointEnvError(f"{what} must be True or False, not {_brief(value)}.")
-    return bool(array.item())
+    return bool(number)
+
+
+def _single(value: Any) -> Any:
+    """Return the only entry of an array of numbers; raise ValueError or TypeError for anything else."""
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise ValueError("not a single number")
+    return array.item()
 
 
 def _brief(value: Any) -> str:

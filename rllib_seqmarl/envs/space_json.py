@@ -17,7 +17,7 @@ def name_to_json(name: Hashable) -> JSON:
     """
     match name:
         case str():
-            return str(name)
+            return str.__str__(name)  # of an Enum too, whose `str` is not its value
         case int() | np.integer():
             return int(name)
         case tuple():

@@ -1,14 +1,13 @@
 """Reads and validates the results of multi-agent environments, for both training and `check_joint_env`."""
 
-import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rllib_seqmarl.envs.adapters import ALL, adapt
-from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, TASK_KEY, AgentID, Space, has_channels_first
+from rllib_seqmarl.envs.adapters import ALL, adapt, reset_options
+from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, TASK_KEY, AgentID, Space, check_channels
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.layout import Arrays, TeamLayout, missing_mask
 from rllib_seqmarl.envs.numbers import as_flag, as_number
@@ -68,7 +67,7 @@ class TeamReader:
         self._adapter = adapt(env)
         self._is_parallel = self._adapter.is_parallel
         self._has_warned = False
-        self._accepts = _reset_options(env)
+        self._accepts = reset_options(env)
         self._agents = self._adapter.agents
         spaces = [self._spaces_of(agent) for agent in self._agents]
         _, infos = self._read_reset(self._call_reset(None, None))
@@ -78,7 +77,7 @@ class TeamReader:
             action_spaces=tuple(action for _, action in spaces),
             agent_ids=agent_ids,
             info_masks=any(_info_of(infos, agent).get(MASK_KEY) is not None for agent in self._agents),
-            state_dim=np.size(self._state()) if global_state else 0,
+            state_dim=self._state().size if global_state else 0,
         )
         self._has_observed_mask = {own.agent for own in self.layout.observed if own.has_mask}
         self._masked: set[AgentID] = set()  # agents whose infos have had a mask
@@ -94,11 +93,7 @@ class TeamReader:
             raise
         except Exception as error:
             raise JointEnvError(f"agent {agent!r}: getting its spaces raised {_describe(error)}.") from error
-        if has_channels_first(observation):
-            raise JointEnvError(
-                f"agent {agent!r} observes images of shape {observation.shape}, channels first. Put the channels last: "
-                "(height, width, channels), for example with np.moveaxis(image, 0, -1)."
-            )
+        check_channels(agent, observation)
         return observation, action
 
     # -- resets ----------------------------------------------------------------------------------------------
@@ -153,11 +148,8 @@ class TeamReader:
         acting, done = self.acting, self._done
         result = self.env.step(self.layout.decode(rows, acting))
         if not (isinstance(result, tuple | list) and len(result) == 5):
-            old = (
-                " Returning four values was the API before gym 0.26."
-                if isinstance(result, tuple) and len(result) == 4
-                else ""
-            )
+            is_old = isinstance(result, tuple) and len(result) == 4
+            old = " Returning four values was the API before gym 0.26." if is_old else ""
             raise JointEnvError(
                 f"step() must return five dictionaries, ({', '.join(STEP_RESULTS)}), not {_describe(result)}.{old}"
             )
@@ -319,7 +311,7 @@ class TeamReader:
                 has_entries = True
         return infos if has_entries else None
 
-    def _state(self) -> Any:
+    def _state(self) -> np.ndarray:
         try:
             state = getattr(self.env, "state", None)
             state = state() if callable(state) else state
@@ -327,9 +319,13 @@ class TeamReader:
             state = None
         if state is None:
             raise JointEnvError("it has no global state (no `state()`, or it returns None). Set global_state=False.")
-        if isinstance(state, Mapping):
+        try:
+            array = np.asarray(state)
+        except ValueError:  # arrays of several sizes
+            array = np.empty(0)
+        if isinstance(state, Mapping) or not array.size:
             raise JointEnvError(f"its global state is {_describe(state)}. Return one array of numbers from `state()`.")
-        return state
+        return array
 
     # -- errors ----------------------------------------------------------------------------------------------
 
@@ -363,18 +359,6 @@ class TeamReader:
         return f"`possible_agents` ({', '.join(map(repr, self._agents[:8]))})"
 
 
-def _reset_options(env: Any) -> set[str]:
-    """The subset of `seed` and `options` that the environment's reset accepts."""
-    names = {"seed", "options"}
-    try:
-        parameters = inspect.signature(env.reset).parameters
-    except (TypeError, ValueError):  # implemented in C
-        return names
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return names
-    return names & parameters.keys()
-
-
 def _info_of(infos: Infos | None, agent: AgentID) -> Mapping[str, Any]:
     return (infos or {}).get(agent) or {}
 
@@ -394,9 +378,9 @@ def _summary(infos: Infos) -> dict[str, Any]:
         if wins:
             summary["win"] = sum(wins) / len(wins)
             break
-    tasks = [info[TASK_KEY] for info in own if TASK_KEY in info]
+    tasks = [info[TASK_KEY] for info in own if isinstance(info.get(TASK_KEY), str)]
     if tasks:
-        summary[TASK_KEY] = str(tasks[0])
+        summary[TASK_KEY] = tasks[0]
     return summary
 
 

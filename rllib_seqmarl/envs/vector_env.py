@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from rllib_seqmarl.envs.env_teams import EnvTeams
+from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_teams import JointStep, JointTeams
 from rllib_seqmarl.envs.layout import Arrays
 from rllib_seqmarl.envs.seeding import copy_seeds
@@ -76,6 +77,25 @@ class JointVector(gym.vector.VectorEnv):
     def _get_attributes(self, name: str) -> tuple[Any, ...]: ...
 
 
+def check_copies(envs: Sequence[Any]) -> None:
+    """Check that joint environments can be stepped side by side as copies of one.
+
+    Args:
+        envs: At least one JointEnv.
+
+    Raises:
+        JointEnvError: Two are the same object, or they differ in their layout or options.
+    """
+    first = envs[0]
+    if len({id(env.env) for env in envs}) < len(envs):
+        raise JointEnvError(
+            f"{first.name}: its creator returned the same environment twice. Make a new one at each call, since copies "
+            "are stepped side by side."
+        )
+    if any(env.layout != first.layout or env.teams_options != first.teams_options for env in envs):
+        raise JointEnvError(f"{first.name}: all environments of a batch need the same agents, spaces and options.")
+
+
 class JointVectorEnv(JointVector):
     """Equivalent to gymnasium's SyncVectorEnv for joint environments, but without copying observations.
 
@@ -86,8 +106,7 @@ class JointVectorEnv(JointVector):
     def __init__(self, envs: Sequence[JointEnv]):
         self.envs = tuple(envs)
         first = self.envs[0]
-        if any(env.layout != first.layout or env.teams_options != first.teams_options for env in self.envs):
-            raise ValueError("all environments of a batch need the same agents, spaces and options.")
+        check_copies(self.envs)
         teams = EnvTeams(first.name, [env.reader for env in self.envs], **first.teams_options)
         super().__init__(teams, first.metadata, first.render_mode)
 

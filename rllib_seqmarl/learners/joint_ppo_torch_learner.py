@@ -41,6 +41,7 @@ from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss, explained_varian
 from rllib_seqmarl.learners.minibatches import minibatches
 from rllib_seqmarl.learners.rollout_data import RolloutData, rollout_columns
 from rllib_seqmarl.learners.slices import add_gradients, map_slices, slices
+from rllib_seqmarl.modules.users_connectors import check_connector
 
 __all__ = ["JointPPOTorchLearner", "NonFiniteLossError"]
 # Columns with the weight of each agent-step in the policy loss, and in the value loss.
@@ -60,6 +61,8 @@ class JointPPOTorchLearner(PPOTorchLearner):
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         if self._torch_compile_forward_train and "_forward_train" not in vars(module):
             module.compile(self._torch_compile_cfg)  # RLlib checks the wrong object, and so skips compilation
+        for connector in self._learner_connector.connectors if self._learner_connector is not None else ():
+            check_connector("learner_connector", connector)
         if self._learner_connector is not None and self.config.add_default_connectors_to_learner_pipeline:
             self._learner_connector.remove(GeneralAdvantageEstimation)
             self._learner_connector.append(

@@ -39,13 +39,18 @@ def adapt_connectors(connectors: Any) -> Any:
         if type(connectors) is MeanStdFilter:
             return TeamMeanStdFilter.like(connectors)
         raise ValueError(f"env_to_module_connector: derive {type(connectors).__name__} from TeamMeanStdFilter.")
+    check_connector("env_to_module_connector", connectors)
+    return connectors
+
+
+def check_connector(option: str, connector: Any) -> None:
+    """Raise ValueError if the connector given by a config's `option` cannot work on joint observations."""
     for unsupported, reason in _UNSUPPORTED.items():
-        if isinstance(connectors, unsupported):
+        if isinstance(connector, unsupported):
             raise ValueError(
-                f"env_to_module_connector={type(connectors).__name__} does not work on joint observations: {reason} "
+                f"{option}={type(connector).__name__} does not work on joint observations: {reason} "
                 f"(see docs/connectors.md)."
             )
-    return connectors
 
 
 class TeamMeanStdFilter(MeanStdFilter):
@@ -92,8 +97,12 @@ class TeamMeanStdFilter(MeanStdFilter):
         """Filter a joint observation."""
         features = observation[OBSERVATIONS].copy()  # (n, obs_dim)
         size = self._num_features
+        # With shuffled rows, the ids tell the agents; without ids, agents are meant to be interchangeable.
+        has_ids = _get_layout(self.input_observation_space).agent_ids
+        agents = features[:, size:].argmax(axis=1) if has_ids else np.arange(len(features))
         for row in np.flatnonzero(observation[ALIVE]).tolist():
-            features[row, :size] = self._filters[row](features[row, :size], update=self._update_stats)
+            agent_filter = self._filters[int(agents[row])]
+            features[row, :size] = agent_filter(features[row, :size], update=self._update_stats)
         filtered = {**observation, OBSERVATIONS: features}
         if STATE in observation:
             filtered[STATE] = self._filters[STATE](observation[STATE], update=self._update_stats)

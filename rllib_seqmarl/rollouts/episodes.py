@@ -21,6 +21,13 @@ class Segment(NamedTuple):
     is_done: bool
 
 
+class _Rewards(InfiniteLookbackBuffer):
+    """Rewards that may be set from lists, as callbacks of RLlib's own loop do before an episode becomes arrays."""
+
+    def set(self, new_data: Any, **where: Any) -> None:
+        super().set(np.asarray(new_data, np.float32) if isinstance(new_data, list | tuple) else new_data, **where)
+
+
 def find_segments(is_step: np.ndarray, done: np.ndarray) -> list[Segment]:
     """Find all episode segments in `is_step` and `done` (T, B): first finished ones, by end, then running ones."""
     num_rows, num_envs = is_step.shape
@@ -54,7 +61,7 @@ def make_episode(rollout: Rollout, segment: Segment) -> SingleAgentEpisode:
         infos=[row_info(rollout, t, env) for t in range(first - 1, last)],  # one per observation
         actions=actions,
         action_space=action_space,
-        rewards=InfiniteLookbackBuffer(rollout.rewards[rows, env]),
+        rewards=_Rewards(rollout.rewards[rows, env]),
         terminated=is_done and bool(rollout.terminated[last - 1, env]),
         truncated=is_done and bool(rollout.truncated[last - 1, env]),
         extra_model_outputs=outputs,

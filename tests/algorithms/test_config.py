@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from ray import cloudpickle
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
@@ -56,6 +57,17 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], MATConfig], str]] = {
         "evaluation_duration_unit='steps' is not 'episodes' or 'timesteps'",
     ),
     "count": (lambda: config(num_epochs=0), "num_epochs=0 is not a whole number >= 1"),
+    "RLlib's boolean": (
+        lambda: config(torch_skip_nan_gradients="no"),
+        "torch_skip_nan_gradients='no' is not True or F",
+    ),
+    "seed": (lambda: config(seed=-1), r"seed=-1 is not a whole number from 0 to 2\*\*32 - 1"),
+    "smoothing": (
+        lambda: config(metrics_num_episodes_for_smoothing=0),
+        "metrics_num_episodes_for_smoothing=0 is not a w",
+    ),
+    "order of a schedule": (lambda: config(lr=[[0, 1e-3], [9, 1e-4], [5, 0]]), "lr=.* is not .*in order of timesteps"),
+    "copies": (lambda: config(env_config={"num_envs": 5}), "env_config: num_envs=5 has no effect: .* num_envs_per_env"),
     "boolean": (lambda: config(agent_ids="yes"), "agent_ids='yes' is not True or False"),
     "overlap": (lambda: config(sample_while_learning=2), "sample_while_learning=2 is not True or False"),
     "choice": (lambda: config(team_reward="max"), "team_reward='max' is not 'mean' or 'sum'"),
@@ -164,6 +176,14 @@ def test_compatible_classes_are_used() -> None:
     own = config().learners(learner_class=Learner).rl_module(rl_module_spec=RLModuleSpec(module_class=Module))
     own.validate()
     assert own.learner_class is Learner and own.rl_module_spec.module_class is Module
+
+
+def test_numpy_numbers_are_stored_as_pythons() -> None:
+    options = {"num_epochs": np.int64(5), "lr": np.float32(0.5), "shared_reward": np.True_, "embed_dim": np.int32(32)}
+    joint = config(**options)
+    joint.validate()
+    assert {key: getattr(joint, key) for key in options} == {key: value.item() for key, value in options.items()}
+    assert type(joint.num_epochs) is int and joint.shared_reward is True
 
 
 def test_validation_does_not_modify_the_config() -> None:

@@ -35,33 +35,32 @@ SUPPORTED: dict[str, str] = {
     "env runners": """
         create_env_on_local_worker create_local_env_runner episode_lookback_horizon restart_failed_sub_environments
         add_default_connectors_to_env_to_module_pipeline add_default_connectors_to_module_to_env_pipeline
-        num_gpus_per_env_runner torch_compile_worker torch_compile_worker_dynamo_backend
-        torch_compile_worker_dynamo_mode stats_cls_lookup metrics_num_episodes_for_smoothing""",
+        explore normalize_actions clip_actions torch_compile_worker torch_compile_worker_dynamo_backend
+        torch_compile_worker_dynamo_mode stats_cls_lookup""",
     "RecordingJointEnvRunner": """
         output output_compress_columns output_filesystem output_filesystem_kwargs output_max_rows_per_file
         output_write_episodes output_write_method output_write_method_kwargs output_write_remaining_data""",
     "RLlib's EnvRunnerGroup": """
         broadcast_env_runner_states merge_env_runner_states _dont_auto_sync_env_runner_states
-        custom_resources_per_env_runner num_cpus_per_env_runner delay_between_env_runner_restarts_s
+        custom_resources_per_env_runner delay_between_env_runner_restarts_s
         env_runner_health_probe_timeout_s env_runner_restore_timeout_s ignore_env_runner_failures
         max_num_env_runner_restarts num_consecutive_env_runner_failures_tolerance restart_failed_env_runners
         max_requests_in_flight_per_env_runner sync_filters_on_rollout_workers_timeout_s
         validate_env_runners_after_construction""",
-    "JointPPO and its Sampler": "sample_timeout_s shuffle_batch_per_epoch",
+    "JointPPO and its Sampler": "shuffle_batch_per_epoch",
     "JointPPOTorchLearner": """
         add_default_connectors_to_learner_pipeline log_gradients torch_skip_nan_gradients _torch_grad_scaler_class
         _torch_lr_scheduler_classes torch_compile_learner torch_compile_learner_dynamo_backend
         torch_compile_learner_dynamo_mode torch_compile_learner_what_to_compile torch_ddp_kwargs learner_config_dict""",
     "RLlib's LearnerGroup": """
-        custom_resources_per_learner num_cpus_per_learner num_gpus_per_learner local_gpu_idx
+        custom_resources_per_learner num_cpus_per_learner local_gpu_idx
         max_requests_in_flight_per_learner""",
     "RLlib's Algorithm": """
         _use_msgpack_checkpoints custom_evaluation_function custom_resources_for_main_process
-        num_cpus_for_main_process placement_strategy log_level metrics_episode_collection_timeout_s
-        min_sample_timesteps_per_iteration min_time_s_per_iteration min_train_timesteps_per_iteration
+        num_cpus_for_main_process placement_strategy log_level
         evaluation_auto_duration_max_env_steps_per_sample evaluation_auto_duration_min_env_steps_per_sample
         evaluation_duration evaluation_error_after_n_consecutive_skips evaluation_force_reset_envs_before_iteration
-        evaluation_parallel_to_training evaluation_sample_timeout_s evaluation_unhealthy_workers_timeout_s""",
+        evaluation_parallel_to_training evaluation_unhealthy_workers_timeout_s""",
 }
 REJECTED = RETIRED_OPTIONS | UNUSED_OPTIONS
 ALL = vars(PPOConfig())

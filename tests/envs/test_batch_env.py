@@ -10,10 +10,10 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList
 from pettingzoo.test import parallel_api_test
-from toy_batch import ToyBatch
+from toy_batch import ToyBatch, Walkers
 from vector_steps import assert_same
 
-from rllib_seqmarl.envs import JointEnv, JointEnvError, check_joint_env
+from rllib_seqmarl.envs import JointEnv, JointEnvError, StepResult, check_joint_env
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.seeding import copy_seeds
 from rllib_seqmarl.envs.single_team import SingleTeam
@@ -82,6 +82,34 @@ def test_invalid_options_are_rejected() -> None:
     batch.state_dim = 0
     with pytest.raises(JointEnvError, match="has no global state. Set global_state=False"):
         JointBatchEnv(batch, global_state=True)
+
+
+@pytest.mark.parametrize("name", [object(), 1.5, [1]])
+def test_the_check_refuses_names_that_training_refuses(name: Any) -> None:
+    def batch() -> Walkers:
+        walkers = Walkers(2)
+        walkers.agents = (name, "b")
+        return walkers
+
+    message = r"Walkers: agent .*: the name .* is a \w+: use a string, an integer or a tuple of these"
+    with pytest.raises(JointEnvError, match=message):
+        JointBatchEnv(batch())
+    with pytest.raises(JointEnvError, match=message):
+        check_joint_env(batch())
+
+
+class WinsNothing(Walkers):
+    def step(self, actions: np.ndarray, reset_mask: np.ndarray) -> StepResult:
+        return super().step(actions, reset_mask)._replace(wins=np.full(self.num_envs, np.nan, np.float32))
+
+
+def test_wins_are_finite() -> None:
+    env = JointBatchEnv(WinsNothing(2, length=1))
+    env.reset(seed=0)
+    with pytest.raises(JointEnvError, match="WinsNothing, step 1, environment 0 of 2: its win is nan"):
+        env.step(np.zeros(env.action_space.shape, env.action_space.dtype))
+    with pytest.raises(JointEnvError, match="return finite wins at the end of an episode. At step 1.*In copy 0, it is"):
+        check_joint_env(WinsNothing(2, length=1))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,19 @@ def test_correct_environments_pass(team: Any) -> None:
     check_joint_env(team)
 
 
+class ReadsContext(TakingTurns):
+    """Reads attributes of RLlib's EnvContext."""
+
+    def __init__(self, config: Any):
+        super().__init__({"length": config["length"]})
+        self.worker = config.worker_index, config.vector_index, config.num_workers
+
+
+@pytest.mark.parametrize("source", [ReadsContext, lambda config: ReadsContext(config)])
+def test_creators_get_rllibs_context_as_in_training(source: Any) -> None:
+    check_joint_env(source, {"length": 3})
+
+
 def reset_returning(value: Any) -> ToyTeam:
     team = ToyTeam()
     team.reset = lambda seed=None, options=None: value  # type: ignore[method-assign, assignment]

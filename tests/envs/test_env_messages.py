@@ -62,6 +62,22 @@ BROKEN = [
     ),
     (ToyTeam(spoil=change(1, "b", float("nan"))), "toy_team, step 2: agent 'b': its reward is nan."),
     (ToyTeam(spoil=change(1, "b", float("inf"))), "step 2: agent 'b': its reward is inf."),
+    (ToyTeam(spoil=change(1, "b", [1.0, [2.0]])), "step 2: agent 'b': its reward must be a number, not [1.0, [2.0]]."),
+    (ToyTeam(spoil=change(1, "b", 10**400)), "step 2: agent 'b': its reward must be a number, not 1000"),
+    (ToyTeam(spoil=change(3, "a", [0, [1]])), "step 2: agent 'a': truncated must be True or False, not [0, [1]]."),
+    (ToyTeam(length=2, infos={"won": [1, [0]]}), "step 2: the win in infos under 'won' must be a number, not [1, [0]]"),
+    (
+        ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": [[1, 0], [1]]})),
+        "step 2: agent 'b': its action mask is [[1, 0], [1]], not an array.",
+    ),
+    (
+        ToyTeam(masks="observation", spoil=change(0, "a", {"obs": np.ones(2), "action_mask": np.ones(3)})),
+        "step 2: agent 'a': its observation does not fit its space Dict(",
+    ),
+    (
+        ToyTeam(spoil=change(0, "a", 0.5)),
+        "step 2: agent 'a': its observation does not fit its space Box(2,): it is 0.5.",
+    ),
     (ToyTeam(spoil=change(1, "b", [1.0, 2.0])), "step 2: agent 'b': its reward must be a number, not [1.0, 2.0]."),
     (
         ToyTeam(masks="info", spoil=change(4, "b", {"action_mask": np.zeros(3)})),
@@ -186,6 +202,21 @@ def test_missing_global_state() -> None:
         JointEnvError, match=r"no global state \(no `state\(\)`, or it returns None\). Set global_state="
     ):
         JointEnv(TakingTurns(), global_state=True)
+
+
+@pytest.mark.parametrize("state", [np.zeros(0), [np.zeros(3), np.zeros(2)], {"map": np.zeros(3)}])
+def test_global_state_that_is_no_array(state: Any) -> None:
+    team = ToyTeam()
+    team.state = lambda: state
+    with pytest.raises(JointEnvError, match=r"toy_team: its global state is .*Return one array of numbers"):
+        JointEnv(team, global_state=True)
+
+
+def test_agents_that_are_a_number() -> None:
+    team = ToyTeam()
+    team.possible_agents = 2
+    with pytest.raises(JointEnvError, match="toy_team: its agents are 2. Set `possible_agents` to a list"):
+        JointEnv(team)
 
 
 def test_unknown_team_reward() -> None:

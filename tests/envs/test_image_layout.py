@@ -87,10 +87,12 @@ def test_layout_json_round_trip() -> None:
     assert TeamLayout.from_dict(json.loads(text)) == team and len(text) < 1000
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 20), (1, 16, 16), (4, 64, 64)])
-def test_channels_first_images_are_rejected(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("has_mask", [False, True])
+@pytest.mark.parametrize("shape", [(3, 16, 20), (1, 16, 16), (4, 64, 64), (2, 64, 64), (12, 64, 64)])
+def test_channels_first_images_are_rejected(shape: tuple[int, ...], has_mask: bool) -> None:
     team = ToyTeam([CHOICE])
-    team.seen["a"] = image_space(*shape)
+    image, mask = image_space(*shape), spaces.MultiBinary(2)
+    team.seen["a"] = spaces.Dict(observation=image, action_mask=mask) if has_mask else image
     with pytest.raises(JointEnvError, match=r"toy_team: agent 'a' observes images .* channels first. .*np.moveaxis"):
         JointEnv(team)
     layout(image_space(*shape))  # exported policies trained on such rows still load

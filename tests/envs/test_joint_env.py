@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_envs import TakingTurns, ToyTeam
 
+from rllib_seqmarl.envs.adapters import adapt
 from rllib_seqmarl.envs.catalog import make_joint_env
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_env import JointEnv
@@ -154,6 +155,11 @@ def test_win_is_reported_with_the_last_step(key: str) -> None:
     assert all("win" not in info for *_, info in steps[:-1])
 
 
+@pytest.mark.parametrize(("task", "expected"), [("nav", "nav"), (None, None), ({"goal": [1, 2]}, None)])
+def test_only_names_of_tasks_are_reported(task: Any, expected: str | None) -> None:
+    assert episode(JointEnv(ToyTeam(infos={"task": task})))[-1][-1].get("task") == expected
+
+
 def test_one_agent_is_a_team() -> None:
     env = JointEnv(ToyTeam([D3]))
     assert env.action_space.shape == (1,)
@@ -173,6 +179,16 @@ def test_agents_of_rllib_environments_may_pause(end: str) -> None:
 
 def test_agent_order_follows_possible_agents() -> None:
     assert JointEnv(TakingTurns()).layout.agents == ("x", "y", "z")
+
+
+@pytest.mark.parametrize("names", [{"agent_10", "agent_2", "agent_1"}, frozenset({2, 10, 1})])
+def test_sets_of_agents_have_one_order(names: Any) -> None:
+    """The order of a set of strings differs between processes, whose rows would then belong to different agents."""
+    env = TakingTurns()
+    env.possible_agents = names
+    env.observation_spaces = dict.fromkeys(names, env.observation_spaces["x"])
+    env.action_spaces = dict.fromkeys(names, env.action_spaces["x"])
+    assert [str(agent)[-2:].strip("_") for agent in adapt(env).agents] == ["1", "2", "10"]
 
 
 def test_shuffled_agents_keep_their_actions_and_rewards() -> None:

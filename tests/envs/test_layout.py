@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+from enum import Enum
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,6 +147,21 @@ def test_float32_bounds_stay_within_float64_bounds() -> None:
     layout = TeamLayout(("a",), (spaces.Discrete(1),), (space,))
     for joint in (layout.low, layout.high):
         assert layout.split(joint)["a"] in space
+
+
+@pytest.mark.parametrize("mask", [(1, 0, 1), [1, 0, 1], torch.tensor([1, 0, 1])])
+def test_masks_may_be_sequences_and_tensors(mask: Any) -> None:
+    layout = TeamLayout(("a",), (spaces.Discrete(2, start=3),), (spaces.Discrete(3),), info_masks=True)
+    assert layout.observe({"a": 3}, {"a": mask})["action_mask"].tolist() == [[1, 0, 1]]
+
+
+class Side(str, Enum):  # noqa: UP042, `str` of a StrEnum is its value
+    LEFT = "left"
+
+
+def test_names_of_an_enum_are_stored_by_value() -> None:
+    layout = TeamLayout((Side.LEFT,), (spaces.Discrete(2),), (spaces.Discrete(3),))
+    assert TeamLayout.from_dict(layout.to_dict()).agents == (Side.LEFT,)
 
 
 def test_multi_discrete_mask_with_one_array_per_component() -> None:

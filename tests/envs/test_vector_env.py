@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList
+from toy_envs import ToyTeam
 from vector_steps import assert_same
 
-from rllib_seqmarl.envs import make_joint_env
+from rllib_seqmarl.envs import JointEnvError, check_joint_env, make_joint_env
+from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.envs.seeding import copy_seeds
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
 
@@ -47,6 +49,14 @@ def test_earlier_arrays_are_unchanged() -> None:
     copied = first["observations"].copy()
     env.step(env.action_space.sample())
     np.testing.assert_array_equal(first["observations"], copied)
+
+
+def test_one_environment_twice_is_rejected() -> None:
+    team = ToyTeam()
+    with pytest.raises(JointEnvError, match="toy_team: its creator returned the same environment twice. Make a"):
+        JointEnvCreator(lambda config: team).make_vector(2, {})
+    with pytest.raises(JointEnvError, match="toy_team: its creator returned the same environment twice"):
+        check_joint_env(lambda config: team)
 
 
 def test_different_layouts_are_rejected() -> None:

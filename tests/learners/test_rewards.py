@@ -51,6 +51,10 @@ def add_to_all(episode: SingleAgentEpisode) -> None:
     episode.set_rewards(new_data=np.asarray(episode.get_rewards()) + 10.0)
 
 
+def set_from_a_list(episode: SingleAgentEpisode) -> None:
+    episode.set_rewards(new_data=[reward + 10.0 for reward in episode.get_rewards()], at_indices=slice(None))
+
+
 def replace_the_buffer(episode: SingleAgentEpisode) -> None:
     episode.rewards = InfiniteLookbackBuffer(np.asarray(episode.get_rewards()) + 10.0)
 
@@ -81,7 +85,7 @@ def training_rewards(rollout: Rollout, connector: ConnectorV2 | None = None) -> 
     return np.sort(columns[Postprocessing.VALUE_TARGETS].numpy(), axis=0)
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, set_from_a_list])
 @pytest.mark.parametrize("pickled", [False, True])
 def test_agents_learn_from_rewards_changed_in_on_sample_end(
     change: Callable[[SingleAgentEpisode], None], pickled: bool

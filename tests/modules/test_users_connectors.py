@@ -11,6 +11,8 @@ from gymnasium import spaces
 from ray.rllib.connectors.env_to_module import FlattenObservations, MeanStdFilter, PrevActionsPrevRewards
 from ray.rllib.connectors.env_to_module.frame_stacking import FrameStackingEnvToModule
 from ray.rllib.connectors.env_to_module.observation_preprocessor import SingleAgentObservationPreprocessor
+from ray.rllib.connectors.learner.frame_stacking import FrameStackingLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_seqmarl import MATConfig
@@ -66,6 +68,18 @@ def test_only_features_and_state_are_normalised() -> None:
     assert np.abs(np.stack([observation["state"] for observation in filtered]).std(axis=0) - 1.0).max() < 0.3
 
 
+def test_statistics_follow_agents_in_shuffled_rows() -> None:
+    connector = team_filter()
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        observation = LAYOUT.blank()
+        observation["observations"][:, :2] = np.arange(3.0)[:, None]
+        observation["observations"] = observation["observations"][order]
+        episode = SingleAgentEpisode(observations=[observation], observation_space=LAYOUT.observation_space)
+        connector(rl_module=None, batch={}, episodes=[episode])
+    for agent in range(3):
+        np.testing.assert_array_equal(connector._filters[agent].running_stats.mean, [agent, agent])
+
+
 def test_dead_agents_stay_zero_and_do_not_update_statistics() -> None:
     connector = team_filter()
     features = np.full((3, 2), 7.0, np.float32)
@@ -101,6 +115,13 @@ def test_statistics_of_several_runners_are_merged_and_restored() -> None:
 def test_unsupported_rllib_connectors_are_rejected(connector: Any, advice: str) -> None:
     with pytest.raises(ValueError, match=f"env_to_module_connector.*{advice}"):
         adapt_connectors(connector)
+
+
+def test_frame_stacking_in_the_learner_is_rejected() -> None:
+    config = MATConfig().environment("coordination/distinct_choice").network(embed_dim=8)
+    config.learners(learner_connector=lambda *_: FrameStackingLearner(num_frames=4))
+    with pytest.raises(ValueError, match="learner_connector=FrameStacking .*Stack frames in the environment"):
+        config.build_learner(spaces={DEFAULT_MODULE_ID: (LAYOUT.observation_space, LAYOUT.action_space)})
 
 
 def test_images_are_not_filtered() -> None:
