@@ -1,7 +1,7 @@
 """Reads and validates the results of multi-agent environments, for both training and `check_joint_env`."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,28 +147,26 @@ class TeamReader:
             raise JointEnvError("no episode is running. Call reset() first.")
         acting, done = self.acting, self._done
         result = self.env.step(self.layout.decode(rows, acting))
-        if not (isinstance(result, tuple | list) and len(result) == 5):
+        if not (isinstance(result, (tuple, list)) and len(result) == 5):
             is_old = isinstance(result, tuple) and len(result) == 4
             old = " Returning four values was the API before gym 0.26." if is_old else ""
             raise JointEnvError(
                 f"step() must return five dictionaries, ({', '.join(STEP_RESULTS)}), not {_describe(result)}.{old}"
             )
         observations, rewards, terminated, truncated, infos = result
-        for name, part in zip(STEP_RESULTS[:4], result, strict=False):
-            if part.__class__ is not dict and not isinstance(part, Mapping):
-                raise JointEnvError(
-                    f"step() must return {name} as a dictionary with one entry per agent, not {_describe(part)}."
-                )
+        if not observations.__class__ is rewards.__class__ is terminated.__class__ is truncated.__class__ is dict:
+            _check_mappings(result)
         infos = self._read_infos(infos)
         values = self._read_rewards(rewards)
         earns = None
         if done or self._absent:
             earns = [agent not in done and agent not in self._absent for agent in self._agents]
             self._check_revived(observations)
-        self._check_flags(terminated, truncated)
+        has_terminated = self._check_flags("terminated", terminated)
+        has_truncated = self._check_flags("truncated", truncated)
         team_terminated = team_truncated = False
         ended = None
-        if any(terminated.values()) or any(truncated.values()):
+        if has_terminated or has_truncated:
             before = set(done)
             team_terminated, team_truncated = self._mark_done(terminated, truncated)
             over = team_terminated or team_truncated
@@ -209,15 +207,19 @@ class TeamReader:
                 raise JointEnvError(f"agent {missing[0]!r} acted but has no reward. Return one, such as 0.0.")
         return values
 
-    def _check_flags(self, *flags: Mapping[Any, Any]) -> None:
+    def _check_flags(self, name: str, flags: Mapping[Any, Any]) -> bool:
+        """Check `terminated` or `truncated`; return whether any flag is set."""
         needed: Iterable[Any] = self.acting if self._is_parallel else (ALL,)
-        for name, given in zip(("terminated", "truncated"), flags, strict=True):
-            for agent in needed:
-                if agent not in given:
-                    raise JointEnvError(f"{name} has no entry for {agent!r}. Return True or False at every step.")
-            for agent, flag in given.items():
-                if flag.__class__ is not bool:
-                    as_flag(flag, f"agent {agent!r}: {name}")
+        for agent in needed:
+            if agent not in flags:
+                raise JointEnvError(f"{name} has no entry for {agent!r}. Return True or False at every step.")
+        is_set = False
+        for agent, flag in flags.items():
+            if flag.__class__ is not bool:
+                as_flag(flag, f"agent {agent!r}: {name}")
+            if flag:
+                is_set = True
+        return is_set
 
     def _mark_done(self, terminated: Mapping[Any, bool], truncated: Mapping[Any, bool]) -> tuple[bool, bool]:
         """Note agents whose episode has ended; return whether the team's was terminated, and whether truncated."""
@@ -299,12 +301,13 @@ class TeamReader:
         """Return the infos, or None if they are all empty. An agent's may be missing or None."""
         if infos is None:
             return None
-        if not isinstance(infos, Mapping):
+        if infos.__class__ is not dict and not isinstance(infos, Mapping):
             raise JointEnvError(f"infos must be a dictionary {{agent: info}}, not {_describe(infos)}.")
         has_entries = False
         for agent, info in infos.items():
             if info.__class__ is dict:
-                has_entries = has_entries or bool(info)
+                if info:
+                    has_entries = True
             elif info is not None:
                 if agent in self._agents and not isinstance(info, Mapping):
                     raise JointEnvError(f"agent {agent!r}: its info must be a dictionary, not {_describe(info)}.")
@@ -357,6 +360,14 @@ class TeamReader:
 
     def _possible_agents(self) -> str:
         return f"`possible_agents` ({', '.join(map(repr, self._agents[:8]))})"
+
+
+def _check_mappings(result: Sequence[Any]) -> None:
+    for name, part in zip(STEP_RESULTS[:4], result, strict=False):
+        if not isinstance(part, Mapping):
+            raise JointEnvError(
+                f"step() must return {name} as a dictionary with one entry per agent, not {_describe(part)}."
+            )
 
 
 def _info_of(infos: Infos | None, agent: AgentID) -> Mapping[str, Any]:
