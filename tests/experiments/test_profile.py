@@ -61,7 +61,8 @@ def test_the_parts_add_up_to_the_total(kind: str, tmp_path: Path, ray_cluster: N
         assert "gym_env_vectorize_mode" in profile.note
     else:
         assert all(profile.sampling[part] > 0 for part in ("environment", "network", "rollout"))
-    for parts in (profile.sampling, profile.learning):
+    # A prefetched sample was taken during the iteration before, whose duration may differ.
+    for parts in (profile.learning,) if profile.is_overlapped else (profile.sampling, profile.learning):
         assert sum(parts.values()) <= profile.total * 1.05
     if not profile.is_overlapped:
         everything = sum(profile.sampling.values()) + sum(profile.learning.values()) + profile.other
