@@ -221,8 +221,8 @@ class JointPolicy:
         Args:
             observations: Their joint observations, each array (teams, n, ...).
             explore: See `act`.
-            resets: bool (teams,), the teams whose episodes begin with this step; None if none but those that begin after
-                `reset`.
+            resets: bool (teams,), the teams whose episodes begin with this step; None if there are none, except for all
+                teams after `reset`.
 
         Returns:
             Joint actions, (teams, n, ...).

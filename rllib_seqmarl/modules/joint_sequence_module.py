@@ -168,7 +168,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
 
 def make_policy(observation_space: gym.Space, action_space: gym.Space, model_config: dict[str, Any]) -> Policy:
     """Make the policy that `model_config` selects and configures, for a joint environment's spaces."""
-    return _policy_class(model_config)(policy_config(observation_space, action_space, model_config))  # type: ignore[call-arg]
+    return _policy_class(model_config)(policy_config(observation_space, action_space, model_config))
 
 
 def _policy_class(model_config: dict[str, Any]) -> type[Policy]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from rllib_seqmarl.mixers import MIXERS, MixerShape, PostNormMixers, PreNormMixers
@@ -94,7 +94,8 @@ class NetworkConfig(PolicyConfig):
     def _check_mixer_options(self) -> None:
         if not isinstance(self.mixer_options, Mapping):
             raise ValueError(
-                f"mixer_options={self.mixer_options!r} is not a dict of options of the mixers, such as {{'d_state': 8}}."
+                f"mixer_options={self.mixer_options!r} is not a dict of options of the mixers, such as "
+                f"{{'d_state': 8}}."
             )
         options = {f.name for mixers in (self.encoder_mixers, self.decoder_mixers) for f in fields(mixers.options)}
         for key in self.mixer_options:
@@ -110,6 +111,12 @@ class NetworkConfig(PolicyConfig):
     @property
     def needs_n_agents(self) -> bool:
         return self.agent_order == "shuffled"  # the order of an episode is carried from step to step
+
+    def settings(self) -> dict[str, Any]:
+        settings = super().settings()
+        del settings["backend"], settings["agent_order"]  # these change neither the parameters nor their function
+        options = [self.shapes(mixers)[0].options for mixers in (self.encoder_mixers, self.decoder_mixers)]
+        return settings | {"mixer_options": {key: value for each in options for key, value in asdict(each).items()}}
 
     @property
     def encoder_mixers(self) -> PostNormMixers | PreNormMixers:

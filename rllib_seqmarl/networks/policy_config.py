@@ -152,7 +152,11 @@ class PolicyConfig:
     @classmethod
     def options(cls) -> dict[str, Option]:
         """The policy's own options, by name."""
-        return {name: option for name, option in declared_options(cls).items() if name not in _TEAM}
+        return {name: option for name, option in declared_options(cls).items() if name not in _TEAM}  # type: ignore[arg-type]
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that must be equal for weights to be transferred."""
+        return {key: getattr(self, key) for key in self.options()} | {"image_shape": self.image_shape}
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain data that JSON can hold; the inverse of :meth:`from_dict`."""

@@ -119,8 +119,8 @@ class SequencePolicy(Policy):
         scores = head.scores(head.policy(features), action_mask)  # (B, n, width)
         actions = head.clean(actions, alive, action_mask)
         log_probs = head.log_probs(scores, actions, action_mask)
-        results = (_restore(x, order) for x in (log_probs, head.entropy(scores, action_mask), values))
-        return Evaluation(*results, {})
+        entropy = head.entropy(scores, action_mask)
+        return Evaluation(_restore(log_probs, order), _restore(entropy, order), _restore(values, order), {})
 
     def values(self, obs: TeamObs, state: State = None) -> Tensor:
         order = self._draw_order(obs["observations"], state)

@@ -11,16 +11,12 @@ the number of entries does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from rllib_seqmarl.networks.policy_config import PolicyConfig
 from rllib_seqmarl.policies.base import Policy
-
-# Options that determine neither the parameters nor their function.
-_FREE = ("backend", "agent_order")
 
 
 @dataclass(frozen=True)
@@ -45,20 +41,11 @@ def check_alike(old: Trained, new: Trained) -> None:
     kinds = old.config.action.kind, new.config.action.kind
     if kinds[0] != kinds[1]:
         raise ValueError(f"its actions are {kinds[0]}, but here they are {kinds[1]}. Use another policy.")
-    theirs, ours = _settings(old.config), _settings(new.config)
+    theirs, ours = old.config.settings(), new.config.settings()
     for key, value in theirs.items():
         if value != ours[key]:
             remedy = "Use an environment with such images." if key == "image_shape" else f"Set {key}={value!r}."
             raise ValueError(f"it has {key}={value!r}, but here {key}={ours[key]!r}. {remedy}")
-
-
-def _settings(config: PolicyConfig) -> dict[str, Any]:
-    """The settings that must be equal."""
-    settings = {key: getattr(config, key) for key in config.options() if key not in _FREE}
-    if "mixer_options" in settings:  # with their defaults
-        options = [config.shapes(mixers)[0].options for mixers in (config.encoder_mixers, config.decoder_mixers)]
-        settings["mixer_options"] = {name: value for option in options for name, value in asdict(option).items()}
-    return {**settings, "image_shape": config.image_shape}
 
 
 def carried_over(
