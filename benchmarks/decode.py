@@ -91,7 +91,8 @@ def compare_with_recomputing(repeats: int) -> None:
     print(f"{'agents':>6} {'recomputed':>12} {'cached':>10} {'ratio':>7} {'target':>7}")
     for n, target in TARGETS.items():
         obs = torch.randn(ENVS, n, OBS_DIM)
-        recomputed, cached = partial(act_by_recomputing, unfolded(network), obs), partial(network.act, obs)
+        recomputed = partial(act_by_recomputing, unfolded(network), obs)
+        cached = partial(network.act, {"observations": obs})
         assert torch.equal(recomputed()[0], cached()[0]), "the two decoders chose different actions"
         pairs = [(seconds(recomputed, max(1, 40 // n)), seconds(cached, max(2, 160 // n))) for _ in range(repeats)]
         slow, fast = (min(times) * 1e3 for times in zip(*pairs, strict=True))
@@ -131,7 +132,7 @@ def compare_mixers(repeats: int) -> None:
     networks = {name: make_network(name) for name in MIXERS}
     times: dict[str, list[float]] = {name: [] for name in networks}
     for n in SIZES:
-        obs = torch.randn(ENVS, n, OBS_DIM)
+        obs = {"observations": torch.randn(ENVS, n, OBS_DIM)}
         runs: dict[str, list[float]] = {name: [] for name in networks}
         for repeat in range(repeats + 1):
             for name, network in networks.items():

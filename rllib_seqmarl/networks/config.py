@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rllib_seqmarl.mixers import MIXERS, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig, check_choice, check_counts
@@ -41,6 +41,8 @@ class NetworkConfig(PolicyConfig):
     Raises:
         ValueError: A value is invalid; the message names the key, the value and a remedy.
     """
+
+    free_options: ClassVar[frozenset[str]] = frozenset({"agent_order", "backend"})
 
     n_block: int = 1
     n_head: int = 1
@@ -114,7 +116,6 @@ class NetworkConfig(PolicyConfig):
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings()
-        del settings["backend"], settings["agent_order"]  # these change neither the parameters nor their function
         options = [self.shapes(mixers)[0].options for mixers in (self.encoder_mixers, self.decoder_mixers)]
         return settings | {"mixer_options": {key: value for each in options for key, value in asdict(each).items()}}
 

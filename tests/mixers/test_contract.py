@@ -105,10 +105,10 @@ def test_autocast(name):
         5, ActionSpec("discrete", (3,)), n_head=2, embed_dim=16, encoder_mixer=name, decoder_mixer=name
     )
     network = SequencePolicy(config)
-    obs = torch.randn(4, 6, 5)
+    obs = {"observations": torch.randn(4, 6, 5)}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        actions, log_probs, _ = network.act(obs)
-        again, _, values = network.evaluate(obs, actions)
+        actions, log_probs, *_ = network.act(obs)
+        again, _, values, _ = network.evaluate(obs, actions)
         (again.sum() + values.sum()).backward()
     torch.testing.assert_close(log_probs.float(), again.float(), rtol=0.05, atol=0.05)
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)

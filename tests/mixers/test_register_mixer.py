@@ -109,8 +109,8 @@ def test_saved_policy_names_the_module_to_import(tmp_path: Path) -> None:
     network = SequencePolicy(NetworkConfig(3, ActionSpec("discrete", (2,)), encoder_mixer="sum"))
     save_network(tmp_path / "policy", network)
     loaded, *_ = load_network(tmp_path / "policy")
-    obs = torch.randn(2, 3, 3)
-    assert torch.equal(loaded.act(obs, deterministic=True)[0], network.act(obs, deterministic=True)[0])
+    obs = {"observations": torch.randn(2, 3, 3)}
+    assert torch.equal(loaded.act(obs).actions, network.act(obs).actions)
     del MIXERS["sum"]
-    with pytest.raises(ExportError, match=re.escape(f"first. Its mixers are defined in {Sum.__module__!r}.")):
+    with pytest.raises(ExportError, match=re.escape(f"first. Its parts are defined in {Sum.__module__!r}.")):
         load_network(tmp_path / "policy")

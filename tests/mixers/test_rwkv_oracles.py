@@ -211,7 +211,7 @@ def value_gradients(version, directions):
     config = NetworkConfig(5, ActionSpec("discrete", (3,)), n_block=2, n_head=2, embed_dim=16, **mixers)
     network = spread(SequencePolicy(config))
     obs = torch.randn(1, 6, 5, dtype=torch.float64, requires_grad=True)
-    values = network.values(obs)[0]
+    values = network.values({"observations": obs})[0]
     return torch.stack([torch.autograd.grad(v, obs, retain_graph=True)[0][0].abs().amax(-1) > 0 for v in values])
 
 

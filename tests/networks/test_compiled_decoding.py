@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import ACTIONS, cases, random_mask, randomized
+from random_networks import ACTIONS, cases, random_mask, randomized, team_obs
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, PostNormMixers, PreNormMixers
@@ -29,12 +29,13 @@ def without_kernels(network: SequencePolicy) -> SequencePolicy:
     return plain
 
 
-def assert_same_decisions(network, obs, mask, alive, deterministic, tolerance):
+def assert_same_decisions(network, obs, deterministic, tolerance):
     decisions = []
     for net in (network, without_kernels(network)):
         torch.manual_seed(1)
-        decisions.append(net.act(obs, mask, alive, deterministic))
-        decisions[-1] += (torch.rand(3),)  # the same number of random numbers was drawn
+        decisions.append(
+            (*net.act(obs, deterministic=deterministic)[:3], torch.rand(3))
+        )  # the same number of random numbers was drawn
     for actual, expected in zip(*decisions, strict=True):
         assert actual.dtype == expected.dtype and actual.is_contiguous()
         torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
@@ -43,7 +44,7 @@ def assert_same_decisions(network, obs, mask, alive, deterministic, tolerance):
 @settings(max_examples=100, deadline=None)
 @given(case=cases(), deterministic=st.booleans())
 def test_same_decisions_with_the_same_seed(case, deterministic):
-    assert_same_decisions(case.network, case.obs, case.action_mask, case.alive, deterministic, 1e-10)
+    assert_same_decisions(case.network, case.obs, deterministic, 1e-10)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -53,7 +54,7 @@ def test_same_decisions_in_single_precision(mixer, action, sizes):
     torch.manual_seed(0)
     network = randomized(SequencePolicy(NetworkConfig(7, action, decoder_mixer=mixer, **sizes)))
     mask, alive = random_mask(action, 11, 6), torch.rand(11, 6) < 0.8
-    assert_same_decisions(network, torch.randn(11, 6, 7), mask, alive, False, 2e-4)
+    assert_same_decisions(network, team_obs(torch.randn(11, 6, 7), mask, alive), False, 2e-4)
 
 
 @pytest.mark.parametrize("mixer", ["attention", "mamba"])
@@ -61,7 +62,7 @@ def test_same_decisions_with_addition_instead_of_a_cross_mixer(mixer):
     torch.manual_seed(0)
     config = NetworkConfig(7, HEADS[0], embed_dim=20, n_block=2, decoder_mixer=mixer, decoder_cross="addition")
     network = randomized(SequencePolicy(config).double())
-    assert_same_decisions(network, torch.randn(4, 5, 7, dtype=torch.float64), None, None, False, 1e-10)
+    assert_same_decisions(network, team_obs(torch.randn(4, 5, 7, dtype=torch.float64)), False, 1e-10)
 
 
 @pytest.mark.parametrize("action", HEADS)
@@ -69,7 +70,8 @@ def test_masks_may_be_broadcast_numbers(action):
     torch.manual_seed(0)
     network = randomized(SequencePolicy(NetworkConfig(7, action, embed_dim=8)).double())
     mask, alive = random_mask(action, 1, 1).to(torch.int8).expand(4, 5, -1), torch.ones(4, 5)
-    assert_same_decisions(network, torch.randn(4, 5, 7, dtype=torch.float64), mask, alive, False, 1e-10)
+    obs = team_obs(torch.randn(4, 5, 7, dtype=torch.float64), mask, alive)
+    assert_same_decisions(network, obs, False, 1e-10)
 
 
 @settings(max_examples=30, deadline=None)
@@ -95,13 +97,12 @@ def test_compiled_head_equals_torch_head(action, batch_size, n, seed):
 def test_networks_can_be_copied_and_pickled_after_decoding(mixer):
     torch.manual_seed(0)
     network = randomized(SequencePolicy(NetworkConfig(7, HEADS[0], embed_dim=8, decoder_mixer=mixer)).double())
-    obs = torch.randn(3, 4, 7, dtype=torch.float64)
+    obs = team_obs(torch.randn(3, 4, 7, dtype=torch.float64))
     size, keys = len(pickle.dumps(network)), list(vars(network.decoder.blocks[0]))
     expected = network.act(obs)
     assert len(pickle.dumps(network)) == size and list(vars(network.decoder.blocks[0])) == keys
     for copied in (deepcopy(network), pickle.loads(pickle.dumps(network))):
-        for actual, before in zip(copied.act(obs), expected, strict=True):
-            assert torch.equal(actual, before)
+        assert all(map(torch.equal, copied.act(obs)[:3], expected[:3]))
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -110,7 +111,7 @@ def test_weight_changes_between_decisions_take_effect(mixer):
     torch.manual_seed(0)
     config = NetworkConfig(7, HEADS[0], embed_dim=8, decoder_mixer=mixer)
     network = randomized(SequencePolicy(config).double())
-    obs, other = torch.randn(3, 4, 7, dtype=torch.float64), randomized(SequencePolicy(config).double())
+    obs, other = team_obs(torch.randn(3, 4, 7, dtype=torch.float64)), randomized(SequencePolicy(config).double())
     changes = (
         lambda: randomized(network),
         lambda: network.load_state_dict(other.state_dict()),
@@ -120,16 +121,16 @@ def test_weight_changes_between_decisions_take_effect(mixer):
     for change in changes:
         network.act(obs)
         change()
-        actions, log_probs, _ = network.act(obs)
+        actions, log_probs, *_ = network.act(obs)
         torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)
 
 
 def test_act_returns_no_gradients_with_gradients_enabled():
     torch.manual_seed(0)
     network = randomized(SequencePolicy(NetworkConfig(7, HEADS[2], embed_dim=8)))
-    obs = torch.randn(3, 4, 7, requires_grad=True)
+    obs = team_obs(torch.randn(3, 4, 7, requires_grad=True))
     assert torch.is_grad_enabled()
-    for actual in network.act(obs):
+    for actual in network.act(obs)[:3]:
         assert not actual.requires_grad and not actual.is_inference()
 
 
@@ -137,11 +138,11 @@ def test_threads_can_share_a_network():
     """As with a sampler and an evaluation in parallel; only weights are shared between decisions."""
     torch.manual_seed(0)
     network = randomized(SequencePolicy(NetworkConfig(7, HEADS[0], embed_dim=20, n_block=2)))
-    batches = [torch.randn(9, 5, 7) for _ in range(16)]
+    batches = [team_obs(torch.randn(9, 5, 7)) for _ in range(16)]
     expected = [network.act(obs) for obs in batches]
     with ThreadPoolExecutor(4) as threads:
         for actual, alone in zip(threads.map(network.act, batches), expected, strict=True):
-            assert all(map(torch.equal, actual, alone))
+            assert all(map(torch.equal, actual[:3], alone[:3]))
 
 
 class LastToken(CausalMixer):
@@ -169,6 +170,6 @@ def test_mixers_without_kernels_can_be_combined_with_kernels(mixers, monkeypatch
     torch.manual_seed(0)
     config = NetworkConfig(7, HEADS[0], embed_dim=8, n_block=2, decoder_mixer="last-token")
     network = randomized(SequencePolicy(config).double())
-    obs = torch.randn(3, 4, 7, dtype=torch.float64)
-    actions, log_probs, _ = network.act(obs)
+    obs = team_obs(torch.randn(3, 4, 7, dtype=torch.float64))
+    actions, log_probs, *_ = network.act(obs)
     torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)
