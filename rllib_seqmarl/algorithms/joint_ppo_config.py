@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Never, Self
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -188,6 +188,7 @@ class JointPPOConfig(PPOConfig):
         agent_ids: bool = NotProvided,
         team_reward: str = NotProvided,
         global_state: bool = NotProvided,
+        **unknown: Never,
     ) -> Self:
         """Set how a multi-agent environment is converted to a joint environment.
 
@@ -199,7 +200,13 @@ class JointPPOConfig(PPOConfig):
 
         Returns:
             This updated config.
+
+        Raises:
+            TypeError: There is no such option.
         """
+        for key in unknown:
+            hint = f" It is an option of the policy: use network({key}=...)." if key in self._options else ""
+            raise TypeError(f"joint_env() got an unexpected keyword {key!r}.{hint}")
         return self._set(agent_ids=agent_ids, team_reward=team_reward, global_state=global_state)
 
     @resolved_option
