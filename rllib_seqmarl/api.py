@@ -23,6 +23,20 @@ __all__ = [
 
 if find_spec("ray") is not None:
     import rllib_seqmarl.registry  # noqa: F401  registers all names
-    from rllib_seqmarl.algorithms import MAM, MARWKV, MAT, MAMConfig, MARWKVConfig, MATConfig
+    from rllib_seqmarl.algorithms import (
+        IPPO,
+        MAM,
+        MAPPO,
+        MARWKV,
+        MAT,
+        IPPOConfig,
+        MAMConfig,
+        MAPPOConfig,
+        MARWKVConfig,
+        MATConfig,
+        MATDec,
+        MATDecConfig,
+    )
 
-    __all__ += ["MAM", "MARWKV", "MAT", "MAMConfig", "MARWKVConfig", "MATConfig"]
+    __all__ += ["IPPO", "MAM", "MAPPO", "MARWKV", "MAT", "MATDec"]
+    __all__ += ["IPPOConfig", "MAMConfig", "MAPPOConfig", "MARWKVConfig", "MATConfig", "MATDecConfig"]

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import PreNormMixers
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.action_heads import output_head
 from rllib_seqmarl.networks.blocks import PostNormEncoderBlock, PreNormBlock
-from rllib_seqmarl.networks.config import NetworkConfig
+from rllib_seqmarl.networks.config import EncoderConfig
 from rllib_seqmarl.networks.image_embedding import ImageEmbedding
 
 
 class Encoder(nn.Module):
     """Maps observations (B, n, obs_dim) to representations (B, n, d), and those to values (B, n)."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        d, n_features = config.embed_dim, config.obs_dim + config.state_dim
-        self.image: ImageEmbedding | None = None
-        if config.image_shape is not None:
-            self.image = ImageEmbedding(config.image_shape, config.image_filters)
-            n_features += self.image.out_features - math.prod(config.image_shape)
+        d = config.embed_dim
+        self.image, n_features = ImageEmbedding.of(config)
+        n_features += config.state_dim
         self.embedding = nn.Sequential(
             nn.LayerNorm(n_features),
             linear(n_features, d, gain=ACTIVATED_GAIN),

@@ -17,7 +17,7 @@ from rllib_seqmarl.networks.decoder import Decoder
 from rllib_seqmarl.networks.encoder import Encoder
 from rllib_seqmarl.networks.policy_config import PolicyConfig
 from rllib_seqmarl.ops.backends import is_exporting
-from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, State, TeamObs, network_input
+from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, State, TeamObs, input_axes, network_input
 
 ORDER = "order"  # the extra (B, n): the agent that decides i-th
 
@@ -45,8 +45,6 @@ class SequencePolicy(Policy):
 
     @classmethod
     def team_axes(cls, config: PolicyConfig) -> dict[str, tuple[int, tuple[str, ...]]]:
-        inputs = ("own", "ids", "state")
-        observations = {"0.weight": (0, inputs), "0.bias": (0, inputs), "1.weight": (1, inputs)}
         actions = {
             "policy.3.weight": 0,
             "policy.3.bias": 0,
@@ -55,7 +53,7 @@ class SequencePolicy(Policy):
             "log_std": 0,
         }
         return {
-            **{f"encoder.embedding.{name}": axis for name, axis in observations.items()},
+            **input_axes("encoder.embedding.", ("own", "ids", "state")),
             **{f"head.{name}": (axis, ("action",)) for name, axis in actions.items()},
         }
 
@@ -91,7 +89,7 @@ class SequencePolicy(Policy):
         batch_size, n, _ = encoder_output.shape
         head, decoder, shape = self.head, self.decoder, (batch_size, n, self.config.action.width)
         action_mask = head.effective_mask(obs.get("action_mask"), obs.get("alive"))
-        noise = None if deterministic else head.noise(shape, action_mask)  # (B, n, width), like action_mask
+        noise = None if deterministic else head.noise(encoder_output.new_empty(shape), action_mask)  # (B, n, width)
 
         decide = head.decisions(shape, action_mask, noise)
         state = decoder.initial_state(batch_size)

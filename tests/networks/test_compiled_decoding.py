@@ -83,7 +83,7 @@ def test_compiled_head_equals_torch_head(action, batch_size, n, seed):
     head = randomized(SequencePolicy(NetworkConfig(7, action, embed_dim=10)).double()).head
     shape = batch_size, n, action.width
     action_mask = random_mask(action, batch_size, n)
-    noise = head.noise(shape, action_mask)
+    noise = head.noise(torch.empty(shape, dtype=torch.float64), action_mask)
     compiled, plain = head.decisions(shape, action_mask, noise), TorchDecisions(head, shape, action_mask, noise)
     assert not isinstance(compiled, TorchDecisions)
     for _ in range(n):
