@@ -11,17 +11,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu
 
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.config import ActionSpec
-from rllib_seqmarl.networks.decisions import Decisions, TorchDecisions
-from rllib_seqmarl.ops.backends import AUTO
-from rllib_seqmarl.ops.decoding import is_compiled
 
 ILLEGAL_LOGIT = -1e10
 
@@ -42,9 +37,9 @@ class ActionHead(nn.Module, ABC):
     ``action_mask`` is always (..., width) bool or None (everything is legal), as returned by :meth:`effective_mask`.
     """
 
-    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
+    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
         super().__init__()
-        self.spec, self.backend = spec, backend
+        self.spec = spec
         self.policy = output_head(embed_dim, spec.width)
 
     @abstractmethod
@@ -90,16 +85,6 @@ class ActionHead(nn.Module, ABC):
     def entropy(self, scores: Tensor, action_mask: Tensor | None) -> Tensor:
         """Entropies in nats, in the shape of :meth:`log_probs`."""
 
-    def decisions(self, shape: tuple[int, int, int], action_mask: Tensor | None, noise: Tensor | None) -> Decisions:
-        """Create the decisions of a team, made agent by agent; masks and noise have ``shape``, (B, n, width)."""
-        if is_compiled(self.backend, cast(nn.Linear, self.policy[0]).weight):
-            return self._compiled_decisions(self.start(shape[0]), self.policy, shape, action_mask, noise)
-        return TorchDecisions(self, shape, action_mask, noise)
-
-    @abstractmethod
-    def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        """Create decisions on kernels; ``policy`` are the common arguments of the steps in ``ops.decoding.heads``."""
-
     def shifted(self, actions: Tensor) -> Tensor:
         """The decoder's input (B, n, d): the action of agent t-1 for agent t, the start token for agent 0."""
         return torch.cat([self.start(actions.shape[0]).unsqueeze(1), self.embedder()(actions[:, :-1])], dim=1)
@@ -111,8 +96,8 @@ class CategoricalHead(ActionHead):
     first_choices: Tensor
     offsets: Tensor
 
-    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
-        super().__init__(spec, embed_dim, backend)
+    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+        super().__init__(spec, embed_dim)
         # A one-hot vector times a matrix selects a row, so the token embedding is a table with the start flag first.
         table = torch.empty(spec.token_dim, embed_dim)
         nn.init.orthogonal_(table, ACTIVATED_GAIN)
@@ -153,11 +138,6 @@ class CategoricalHead(ActionHead):
             return lambda actions: embedding(actions, activated_rows)
         return lambda actions: gelu(embedding(actions + self.offsets, self.choice_rows).sum(-2))
 
-    def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        from rllib_seqmarl.ops.decoding.heads import ChoiceStep  # deferred: numba is optional
-
-        return ChoiceStep(self.spec.nvec, self.choice_rows, start, ILLEGAL_LOGIT, *policy)
-
     def scores(self, outputs: Tensor, action_mask: Tensor | None) -> Tensor:
         return outputs if action_mask is None else torch.where(action_mask, outputs, ILLEGAL_LOGIT)
 
@@ -192,8 +172,8 @@ class CategoricalHead(ActionHead):
 class GaussianHead(ActionHead):
     """An independent Normal(mean, 0.5 * sigmoid(log_std)) per action dimension. Actions are real-valued."""
 
-    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
-        super().__init__(spec, embed_dim, backend)
+    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+        super().__init__(spec, embed_dim)
         self.action_embedding = linear(spec.dim, embed_dim, gain=ACTIVATED_GAIN)
         self.log_std = nn.Parameter(torch.ones(spec.dim))
 
@@ -217,11 +197,6 @@ class GaussianHead(ActionHead):
 
     def embedder(self) -> Callable[[Tensor], Tensor]:
         return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
-
-    def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        from rllib_seqmarl.ops.decoding.heads import MoveStep  # deferred: numba is optional
-
-        return MoveStep(self.action_embedding, start, *policy)
 
     def scores(self, outputs: Tensor, action_mask: Tensor | None) -> Tensor:
         return self._masked(outputs, action_mask)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, GaussianHead
 from rllib_seqmarl.networks.config import NetworkConfig
+from rllib_seqmarl.networks.decisions import decide
 from rllib_seqmarl.networks.decoder import Decoder
+from rllib_seqmarl.networks.decoding import FixedWeights, fast_decoder
 from rllib_seqmarl.networks.encoder import Encoder
 from rllib_seqmarl.ops.backends import is_exporting
 
@@ -36,7 +38,8 @@ class JointPolicyNetwork(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         head = CategoricalHead if config.action.kind == "discrete" else GaussianHead
-        self.head: ActionHead = head(config.action, config.embed_dim, config.backend)
+        self.head: ActionHead = head(config.action, config.embed_dim)
+        self._fast_decoders = FastDecoders()
 
     def act(
         self,
@@ -61,17 +64,12 @@ class JointPolicyNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         encoder_output, values = self._encode(obs)
         batch_size, n, _ = encoder_output.shape
-        head, decoder, shape = self.head, self.decoder, (batch_size, n, self.config.action.width)
+        head, shape = self.head, (*encoder_output.shape[:2], self.config.action.width)
         action_mask = head.effective_mask(action_mask, alive)
         noise = None if deterministic else head.noise(shape, action_mask)  # (B, n, width), like action_mask
-
-        decide = head.decisions(shape, action_mask, noise)
-        state = decoder.initial_state(batch_size)
-        token = decide.start  # (B, d)
-        for context in decoder.split_context(encoder_output):
-            features, state = decoder.step(token, state, context)  # (B, d)
-            token = decide(features)
-        return decide.actions, head.log_probs(decide.scores, decide.actions, action_mask), values
+        run = fast_decoder(self) or partial(decide, self.decoder, head)
+        scores, actions = run(encoder_output, action_mask, noise)
+        return actions, head.log_probs(scores, actions, action_mask), values
 
     def evaluate(
         self, obs: Tensor, actions: Tensor, action_mask: Tensor | None = None, alive: Tensor | None = None
@@ -81,7 +79,7 @@ class JointPolicyNetwork(nn.Module):
         head = self.head
         action_mask = head.effective_mask(action_mask, alive)
         # Not cleaned before decoding: successors were conditioned on the given actions of dead agents as well.
-        features = self.decoder(head.shifted(actions), encoder_output)  # (B, n, d)
+        features, _ = self.decoder(head.shifted(actions), encoder_output)  # (B, n, d)
         scores = head.scores(head.policy(features), action_mask)  # (B, n, width)
         actions = head.clean(actions, alive, action_mask)
         return head.log_probs(scores, actions, action_mask), head.entropy(scores, action_mask), values
