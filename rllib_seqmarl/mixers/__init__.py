@@ -34,7 +34,7 @@ MIXERS: dict[str, PostNormMixers | PreNormMixers] = {
     ),
 }
 
-_BUILT_IN = frozenset(MIXERS)
+BUILT_IN = frozenset(MIXERS)
 
 
 def register_mixer(name: str, mixers: PostNormMixers | PreNormMixers) -> None:
@@ -46,6 +46,8 @@ def register_mixer(name: str, mixers: PostNormMixers | PreNormMixers) -> None:
     Args:
         name: The name.
         mixers: The mixers of a block: classes that take a `MixerShape`, with their options and operations.
+
+    The first network with them checks them, see :func:`rllib_seqmarl.check_mixer`.
 
     Raises:
         ValueError: The name is taken by other mixers, or is not a non-empty string.
@@ -59,14 +61,14 @@ def register_mixer(name: str, mixers: PostNormMixers | PreNormMixers) -> None:
             f"PreNormMixers(time=..., channel=...), not {mixers!r}."
         )
     if name in MIXERS and not _is_redefinition(mixers, MIXERS[name], name):
-        kind = "a built-in mixer" if name in _BUILT_IN else "already registered with other classes"
+        kind = "a built-in mixer" if name in BUILT_IN else "already registered with other classes"
         raise ValueError(f"register_mixer: the name {name!r} is {kind}; choose another name.")
     MIXERS[name] = mixers
 
 
 def _is_redefinition(new: Any, old: Any, name: str) -> bool:
     """Whether the same classes were defined again, as when reloading a module or rerunning a notebook cell."""
-    return name not in _BUILT_IN and _definition(new) == _definition(old)
+    return name not in BUILT_IN and _definition(new) == _definition(old)
 
 
 def _definition(mixers: PostNormMixers | PreNormMixers) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def _definition(mixers: PostNormMixers | PreNormMixers) -> dict[str, Any]:
 
 def modules_of(*names: str) -> list[str]:
     """The modules outside this package that define these mixers."""
-    parts = [part for name in names if name not in _BUILT_IN for part in vars(MIXERS[name]).values()]
+    parts = [part for name in names if name not in BUILT_IN for part in vars(MIXERS[name]).values()]
     modules = {part.__module__ for part in parts if isinstance(part, type | FunctionType)}
     return sorted(module for module in modules if not module.startswith("rllib_seqmarl."))
 
@@ -88,7 +90,7 @@ class _RegisteredMixers:
     """Registers this process's user-defined mixers wherever it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _know, ({name: mixers for name, mixers in MIXERS.items() if name not in _BUILT_IN},)
+        return _know, ({name: mixers for name, mixers in MIXERS.items() if name not in BUILT_IN},)
 
     def __deepcopy__(self, memo: Any) -> _RegisteredMixers:
         return self

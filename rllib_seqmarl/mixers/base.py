@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from rllib_seqmarl.ops.backends import AUTO, Operation
 
 # A tree (dicts, lists and tuples) of tensors (B, ...); zeros are the state before the first position.
 State = Any
+
+
+def reset_state(state: State, resets: Tensor) -> State:
+    """The state with zeros in the batch entries of the mask ``resets`` (B,)."""
+    return tree_map(lambda leaf: leaf.masked_fill(resets.view(-1, *[1] * (leaf.dim() - 1)), 0), state)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import Mixer, PreNormMixers
+from rllib_seqmarl.mixers.check import check_users_mixer
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.action_heads import output_head
 from rllib_seqmarl.networks.blocks import PostNormEncoderBlock, PreNormBlock
@@ -32,6 +33,7 @@ class Encoder(nn.Module):
         )
         mixers = config.encoder_mixers
         shapes = config.shapes(mixers)
+        check_users_mixer(config.encoder_mixer, shapes[0])
         if isinstance(mixers, PreNormMixers):
             bidirectional = config.encoder_directions == 2
             self.blocks = nn.ModuleList(PreNormBlock(mixers, shape, bidirectional) for shape in shapes)

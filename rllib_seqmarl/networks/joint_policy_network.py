@@ -6,6 +6,10 @@ pi(a_1..a_n | o_1..o_n) is the product over agents of pi(a_t | encoder(o_1..o_n)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +17,7 @@ from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, Gau
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.decisions import decide
 from rllib_seqmarl.networks.decoder import Decoder
-from rllib_seqmarl.networks.decoding import FixedWeights, fast_decoder
+from rllib_seqmarl.networks.decoding import KeptDecoders, fast_decoder
 from rllib_seqmarl.networks.encoder import Encoder
 from rllib_seqmarl.ops.backends import is_exporting
 
@@ -39,7 +43,16 @@ class JointPolicyNetwork(nn.Module):
         self.decoder = Decoder(config)
         head = CategoricalHead if config.action.kind == "discrete" else GaussianHead
         self.head: ActionHead = head(config.action, config.embed_dim)
-        self._fast_decoders = FastDecoders()
+        self._kept_decoders: KeptDecoders | None = None
+
+    @contextmanager
+    def fixed_weights(self) -> Iterator[None]:
+        """Weights do not change inside, so they are packed for decoding only once; enter again if they did."""
+        self._kept_decoders = {}
+        try:
+            yield
+        finally:
+            self._kept_decoders = None
 
     def act(
         self,
@@ -67,7 +80,8 @@ class JointPolicyNetwork(nn.Module):
         head, shape = self.head, (*encoder_output.shape[:2], self.config.action.width)
         action_mask = head.effective_mask(action_mask, alive)
         noise = None if deterministic else head.noise(shape, action_mask)  # (B, n, width), like action_mask
-        run = fast_decoder(self) or partial(decide, self.decoder, head)
+        run = fast_decoder(self.decoder, head, self.config.backend, self._kept_decoders)
+        run = run or partial(decide, self.decoder, head)
         scores, actions = run(encoder_output, action_mask, noise)
         return actions, head.log_probs(scores, actions, action_mask), values
 

@@ -10,6 +10,7 @@ from rllib_seqmarl.networks.decoding.rwkv import shift, store_previous
 from rllib_seqmarl.networks.decoding.step import CompiledStep
 from rllib_seqmarl.networks.decoding.tiles import affine, array, packed_each, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
+from rllib_seqmarl.ops.wkv import LOWEST_EXPONENT
 
 
 @kernel
@@ -73,7 +74,9 @@ class WKV4Step(CompiledStep):
 
     def start(self, batch_size: int, length: int) -> None:
         super().start(batch_size, length)
-        self.states = self.zeros(self.width), self.zeros(3, self.width)
+        sums = self.zeros(3, self.width)
+        sums[:, 2] = LOWEST_EXPONENT
+        self.states = self.zeros(self.width), sums
 
     def __call__(self, x: Any, context: Any = None) -> Any:
         return self.run(_step, x, *self.states, *self.weights)

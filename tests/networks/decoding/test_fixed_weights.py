@@ -1,64 +1,80 @@
-"""Packed weights are cached within `cached_packs` only."""
+"""Within `fixed_weights`, weights are packed once per thread, and decisions stay the same."""
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
-from rllib_seqmarl.ops.decoding.cached_pack import cached_pack, cached_packs
+from rllib_seqmarl.networks.decoding import fast_decoder
+
+pytest.importorskip("numba")
 
 
-def test_layers_are_packed_once_within_the_block_only() -> None:
-    calls: list[object] = []
-
-    @cached_pack
-    def pack(*layers: object) -> int:
-        calls.append(layers)
-        return len(calls)
-
-    one, two = object(), object()
-    assert [pack(one), pack(one)] == [1, 2]
-    with cached_packs() as packed:
-        assert [pack(one), pack(two), pack(one), pack(one, two), pack(two)] == [3, 4, 3, 5, 4]
-        results: list[int] = []
-        other = threading.Thread(target=lambda: results.append(pack(one)))
-        other.start()
-        other.join()
-        assert results == [6], "the cache is local to the thread"
-        with cached_packs():
-            assert pack(one) == 7
-        assert pack(one) == 3
-        packed.clear()
-        assert pack(one) == 8
-    assert pack(one) == 9
+def make_network(mixer: str, kind: str) -> JointPolicyNetwork:
+    torch.manual_seed(0)
+    action = ActionSpec("discrete", (4, 3)) if kind == "discrete" else ActionSpec("continuous", dim=2)
+    return JointPolicyNetwork(
+        NetworkConfig(5, action, embed_dim=12, n_block=2, n_head=2, encoder_mixer=mixer, decoder_mixer=mixer)
+    )
 
 
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_decisions_are_the_same_with_cached_weights(mixer: str, kind: str) -> None:
-    torch.manual_seed(0)
-    action = ActionSpec("discrete", (4, 3)) if kind == "discrete" else ActionSpec("continuous", dim=2)
-    network = JointPolicyNetwork(
-        NetworkConfig(5, action, embed_dim=12, n_block=2, n_head=2, encoder_mixer=mixer, decoder_mixer=mixer)
-    )
-    obs = torch.randn(6, 3, 5)
+def test_decisions_are_the_same_with_fixed_weights(mixer: str, kind: str) -> None:
+    network, obs = make_network(mixer, kind), torch.randn(6, 3, 5)
 
-    def decide() -> tuple[torch.Tensor, ...]:
+    def decide(teams: int = 6) -> tuple[torch.Tensor, ...]:
         torch.manual_seed(1)
-        return network.act(obs, deterministic=False)
+        return network.act(obs[:teams], deterministic=False)
 
-    before = decide()
-    with cached_packs() as packed:
-        for _ in range(3):
-            assert all(map(torch.equal, decide(), before))
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter += 0.3 * torch.randn_like(parameter)
-        packed.clear()
-        changed = decide()
-    assert all(map(torch.equal, decide(), changed))
+    before, of_four = decide(), decide(4)
+    with network.fixed_weights():
+        kept = [decide() for _ in range(3)]
+        assert all(map(torch.equal, decide(4), of_four))  # also for another number of teams
+        for outputs in kept:  # and later decisions do not change earlier ones
+            assert all(map(torch.equal, outputs, before))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    changed = decide()
     assert not torch.equal(changed[1], before[1])
+    with network.fixed_weights():
+        assert all(map(torch.equal, decide(), changed))
+
+
+def test_weights_are_packed_once_per_thread() -> None:
+    network = make_network("attention", "discrete")
+    kept: dict[int, object] = {}
+
+    def decoder() -> object:
+        return fast_decoder(network.decoder, network.head, "auto", kept)
+
+    first = decoder()
+    assert first is not None and decoder() is first
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(decoder).result() is not first
+    assert len(kept) == 2
+    kept.clear()
+    assert decoder() is not first
+
+
+def test_threads_can_share_a_network_with_fixed_weights() -> None:
+    network = make_network("mamba", "discrete")
+    batches = [torch.randn(9, 5, 5) for _ in range(16)]
+    expected = [network.act(obs) for obs in batches]
+    with network.fixed_weights(), ThreadPoolExecutor(4) as threads:
+        for actual, alone in zip(threads.map(network.act, batches), expected, strict=True):
+            assert all(map(torch.equal, actual, alone))
+
+
+def test_kernels_are_not_used_where_they_cannot_run() -> None:
+    """Not even those that are kept, such as in autocast within a rollout."""
+    network, kept = make_network("attention", "discrete"), {}
+    assert fast_decoder(network.decoder, network.head, "auto", kept) is not None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert fast_decoder(network.decoder, network.head, "auto", kept) is None
+    assert fast_decoder(network.decoder, network.head, "reference", kept) is None

@@ -5,17 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import ACTIONS, cases, random_mask, randomized
-from torch.nn import functional as F
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.layers import linear
 from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
-from rllib_seqmarl.networks.decisions import TorchDecisions
+from rllib_seqmarl.networks.action_heads import CategoricalHead
+from rllib_seqmarl.networks.decoding.heads import TorchHead
+from rllib_seqmarl.networks.decoding.table import HEADS as COMPILED_HEADS
 
 pytest.importorskip("numba")
 
@@ -79,14 +81,16 @@ def test_compiled_head_equals_torch_head(action, batch_size, n, seed):
     """Compares scores, actions and tokens of the head alone."""
     torch.manual_seed(seed)
     head = randomized(JointPolicyNetwork(NetworkConfig(7, action, embed_dim=10)).double()).head
-    shape = batch_size, n, action.width
     action_mask = random_mask(action, batch_size, n)
-    noise = head.noise(shape, action_mask)
-    compiled, plain = head.decisions(shape, action_mask, noise), TorchDecisions(head, shape, action_mask, noise)
-    assert not isinstance(compiled, TorchDecisions)
+    noise = head.noise((batch_size, n, action.width), action_mask)
+    contexts = np.zeros((n, batch_size, 10))
+    steps = COMPILED_HEADS[type(head)](head), TorchHead(head)
+    tokens = [step.start(contexts, action_mask, noise) for step in steps]
+    np.testing.assert_allclose(*tokens, rtol=0, atol=1e-10)
     for _ in range(n):
-        features = torch.randn(batch_size, 10, dtype=torch.float64)
-        torch.testing.assert_close(compiled(features), plain(features), rtol=0, atol=1e-10)
+        features = np.random.default_rng(seed).normal(size=(batch_size, 10))
+        np.testing.assert_allclose(*(step(features) for step in steps), rtol=0, atol=1e-10)
+    compiled, plain = steps
     torch.testing.assert_close(compiled.scores, plain.scores, rtol=0, atol=1e-10)
     torch.testing.assert_close(compiled.actions, plain.actions, rtol=0, atol=1e-10)
 
@@ -151,8 +155,13 @@ class LastToken(CausalMixer):
         super().__init__()
         self.proj = linear(shape.embed_dim, shape.embed_dim, gain=1.0)
 
-    def forward(self, x, context=None):
-        return self.proj(F.pad(x, (0, 0, 1, 0))[:, :-1] if context is None else x + context)
+    def forward(self, x, context=None, state=None, resets=None):
+        before = x.new_zeros(len(x), x.shape[2]) if state is None else state
+        previous = torch.cat([before.unsqueeze(1), x[:, :-1]], dim=1)
+        if resets is not None:
+            previous = previous.masked_fill(resets.unsqueeze(-1), 0)
+        y = self.proj(previous if context is None else x + context)
+        return y, None if state is None else x[:, -1]
 
     def initial_state(self, batch_size):
         return self.proj.weight.new_zeros(batch_size, len(self.proj.weight))
@@ -172,3 +181,25 @@ def test_mixers_without_kernels_can_be_combined_with_kernels(mixers, monkeypatch
     obs = torch.randn(3, 4, 7, dtype=torch.float64)
     actions, log_probs, _ = network.act(obs)
     torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)
+
+
+class ReversedHead(CategoricalHead):
+    """A user-defined head, without kernels: the least probable choice."""
+
+    def choose(self, scores, noise):
+        return super().choose(-scores, noise)
+
+
+def test_heads_without_kernels_can_be_combined_with_kernels():
+    torch.manual_seed(0)
+    network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[0], embed_dim=8)).double())
+    head = ReversedHead(HEADS[0], 8).double()
+    head.load_state_dict(network.head.state_dict())
+    network.head = head
+    obs = torch.randn(3, 4, 7, dtype=torch.float64)
+    actions, log_probs, _ = network.act(obs)
+    torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)
+    for choice in range(6):  # of the last agent, all others are at least as probable
+        other = actions.clone()
+        other[:, -1] = choice
+        assert (network.evaluate(obs, other)[0][:, -1] >= log_probs[:, -1] - 1e-12).all()
