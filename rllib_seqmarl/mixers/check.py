@@ -45,8 +45,8 @@ def check_mixer(mixers: Mixers | type[Mixer] | str, shape: MixerShape | None = N
     shape = replace(shape or MixerShape(embed_dim=8, n_head=2, options=options), backend=AUTO)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         for role, factory in _parts(mixers).items():
-            name = f"{role} mixer {getattr(factory, '__name__', factory)}".strip()
             mixer = factory(shape)
+            name = f"{role} mixer {type(mixer).__name__}".strip()
             needed = Mixer if role in ("", "encoder") else CausalMixer
             if not isinstance(mixer, needed):
                 raise TypeError(f"{name} is not a {needed.__name__}; derive its class from {needed.__name__}.")
@@ -109,9 +109,13 @@ class _Check:
         remedy = "use `resets` (B, L), and let zeros be the initial state in every tensor of the state"
         self.compare(self.windows([LENGTH], state, resets), expected, what, remedy)
         self.compare(self.windows(CUTS, state, resets), expected, f"{what}, in windows of {CUTS} positions", remedy)
-        self.compare(self.windows([LENGTH], None, resets), self.steps(zeros, resets), f"without a state, {what}", remedy)
+        self.compare(
+            self.windows([LENGTH], None, resets), self.steps(zeros, resets), f"without a state, {what}", remedy
+        )
 
-    def window(self, x: Tensor, context: Tensor | None, state: State = None, resets: Any = None) -> tuple[Tensor, State]:
+    def window(
+        self, x: Tensor, context: Tensor | None, state: State = None, resets: Any = None
+    ) -> tuple[Tensor, State]:
         """Run a window and check what it returns and that it leaves the given state unchanged."""
         before = [leaf.clone() for leaf in self.leaves(state, "the state")]
         arguments = (x, context) if state is None and resets is None else (x, context, state, resets)
@@ -178,7 +182,9 @@ class _Check:
             return function(*arguments)
         except Exception as error:
             signature = "forward(x, context, state, resets) and step(x, state, context)"
-            raise self.error(f"{what} raised {error!r}", f"it must run on the CPU in float64, as {signature}") from error
+            raise self.error(
+                f"{what} raised {error!r}", f"it must run on the CPU in float64, as {signature}"
+            ) from error
 
     def compare(self, actual: Tensor, expected: Tensor, what: str, remedy: str) -> None:
         actual, expected = actual.double(), expected.double()

@@ -6,6 +6,7 @@ Time mixing reads, per channel, an average of the predecessors' values, weighted
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

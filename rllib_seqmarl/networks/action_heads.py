@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu

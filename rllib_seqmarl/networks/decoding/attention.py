@@ -132,7 +132,9 @@ class AttentionStep(CompiledStep):
         d = mixer.query.in_features
         if mixer.is_folded:
             self.query = composed(self.query, packed(weight[:d], is_transposed=True))
-            self.output = composed(packed(weight[d:], bias[d:]), packed(array(mixer.proj.weight)), array(mixer.proj.bias))
+            self.output = composed(
+                packed(weight[d:], bias[d:]), packed(array(mixer.proj.weight)), array(mixer.proj.bias)
+            )
             self.key_value = self.key_value[:0]
         self.entry_shape = 1 if mixer.is_folded else 2, mixer.n_head, mixer.head_dim
         super().__init__(self.output, d, self.output.size + self.query.size + self.key_value.size)
