@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +11,7 @@ from torch.nn.functional import embedding, gelu
 
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.config import ActionSpec
-from rllib_seqmarl.networks.decisions import Decisions, TorchDecisions
-from rllib_seqmarl.networks.distributions import ILLEGAL_LOGIT, Categorical, Distribution, Gaussian
-from rllib_seqmarl.ops.backends import AUTO
-from rllib_seqmarl.ops.decoding import is_compiled
+from rllib_seqmarl.networks.distributions import Categorical, Distribution, Gaussian
 
 
 def output_head(embed_dim: int, width: int) -> nn.Sequential:
@@ -31,9 +27,8 @@ def output_head(embed_dim: int, width: int) -> nn.Sequential:
 class ActionHead(Distribution):
     """Maps features to scores and actions to tokens."""
 
-    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
+    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
         super().__init__(spec)
-        self.backend = backend
         self.policy = output_head(embed_dim, spec.width)
 
     @abstractmethod
@@ -47,16 +42,6 @@ class ActionHead(Distribution):
         Computation that does not depend on the actions is done here, once for all calls of the function.
         """
 
-    def decisions(self, shape: tuple[int, int, int], action_mask: Tensor | None, noise: Tensor | None) -> Decisions:
-        """Create the decisions of a team, made agent by agent; masks and noise have ``shape``, (B, n, width)."""
-        if is_compiled(self.backend, cast(nn.Linear, self.policy[0]).weight):
-            return self._compiled_decisions(self.start(shape[0]), self.policy, shape, action_mask, noise)
-        return TorchDecisions(self, shape, action_mask, noise)
-
-    @abstractmethod
-    def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        """Create decisions on kernels; ``policy`` are the common arguments of the steps in ``ops.decoding.heads``."""
-
     def shifted(self, actions: Tensor) -> Tensor:
         """The decoder's input (B, n, d): the action of agent t-1 for agent t, the start token for agent 0."""
         return torch.cat([self.start(actions.shape[0]).unsqueeze(1), self.embedder()(actions[:, :-1])], dim=1)
@@ -65,8 +50,8 @@ class ActionHead(Distribution):
 class CategoricalHead(ActionHead, Categorical):
     """One or several independent choices per agent."""
 
-    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
-        super().__init__(spec, embed_dim, backend)
+    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+        super().__init__(spec, embed_dim)
         # A one-hot vector times a matrix selects a row, so the token embedding is a table with the start flag first.
         table = torch.empty(spec.token_dim, embed_dim)
         nn.init.orthogonal_(table, ACTIVATED_GAIN)
@@ -82,19 +67,14 @@ class CategoricalHead(ActionHead, Categorical):
             return lambda actions: embedding(actions, activated_rows)
         return lambda actions: gelu(embedding(actions + self.offsets, self.choice_rows).sum(-2))
 
-    def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        from rllib_seqmarl.ops.decoding.heads import ChoiceStep  # deferred: numba is optional
-
-        return ChoiceStep(self.spec.nvec, self.choice_rows, start, ILLEGAL_LOGIT, *policy)
-
 
 class GaussianHead(ActionHead, Gaussian):
     """An independent Normal(mean, 0.5 * sigmoid(log_std)) per action dimension."""
 
     log_std: nn.Parameter
 
-    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str = AUTO) -> None:
-        super().__init__(spec, embed_dim, backend)
+    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+        super().__init__(spec, embed_dim)
         self.action_embedding = linear(spec.dim, embed_dim, gain=ACTIVATED_GAIN)
 
     def start(self, batch_size: int) -> Tensor:
@@ -102,8 +82,3 @@ class GaussianHead(ActionHead, Gaussian):
 
     def embedder(self) -> Callable[[Tensor], Tensor]:
         return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
-
-    def _compiled_decisions(self, start: Tensor, *policy: Any) -> Decisions:
-        from rllib_seqmarl.ops.decoding.heads import MoveStep  # deferred: numba is optional
-
-        return MoveStep(self.action_embedding, start, *policy)

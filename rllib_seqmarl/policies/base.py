@@ -5,15 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.networks.policy_config import PolicyConfig
 
-State = Any  # a tree of tensors (B, ...); zeros before the first step of an episode
 TeamObs = Mapping[str, Tensor]  # a joint observation, see `Policy`
 
 
@@ -125,26 +124,6 @@ class Policy(nn.Module, ABC):
     def fixed_weights(self) -> Iterator[None]:
         """Promise not to change the weights in this block, so that `act` may prepare them once."""
         yield
-
-
-def reset_state(state: State, mask: Tensor) -> State:
-    """Zero the state (B, ...) of the teams where `mask` (B,) is True."""
-    keep = ~mask
-    return pytree.tree_map(lambda x: x * keep.view(-1, *[1] * (x.dim() - 1)).to(x.dtype), state)
-
-
-def checked_observations(config: PolicyConfig, obs: TeamObs) -> Tensor:
-    """Each agent's own observation, (..., n, obs_dim).
-
-    Raises:
-        ValueError: The array does not have this width.
-    """
-    observations = obs["observations"]
-    if observations.dim() < 3 or observations.shape[-1] != config.obs_dim:
-        raise ValueError(
-            f"observations must have shape (batch, agents, {config.obs_dim}), not {tuple(observations.shape)}"
-        )
-    return observations
 
 
 def network_input(config: PolicyConfig, obs: TeamObs) -> Tensor:
