@@ -95,6 +95,7 @@ class EncoderConfig(PolicyConfig):
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings()
+        del settings["mixer_options"]  # names of mixers come first, since options without their mixer mean little
         options = [self.shapes(mixers)[0].options for mixers in self.mixers]
         return settings | {"mixer_options": {key: value for each in options for key, value in asdict(each).items()}}
 

@@ -126,6 +126,20 @@ class Policy(nn.Module, ABC):
         yield
 
 
+def checked_observations(config: PolicyConfig, obs: TeamObs) -> Tensor:
+    """Each agent's own observation, (..., n, obs_dim).
+
+    Raises:
+        ValueError: The array does not have this width.
+    """
+    observations = obs["observations"]
+    if observations.dim() < 3 or observations.shape[-1] != config.obs_dim:
+        raise ValueError(
+            f"observations must have shape (batch, agents, {config.obs_dim}), not {tuple(observations.shape)}"
+        )
+    return observations
+
+
 def network_input(config: PolicyConfig, obs: TeamObs) -> Tensor:
     """Each agent's observation, followed by the global state if there is one: (..., n, obs_dim + state_dim)."""
     observations = checked_observations(config, obs)

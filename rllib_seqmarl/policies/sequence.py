@@ -99,11 +99,12 @@ class SequencePolicy(Policy):
 
     def _decode(self, obs: TeamObs, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
         encoder_output, values = self.encoder(network_input(self.config, obs))  # (B, n, d), (B, n)
-        head, shape = self.head, (*encoder_output.shape[:2], self.config.action.width)
+        head = self.head
         action_mask = head.effective_mask(obs.get("action_mask"), obs.get("alive"))
-        noise = None if deterministic else head.noise(shape, action_mask)  # (B, n, width), like action_mask
-        run = fast_decoder(self.decoder, head, self.config.backend, self._kept_decoders)
-        run = run or partial(decide, self.decoder, head)
+        like = encoder_output.new_empty(*encoder_output.shape[:2], self.config.action.width)  # (B, n, width)
+        noise = None if deterministic else head.noise(like, action_mask)  # (B, n, width), like action_mask
+        decoder = fast_decoder(self.decoder, head, self.config.backend, self._kept_decoders)
+        run = decoder or partial(decide, self.decoder, head)
         scores, actions = run(encoder_output, action_mask, noise)
         return actions, head.log_probs(scores, actions, action_mask), values
 

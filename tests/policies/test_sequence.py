@@ -8,6 +8,7 @@ from random_networks import Case, cases, randomized, team_obs
 from torch import nn
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, MixerShape, PreNormMixers
+from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 CHOICE = ActionSpec("discrete", nvec=(5,))

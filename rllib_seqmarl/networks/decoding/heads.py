@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.networks.action_heads import ILLEGAL_LOGIT, ActionHead, CategoricalHead, GaussianHead
+from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, GaussianHead
 from rllib_seqmarl.networks.decisions import Decisions
 from rllib_seqmarl.networks.decoding.blocks import apply_gelu
 from rllib_seqmarl.networks.decoding.rows import layer_norm, norm_weights
 from rllib_seqmarl.networks.decoding.step import CompiledStep, as_array
 from rllib_seqmarl.networks.decoding.tiles import affine, array, packed_layer
+from rllib_seqmarl.networks.distributions import ILLEGAL_LOGIT
 from rllib_seqmarl.ops.numba_math import gelu, kernel, scratch
 
 
