@@ -82,7 +82,7 @@ def test_compiled_head_equals_torch_head(action, batch_size, n, seed):
     torch.manual_seed(seed)
     head = randomized(SequencePolicy(NetworkConfig(7, action, embed_dim=10)).double()).head
     action_mask = random_mask(action, batch_size, n)
-    noise = head.noise((batch_size, n, action.width), action_mask)
+    noise = head.noise(torch.empty(batch_size, n, action.width, dtype=torch.float64), action_mask)
     contexts = np.zeros((n, batch_size, 10))
     steps = COMPILED_HEADS[type(head)](head), TorchHead(head)
     tokens = [step.start(contexts, action_mask, noise) for step in steps]
