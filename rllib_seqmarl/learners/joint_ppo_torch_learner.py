@@ -39,7 +39,8 @@ from rllib_seqmarl.learners.guard import NonFiniteLossError, UpdateGuard
 from rllib_seqmarl.learners.joint_gae import JointGAE
 from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss, explained_variance, joint_ppo_loss
 from rllib_seqmarl.learners.minibatches import minibatches
-from rllib_seqmarl.learners.rollout_data import RolloutData, rollout_columns
+from rllib_seqmarl.learners.rollout_columns import rollout_columns
+from rllib_seqmarl.learners.rollout_data import RolloutData
 from rllib_seqmarl.learners.slices import add_gradients, map_slices, slices
 from rllib_seqmarl.modules.users_connectors import check_connector
 
@@ -65,14 +66,7 @@ class JointPPOTorchLearner(PPOTorchLearner):
             check_connector("learner_connector", connector)
         if self._learner_connector is not None and self.config.add_default_connectors_to_learner_pipeline:
             self._learner_connector.remove(GeneralAdvantageEstimation)
-            self._learner_connector.append(
-                JointGAE(
-                    gamma=self.config.gamma,
-                    lambda_=self.config.lambda_,
-                    shared_reward=self.config.shared_reward,
-                    team_reward=self.config.team_reward,
-                )
-            )
+            self._learner_connector.append(JointGAE(settings=self.config, device=self.device))
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: PPOConfig | None = None) -> None:
@@ -139,15 +133,8 @@ class JointPPOTorchLearner(PPOTorchLearner):
             # The user's connectors process episodes.
             episodes = [episode for rollout in training_data.rollouts for episode in rollout.writable()]
             return super()._make_batch_if_necessary(TrainingData(episodes=episodes))
-        columns = rollout_columns(
-            training_data.rollouts,
-            self.module[DEFAULT_MODULE_ID].unwrapped(),
-            gamma=self.config.gamma,
-            lambda_=self.config.lambda_,
-            shared_reward=self.config.shared_reward,
-            team_reward=self.config.team_reward,
-            device=self.device,
-        )
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        columns = rollout_columns(training_data.rollouts, module, self.config, self.device)
         age = self._weights_seq_no - min(rollout.weights_seq_no for rollout in training_data.rollouts)
         self.metrics.log_value((DEFAULT_MODULE_ID, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY), age, window=1)
         return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=training_data.env_steps)
