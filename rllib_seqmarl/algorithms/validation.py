@@ -18,6 +18,7 @@ from rllib_seqmarl.algorithms.initial_policy import check_initial_policy
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTIONS
 from rllib_seqmarl.algorithms.user_code import NETWORK_OPTIONS, check_user_code
 from rllib_seqmarl.envs.batch_creators import NUM_ENVS
+from rllib_seqmarl.learners.objectives import find_objective
 from rllib_seqmarl.networks import ActionSpec, NetworkConfig
 from rllib_seqmarl.networks.config import checked_filters
 from rllib_seqmarl.suggestions import did_you_mean
@@ -41,6 +42,7 @@ def check_options(config: JointPPOConfig) -> None:
     _check_names(config)
     check_user_code(config)
     _check_values(config)
+    find_objective(config.objective)
     _check_network(config)
     check_evaluation_options(config)
 
@@ -222,6 +224,7 @@ OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         _or_none(lambda value: isinstance(value, str | PathLike)),
         "the path of a checkpoint or an exported policy, or None",
     ),
+    "update_order": (lambda value: value in ("together", "sequential"), "'together' or 'sequential'"),
     "env_config": (lambda value: isinstance(value, dict), "a dict of keyword arguments of the environment"),
 }
 
