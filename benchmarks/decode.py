@@ -29,9 +29,9 @@ from torch import Tensor
 
 from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.mixers.attention import Attention
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 from rllib_seqmarl.ops.decoding.blocks import BlockStep
 from rllib_seqmarl.ops.decoding.step import CompiledStep
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 ENVS, OBS_DIM, ACTIONS, EMBED_DIM = 32, 64, 16, 64
 TARGETS = {8: 5.0, 64: 22.0, 128: 45.0}  # team size -> least speed-up
@@ -39,11 +39,11 @@ SIZES = [2**i for i in range(2, 11)]
 FIGURE = Path(__file__).parent / "results" / "decode.png"
 
 
-def make_network(mixer: str = "attention") -> JointPolicyNetwork:
+def make_network(mixer: str = "attention") -> SequencePolicy:
     """Create a network with perturbed weights; with initial weights, all actions are nearly equally probable."""
     torch.manual_seed(0)
     action = ActionSpec("discrete", (ACTIONS,))
-    network = JointPolicyNetwork(
+    network = SequencePolicy(
         NetworkConfig(OBS_DIM, action, embed_dim=EMBED_DIM, encoder_mixer=mixer, decoder_mixer=mixer)
     )
     if mixer == "attention":
@@ -52,7 +52,7 @@ def make_network(mixer: str = "attention") -> JointPolicyNetwork:
     return network
 
 
-def unfolded(network: JointPolicyNetwork) -> JointPolicyNetwork:
+def unfolded(network: SequencePolicy) -> SequencePolicy:
     """Return a copy of a network with separate keys and values, as in standard attention."""
     network = copy.deepcopy(network)
     for module in network.modules():
@@ -62,7 +62,7 @@ def unfolded(network: JointPolicyNetwork) -> JointPolicyNetwork:
 
 
 @torch.no_grad()
-def act_by_recomputing(network: JointPolicyNetwork, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def act_by_recomputing(network: SequencePolicy, obs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute ``network.act`` like the published code, which decodes the whole team for each agent."""
     head = network.head
     encoder_output, values = network.encoder(obs)
@@ -114,7 +114,7 @@ def array_bytes(state: Any, visited: set[int]) -> int:
 
 
 @torch.inference_mode()
-def state_bytes(network: JointPolicyNetwork, n: int) -> int:
+def state_bytes(network: SequencePolicy, n: int) -> int:
     """Return the bytes of decoding state per team after n agents: those of two teams minus those of one."""
 
     def after_all(teams: int) -> int:

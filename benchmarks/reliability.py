@@ -44,7 +44,7 @@ from rllib_seqmarl import JointPolicy, MATConfig, __version__
 from rllib_seqmarl.algorithms.checkpoint_files import DamagedCheckpointError, verify_checksums
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment_file import load_experiments
-from rllib_seqmarl.networks.export import ExportError
+from rllib_seqmarl.policies.export import ExportError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "experiments"))
 from spoilt_files import spoilt_files  # noqa: E402

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.learners.joint_ppo_loss import joint_ppo_loss
 from rllib_seqmarl.mixers import MIXERS
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 BATCH, OBS_DIM, ACTIONS, EMBED_DIM = 800, 64, 16, 64
 PUBLISHED_MS = {8: 80, 16: 155, 32: 310}
@@ -107,12 +107,10 @@ def cpu_ms(update: Callable[[], None]) -> float:
     return 1e3 * (time.process_time() - start)
 
 
-def make_network(mixer: str = "attention") -> JointPolicyNetwork:
+def make_network(mixer: str = "attention") -> SequencePolicy:
     torch.manual_seed(0)
     action = ActionSpec("discrete", (ACTIONS,))
-    return JointPolicyNetwork(
-        NetworkConfig(OBS_DIM, action, embed_dim=EMBED_DIM, encoder_mixer=mixer, decoder_mixer=mixer)
-    )
+    return SequencePolicy(NetworkConfig(OBS_DIM, action, embed_dim=EMBED_DIM, encoder_mixer=mixer, decoder_mixer=mixer))
 
 
 def compare_with_torch(agents: list[int], repeats: int) -> None:

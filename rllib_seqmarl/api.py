@@ -4,7 +4,8 @@ from importlib.util import find_spec
 
 from rllib_seqmarl.envs import JointEnv, check_joint_env, make_joint_env
 from rllib_seqmarl.mixers import register_mixer
-from rllib_seqmarl.networks import load_published_marwkv, load_published_mat
+from rllib_seqmarl.policies import register_policy
+from rllib_seqmarl.policies.published import load_published_marwkv, load_published_mat
 from rllib_seqmarl.policy import JointPolicy
 from rllib_seqmarl.version import __version__
 
@@ -17,6 +18,7 @@ __all__ = [
     "load_published_mat",
     "make_joint_env",
     "register_mixer",
+    "register_policy",
 ]
 
 if find_spec("ray") is not None:

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from rllib_seqmarl.envs.errors import LayoutError
 from rllib_seqmarl.envs.layout import TeamLayout
-from rllib_seqmarl.networks import JointPolicyNetwork, ValueNormalizer
-from rllib_seqmarl.networks.export import ExportError, load_network, save_network
-from rllib_seqmarl.networks.onnx_export import GreedyActor, write_onnx
+from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
+from rllib_seqmarl.policies import Policy, reset_state
+from rllib_seqmarl.policies.export import ExportError, load_network, save_network
+from rllib_seqmarl.policies.onnx_export import GreedyActor, write_onnx
 
 POLICY_NAME = "policy"  # `policy.safetensors` and `policy.json`
 _MODULE_IN_CHECKPOINT = Path("learner_group/learner/rl_module/default_policy")
@@ -54,13 +56,13 @@ class SavedPolicy(NamedTuple):
     """The contents of a policy's two files.
 
     Attributes:
-        network: The network with its weights.
+        network: The policy with its weights.
         normalizer: The state of the value normaliser; empty if the policy was trained without one.
         layout: The layout of the team's observations and actions in the network's arrays.
         deployment: See `JointPolicy`.
     """
 
-    network: JointPolicyNetwork
+    network: Policy
     normalizer: dict[str, Tensor]
     layout: TeamLayout
     deployment: dict[str, Any]
@@ -84,11 +86,12 @@ def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
             raise ExportError(
                 f"{path}.json: 'deployment' lacks {key!r}, which must be a {kind.__name__}. Copy or save it again."
             )
-    expected = network.config.obs_dim, network.config.action.width
-    if expected != (layout.obs_dim + layout.state_dim, layout.width):
+    config, widths = network.config, (layout.obs_dim, layout.state_dim, layout.width)
+    expected = config.obs_dim, config.state_dim, config.action.width
+    if expected != widths:
         raise ExportError(
-            f"{path}.json: 'layout' and 'network' belong to different teams: the widths of observations and choices "
-            f"are {(layout.obs_dim + layout.state_dim, layout.width)} in 'layout' and {expected} in 'network'."
+            f"{path}.json: 'layout' and 'network' belong to different teams: the widths of observations, state and "
+            f"choices are {widths} in 'layout' and {expected} in 'network'."
         )
     return SavedPolicy(network, normalizer, layout, deployment)
 
@@ -103,8 +106,10 @@ class JointPolicy:
     actions = policy.act(observations)  # {agent: observation} -> {agent: action}
     ```
 
+    A policy with memory remembers the earlier steps of an episode; call `reset` where an episode begins.
+
     Attributes:
-        network: The joint network.
+        network: The policy that acts on arrays.
         layout: The layout of the team's observations and actions in the network's arrays.
         deployment: Training settings: "env", "env_config" and "joint_options" specify the environment;
             "normalize_actions" and "clip_actions" say how continuous actions are fitted to their bounds.
@@ -112,7 +117,7 @@ class JointPolicy:
 
     def __init__(
         self,
-        network: JointPolicyNetwork,
+        network: Policy,
         layout: TeamLayout,
         value_normalizer: ValueNormalizer | None,
         deployment: dict[str, Any],
@@ -122,6 +127,7 @@ class JointPolicy:
         self.layout = layout
         self.value_normalizer = value_normalizer
         self.deployment = deployment
+        self._state: Any = None  # before the next step; None at the beginning of an episode
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Self:
@@ -159,7 +165,12 @@ class JointPolicy:
         self.network.to(device)
         if self.value_normalizer is not None:
             self.value_normalizer.to(device)
+        self.reset()
         return self
+
+    def reset(self) -> None:
+        """Begin new episodes: forget earlier steps. Without effect on policies without memory."""
+        self._state = None
 
     @property
     def device(self) -> torch.device:
@@ -202,15 +213,35 @@ class JointPolicy:
         """Choose a joint action for a joint observation of a `JointEnv`; for `explore` see `act`."""
         return self.act_for_many({key: array[None] for key, array in observation.items()}, explore=explore)[0]
 
-    def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool = False) -> np.ndarray:
-        """Choose joint actions (teams, n, ...) of several teams for their joint observations (teams, n, ...)."""
+    def act_for_many(
+        self, observations: Mapping[str, np.ndarray], *, explore: bool = False, resets: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Choose joint actions of several teams.
+
+        Args:
+            observations: Their joint observations, each array (teams, n, ...).
+            explore: See `act`.
+            resets: bool (teams,), the teams whose episodes begin with this step; None if there are none, except for all
+                teams after `reset`.
+
+        Returns:
+            Joint actions, (teams, n, ...).
+        """
         batch = {key: torch.as_tensor(array, device=self.device) for key, array in observations.items()}
-        actions, _, _ = self.network.act(
-            network_input(batch), batch.get("action_mask"), batch["alive"], deterministic=not explore
-        )
-        return self.layout.fit(
-            actions.cpu().numpy(), normalize=self.deployment["normalize_actions"], clip=self.deployment["clip_actions"]
-        )
+        state = self._state_of(len(batch["alive"]))
+        if resets is not None:
+            state = reset_state(state, torch.as_tensor(resets, device=self.device))
+        decision = self.network.act(batch, state, deterministic=not explore)
+        self._state = decision.state
+        actions = decision.actions.cpu().numpy()
+        options = self.deployment
+        return self.layout.fit(actions, normalize=options["normalize_actions"], clip=options["clip_actions"])
+
+    def _state_of(self, teams: int) -> Any:
+        """The state before the next step of this number of teams; a new one if their number has changed."""
+        leaves = tree_leaves(self._state)
+        is_new = self._state is None or (leaves and len(leaves[0]) != teams)
+        return self.network.initial_state(teams) if is_new else self._state
 
     def values(self, observations: Mapping[Any, Any], *, state: Any = None) -> dict[Any, float]:
         """Estimate each living agent's discounted return in reward units; raises the errors of `act`."""
@@ -218,7 +249,7 @@ class JointPolicy:
         arrays = self.layout.observe(observations, state=state, last=True)
         batch = {key: torch.as_tensor(array, device=self.device).unsqueeze(0) for key, array in arrays.items()}
         with torch.no_grad():
-            values = self.network.values(network_input(batch))
+            values = self.network.values(batch, self._state_of(1))
         if self.value_normalizer is not None:
             values = self.value_normalizer.denormalize(values)
         agent_values = zip(self.layout.agents, values[0].tolist(), strict=True)
@@ -230,7 +261,8 @@ class JointPolicy:
         The model's inputs are the arrays of joint observations, as created by `TeamLayout.observe`, of any number of
         teams: "observations" (teams, n, obs_dim), "alive" (teams, n), and if the team has them "action_mask"
         (teams, n, width) and "state" (teams, state_dim). Its output "actions" (teams, n, ...) equals the result of
-        `act_for_many`.
+        `act_for_many`. A policy with memory also has inputs "memory_0", ..., zeros where an episode begins, and outputs
+        "next_memory_0", ... to pass in at the next step.
 
         Args:
             path: The file to write.
@@ -245,7 +277,9 @@ class JointPolicy:
         example = {key: torch.from_numpy(array) for key, array in self.layout.blank(2).items()}
         device = self.device
         try:
-            write_onnx(path, GreedyActor(self.to("cpu").network, list(example), self._bounds()), [*example.values()])
+            network = self.to("cpu").network
+            actor = GreedyActor(network, list(example), self._bounds())
+            write_onnx(path, actor, [*example.values(), *tree_leaves(network.initial_state(2))])
         finally:
             self.to(device)
         return path
@@ -292,12 +326,3 @@ class JointPolicy:
                 f"{argument}: the team has no agent {unknown[0]!r}. Its agents are "
                 f"{', '.join(map(repr, self.layout.agents))}."
             )
-
-
-def network_input(observation: Mapping[str, Tensor]) -> Tensor:
-    """Build the encoder's input (B, n, obs_dim) from a joint observation; appends the global state if there is one."""
-    observations = observation["observations"]
-    if "state" not in observation:
-        return observations
-    state = observation["state"].unsqueeze(1).expand(-1, observations.shape[1], -1)  # (B, n, state_dim)
-    return torch.cat([observations, state], dim=-1)

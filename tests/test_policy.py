@@ -16,8 +16,8 @@ from gymnasium import spaces
 
 from rllib_seqmarl.envs import LayoutError, TeamLayout
 from rllib_seqmarl.mixers import MIXERS
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig, ValueNormalizer
-from rllib_seqmarl.networks.export import ExportError
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy, ValueNormalizer
+from rllib_seqmarl.policies.export import ExportError
 from rllib_seqmarl.policy import JointPolicy
 
 DEPLOYMENT: dict[str, Any] = {
@@ -48,7 +48,7 @@ def team(
     spec = ActionSpec("discrete", nvec=(3,)) if action is CHOICE else ActionSpec("continuous", dim=2)
     torch.manual_seed(1)
     config = NetworkConfig(layout.obs_dim + state_dim, spec, embed_dim=8, encoder_mixer=mixer, decoder_mixer=mixer)
-    return JointPolicy(JointPolicyNetwork(config), layout, ValueNormalizer(), DEPLOYMENT)
+    return JointPolicy(SequencePolicy(config), layout, ValueNormalizer(), DEPLOYMENT)
 
 
 def observations_of(*agents: Any) -> dict[Any, np.ndarray]:
@@ -282,7 +282,7 @@ def test_onnx_export_matches_the_policy_for_any_number_of_teams(
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_torch_trace_matches_the_policy(mixer: str) -> None:
     class Act(torch.nn.Module):
-        def __init__(self, network: JointPolicyNetwork) -> None:
+        def __init__(self, network: SequencePolicy) -> None:
             super().__init__()
             self.network = network
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import reprlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from rllib_seqmarl.modules.joint_sequence_module import network_config
+from rllib_seqmarl.modules.joint_sequence_module import policy_config
 
 if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
@@ -78,9 +79,10 @@ def check_evaluation_team(config: JointPPOConfig, training: EnvRunnerGroup, eval
 
 def _network_inputs(config: JointPPOConfig, obs_space: Any, action_space: gym.Space) -> tuple[Any, ...]:
     """Return the properties that must match for one network to act in two environments."""
-    n_agents, obs_dim = obs_space["observations"].shape[0], obs_space["observations"].shape[1:]
-    network = network_config(obs_space, action_space, config.model_config)
-    return network, obs_dim, n_agents if config.agent_ids else None
+    obs_dim = obs_space["observations"].shape[1:]
+    policy = policy_config(obs_space, action_space, config.model_config)
+    any_number = not config.agent_ids and not policy.needs_n_agents
+    return replace(policy, n_agents=None) if any_number else policy, obs_dim
 
 
 def _describe(obs_space: Any, action_space: gym.Space) -> str:

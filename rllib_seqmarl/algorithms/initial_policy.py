@@ -12,9 +12,9 @@ from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.envs.layout import TeamLayout
-from rllib_seqmarl.modules.joint_sequence_module import network_config
-from rllib_seqmarl.networks import NetworkConfig
-from rllib_seqmarl.networks.transfer import Trained, carried_over, check_alike
+from rllib_seqmarl.modules.joint_sequence_module import make_policy
+from rllib_seqmarl.policies import Policy
+from rllib_seqmarl.policies.transfer import Trained, carried_over, check_alike
 from rllib_seqmarl.policy import find_policy, read_policy
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class InitialPolicy:
     """The weights of a policy and the team it was trained for.
 
     Attributes:
-        trained: The network's config and the layout of its inputs.
-        weights: The network's parameters.
+        trained: The policy's class and config, and the layout of its inputs.
+        weights: The policy's parameters.
         normalizer: The statistics of the value normaliser; empty if the policy was trained without one.
     """
 
@@ -46,15 +46,16 @@ class InitialPolicy:
             ValueError: The policy is missing or damaged.
         """
         saved = read_policy(find_policy(path))
-        return cls(_trained(saved.network.config, saved.layout), saved.network.state_dict(), saved.normalizer)
+        return cls(_trained(saved.network, saved.layout), saved.network.state_dict(), saved.normalizer)
 
 
-def check_initial_policy(config: JointPPOConfig, network_options: dict[str, Any]) -> None:
+def check_initial_policy(config: JointPPOConfig, policy_class: type[Policy], options: dict[str, Any]) -> None:
     """Check `config.initial_policy` as far as possible without an environment.
 
     Args:
         config: The algorithm's config.
-        network_options: The network options in `config`.
+        policy_class: The policy that it trains.
+        options: The policy's options in `config`.
 
     Raises:
         ValueError: The policy is missing, or its network is incompatible.
@@ -63,7 +64,10 @@ def check_initial_policy(config: JointPPOConfig, network_options: dict[str, Any]
         return
     try:
         policy = InitialPolicy.read(config.initial_policy)
-        check_alike(policy.trained.config, replace(policy.trained.config, **network_options))
+        here = replace(policy.trained, policy=policy_class)
+        if policy_class is policy.trained.policy:
+            here = replace(here, config=replace(here.config, **options))
+        check_alike(policy.trained, here)
         if bool(policy.normalizer) != config.use_value_norm:
             raise ValueError(
                 f"it was trained with use_value_norm={bool(policy.normalizer)}, so its values have another scale. "
@@ -85,14 +89,14 @@ def load_initial_policy(path: str, learners: LearnerGroup, spec: MultiRLModuleSp
         ValueError: The policy is incompatible with this team.
     """
     module = spec[DEFAULT_MODULE_ID]
-    config = network_config(module.observation_space, module.action_space, module.model_config)
+    network = make_policy(module.observation_space, module.action_space, module.model_config)
     layout = getattr(module.observation_space, "layout", None)
     state = learners.get_weights()[DEFAULT_MODULE_ID]
     initial = {name.removeprefix(_NETWORK): torch.tensor(value) for name, value in state.items()}
     initial = {name: value for name, value in initial.items() if not name.startswith(_NORMALIZER)}
     try:
         policy = InitialPolicy.read(path)
-        weights = carried_over(policy.trained, policy.weights, _trained(config, layout), initial)
+        weights = carried_over(policy.trained, policy.weights, _trained(network, layout), initial)
     except ValueError as error:
         raise _with_path(path, error) from None
     learners.set_weights(
@@ -105,11 +109,10 @@ def load_initial_policy(path: str, learners: LearnerGroup, spec: MultiRLModuleSp
     )
 
 
-def _trained(config: NetworkConfig, layout: TeamLayout | None) -> Trained:
-    """Describe a network and its inputs; if user connectors change observations, all inputs are the agents' own."""
-    if layout is None or layout.obs_dim + layout.state_dim != config.obs_dim:
-        return Trained(config)
-    return Trained(config, layout.n_agents if layout.agent_ids else 0, layout.state_dim)
+def _trained(policy: Policy, layout: TeamLayout | None) -> Trained:
+    """Describe a policy and its inputs; if user connectors change observations, all inputs are the agents' own."""
+    has_ids = layout is not None and layout.obs_dim == policy.config.obs_dim and layout.agent_ids
+    return Trained(type(policy), policy.config, layout.n_agents if layout is not None and has_ids else 0)
 
 
 def _with_path(path: str, error: ValueError) -> ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -18,6 +18,7 @@ from ray.rllib.utils.annotations import override
 from ray.util.debug import log_once
 
 from rllib_seqmarl.algorithms.initial_policy import load_initial_policy
+from rllib_seqmarl.algorithms.policy_options import document_options
 from rllib_seqmarl.algorithms.resolved_options import resolved_option
 from rllib_seqmarl.algorithms.user_code import import_mixers
 from rllib_seqmarl.algorithms.validation import check_options
@@ -26,10 +27,13 @@ from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
-from rllib_seqmarl.mixers import REGISTERED_MIXERS
+from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
 from rllib_seqmarl.modules.team_connectors import FitActionsToBounds, ModuleToTeam, TeamToModule
 from rllib_seqmarl.modules.users_connectors import adapt_connectors
+from rllib_seqmarl.networks.policy_config import Option, declared_options
+from rllib_seqmarl.policies import POLICIES
+from rllib_seqmarl.suggestions import did_you_mean
 
 
 class JointPPOConfig(PPOConfig):
@@ -43,6 +47,12 @@ class JointPPOConfig(PPOConfig):
     """
 
     output: Any
+    default_policy: ClassVar[str] = "sequence"
+    more_options: ClassVar[type | None] = None  # a dataclass of further keywords of `network` for the default policy
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        document_options(cls)
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         if algo_class is None:
@@ -79,26 +89,17 @@ class JointPPOConfig(PPOConfig):
         self.objective: Any = None
         self.update_order = "together"
 
-        # Settings of the network.
-        self.n_block = 1
-        self.n_head = 1
-        self.embed_dim = 64
-        self.encoder_mixer: str | None = "attention"
-        self.decoder_mixer: str | None = "attention"
-        self.mixer_options: dict[str, Any] = {}
+        # Settings of the policy.
+        self.policy = self.default_policy
+        self._set(**self._options)
         self.mixer_modules: list[str] = []
-        self._registered_mixers = REGISTERED_MIXERS  # carries user-defined mixers to other processes
-        self.encoder_directions = 1
-        self.decoder_cross = "mixer"
-        self.backend = "auto"
-        self.conv_filters: list[list[int]] | None = None
+        self._registries = MIXERS, POLICIES  # carry users' entries to other processes
         self.initial_policy: str | None = None
 
         # Settings of the joint environment.
         self.agent_ids = True
         self.team_reward = "mean"
         self.global_state = False
-        self.agent_order = "fixed"
 
     @override(PPOConfig)
     def training(
@@ -153,63 +154,39 @@ class JointPPOConfig(PPOConfig):
     def network(
         self,
         *,
-        n_block: int = NotProvided,
-        n_head: int = NotProvided,
-        embed_dim: int = NotProvided,
-        encoder_mixer: str = NotProvided,
-        decoder_mixer: str = NotProvided,
-        mixer_options: dict[str, Any] = NotProvided,
+        policy: str = NotProvided,
         mixer_modules: list[str] = NotProvided,
-        encoder_directions: int = NotProvided,
-        decoder_cross: str = NotProvided,
-        backend: str = NotProvided,
-        conv_filters: list[list[int]] | None = NotProvided,
         initial_policy: str | None = NotProvided,
+        **options: Any,
     ) -> Self:
-        """Set the sizes and mixers of the joint network.
+        """Set the policy and its options.
 
         Args:
-            n_block: Number of blocks in the encoder and in the decoder.
-            n_head: Number of heads, for mixers that have heads.
-            embed_dim: The width of an agent's token; a multiple of `n_head`.
-            encoder_mixer: The mixer of the agents' tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5",
-                "rwkv6", or the name of a mixer registered with `rllib_seqmarl.register_mixer`.
-            decoder_mixer: The mixer in the decoder; independent of the encoder's.
-            mixer_options: Options of the two mixers, such as {"d_state": 8}: the fields of
-                `rllib_seqmarl.mixers.mamba.MambaOptions` and `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
-            mixer_modules: Modules that register mixers and are imported first, such as ["my_mixers"]. Needed in
-                experiment files; scripts can register mixers themselves.
-            encoder_directions: 1, or 2 to run an RWKV encoder over the team in both directions. With 1, as published,
-                an agent's value and representation depend only on its own and its predecessors' observations.
-            decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder with the
-                addition of the encoder's output (an ablation).
-            backend: The implementation of scans and recurrences: "auto" selects the fastest one available for the
-                device, "reference" is plain torch; docs/mixers.md lists the others.
-            conv_filters: The convolutional layers that embed image observations: [output channels, kernel size, stride]
-                of each layer, such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]], without padding; None to choose them by
-                image size.
+            policy: The policy: "sequence" (encoder and decoder), or the name of a policy registered with
+                `rllib_seqmarl.register_policy`. Its options are further keywords.
+            mixer_modules: Modules that register mixers or policies and are imported first, such as ["my_mixers"].
+                Needed in experiment files; scripts can register them themselves.
             initial_policy: A checkpoint directory or an exported policy whose weights training starts from; None to
                 start from scratch. The number of agents, observations and actions may differ: parameters that both
-                teams share are copied, and all other network options must be equal. Later checkpoints do not depend
-                on it.
+                teams share are copied, and all other options of the policy must be equal. Later checkpoints do not
+                depend on it.
+            **options: The policy's options.
 
         Returns:
             This updated config.
+
+        Raises:
+            TypeError: The policy has no such option.
         """
-        return self._set(
-            n_block=n_block,
-            n_head=n_head,
-            embed_dim=embed_dim,
-            encoder_mixer=encoder_mixer,
-            decoder_mixer=decoder_mixer,
-            mixer_options=mixer_options,
-            mixer_modules=mixer_modules,
-            encoder_directions=encoder_directions,
-            decoder_cross=decoder_cross,
-            backend=backend,
-            conv_filters=conv_filters,
-            initial_policy=initial_policy,
-        )
+        self._set(policy=policy, mixer_modules=mixer_modules, initial_policy=initial_policy)
+        known = self._options
+        for key in options:
+            if key not in known:
+                raise TypeError(
+                    f"network() got an unexpected keyword {key!r}.{did_you_mean(key, known)} The options of policy "
+                    f"{self.policy!r} are {', '.join(known)}."
+                )
+        return self._set(**options)
 
     def joint_env(
         self,
@@ -217,7 +194,6 @@ class JointPPOConfig(PPOConfig):
         agent_ids: bool = NotProvided,
         team_reward: str = NotProvided,
         global_state: bool = NotProvided,
-        agent_order: str = NotProvided,
     ) -> Self:
         """Set how a multi-agent environment is converted to a joint environment.
 
@@ -225,17 +201,12 @@ class JointPPOConfig(PPOConfig):
             agent_ids: Whether observations end with a one-hot agent id. The encoder is permutation-equivariant, so
                 without ids, agents with equal observations act alike.
             team_reward: How the agents' rewards are combined into the team's: "mean" or "sum".
-            global_state: Whether the environment's global state is observed too; the encoder then reads it together
-                with each agent's observation.
-            agent_order: The order in which agents decide: "fixed" as listed by the environment, or "shuffled" in every
-                episode.
+            global_state: Whether the environment's global state is observed too.
 
         Returns:
             This updated config.
         """
-        return self._set(
-            agent_ids=agent_ids, team_reward=team_reward, global_state=global_state, agent_order=agent_order
-        )
+        return self._set(agent_ids=agent_ids, team_reward=team_reward, global_state=global_state)
 
     @resolved_option
     def env(self, chosen: Any) -> JointEnvCreator | None:
@@ -348,21 +319,22 @@ class JointPPOConfig(PPOConfig):
             },
         }
 
+    @classmethod
+    def declared_options(cls, policy: str) -> dict[str, Option]:
+        """The options of a policy as keywords of `network`, by name."""
+        more = {} if cls.more_options is None or policy != cls.default_policy else declared_options(cls.more_options)
+        return {**POLICIES[policy].Config.options(), **more}
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """The options of the chosen policy and their values; empty if it is unknown."""
+        known = self.declared_options(self.policy) if self.policy in POLICIES else {}
+        return {key: getattr(self, key, option.default) for key, option in known.items()}
+
     @property
     def _network_options(self) -> dict[str, Any]:
-        """The user's network options; the other fields of the network config follow from the environment."""
-        return {
-            "n_block": self.n_block,
-            "n_head": self.n_head,
-            "embed_dim": self.embed_dim,
-            "encoder_mixer": self.encoder_mixer,
-            "decoder_mixer": self.decoder_mixer,
-            "mixer_options": self.mixer_options,
-            "encoder_directions": self.encoder_directions,
-            "decoder_cross": self.decoder_cross,
-            "backend": self.backend,
-            "conv_filters": self.conv_filters,
-        }
+        """The policy and the user's options of its config; other fields follow from the environment."""
+        return {"policy": self.policy, **self._options}
 
     @property
     def _joint_options(self) -> dict[str, Any]:
@@ -370,7 +342,6 @@ class JointPPOConfig(PPOConfig):
             "agent_ids": self.agent_ids,
             "team_reward": self.team_reward,
             "global_state": self.global_state,
-            "agent_order": self.agent_order,
         }
 
     @override(PPOConfig)
@@ -389,6 +360,9 @@ class JointPPOConfig(PPOConfig):
         # Suppress RLlib's hint on how to return to the old API stack, which is not supported here.
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")
         PPOConfig.validate(copy.copy(self))  # a copy, since RLlib sets options that it considers unset
+
+
+document_options(JointPPOConfig)
 
 
 def _is_json(value: Any) -> bool:

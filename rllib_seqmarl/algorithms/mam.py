@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.utils.annotations import override
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO
@@ -35,6 +34,8 @@ class MAMConfig(JointPPOConfig):
     ```
     """
 
+    more_options = MambaOptions
+
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or MAM)
         self.encoder_mixer = "mamba"
@@ -50,46 +51,13 @@ class MAMConfig(JointPPOConfig):
         self.grad_clip = 5.0  # searched: 0.5, 5, 10
         self.entropy_coeff = 0.01
 
-        defaults = MambaOptions()
-        self.d_state = defaults.d_state
-        self.d_conv = defaults.d_conv
-        self.expand = defaults.expand
-        self.dt_rank: int | str = defaults.dt_rank
-        self.bidirectional: str = defaults.bidirectional
-
-    @override(JointPPOConfig)
-    def network(
-        self,
-        *,
-        d_state: int = NotProvided,
-        d_conv: int = NotProvided,
-        expand: int = NotProvided,
-        dt_rank: int | str = NotProvided,
-        bidirectional: str = NotProvided,
-        **kwargs: Any,
-    ) -> Self:
-        """Set the sizes and mixers of the joint network.
-
-        Args:
-            d_state: States per channel of the scan (the paper searched 1 to 32).
-            d_conv: Width of the convolution over neighbouring agents.
-            expand: Channels inside a Mamba module per channel of the token.
-            dt_rank: Rank of the projection that produces step sizes (the paper searched 1 to 128); "auto" for
-                embed_dim / 16.
-            bidirectional: How the encoder combines its two directions: "product" in cascade, as published, or "sum".
-            **kwargs: See `JointPPOConfig.network`.
-
-        Returns:
-            This updated config.
-        """
-        super().network(**kwargs)
-        return self._set(d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank, bidirectional=bidirectional)
-
     @property
     @override(JointPPOConfig)
     def _network_options(self) -> dict[str, Any]:
         options = super()._network_options
-        mamba = {key: getattr(self, key) for key in asdict(MambaOptions())}
+        if self.policy != self.default_policy:
+            return options
+        mamba = {key: options.pop(key) for key in asdict(MambaOptions())}
         chosen = {key: value for key, value in mamba.items() if value != getattr(MambaOptions(), key)}
         if twice := chosen.keys() & self.mixer_options.keys():
             raise ValueError(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.utils.annotations import override
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO
 from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
 VERSIONS = (4, 5, 6)
+
+
+@dataclass(frozen=True)
+class RWKVVersion:
+    """The choice among RWKV's versions.
+
+    Attributes:
+        version: The RWKV version: 4 (one state per channel), 5 (a matrix state per head) or 6 (data-dependent decay and
+            token shift). `encoder_mixer` and `decoder_mixer` override its mixer.
+    """
+
+    version: int = 4
 
 
 class MARWKVConfig(JointPPOConfig):
@@ -35,40 +47,26 @@ class MARWKVConfig(JointPPOConfig):
     ```
     """
 
+    more_options = RWKVVersion
+
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
         super().__init__(algo_class=algo_class or MARWKV)
-        self.version = 4
         self.encoder_mixer = None  # determined by `version`
         self.decoder_mixer = None
         self.lr = 1e-3
         self.clip_param = 0.05
 
-    @override(JointPPOConfig)
-    def network(self, *, version: int = NotProvided, **kwargs: Any) -> Self:
-        """Set the sizes and mixers of the joint network.
-
-        Args:
-            version: The RWKV version: 4 (one state per channel), 5 (a matrix state per head) or 6 (data-dependent decay
-                and token shift).
-            **kwargs: See `JointPPOConfig.network`. `encoder_mixer` and `decoder_mixer` override the version's mixer.
-
-        Returns:
-            This updated config.
-        """
-        super().network(**kwargs)
-        return self._set(version=version)
-
     @property
     @override(JointPPOConfig)
     def _network_options(self) -> dict[str, Any]:
-        if self.version not in VERSIONS or isinstance(self.version, float):
-            raise ValueError(f"version={self.version!r} is not a version of RWKV; choose one of {VERSIONS}.")
-        mixer = f"rwkv{self.version}"
-        return {
-            **super()._network_options,
-            "encoder_mixer": self.encoder_mixer or mixer,
-            "decoder_mixer": self.decoder_mixer or mixer,
-        }
+        options = super()._network_options
+        if self.policy != self.default_policy:
+            return options
+        version = options.pop("version")
+        if version not in VERSIONS or isinstance(version, float):
+            raise ValueError(f"version={version!r} is not a version of RWKV; choose one of {VERSIONS}.")
+        mixers = {key: options[key] or f"rwkv{version}" for key in ("encoder_mixer", "decoder_mixer")}
+        return {**options, **mixers}
 
 
 class MARWKV(JointPPO):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,10 @@ from ray.rllib.utils import force_list
 from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner, RecordingJointEnvRunner
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
-from rllib_seqmarl.networks import NetworkConfig
 from rllib_seqmarl.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
-
-# The network options set by the user; the other fields follow from the environment.
-NETWORK_OPTIONS = {option.name for option in fields(NetworkConfig)} - {"obs_dim", "action", "image_shape"}
 
 # Fields of an RLModuleSpec that only the algorithm may set.
 _SPEC_FIELDS = ("observation_space", "action_space", "catalog_class", "learner_only")
@@ -36,8 +31,9 @@ def check_user_code(config: JointPPOConfig) -> None:
     """
     _check_class("learner_class", config._learner_class, JointPPOTorchLearner)
     _check_class("env_runner_cls", config.env_runner_cls, RecordingJointEnvRunner if config.output else JointEnvRunner)
-    _check_module_spec(config._rl_module_spec)
-    _check_model_config("model_config", config._model_config)
+    options = {"policy", "use_value_norm", *config._options}
+    _check_module_spec(config._rl_module_spec, options)
+    _check_model_config("model_config", config._model_config, options)
     for key in ("env_to_module_connector", "module_to_env_connector", "learner_connector"):
         _check_connector(key, getattr(config, f"_{key}"))
     for callbacks in force_list(config.callbacks_class):
@@ -73,7 +69,7 @@ def _check_class(key: str, value: Any, base: type) -> None:
         )
 
 
-def _check_module_spec(spec: Any) -> None:
+def _check_module_spec(spec: Any, options: set[str]) -> None:
     if spec is None:
         return
     if not isinstance(spec, RLModuleSpec):
@@ -82,19 +78,19 @@ def _check_module_spec(spec: Any) -> None:
             f"RLModuleSpec(module_class=...) whose class derives from JointSequenceModule."
         )
     _check_class("rl_module_spec.module_class", spec.module_class, JointSequenceModule)
-    _check_model_config("rl_module_spec.model_config", spec.model_config or {})
+    _check_model_config("rl_module_spec.model_config", spec.model_config or {}, options)
     for name in _SPEC_FIELDS:
         if getattr(spec, name):
             raise ValueError(f"rl_module_spec.{name} has no effect on a joint policy; remove it.")
 
 
-def _check_model_config(key: str, model_config: Any) -> None:
+def _check_model_config(key: str, model_config: Any, options: set[str]) -> None:
     names: Iterable[str] = model_config if isinstance(model_config, dict) else vars(model_config)
     for name in names:
-        if name not in NETWORK_OPTIONS | {"use_value_norm"}:
+        if name not in options:
             raise ValueError(
-                f"{key} has no entry {name!r}.{did_you_mean(name, NETWORK_OPTIONS)} A joint network takes "
-                f"{', '.join(sorted(NETWORK_OPTIONS))}; set them with `config.network(...)`."
+                f"{key} has no entry {name!r}.{did_you_mean(name, options)} This policy takes "
+                f"{', '.join(sorted(options))}; set them with `config.network(...)`."
             )
 
 

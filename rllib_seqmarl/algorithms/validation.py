@@ -16,11 +16,11 @@ from ray.rllib.policy.policy import PolicySpec
 from rllib_seqmarl.algorithms.evaluation import check_evaluation_options
 from rllib_seqmarl.algorithms.initial_policy import check_initial_policy
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTIONS
-from rllib_seqmarl.algorithms.user_code import NETWORK_OPTIONS, check_user_code
+from rllib_seqmarl.algorithms.user_code import check_user_code
 from rllib_seqmarl.envs.batch_creators import NUM_ENVS
 from rllib_seqmarl.learners.objectives import find_objective
-from rllib_seqmarl.networks import ActionSpec, NetworkConfig
-from rllib_seqmarl.networks.config import checked_filters
+from rllib_seqmarl.networks.policy_config import ActionSpec, checked_filters
+from rllib_seqmarl.policies import POLICIES
 from rllib_seqmarl.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def check_options(config: JointPPOConfig) -> None:
     check_user_code(config)
     _check_values(config)
     find_objective(config.objective)
-    _check_network(config)
+    _check_policy(config)
     check_evaluation_options(config)
 
 
@@ -69,7 +69,7 @@ def _differs(value: Any, default: Any) -> bool:
 def _check_names(config: JointPPOConfig) -> None:
     """Reject unknown keys, which RLlib would silently set as attributes."""
     # RLlib adds "class" to copied configs; configs of earlier versions have "train_batch_size".
-    known = {*vars(type(config)()), "class", "train_batch_size"}
+    known = {*vars(type(config)()), *config._options, "class", "train_batch_size"}
     for key in vars(config):
         if key not in known and not key.startswith("_"):
             raise ValueError(
@@ -217,8 +217,6 @@ OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_cpus_per_env_runner": (_is_non_negative, "a number >= 0"),
     "num_gpus_per_env_runner": (_is_non_negative, "a number >= 0"),
     "num_gpus_per_learner": (_is_non_negative, "a number >= 0"),
-    "agent_order": (lambda value: value in ("fixed", "shuffled"), "'fixed' or 'shuffled'"),
-    "mixer_options": (lambda value: isinstance(value, dict), "a dict of options of the mixers, such as {'d_state': 8}"),
     "team_reward": (lambda value: value in ("mean", "sum"), "'mean' or 'sum'"),
     "initial_policy": (
         _or_none(lambda value: isinstance(value, str | PathLike)),
@@ -252,10 +250,18 @@ def _check_values(config: JointPPOConfig) -> None:
         )
 
 
-def _check_network(config: JointPPOConfig) -> None:
-    """Run the network's own checks of its sizes, with placeholders for the spaces, which are not known yet."""
-    sizes = {key: value for key, value in config.model_config.items() if key in NETWORK_OPTIONS}
-    if (filters := sizes.pop("conv_filters", None)) is not None:
+def _check_policy(config: JointPPOConfig) -> None:
+    """Run the policy's own checks of its options, with placeholders for the spaces, which are not known yet."""
+    policy = POLICIES.find("policy", config.policy)
+    default = type(config)()
+    for key in default._options.keys() - config._options.keys():
+        if _differs(value := getattr(config, key), getattr(default, key)):
+            raise ValueError(
+                f"{key}={value!r} has no effect: policy={config.policy!r} has no such option. Remove it; the policy's "
+                f"options are {', '.join(config._options)}."
+            )
+    options = {key: value for key, value in config.model_config.items() if key in policy.Config.options()}
+    if (filters := options.pop("conv_filters", None)) is not None:
         checked_filters(filters)  # whether images are large enough is checked once their size is known
-    NetworkConfig(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **sizes)
-    check_initial_policy(config, {**sizes, "conv_filters": filters})
+    policy.Config(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **options)
+    check_initial_policy(config, policy, {**options, "conv_filters": filters})

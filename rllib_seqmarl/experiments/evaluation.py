@@ -15,7 +15,7 @@ from rllib_seqmarl.envs.vector_env import JointVectorEnv
 from rllib_seqmarl.experiments.animation import Frame
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.failures import root_message
-from rllib_seqmarl.networks.export import ExportError
+from rllib_seqmarl.policies.export import ExportError
 from rllib_seqmarl.policy import JointPolicy
 
 PARALLEL_EPISODES = 32
@@ -123,6 +123,9 @@ def policy_env(
 class Team(Protocol):
     """A policy for batches of teams, such as `JointPolicy` or `RandomPolicy`."""
 
+    def reset(self) -> None:
+        """Begin new episodes in all teams."""
+
     def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool) -> np.ndarray:
         """Return joint actions (teams, n, ...) for joint observations."""
 
@@ -158,6 +161,7 @@ def evaluate(
     agent_returns, wins = np.zeros((env.layout.n_agents, episodes)), np.full(episodes, np.nan)
     frames: list[Frame] = []
     for first in range(0, episodes, env.num_envs):
+        policy.reset()
         observations, _ = env.reset(seed=[seed + first + i for i in range(env.num_envs)])
         is_rendered = draw * env.num_envs > first
         if is_rendered:

@@ -22,6 +22,9 @@ class RandomPolicy:
         self.layout = layout
         self._rng = np.random.default_rng(seed)
 
+    def reset(self) -> None:
+        """Do nothing: the policy has no memory."""
+
     def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool = True) -> np.ndarray:
         """Return random joint actions, with the signature of `JointPolicy.act_for_many`; ignores `explore`."""
         layout = self.layout

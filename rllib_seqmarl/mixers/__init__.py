@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import FunctionType
 from typing import Any
 
 from rllib_seqmarl.mixers.attention import CausalSelfAttention, CrossAttention, SelfAttention
@@ -17,8 +15,11 @@ from rllib_seqmarl.ops.causal_conv1d import CAUSAL_CONV1D
 from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN
 from rllib_seqmarl.ops.token_shift import TOKEN_SHIFT
 from rllib_seqmarl.ops.wkv import WKV4, WKV6
+from rllib_seqmarl.registration import Registry, merge
 
-MIXERS: dict[str, PostNormMixers | PreNormMixers] = {
+Mixers = PostNormMixers | PreNormMixers
+
+_BUILT_IN: dict[str, Mixers] = {
     "attention": PostNormMixers(encoder=SelfAttention, decoder=CausalSelfAttention, cross=CrossAttention),
     "mamba": PostNormMixers(
         encoder=BidirectionalMamba,
@@ -34,10 +35,10 @@ MIXERS: dict[str, PostNormMixers | PreNormMixers] = {
     ),
 }
 
-_BUILT_IN = frozenset(MIXERS)
+MIXERS = Registry("mixer", _BUILT_IN)
 
 
-def register_mixer(name: str, mixers: PostNormMixers | PreNormMixers) -> None:
+def register_mixer(name: str, mixers: Mixers) -> None:
     """Register mixers under a name, for `network(encoder_mixer=name, decoder_mixer=name)`.
 
     The registration also applies to env runners and learners in other processes. Experiment files list the module that
@@ -51,56 +52,17 @@ def register_mixer(name: str, mixers: PostNormMixers | PreNormMixers) -> None:
         ValueError: The name is taken by other mixers, or is not a non-empty string.
         TypeError: `mixers` has the wrong type.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"register_mixer: name={name!r} is not a valid name; pass a string such as 'my-mixer'.")
     if not isinstance(mixers, PostNormMixers | PreNormMixers):
         raise TypeError(
             f"register_mixer({name!r}, ...) takes PostNormMixers(encoder=..., decoder=..., cross=...) or "
             f"PreNormMixers(time=..., channel=...), not {mixers!r}."
         )
-    if name in MIXERS and not _is_redefinition(mixers, MIXERS[name], name):
-        kind = "a built-in mixer" if name in _BUILT_IN else "already registered with other classes"
-        raise ValueError(f"register_mixer: the name {name!r} is {kind}; choose another name.")
-    MIXERS[name] = mixers
+    MIXERS.add(name, mixers)
 
 
-def _is_redefinition(new: Any, old: Any, name: str) -> bool:
-    """Whether the same classes were defined again, as when reloading a module or rerunning a notebook cell."""
-    return name not in _BUILT_IN and _definition(new) == _definition(old)
-
-
-def _definition(mixers: PostNormMixers | PreNormMixers) -> dict[str, Any]:
-    """The mixers' fields, with classes and functions identified by module and name."""
-    return {
-        key: (value.__module__, value.__qualname__) if isinstance(value, type | FunctionType) else value
-        for key, value in vars(mixers).items()
-    }
-
-
-def modules_of(*names: str) -> list[str]:
-    """The modules outside this package that define these mixers."""
-    parts = [part for name in names if name not in _BUILT_IN for part in vars(MIXERS[name]).values()]
-    modules = {part.__module__ for part in parts if isinstance(part, type | FunctionType)}
-    return sorted(module for module in modules if not module.startswith("rllib_seqmarl."))
-
-
-class _RegisteredMixers:
-    """Registers this process's user-defined mixers wherever it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _know, ({name: mixers for name, mixers in MIXERS.items() if name not in _BUILT_IN},)
-
-    def __deepcopy__(self, memo: Any) -> _RegisteredMixers:
-        return self
-
-
-REGISTERED_MIXERS = _RegisteredMixers()
-
-
-def _know(mixers: Mapping[str, PostNormMixers | PreNormMixers]) -> _RegisteredMixers:
-    for name, value in mixers.items():
-        MIXERS.setdefault(name, value)
-    return REGISTERED_MIXERS
+def _know(mixers: dict[str, Any]) -> Registry[Mixers]:
+    """Unpickle the mixers of a checkpoint of version 0.1, which refers to this function."""
+    return merge("mixer", mixers)
 
 
 __all__ = [

@@ -1,9 +1,8 @@
-"""The RLModule of every joint policy: a thin wrapper that gives `JointPolicyNetwork` RLlib's interface."""
+"""The RLModule of every joint policy: a thin wrapper that gives a `Policy` RLlib's interface."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,49 @@ from ray.rllib.core.rl_module.torch.torch_compile_config import TorchCompileConf
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig, ValueNormalizer
+from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
+from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
 from rllib_seqmarl.ops.backends import leave_kernels_out_of_graphs
-from rllib_seqmarl.policy import POLICY_NAME, JointPolicy, network_input
+from rllib_seqmarl.policies import POLICIES, Policy
+from rllib_seqmarl.policy import POLICY_NAME, JointPolicy
+
+RESETS = "resets"  # column: whether an episode begins with this step, (B, T)
 
 
 class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
-    """A joint policy over a team as one sequence of n agent tokens.
+    """A joint policy of a team.
 
     Observations are the Dict of arrays that a `JointEnv` returns: "observations" (B, n, obs_dim), "alive" (B, n), and
-    optionally "action_mask" (B, n, width) and "state" (B, state_dim). The encoder reads the global state, if any,
-    together with each agent's observation.
+    optionally "action_mask" (B, n, width) and "state" (B, state_dim).
 
     The forward methods return, for n agents each:
         ACTIONS: (B, n), or (B, n, k) for actions of several components or dimensions.
-        ACTION_LOGP: (B, n), or (B, n, k) for continuous actions of k dimensions.
+        ACTION_LOGP: (B, n), or (B, n, k) if the policy has one log-probability per action dimension.
         VF_PREDS: (B, n); in reward units when acting, in the value normaliser's units when training.
         "entropy": Same shape as ACTION_LOGP; only when training.
+        and the policy's extras, (B, ...).
+
+    If the policy carries a state from step to step, the module is stateful as RLlib defines it: batches have STATE_IN,
+    a tree of (B, ...), and a time axis after the first in all other columns, (B, T, ...), of length 1 when acting;
+    outputs too have a time axis, and there is STATE_OUT.
+
+    Attributes:
+        network: The policy.
+        value_normalizer: The normaliser of its values; None if they are in reward units.
     """
 
     @override(TorchRLModule)
     def setup(self) -> None:
-        config = network_config(self.observation_space, self.action_space, self.model_config)
-        self.network = JointPolicyNetwork(config)
+        self.network = make_policy(self.observation_space, self.action_space, self.model_config)
         self.value_normalizer = ValueNormalizer() if self.model_config.get("use_value_norm", True) else None
         self.eval()
+
+    @property
+    def policy(self) -> Policy:
+        """The policy. Its parameters have the prefix "network." in checkpoints."""
+        return self.network
 
     def train(self, mode: bool = True) -> JointSequenceModule:
         # RLlib sets the mode around every forward pass. Nothing here depends on it, and setting it on some fifty
@@ -55,43 +71,61 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         """Compile as RLlib does; the graphs exclude this package's kernels, or use plain torch instead."""
         leave_kernels_out_of_graphs()
         # Backends are chosen and logged on first use, which cannot be traced, so choose them before compiling.
-        obs = next(self.parameters()).new_zeros(1, 1, self.network.config.obs_dim)
+        obs = {
+            key: torch.from_numpy(array).to(next(self.parameters()).device)
+            for key, array in self.observation_space.layout.blank(1).items()
+        }
         with torch.no_grad():
-            self.network.evaluate(obs, self.network.act(obs)[0])
+            decision = self.network.act(obs)
+            if not self.network.has_memory:
+                self.network.evaluate(obs, decision.actions, extras=decision.extras)
         return super().compile(compile_config)
 
     @override(TorchRLModule)
-    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+    def get_initial_state(self) -> Any:
+        """The state of one team before the first step, without batch axis; {} if there is none."""
+        return tree_map(lambda x: x[0].cpu(), self.network.initial_state(1))
+
+    @override(TorchRLModule)
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return self._act(batch, deterministic=False)
 
     @override(TorchRLModule)
-    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return self._act(batch, deterministic=True)
 
     @torch.no_grad()
-    def _act(self, batch: dict[str, Any], deterministic: bool) -> dict[str, Tensor]:
-        obs = batch[Columns.OBS]
-        actions, log_probs, values = self.network.act(
-            network_input(obs), obs.get("action_mask"), obs["alive"], deterministic=deterministic
-        )
-        return {
-            Columns.ACTIONS: actions,
-            Columns.ACTION_LOGP: log_probs,
-            Columns.VF_PREDS: self.denormalize_values(values),
+    def _act(self, batch: dict[str, Any], deterministic: bool) -> dict[str, Any]:
+        obs, state = batch[Columns.OBS], batch.get(Columns.STATE_IN)
+        if state is not None:
+            obs = {key: x.squeeze(1) for key, x in obs.items()}  # (B, ...) from (B, 1, ...)
+        decision = self.network.act(obs, state, deterministic)
+        outputs = {
+            Columns.ACTIONS: decision.actions,
+            Columns.ACTION_LOGP: decision.log_probs,
+            Columns.VF_PREDS: self.denormalize_values(decision.values),
+            **decision.extras,
         }
+        if state is None:
+            return outputs
+        return {key: x.unsqueeze(1) for key, x in outputs.items()} | {Columns.STATE_OUT: decision.state}
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        obs = batch[Columns.OBS]
-        log_probs, entropy, values = self.network.evaluate(
-            network_input(obs), batch[Columns.ACTIONS], obs.get("action_mask"), obs["alive"]
+        evaluation = self.network.evaluate(
+            batch[Columns.OBS], batch[Columns.ACTIONS], batch.get(Columns.STATE_IN), batch.get(RESETS), batch
         )
-        return {Columns.ACTION_LOGP: log_probs, "entropy": entropy, Columns.VF_PREDS: values}
+        return {
+            Columns.ACTION_LOGP: evaluation.log_probs,
+            "entropy": evaluation.entropy,
+            Columns.VF_PREDS: evaluation.values,
+            **evaluation.extras,
+        }
 
     @override(ValueFunctionAPI)
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        """Every agent's state value in reward units, (B, n)."""
-        return self.denormalize_values(self.network.values(network_input(batch[Columns.OBS])))
+        """Every agent's state value of one step in reward units, (B, n), given the state before it in STATE_IN."""
+        return self.denormalize_values(self.network.values(batch[Columns.OBS], batch.get(Columns.STATE_IN)))
 
     def normalize_values(self, values: Tensor) -> Tensor:
         """Convert from reward units to the units that the network predicts in."""
@@ -132,26 +166,33 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         return saved_to
 
 
-def network_config(
-    observation_space: gym.Space, action_space: gym.Space, model_config: dict[str, Any]
-) -> NetworkConfig:
-    """Configure a network for a joint environment's spaces, with the sizes and mixers of `model_config`."""
+def make_policy(observation_space: gym.Space, action_space: gym.Space, model_config: dict[str, Any]) -> Policy:
+    """Make the policy that `model_config` selects and configures, for a joint environment's spaces."""
+    return _policy_class(model_config)(policy_config(observation_space, action_space, model_config))
+
+
+def _policy_class(model_config: dict[str, Any]) -> type[Policy]:
+    return POLICIES.find("policy", model_config.get("policy", "sequence"))
+
+
+def policy_config(observation_space: gym.Space, action_space: gym.Space, model_config: dict[str, Any]) -> PolicyConfig:
+    """Configure the policy of a joint environment's spaces, with the options in `model_config`."""
     if not isinstance(observation_space, gym.spaces.Dict) or "observations" not in observation_space.spaces:
         raise ValueError(
             f"A joint policy reads the Dict of arrays of a JointEnv ('observations', 'alive', ...), but the "
             f"observation space is {observation_space}. A custom env-to-module connector must keep the Dict and "
             f"change only the array under 'observations'."
         )
-    *_, obs_dim = observation_space["observations"].shape or ()
-    if "state" in observation_space.spaces:
-        (state_dim,) = observation_space["state"].shape or ()
-        obs_dim += state_dim
-    sizes = {option.name for option in fields(NetworkConfig)}
-    return NetworkConfig(
+    n_agents, *_, obs_dim = observation_space["observations"].shape or ()
+    (state_dim,) = observation_space["state"].shape or () if "state" in observation_space.spaces else (0,)
+    config_class = _policy_class(model_config).Config
+    return config_class(
         obs_dim=obs_dim,
         action=action_spec(action_space),
+        n_agents=n_agents,
+        state_dim=state_dim,
         image_shape=_image_shape(observation_space),
-        **{key: value for key, value in model_config.items() if key in sizes},
+        **{key: value for key, value in model_config.items() if key in config_class.options()},
     )
 
 

@@ -19,7 +19,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        d, n_features = config.embed_dim, config.obs_dim
+        d, n_features = config.embed_dim, config.obs_dim + config.state_dim
         self.image: ImageEmbedding | None = None
         if config.image_shape is not None:
             self.image = ImageEmbedding(config.image_shape, config.image_filters)

@@ -15,7 +15,7 @@ from checkpoint_probe import config, probe
 from ray.rllib.core.columns import Columns
 
 from rllib_seqmarl import JointPolicy, make_joint_env
-from rllib_seqmarl.networks.export import ExportError
+from rllib_seqmarl.policies.export import ExportError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -15,7 +15,7 @@ from rllib_seqmarl import JointPolicy, MAMConfig, MARWKVConfig, MATConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.mixers.base import Addition, Bidirectional
 from rllib_seqmarl.mixers.mamba import BidirectionalMamba, CrossMamba, Mamba
-from rllib_seqmarl.networks import JointPolicyNetwork
+from rllib_seqmarl.policies import SequencePolicy
 from rllib_seqmarl.registry import ALGORITHMS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -31,11 +31,11 @@ def small(config: JointPPOConfig) -> JointPPOConfig:
     )
 
 
-def network_of(config: JointPPOConfig) -> JointPolicyNetwork:
+def network_of(config: JointPPOConfig) -> SequencePolicy:
     """Return the network of an algorithm after one training iteration."""
     algo = small(config).build_algo()
     algo.train()
-    network: JointPolicyNetwork = algo.get_module().network
+    network: SequencePolicy = algo.get_module().network
     algo.stop()
     return network
 

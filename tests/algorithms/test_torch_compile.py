@@ -13,7 +13,7 @@ from ray.rllib.core.rl_module.torch.torch_compile_config import TorchCompileConf
 from rllib_seqmarl import MAMConfig, MATConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -56,7 +56,7 @@ def test_acting_is_one_graph(mixer: str, kind: str) -> None:
     torch.manual_seed(0)
     action = ACTIONS[kind]
     config = NetworkConfig(5, action, embed_dim=8, encoder_mixer=mixer, decoder_mixer=mixer, backend="reference")
-    network, obs = JointPolicyNetwork(config), torch.randn(2, 5, 5)
+    network, obs = SequencePolicy(config), torch.randn(2, 5, 5)
     mask, alive = torch.ones(2, 5, action.width), torch.tensor([[1.0] * 4 + [0.0]] * 2)
     results = []
     for act in (network.act, torch.compile(network.act, backend="eager", fullgraph=True)):

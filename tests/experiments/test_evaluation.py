@@ -14,12 +14,12 @@ from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.envs.single_team import SingleTeam
 from rllib_seqmarl.envs.vector_env import JointVectorEnv
 from rllib_seqmarl.experiments.evaluation import Evaluation, evaluate, policy_env
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 
 def some_policy(layout: TeamLayout) -> JointPolicy:
     torch.manual_seed(0)
-    network = JointPolicyNetwork(NetworkConfig(layout.obs_dim, ActionSpec("discrete", layout.nvec), embed_dim=8))
+    network = SequencePolicy(NetworkConfig(layout.obs_dim, ActionSpec("discrete", layout.nvec), embed_dim=8))
     for parameter in network.parameters():
         parameter.data += 0.5 * torch.randn_like(parameter)
     return JointPolicy(network, layout, None, {"normalize_actions": True, "clip_actions": False})

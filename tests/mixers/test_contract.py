@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, Mixer, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.mamba import MambaOptions
 from rllib_seqmarl.mixers.rwkv6 import RWKV6Options
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 Factory = Callable[[MixerShape], Mixer]
 
@@ -104,7 +104,7 @@ def test_autocast(name):
     config = NetworkConfig(
         5, ActionSpec("discrete", (3,)), n_head=2, embed_dim=16, encoder_mixer=name, decoder_mixer=name
     )
-    network = JointPolicyNetwork(config)
+    network = SequencePolicy(config)
     obs = torch.randn(4, 6, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actions, log_probs, _ = network.act(obs)

@@ -13,8 +13,8 @@ from ray import cloudpickle
 
 from rllib_seqmarl import MATConfig, register_mixer
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, MixerShape, PreNormMixers
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
-from rllib_seqmarl.networks.export import ExportError, load_network, save_network
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
+from rllib_seqmarl.policies.export import ExportError, load_network, save_network
 
 ENV = "coordination/distinct_choice"
 
@@ -106,7 +106,7 @@ def test_modules_that_register_mixers_are_imported(tmp_path: Path, monkeypatch: 
 
 def test_saved_policy_names_the_module_to_import(tmp_path: Path) -> None:
     register_mixer("sum", SUM)
-    network = JointPolicyNetwork(NetworkConfig(3, ActionSpec("discrete", (2,)), encoder_mixer="sum"))
+    network = SequencePolicy(NetworkConfig(3, ActionSpec("discrete", (2,)), encoder_mixer="sum"))
     save_network(tmp_path / "policy", network)
     loaded, *_ = load_network(tmp_path / "policy")
     obs = torch.randn(2, 3, 3)

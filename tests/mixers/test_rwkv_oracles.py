@@ -9,8 +9,8 @@ from rllib_seqmarl.mixers.rwkv4 import RWKV4ChannelMix, RWKV4TimeMix
 from rllib_seqmarl.mixers.rwkv5 import RWKV5TimeMix
 from rllib_seqmarl.mixers.rwkv6 import RWKV6Options, RWKV6TimeMix
 from rllib_seqmarl.mixers.rwkv_common import NarrowChannelMix, SquaredReLU
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 from rllib_seqmarl.ops.wkv import WKV4, WKV6
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 VERSIONS = ["rwkv4", "rwkv5", "rwkv6"]
 
@@ -209,7 +209,7 @@ def value_gradients(version, directions):
     torch.manual_seed(0)
     mixers = {"encoder_mixer": version, "decoder_mixer": version, "encoder_directions": directions}
     config = NetworkConfig(5, ActionSpec("discrete", (3,)), n_block=2, n_head=2, embed_dim=16, **mixers)
-    network = spread(JointPolicyNetwork(config))
+    network = spread(SequencePolicy(config))
     obs = torch.randn(1, 6, 5, dtype=torch.float64, requires_grad=True)
     values = network.values(obs)[0]
     return torch.stack([torch.autograd.grad(v, obs, retain_graph=True)[0][0].abs().amax(-1) > 0 for v in values])

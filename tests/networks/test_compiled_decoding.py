@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.layers import linear
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 from rllib_seqmarl.networks.decisions import TorchDecisions
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 pytest.importorskip("numba")
 
 HEADS = [ActionSpec("discrete", (6,)), ActionSpec("discrete", (2, 1, 20)), ActionSpec("continuous", dim=3)]
 
 
-def without_kernels(network: JointPolicyNetwork) -> JointPolicyNetwork:
+def without_kernels(network: SequencePolicy) -> SequencePolicy:
     """The same network without kernels."""
-    plain = JointPolicyNetwork(replace(network.config, backend="reference")).to(next(network.parameters()).dtype)
+    plain = SequencePolicy(replace(network.config, backend="reference")).to(next(network.parameters()).dtype)
     plain.load_state_dict(network.state_dict())
     return plain
 
@@ -51,7 +51,7 @@ def test_same_decisions_with_the_same_seed(case, deterministic):
 @pytest.mark.parametrize("sizes", [{"embed_dim": 64}, {"embed_dim": 20, "n_head": 2, "n_block": 2}])
 def test_same_decisions_in_single_precision(mixer, action, sizes):
     torch.manual_seed(0)
-    network = randomized(JointPolicyNetwork(NetworkConfig(7, action, decoder_mixer=mixer, **sizes)))
+    network = randomized(SequencePolicy(NetworkConfig(7, action, decoder_mixer=mixer, **sizes)))
     mask, alive = random_mask(action, 11, 6), torch.rand(11, 6) < 0.8
     assert_same_decisions(network, torch.randn(11, 6, 7), mask, alive, False, 2e-4)
 
@@ -60,14 +60,14 @@ def test_same_decisions_in_single_precision(mixer, action, sizes):
 def test_same_decisions_with_addition_instead_of_a_cross_mixer(mixer):
     torch.manual_seed(0)
     config = NetworkConfig(7, HEADS[0], embed_dim=20, n_block=2, decoder_mixer=mixer, decoder_cross="addition")
-    network = randomized(JointPolicyNetwork(config).double())
+    network = randomized(SequencePolicy(config).double())
     assert_same_decisions(network, torch.randn(4, 5, 7, dtype=torch.float64), None, None, False, 1e-10)
 
 
 @pytest.mark.parametrize("action", HEADS)
 def test_masks_may_be_broadcast_numbers(action):
     torch.manual_seed(0)
-    network = randomized(JointPolicyNetwork(NetworkConfig(7, action, embed_dim=8)).double())
+    network = randomized(SequencePolicy(NetworkConfig(7, action, embed_dim=8)).double())
     mask, alive = random_mask(action, 1, 1).to(torch.int8).expand(4, 5, -1), torch.ones(4, 5)
     assert_same_decisions(network, torch.randn(4, 5, 7, dtype=torch.float64), mask, alive, False, 1e-10)
 
@@ -78,7 +78,7 @@ def test_masks_may_be_broadcast_numbers(action):
 def test_compiled_head_equals_torch_head(action, batch_size, n, seed):
     """Compares scores, actions and tokens of the head alone."""
     torch.manual_seed(seed)
-    head = randomized(JointPolicyNetwork(NetworkConfig(7, action, embed_dim=10)).double()).head
+    head = randomized(SequencePolicy(NetworkConfig(7, action, embed_dim=10)).double()).head
     shape = batch_size, n, action.width
     action_mask = random_mask(action, batch_size, n)
     noise = head.noise(shape, action_mask)
@@ -94,7 +94,7 @@ def test_compiled_head_equals_torch_head(action, batch_size, n, seed):
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_networks_can_be_copied_and_pickled_after_decoding(mixer):
     torch.manual_seed(0)
-    network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[0], embed_dim=8, decoder_mixer=mixer)).double())
+    network = randomized(SequencePolicy(NetworkConfig(7, HEADS[0], embed_dim=8, decoder_mixer=mixer)).double())
     obs = torch.randn(3, 4, 7, dtype=torch.float64)
     size, keys = len(pickle.dumps(network)), list(vars(network.decoder.blocks[0]))
     expected = network.act(obs)
@@ -109,8 +109,8 @@ def test_weight_changes_between_decisions_take_effect(mixer):
     """Also if they are changed in place without autograd, loaded, or converted to another dtype."""
     torch.manual_seed(0)
     config = NetworkConfig(7, HEADS[0], embed_dim=8, decoder_mixer=mixer)
-    network = randomized(JointPolicyNetwork(config).double())
-    obs, other = torch.randn(3, 4, 7, dtype=torch.float64), randomized(JointPolicyNetwork(config).double())
+    network = randomized(SequencePolicy(config).double())
+    obs, other = torch.randn(3, 4, 7, dtype=torch.float64), randomized(SequencePolicy(config).double())
     changes = (
         lambda: randomized(network),
         lambda: network.load_state_dict(other.state_dict()),
@@ -126,7 +126,7 @@ def test_weight_changes_between_decisions_take_effect(mixer):
 
 def test_act_returns_no_gradients_with_gradients_enabled():
     torch.manual_seed(0)
-    network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[2], embed_dim=8)))
+    network = randomized(SequencePolicy(NetworkConfig(7, HEADS[2], embed_dim=8)))
     obs = torch.randn(3, 4, 7, requires_grad=True)
     assert torch.is_grad_enabled()
     for actual in network.act(obs):
@@ -136,7 +136,7 @@ def test_act_returns_no_gradients_with_gradients_enabled():
 def test_threads_can_share_a_network():
     """As with a sampler and an evaluation in parallel; only weights are shared between decisions."""
     torch.manual_seed(0)
-    network = randomized(JointPolicyNetwork(NetworkConfig(7, HEADS[0], embed_dim=20, n_block=2)))
+    network = randomized(SequencePolicy(NetworkConfig(7, HEADS[0], embed_dim=20, n_block=2)))
     batches = [torch.randn(9, 5, 7) for _ in range(16)]
     expected = [network.act(obs) for obs in batches]
     with ThreadPoolExecutor(4) as threads:
@@ -168,7 +168,7 @@ def test_mixers_without_kernels_can_be_combined_with_kernels(mixers, monkeypatch
     monkeypatch.setitem(MIXERS, "last-token", mixers)
     torch.manual_seed(0)
     config = NetworkConfig(7, HEADS[0], embed_dim=8, n_block=2, decoder_mixer="last-token")
-    network = randomized(JointPolicyNetwork(config).double())
+    network = randomized(SequencePolicy(config).double())
     obs = torch.randn(3, 4, 7, dtype=torch.float64)
     actions, log_probs, _ = network.act(obs)
     torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
-from rllib_seqmarl.networks.export import load_network, save_network
 from rllib_seqmarl.networks.image_embedding import NATURE, SMALL, ImageEmbedding, default_filters, feature_shape
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
+from rllib_seqmarl.policies.export import load_network, save_network
 
 ACTION = ActionSpec("discrete", nvec=(3,))
 
@@ -76,7 +76,7 @@ def test_default_layers_fit_all_images_from_eight_pixels(height, width):
 
 def test_act_and_evaluate_agree_on_images():
     torch.manual_seed(0)
-    network = JointPolicyNetwork(image_config()).double()
+    network = SequencePolicy(image_config()).double()
     obs = torch.randint(256, (2, 3, network.config.obs_dim), dtype=torch.uint8)
     actions, log_probs, values = network.act(obs, deterministic=False)
     evaluated, _, again = network.evaluate(obs, actions)
@@ -90,7 +90,7 @@ def test_round_trip(tmp_path):
     config = image_config(conv_filters=[[4, 5, 3]])
     assert NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     hash(config)
-    network = JointPolicyNetwork(config)
+    network = SequencePolicy(config)
     save_network(tmp_path / "team", network)
     loaded, _, _ = load_network(tmp_path / "team")
     obs = torch.randint(256, (2, 3, config.obs_dim), dtype=torch.uint8)

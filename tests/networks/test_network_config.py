@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rllib_seqmarl.networks import ActionSpec, NetworkConfig
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig
 
 
 @pytest.mark.parametrize(

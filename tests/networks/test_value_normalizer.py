@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rllib_seqmarl.networks import ValueNormalizer
+from rllib_seqmarl.policies import ValueNormalizer
 
 DATA = np.load(Path(__file__).parents[1] / "golden" / "mat_ppo_update.npz")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rllib_seqmarl.mixers import MIXERS
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
 from rllib_seqmarl.ops.decoding.cached_pack import cached_pack, cached_packs
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 
 def test_layers_are_packed_once_within_the_block_only() -> None:
@@ -42,7 +42,7 @@ def test_layers_are_packed_once_within_the_block_only() -> None:
 def test_decisions_are_the_same_with_cached_weights(mixer: str, kind: str) -> None:
     torch.manual_seed(0)
     action = ActionSpec("discrete", (4, 3)) if kind == "discrete" else ActionSpec("continuous", dim=2)
-    network = JointPolicyNetwork(
+    network = SequencePolicy(
         NetworkConfig(5, action, embed_dim=12, n_block=2, n_head=2, encoder_mixer=mixer, decoder_mixer=mixer)
     )
     obs = torch.randn(6, 3, 5)

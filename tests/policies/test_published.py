@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_seqmarl.networks import load_published_marwkv, load_published_mat
+from rllib_seqmarl.policies.published import load_published_marwkv, load_published_mat
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # Parameters that the published forward passes do not use.

@@ -8,14 +8,14 @@ from random_networks import Case, cases, randomized
 from torch import nn
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, MixerShape, PreNormMixers
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 CHOICE = ActionSpec("discrete", nvec=(5,))
 
 
-def network(action=CHOICE, **sizes) -> JointPolicyNetwork:
+def network(action=CHOICE, **sizes) -> SequencePolicy:
     torch.manual_seed(0)
-    return randomized(JointPolicyNetwork(NetworkConfig(obs_dim=6, action=action, embed_dim=8, **sizes)).double())
+    return randomized(SequencePolicy(NetworkConfig(obs_dim=6, action=action, embed_dim=8, **sizes)).double())
 
 
 @settings(max_examples=150, deadline=None)
@@ -111,7 +111,7 @@ def test_outputs_of_act_can_be_trained_on():
 
 def test_initial_weights():
     """Orthogonal, gain sqrt(2) before an activation, else 0.01; zero biases: the first policy is uniform."""
-    net = JointPolicyNetwork(NetworkConfig(obs_dim=16, action=CHOICE, embed_dim=16))
+    net = SequencePolicy(NetworkConfig(obs_dim=16, action=CHOICE, embed_dim=16))
     for name, layer in net.named_modules():
         if isinstance(layer, nn.Linear):
             activated = name in ("encoder.embedding.1",) or name.endswith(("mlp.0", "value.0", "policy.0"))

@@ -1,4 +1,4 @@
-"""Export of a network's greedy policy to ONNX, for inference without this package and without torch."""
+"""Export of a greedy policy to ONNX, for inference without this package and without torch."""
 
 from __future__ import annotations
 
@@ -7,39 +7,46 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
+from rllib_seqmarl.policies.base import Policy
 
 
 class GreedyActor(nn.Module):
     """Maps joint observations to joint actions in plain torch, compatible with `torch.export`.
 
     Args:
-        network: The policy network.
-        inputs: Names of the arguments of `forward`, in order: "observations", "alive", and "action_mask" and "state"
-            if the team has them.
+        policy: The policy.
+        inputs: Names of the first arguments of `forward`, in order: "observations", "alive", and "action_mask" and
+            "state" if the team has them.
         bounds: For continuous actions `scale`, `offset`, `low` and `high`, each (n, dim): an action is
             clip(scale * output + offset, low, high). None to return outputs as they are.
+
+    Attributes:
+        inputs: Names of the arguments of `forward`. If the policy carries a state from step to step, its tensors follow
+            the observation's as "memory_0", "memory_1", ...
+        outputs: Names of the results: "actions", and the next step's "next_memory_0", ...
     """
 
-    def __init__(self, network: JointPolicyNetwork, inputs: Sequence[str], bounds: Sequence[Tensor] | None) -> None:
+    def __init__(self, policy: Policy, inputs: Sequence[str], bounds: Sequence[Tensor] | None) -> None:
         super().__init__()
-        self.network = network
-        self.inputs = tuple(inputs)
+        self.policy = policy
         self.bounds = bounds
+        leaves, self._tree = pytree.tree_flatten(policy.initial_state(1))
+        self._n_inputs = len(inputs)
+        self.inputs = *inputs, *(f"memory_{i}" for i in range(len(leaves)))
+        self.outputs = "actions", *(f"next_memory_{i}" for i in range(len(leaves)))
 
-    def forward(self, *arrays: Tensor) -> Tensor:
-        """Return actions (B, n, ...) for one array (B, n, ...) per name in `inputs`; the state is (B, state_dim)."""
-        named = dict(zip(self.inputs, arrays, strict=True))
-        obs = named["observations"]  # (B, n, obs_dim)
-        if "state" in named:
-            state = named["state"].unsqueeze(1).expand(-1, obs.shape[1], -1)  # (B, n, state_dim)
-            obs = torch.cat([obs, state], dim=-1)
-        actions = self.network.act(obs, named.get("action_mask"), named["alive"], deterministic=True)[0]
-        if self.bounds is None:
-            return actions
-        scale, offset, low, high = self.bounds
-        return (actions * scale + offset).clamp(low, high)
+    def forward(self, *arrays: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return actions (B, n, ...), and the next state if there is one, for an array per name in `inputs`."""
+        obs = dict(zip(self.inputs, arrays[: self._n_inputs], strict=False))
+        state = pytree.tree_unflatten(arrays[self._n_inputs :], self._tree)
+        decision = self.policy.act(obs, state, deterministic=True)
+        actions = decision.actions
+        if self.bounds is not None:
+            scale, offset, low, high = self.bounds
+            actions = (actions * scale + offset).clamp(low, high)
+        return (actions, *pytree.tree_leaves(decision.state)) if self.outputs[1:] else actions
 
 
 def write_onnx(path: Path, actor: GreedyActor, example: Sequence[Tensor]) -> None:
@@ -68,7 +75,7 @@ def write_onnx(path: Path, actor: GreedyActor, example: Sequence[Tensor]) -> Non
         program,
         f=path,
         input_names=list(actor.inputs),
-        output_names=["actions"],
+        output_names=list(actor.outputs),
         dynamo=True,
         external_data=False,
         verbose=False,

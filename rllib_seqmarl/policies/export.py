@@ -1,4 +1,4 @@
-"""Saving and loading of networks without pickle: weights as safetensors, configuration as JSON."""
+"""Saving and loading of policies without pickle: weights as safetensors, configuration as JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from rllib_seqmarl.mixers import modules_of
-from rllib_seqmarl.networks.config import NetworkConfig
-from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
+from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.ops.backends import AUTO
+from rllib_seqmarl.policies import POLICIES, Policy, policy_name
 from rllib_seqmarl.version import __version__
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # version 1 has no checksums
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)  # version 1 has no checksums; 1 and 2 have only sequence policies
 _NETWORK, _EXTRA = "network.", "extra."
 _WEIGHTS_SUM = "weights_sha256"
 # Checksum of the JSON file itself, over its bytes with the checksum replaced by zeros.
@@ -30,12 +28,12 @@ _ZEROS = "0" * 64
 
 
 class ExportError(ValueError):
-    """Raised for files that do not contain a complete network; the message names the file and a remedy."""
+    """Raised for files that do not contain a complete policy; the message names the file and a remedy."""
 
 
 def save_network(
     path: str | os.PathLike[str],
-    network: JointPolicyNetwork,
+    network: Policy,
     extra: Mapping[str, Tensor] | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> None:
@@ -43,9 +41,9 @@ def save_network(
 
     Args:
         path: Path of the files without suffix.
-        network: The network to save.
+        network: The policy to save.
         extra: Additional tensors to store with the weights.
-        description: Additional JSON values to store with the network's configuration.
+        description: Additional JSON values to store with the policy's configuration.
     """
     tensors = {_NETWORK + name: tensor for name, tensor in network.state_dict().items()}
     tensors |= {_EXTRA + name: tensor for name, tensor in (extra or {}).items()}
@@ -53,13 +51,9 @@ def save_network(
     content = {
         "format_version": FORMAT_VERSION,
         "rllib_seqmarl_version": __version__,
-        # The backend is not saved: the machine that loads the file may have other libraries and devices.
-        "network": replace(network.config, backend=AUTO).to_dict(),
-        **(
-            {"mixer_modules": modules}
-            if (modules := modules_of(network.config.encoder_mixer, network.config.decoder_mixer))
-            else {}
-        ),
+        "policy": policy_name(network),
+        "network": _without_backend(network.config.to_dict()),
+        **({"mixer_modules": modules} if (modules := _modules(network)) else {}),
         **(description or {}),
         _WEIGHTS_SUM: hashlib.sha256(weights).hexdigest(),
         _OWN_SUM: _ZEROS,
@@ -69,10 +63,8 @@ def save_network(
     _replace({weights_file: weights, description_file: _with_checksum(unsigned, hashlib.sha256(unsigned).hexdigest())})
 
 
-def load_network(
-    path: str | os.PathLike[str],
-) -> tuple[JointPolicyNetwork, dict[str, Tensor], dict[str, Any]]:
-    """Load the network, the extra tensors and the description written by `save_network`; nothing is unpickled.
+def load_network(path: str | os.PathLike[str]) -> tuple[Policy, dict[str, Tensor], dict[str, Any]]:
+    """Load the policy, the extra tensors and the description written by `save_network`; nothing is unpickled.
 
     Raises:
         ExportError: A file is missing, damaged or of another format version, or the two do not match.
@@ -93,11 +85,12 @@ def load_network(
         )
     weights = _select_prefix(tensors, _NETWORK)
     try:
-        network = JointPolicyNetwork(NetworkConfig.from_dict(description["network"]))
+        policy = POLICIES.find("policy", description["policy"])
+        network = policy(policy.Config.from_dict(description["network"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         modules = description.get("mixer_modules")
         named = " and ".join(map(repr, modules)) if isinstance(modules, list) else ""
-        hint = f" Its mixers are defined in {named}." if named else ""
+        hint = f" Its parts are defined in {named}." if named else ""
         raise ExportError(f"{description_file}: 'network' is not a valid network: {error}{hint}") from None
     network.to(next(iter(weights.values())).dtype if weights else None)
     try:
@@ -130,7 +123,29 @@ def _read_description(file: Path) -> dict[str, Any]:
         unsigned = content.replace(checksum.encode(), _ZEROS.encode())
         if _WEIGHTS_SUM not in description or hashlib.sha256(unsigned).hexdigest() != checksum:
             raise ExportError(f"{file} has changed since it was saved (its SHA-256 differs). Copy or save it again.")
-    return description
+    return description if version > 2 else _upgraded(description)
+
+
+def _upgraded(description: dict[str, Any]) -> dict[str, Any]:
+    """Convert a description of version 1 or 2, whose `obs_dim` includes the global state."""
+    network, layout, deployment = (description.get(key) for key in ("network", "layout", "deployment"))
+    if isinstance(network, dict) and isinstance(layout, dict) and isinstance(network.get("obs_dim"), int):
+        state_dim = layout.get("state_dim") if isinstance(layout.get("state_dim"), int) else 0
+        network |= {"obs_dim": network["obs_dim"] - state_dim, "state_dim": state_dim}
+    if isinstance(deployment, dict) and isinstance(deployment.get("joint_options"), dict):
+        deployment["joint_options"].pop("agent_order", None)  # only while training; exported policies had a fixed order
+    return {"policy": "sequence", **description}
+
+
+def _without_backend(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the backend: the machine that loads the file may have other libraries and devices."""
+    return config | ({"backend": AUTO} if "backend" in config else {})
+
+
+def _modules(network: Policy) -> list[str]:
+    """The modules outside this package that define the policy and its mixers."""
+    mixers = [getattr(network.config, key, "") for key in ("encoder_mixer", "decoder_mixer")]
+    return sorted(MIXERS.modules_of(*mixers) | POLICIES.modules_of(policy_name(network)))
 
 
 def _with_checksum(unsigned: bytes, digest: str) -> bytes:

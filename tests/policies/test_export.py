@@ -7,8 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from random_networks import Case, cases
 
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
-from rllib_seqmarl.networks.export import ExportError, load_network, save_network
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
+from rllib_seqmarl.policies.export import ExportError, load_network, save_network
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -27,7 +27,7 @@ def test_backend_is_not_saved(tmp_path):
     """A policy trained with optional libraries must load on machines without them."""
     action = ActionSpec("discrete", nvec=(3,))
     config = NetworkConfig(4, action, embed_dim=8, decoder_mixer="mamba", encoder_mixer="mamba", backend="mamba-ssm")
-    save_network(tmp_path / "team", JointPolicyNetwork(config))
+    save_network(tmp_path / "team", SequencePolicy(config))
     network, _, _ = load_network(tmp_path / "team")
     assert network.config.backend == "auto"
     network.act(torch.zeros(1, 2, 4))
@@ -36,7 +36,7 @@ def test_backend_is_not_saved(tmp_path):
 @pytest.fixture
 def saved(tmp_path):
     action = ActionSpec("discrete", nvec=(3,))
-    save_network(tmp_path / "team", JointPolicyNetwork(NetworkConfig(4, action, embed_dim=8)))
+    save_network(tmp_path / "team", SequencePolicy(NetworkConfig(4, action, embed_dim=8)))
     return tmp_path / "team"
 
 

@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 import torch
 
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
-from rllib_seqmarl.networks.transfer import Trained, carried_over
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
+from rllib_seqmarl.policies.transfer import Trained, carried_over
 
 D = 8
 PLAIN = NetworkConfig(obs_dim=7, action=ActionSpec("discrete", nvec=(3,)), embed_dim=D, n_head=2)
 
 
-def network(config: NetworkConfig, seed: int) -> JointPolicyNetwork:
+def network(config: NetworkConfig, seed: int) -> SequencePolicy:
     """A network whose parameters all differ from initial values and from those of other seeds."""
     torch.manual_seed(seed)
-    result = JointPolicyNetwork(config)
+    result = SequencePolicy(config)
     with torch.no_grad():
         for parameter in result.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return result
 
 
-def transfer(old: Trained, new: Trained) -> tuple[JointPolicyNetwork, JointPolicyNetwork, dict[str, torch.Tensor]]:
+def transfer(old: Trained, new: Trained) -> tuple[SequencePolicy, SequencePolicy, dict[str, torch.Tensor]]:
     """The old network, the new one after the transfer, and the new one's initial parameters."""
     source, target = network(old.config, 0), network(new.config, 1)
     fresh = {name: value.clone() for name, value in target.state_dict().items()}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rllib_seqmarl.mixers import MIXERS
-from rllib_seqmarl.networks import ActionSpec, JointPolicyNetwork, NetworkConfig
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 ACTIONS = st.one_of(
     st.builds(
@@ -18,7 +18,7 @@ ACTIONS = st.one_of(
 )
 
 
-def randomized(network: JointPolicyNetwork) -> JointPolicyNetwork:
+def randomized(network: SequencePolicy) -> SequencePolicy:
     """Set weights far from their small initial values, so that every output depends on every input."""
     for parameter in network.parameters():
         parameter.data += 0.5 * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5
@@ -38,7 +38,7 @@ def random_mask(spec: ActionSpec, *shape: int) -> Tensor:
 
 @dataclass
 class Case:
-    network: JointPolicyNetwork
+    network: SequencePolicy
     obs: Tensor
     action_mask: Tensor | None
     alive: Tensor | None
@@ -62,4 +62,4 @@ def cases(draw: st.DrawFn) -> Case:
     mask = random_mask(config.action, batch_size, n) if draw(st.booleans()) else None
     alive = torch.rand(batch_size, n) < 0.7 if draw(st.booleans()) else None
     obs = torch.randn(batch_size, n, config.obs_dim, dtype=torch.float64)
-    return Case(randomized(JointPolicyNetwork(config).double()), obs, mask, alive)
+    return Case(randomized(SequencePolicy(config).double()), obs, mask, alive)

@@ -1,4 +1,4 @@
-"""Conversion of checkpoints of the published MAT and MARWKV to this package's network.
+"""Conversion of checkpoints of the published MAT and MARWKV to this package's sequence policy.
 
 MAT is github.com/PKU-MARL/Multi-Agent-Transformer; MARWKV, version 4, has the same structure with RWKV-4 mixers.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rllib_seqmarl.networks.config import ActionSpec, NetworkConfig
-from rllib_seqmarl.networks.joint_policy_network import JointPolicyNetwork
+from rllib_seqmarl.policies.sequence import SequencePolicy
 
 Names = Mapping[str, list[str]]  # our name -> published names, which are stacked if there are several
 
@@ -117,7 +117,7 @@ MARWKV = Published(
 
 def load_published_mat(
     state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str], n_head: int = 1
-) -> JointPolicyNetwork:
+) -> SequencePolicy:
     """Build the network of a published MAT checkpoint, in the checkpoint's floating-point type.
 
     The published ``encoder.state_encoder`` and ``decoder.obs_encoder``, which its forward pass does not use, and
@@ -134,7 +134,7 @@ def load_published_mat(
     return _load(MAT, state_dict_or_path, n_head)
 
 
-def load_published_marwkv(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> JointPolicyNetwork:
+def load_published_marwkv(state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> SequencePolicy:
     """Build the network of a published MARWKV checkpoint (version 4), in the checkpoint's floating-point type.
 
     The published ``encoder.state_encoder``, ``decoder.obs_encoder`` and ``decoder.ln`` are ignored; its forward pass
@@ -152,7 +152,7 @@ def load_published_marwkv(state_dict_or_path: Mapping[str, Any] | str | os.PathL
 
 def _load(
     architecture: Published, state_dict_or_path: Mapping[str, Any] | str | os.PathLike[str], n_head: int
-) -> JointPolicyNetwork:
+) -> SequencePolicy:
     if isinstance(state_dict_or_path, Mapping):
         source = state_dict_or_path
     else:
@@ -160,7 +160,7 @@ def _load(
     published = {name: torch.as_tensor(value) for name, value in source.items()}
     try:
         config = _infer_config(architecture, published, n_head)
-        network = JointPolicyNetwork(config).to(published["encoder.ln.weight"].dtype)
+        network = SequencePolicy(config).to(published["encoder.ln.weight"].dtype)
         network.load_state_dict(dict(_convert(architecture, published, config, list(network.state_dict()))))
     except KeyError as error:
         raise ValueError(

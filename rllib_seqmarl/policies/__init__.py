@@ -1,0 +1,58 @@
+"""The registry of policies. To add a built-in policy, add a file to this folder and an entry here."""
+
+from __future__ import annotations
+
+from rllib_seqmarl.networks.config import NetworkConfig
+from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
+from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
+from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, reset_state
+from rllib_seqmarl.policies.sequence import SequencePolicy
+from rllib_seqmarl.registration import Registry
+
+POLICIES: Registry[type[Policy]] = Registry("policy", {"sequence": SequencePolicy})
+
+
+def register_policy(name: str, policy: type[Policy]) -> None:
+    """Register a policy under a name, for `config.network(policy=name)`.
+
+    The registration also applies to env runners and learners in other processes. Experiment files list the module that
+    calls this function in `mixer_modules`; import that module before loading a saved policy.
+
+    Args:
+        name: The name.
+        policy: A class that derives from `Policy`, is made from its `Config`, and declares its options there.
+
+    Raises:
+        ValueError: The name is taken by another policy, or is not a non-empty string.
+        TypeError: `policy` is not a policy class.
+    """
+    if not (isinstance(policy, type) and issubclass(policy, Policy)):
+        raise TypeError(f"register_policy({name!r}, ...) takes a class that derives from Policy, not {policy!r}.")
+    config = getattr(policy, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, PolicyConfig)):
+        raise TypeError(
+            f"register_policy({name!r}, ...): {policy.__name__}.Config must be a dataclass that derives from "
+            f"PolicyConfig and declares the policy's options, not {config!r}."
+        )
+    POLICIES.add(name, policy)
+
+
+def policy_name(policy: Policy) -> str:
+    """Return the name under which a policy's class is registered."""
+    return next(name for name, cls in POLICIES.items() if cls is type(policy))
+
+
+__all__ = [
+    "POLICIES",
+    "ActionSpec",
+    "Decision",
+    "Evaluation",
+    "NetworkConfig",
+    "Policy",
+    "PolicyConfig",
+    "SequencePolicy",
+    "ValueNormalizer",
+    "policy_name",
+    "register_policy",
+    "reset_state",
+]

@@ -1,0 +1,149 @@
+"""The protocol of a policy: what the RLModule, exports, transfer and `JointPolicy` know of a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from rllib_seqmarl.networks.policy_config import PolicyConfig
+
+State = Any  # a tree of tensors (B, ...); zeros before the first step of an episode
+TeamObs = Mapping[str, Tensor]  # a joint observation, see `Policy`
+
+
+class Decision(NamedTuple):
+    """What a policy chose for B teams of n agents, and what it carries to the next step.
+
+    Attributes:
+        actions: (B, n, *action_shape), int64 choices or real numbers.
+        log_probs: (B, n), or (B, n, dim) with one log-probability per action dimension.
+        values: (B, n), in the value normaliser's units.
+        state: The state before the next step, a tree of tensors (B, ...).
+        extras: Tensors (B, ...) that :meth:`Policy.evaluate` needs again, by column name.
+    """
+
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    state: State
+    extras: dict[str, Tensor]
+
+
+class Evaluation(NamedTuple):
+    """The evaluation of given actions, with the leading axes of the observations; see :class:`Decision`.
+
+    ``entropy`` has the shape of ``log_probs``; ``extras`` are terms for an objective of one's own.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+    values: Tensor
+    extras: dict[str, Tensor]
+
+
+class Policy(nn.Module, ABC):
+    """Chooses actions for teams, evaluates actions, and estimates values.
+
+    A joint observation `obs` is a mapping of tensors, for B teams of n agents:
+        "observations": (B, n, obs_dim); of any dtype if they begin with images.
+        "alive": (B, n), bool or 0/1. A dead agent has action 0, log-probability 0 and entropy 0. Absent: all are alive.
+        "action_mask": (B, n, width), bool or 0/1: the legal choices, or the action dimensions that an agent really
+            has. Absent: everything is legal.
+        "state": (B, state_dim), the global state, if the team has one.
+
+    State is data: a tree (dict, list or tuple) of tensors (B, ...), all zeros before the first step of an episode.
+
+    Attributes:
+        Config: The type of the policy's configuration.
+        config: The policy's configuration.
+        has_memory: Whether evaluation depends on earlier steps. Then it takes windows of consecutive steps.
+    """
+
+    Config: ClassVar[type[PolicyConfig]]
+    config: PolicyConfig
+    has_memory = False
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state of B teams before the first step: zeros; {} if nothing is carried from step to step."""
+        return {}
+
+    @abstractmethod
+    def act(self, obs: TeamObs, state: State = None, deterministic: bool = True) -> Decision:
+        """Choose the actions of one step, without gradients.
+
+        Args:
+            obs: The joint observation.
+            state: The state before this step; None for the initial state.
+            deterministic: Whether to choose the most probable actions instead of sampling.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self,
+        obs: TeamObs,
+        actions: Tensor,
+        state: State = None,
+        resets: Tensor | None = None,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> Evaluation:
+        """Evaluate given actions, with gradients.
+
+        Args:
+            obs: The joint observation. With memory, all arrays have a time axis after the first: (B, T, n, ...).
+            actions: (B, n, *action_shape), or (B, T, n, *action_shape) with memory.
+            state: With memory, the state before the first of the T steps; None for the initial state.
+            resets: With memory, bool (B, T): an episode begins at this step, before which the state is zeroed.
+            extras: The decision's extras.
+        """
+
+    @abstractmethod
+    def values(self, obs: TeamObs, state: State = None) -> Tensor:
+        """Values (B, n) of one step, given the state before it."""
+
+    @classmethod
+    def team_axes(cls, config: PolicyConfig) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """The axes of parameters that depend on the team, for transfer to another one.
+
+        Returns:
+            By parameter name, the axis, and what its entries are, in order: ("action",), or some of "own" (an agent's
+            own observation without its id), "ids" (its id), and "state" (the global state).
+        """
+        return {}
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the name of their optimiser, each with its own learning rate and gradient norm."""
+        return {"default": list(self.parameters())}
+
+    @contextmanager
+    def fixed_weights(self) -> Iterator[None]:
+        """Promise not to change the weights in this block, so that `act` may prepare them once."""
+        yield
+
+
+def reset_state(state: State, mask: Tensor) -> State:
+    """Zero the state (B, ...) of the teams where `mask` (B,) is True."""
+    keep = ~mask
+    return pytree.tree_map(lambda x: x * keep.view(-1, *[1] * (x.dim() - 1)).to(x.dtype), state)
+
+
+def network_input(config: PolicyConfig, obs: TeamObs) -> Tensor:
+    """Each agent's observation, followed by the global state if there is one: (..., n, obs_dim + state_dim).
+
+    Raises:
+        ValueError: The arrays do not have these widths.
+    """
+    observations = obs["observations"]
+    if config.state_dim:
+        state = obs["state"].unsqueeze(-2).expand(*observations.shape[:-1], -1)  # (..., n, state_dim)
+        observations = torch.cat([observations, state], dim=-1)
+    if observations.dim() < 3 or observations.shape[-1] != config.obs_dim + config.state_dim:
+        raise ValueError(
+            f"observations must have shape (batch, agents, {config.obs_dim}), not {tuple(obs['observations'].shape)}"
+        )
+    return observations

@@ -1,0 +1,111 @@
+"""Transfer of a trained policy's weights to a team that differs from the one it was trained with.
+
+Only parameters with an axis of observation entries or actions depend on the team. Their rows or columns are matched by
+meaning: the entries of an agent's own observation, the id of each agent, the global state, each choice or dimension of
+actions. New entries keep their initial values; entries that no longer exist are dropped.
+
+The first layer normalises over all entries of an observation, so the network's outputs stay exactly the same only if
+the number of entries does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rllib_seqmarl.networks.policy_config import PolicyConfig
+from rllib_seqmarl.policies.base import Policy
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A policy and the layout of its team's observations.
+
+    Attributes:
+        policy: The policy's class.
+        config: Its configuration.
+        n_ids: Number of observation entries that encode the agent's id, at the end of its own observation.
+    """
+
+    policy: type[Policy]
+    config: PolicyConfig
+    n_ids: int = 0
+
+
+def check_alike(old: Trained, new: Trained) -> None:
+    """Raise a ValueError unless weights of `old` can be transferred to `new`, regardless of the teams."""
+    if old.policy is not new.policy:
+        raise ValueError(f"it is a {old.policy.__name__}, but here a {new.policy.__name__} is trained.")
+    kinds = old.config.action.kind, new.config.action.kind
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"its actions are {kinds[0]}, but here they are {kinds[1]}. Use another policy.")
+    theirs, ours = old.config.settings(), new.config.settings()
+    for key, value in theirs.items():
+        if value != ours[key]:
+            remedy = "Use an environment with such images." if key == "image_shape" else f"Set {key}={value!r}."
+            raise ValueError(f"it has {key}={value!r}, but here {key}={ours[key]!r}. {remedy}")
+
+
+def carried_over(
+    old: Trained, weights: Mapping[str, Tensor], new: Trained, fresh: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Transfer parameters to another policy; between equal teams, all parameters are copied.
+
+    Args:
+        old: The policy and team that `weights` were trained for.
+        weights: The trained parameters.
+        new: The policy and team of the result.
+        fresh: Newly initialised parameters of the new policy.
+
+    Raises:
+        ValueError: The policies differ in more than observations and numbers of agents or actions.
+    """
+    check_alike(old, new)
+    axes = new.policy.team_axes(new.config)
+    result = {}
+    for name, value in fresh.items():
+        if name not in weights:
+            raise ValueError(f"it has no parameter {name}; it was written by another version of this package.")
+        source = weights[name].to(value.dtype)
+        if name in axes:
+            axis, parts = axes[name]
+            sizes = [_sizes(team, parts, x.shape[axis]) for team, x in ((old, source), (new, value))]
+            result[name] = _merge(value, source, list(_spans(*sizes)), axis)
+        elif source.shape == value.shape:
+            result[name] = source.clone()
+        else:
+            raise ValueError(
+                f"its parameter {name} has shape {tuple(source.shape)}, but here {tuple(value.shape)}. Configure this "
+                f"network with the same sizes."
+            )
+    return result
+
+
+Span = tuple[int, int, int]  # start in the old network, start in the new network, length
+
+
+def _sizes(team: Trained, parts: tuple[str, ...], width: int) -> tuple[int, ...]:
+    """The number of entries of each part of an axis of this width; see `Policy.team_axes`."""
+    action, known = team.config.action, {"ids": team.n_ids, "state": team.config.state_dim}
+    if parts == ("action",):
+        return action.nvec or (action.dim,)
+    # Images become features before the first layer, so the width gives the number of own entries.
+    return tuple(known.get(part, width - sum(known.get(other, 0) for other in parts)) for part in parts)
+
+
+def _spans(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Span]:
+    """The spans shared by two sequences of parts with sizes `old` and `new`: the leading entries of each part."""
+    begin_old = begin_new = 0
+    for size_old, size_new in zip(old, new, strict=False):
+        yield begin_old, begin_new, min(size_old, size_new)
+        begin_old, begin_new = begin_old + size_old, begin_new + size_new
+
+
+def _merge(fresh: Tensor, source: Tensor, spans: list[Span], axis: int) -> Tensor:
+    """A copy of `fresh` with the spans along `axis` replaced by those of `source`."""
+    result = fresh.clone()
+    for begin_old, begin_new, count in spans:
+        result.narrow(axis, begin_new, count).copy_(source.narrow(axis, begin_old, count))
+    return result

@@ -1,0 +1,90 @@
+"""Tables of named parts, to which users add their own, also for other processes."""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import Any, TypeVar
+
+from rllib_seqmarl.suggestions import did_you_mean
+
+Entry = TypeVar("Entry")
+
+
+class Registry(dict[str, Entry]):
+    """The parts of one kind by name.
+
+    Args:
+        kind: What the entries are, for messages and for the other processes' registry.
+        built_in: This package's own entries.
+    """
+
+    def __init__(self, kind: str, built_in: dict[str, Entry]) -> None:
+        super().__init__(built_in)
+        self.kind = kind
+        self._built_in = frozenset(built_in)
+        _REGISTRIES[kind] = self
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Add an entry, or replace it by the same classes defined again, as when rerunning a notebook cell.
+
+        Raises:
+            ValueError: The name is taken by another entry, or is not a non-empty string.
+        """
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f"register_{self.kind}: name={name!r} is not a valid name; pass a string such as 'my-{self.kind}'."
+            )
+        is_built_in = name in self._built_in
+        if name in self and (is_built_in or _definition(entry) != _definition(self[name])):
+            taken = f"a built-in {self.kind}" if is_built_in else "already registered with other classes"
+            raise ValueError(f"register_{self.kind}: the name {name!r} is {taken}; choose another name.")
+        self[name] = entry
+
+    def find(self, key: str, name: str) -> Entry:
+        """Return the entry that the option `key` names.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if name not in self:
+            raise ValueError(
+                f"unknown {key} {name!r}.{did_you_mean(str(name), self)} Known {self.kind.replace('y', 'ie')}s: "
+                f"{', '.join(sorted(self))}. If it is your own, import the module that calls "
+                f"rllib_seqmarl.register_{self.kind}({str(name)!r}, ...) first."
+            )
+        return self[name]
+
+    @property
+    def of_users(self) -> dict[str, Entry]:
+        """The entries that users have added."""
+        return {name: entry for name, entry in self.items() if name not in self._built_in}
+
+    def modules_of(self, *names: str) -> set[str]:
+        """The modules outside this package that define these entries."""
+        entries = [entry for name, entry in self.of_users.items() if name in names]
+        parts = [part for entry in entries for part in (entry, *vars(entry).values())]
+        modules = {part.__module__ for part in parts if isinstance(part, type | FunctionType)}
+        return {module for module in modules if not module.startswith("rllib_seqmarl.")}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return merge, (self.kind, self.of_users)
+
+    def __deepcopy__(self, memo: Any) -> Registry[Entry]:
+        return self
+
+
+_REGISTRIES: dict[str, Registry[Any]] = {}
+
+
+def merge(kind: str, entries: dict[str, Any]) -> Registry[Any]:
+    """Unpickle a registry: add another process's entries to this process's registry."""
+    for name, entry in entries.items():
+        _REGISTRIES[kind].setdefault(name, entry)
+    return _REGISTRIES[kind]
+
+
+def _definition(entry: Any) -> Any:
+    """The entry, or its fields, with classes and functions identified by module and name."""
+    if isinstance(entry, type | FunctionType):
+        return entry.__module__, entry.__qualname__
+    return {key: _definition(value) if callable(value) else value for key, value in vars(entry).items()}
