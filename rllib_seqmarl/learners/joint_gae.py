@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import tree
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -52,15 +53,28 @@ class JointGAE(ConnectorV2):
     ) -> dict[str, Any]:
         columns = batch[DEFAULT_MODULE_ID]
         module = rl_module[DEFAULT_MODULE_ID].unwrapped()
+        if module.is_stateful() and all(Columns.STATE_OUT in episode.extra_model_outputs for episode in episodes):
+            columns[Columns.STATE_IN] = self._states_before(episodes, module)
         last = (~columns[Columns.LOSS_MASK]).nonzero().squeeze(-1)  # (chunks,), the added rows
+        inputs = {key: columns[key] for key in (Columns.OBS, Columns.STATE_IN) if key in columns}
         with torch.no_grad():
-            columns[Columns.VF_PREDS][last] = module.compute_values(
-                {Columns.OBS: tree.map_structure(lambda x: x[last], columns[Columns.OBS])}
-            )
+            columns[Columns.VF_PREDS][last] = module.compute_values(tree.map_structure(lambda x: x[last], inputs))
         arrays = {key: _to_numpy(column) for key, column in columns.items() if key != Columns.INFOS}
-        rollout = pack_episodes(arrays, episodes)
+        rollout = pack_episodes(arrays, episodes, module.max_seq_len)
         batch[DEFAULT_MODULE_ID] = rollout_columns([rollout], module, self.settings, self.device)
         return batch
+
+    def _states_before(self, episodes: list[SingleAgentEpisode], module: Any) -> Any:
+        """Return the states before all rows, a tree of (rows, ...): the one before a row is STATE_OUT of the last."""
+        initial = tree.map_structure(np.asarray, module.get_initial_state())
+        parts = []
+        for episode in episodes:
+            first = initial
+            if episode.t_started:
+                first = episode.get_extra_model_outputs(Columns.STATE_OUT, -1, neg_index_as_lookback=True)
+            others = episode.get_extra_model_outputs(Columns.STATE_OUT)  # (length, ...)
+            parts.append(tree.map_structure(lambda x, y: np.concatenate([np.asarray(x)[None], y[:-1]]), first, others))
+        return tree.map_structure(lambda *x: torch.from_numpy(np.concatenate(x)).to(self.device), *parts)
 
 
 def _to_numpy(column: Any) -> Any:

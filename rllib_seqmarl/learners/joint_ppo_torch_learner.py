@@ -13,13 +13,17 @@ import torch
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.ppo_learner import PPOLearner
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
-from ray.rllib.connectors.learner import GeneralAdvantageEstimation
+from ray.rllib.connectors.learner import (
+    AddStatesFromEpisodesToBatch,
+    AddTimeDimToBatchAndZeroPad,
+    GeneralAdvantageEstimation,
+)
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import ALL_MODULES, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY
 from torch import Tensor
@@ -31,7 +35,7 @@ from rllib_seqmarl.learners.guard import NonFiniteLossError
 from rllib_seqmarl.learners.guarded_learner import GuardedTorchLearner
 from rllib_seqmarl.learners.joint_gae import JointGAE
 from rllib_seqmarl.learners.joint_ppo_loss import explained_variance
-from rllib_seqmarl.learners.minibatches import minibatches
+from rllib_seqmarl.learners.minibatches import make_batch, minibatches
 from rllib_seqmarl.learners.objectives import (
     LOSS_WEIGHTS,
     VALUE_LOSS_WEIGHTS,
@@ -60,7 +64,8 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         for connector in self._learner_connector.connectors if self._learner_connector is not None else ():
             check_connector("learner_connector", connector)
         if self._learner_connector is not None and self.config.add_default_connectors_to_learner_pipeline:
-            self._learner_connector.remove(GeneralAdvantageEstimation)
+            for replaced in (AddTimeDimToBatchAndZeroPad, AddStatesFromEpisodesToBatch, GeneralAdvantageEstimation):
+                self._learner_connector.remove(replaced)
             self._learner_connector.append(JointGAE(settings=self.config, device=self.device))
         self._objective = find_objective(self.config.objective)
         if self.config.objective is not None and self.config._learner_connector is None:  # which may add columns
@@ -129,16 +134,21 @@ class JointPPOTorchLearner(GuardedTorchLearner):
 
     def _make_batch(self, training_data: TrainingData) -> MultiAgentBatch:
         if not isinstance(training_data, RolloutData):
-            return super()._make_batch_if_necessary(training_data)
+            return self._make_batch_of_episodes(training_data)
         if self.config._learner_connector is not None or not self.config.add_default_connectors_to_learner_pipeline:
             # The user's connectors process episodes.
             episodes = [episode for rollout in training_data.rollouts for episode in rollout.writable()]
-            return super()._make_batch_if_necessary(TrainingData(episodes=episodes))
+            return self._make_batch_of_episodes(TrainingData(episodes=episodes))
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
         columns = rollout_columns(training_data.rollouts, module, self.config, self.device)
         age = self._weights_seq_no - min(rollout.weights_seq_no for rollout in training_data.rollouts)
         self.metrics.log_value((DEFAULT_MODULE_ID, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY), age, window=1)
-        return MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=training_data.env_steps)
+        return make_batch(columns)
+
+    def _make_batch_of_episodes(self, training_data: TrainingData) -> MultiAgentBatch:
+        batch = super()._make_batch_if_necessary(training_data)
+        columns = dict(batch.policy_batches[DEFAULT_MODULE_ID])
+        return make_batch(columns) if Columns.LOSS_MASK in columns else batch  # RLlib counts windows
 
     def _evaluate(self, columns: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Compute the current policy's log-probabilities (b, n, ...) and values (b, n)."""
@@ -212,6 +222,9 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         returns = columns[Postprocessing.VALUE_TARGETS]  # (b, n), in reward units
         acts = columns[Columns.OBS]["alive"].to(returns.dtype)  # (b, n)
         earns = columns[AGENT_EARNS].to(returns.dtype) if AGENT_EARNS in columns else acts.new_ones(acts.shape)
+        if Columns.LOSS_MASK in columns:
+            is_step = columns[Columns.LOSS_MASK][..., None]
+            acts, earns = acts * is_step, earns * is_step
         if UPDATES_POLICY in columns:
             acts, earns = acts * columns[UPDATES_POLICY], earns * columns[UPDATES_VALUES]
         self._guard.save_normalizer(module.value_normalizer)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalize_advantages, per_agent_gae
 from rllib_seqmarl.learners.rewards import compute_training_rewards
+from rllib_seqmarl.modules.joint_sequence_module import RESETS
 from rllib_seqmarl.rollouts import Rollout
 from rllib_seqmarl.rollouts.rollout import ensure_writable
 
@@ -33,13 +34,18 @@ def rollout_columns(rollouts: Sequence[Rollout], module: Any, settings: Any, dev
         OBS (a dict), ACTIONS, ACTION_LOGP, ADVANTAGES (normalised over the living agents of all learners),
         VALUE_TARGETS in reward units, VF_PREDS in the value normaliser's units, AGENT_EARNS, and all other outputs
         of the module.
+
+        With memory, they are windows of L = max_seq_len rows, (W, L, n, ...). There are also STATE_IN, the state before
+        each window, a tree of (W, ...); RESETS (W, L), whether an episode begins with the row; and LOSS_MASK (W, L),
+        False in rows that are no steps: resets, and padding of last windows.
     """
     parts: list[dict[str, Any]] = []
     for rollout in rollouts:
         rollout.take_changes()
-        select_steps = _make_step_selector(rollout)
+        select_steps, window_columns = (_windows if rollout.max_seq_len else _steps)(rollout)
         parts.append(
             {
+                **window_columns,
                 **{key: tree.map_structure(select_steps, column) for key, column in rollout.outputs.items()},
                 Columns.OBS: {key: select_steps(array[:-1]) for key, array in rollout.obs.items()},
                 Postprocessing.ADVANTAGES: select_steps(_advantages(rollout, module, settings, device)),
@@ -49,9 +55,10 @@ def rollout_columns(rollouts: Sequence[Rollout], module: Any, settings: Any, dev
     columns = _concatenate(parts, device)
     columns[Postprocessing.VALUE_TARGETS] = columns[Postprocessing.ADVANTAGES] + columns[Columns.VF_PREDS]
     columns[Columns.VF_PREDS] = module.normalize_values(columns[Columns.VF_PREDS])
-    columns[Postprocessing.ADVANTAGES] = normalize_advantages(
-        columns[Postprocessing.ADVANTAGES], columns[Columns.OBS]["alive"]
-    )
+    counts = columns[Columns.OBS]["alive"].bool()
+    if Columns.LOSS_MASK in columns:
+        counts = counts & columns[Columns.LOSS_MASK][..., None]
+    columns[Postprocessing.ADVANTAGES] = normalize_advantages(columns[Postprocessing.ADVANTAGES], counts)
     return columns
 
 
@@ -60,9 +67,12 @@ def _advantages(rollout: Rollout, module: Any, settings: Any, device: Any) -> np
     values = rollout.outputs[Columns.VF_PREDS]  # (T, envs, n), in reward units
     bootstrap = np.zeros_like(values[0])  # (envs, n)
     if rollout.is_step[-1].any():
-        last = {key: torch.from_numpy(ensure_writable(array[-1])).to(device) for key, array in rollout.obs.items()}
+        inputs: dict[str, Any] = {Columns.OBS: {key: array[-1] for key, array in rollout.obs.items()}}
+        if rollout.last_state is not None:
+            inputs[Columns.STATE_IN] = rollout.last_state
+        inputs = tree.map_structure(lambda x: torch.from_numpy(ensure_writable(x)).to(device), inputs)
         with torch.no_grad():
-            bootstrap = module.compute_values({Columns.OBS: last}).cpu().numpy()
+            bootstrap = module.compute_values(inputs).cpu().numpy()
     rewards = compute_training_rewards(
         rollout.rewards,
         rollout.env_rewards,
@@ -80,20 +90,44 @@ def _advantages(rollout: Rollout, module: Any, settings: Any, device: Any) -> np
     )
 
 
-def _make_step_selector(rollout: Rollout) -> Callable[[np.ndarray], Tensor]:
+Select = Callable[[np.ndarray], Tensor]
+
+
+def _steps(rollout: Rollout) -> tuple[Select, dict[str, Any]]:
     """Return a function that selects the steps (B, ...) of an array (T, envs, ...); a view if all rows are steps."""
     if rollout.env_steps == rollout.is_step.size:
-        return lambda array: torch.from_numpy(ensure_writable(array.reshape(-1, *array.shape[2:])))
+        return lambda array: torch.from_numpy(ensure_writable(array.reshape(-1, *array.shape[2:]))), {}
     steps = torch.from_numpy(np.flatnonzero(rollout.is_step))
 
     def gather(array: np.ndarray) -> Tensor:
         return torch.from_numpy(ensure_writable(array.reshape(-1, *array.shape[2:])))[steps]
 
-    return gather
+    return gather, {}
+
+
+def _windows(rollout: Rollout) -> tuple[Select, dict[str, Any]]:
+    """Return a function that selects windows (W, L, ...) of an array (T, envs, ...), and the windows' own columns.
+
+    Each environment's rows are cut at 0, L, 2L, ...; windows without steps are left out.
+    """
+    length, num_rows = rollout.max_seq_len, rollout.num_rows
+    holds_steps = np.logical_or.reduceat(rollout.is_step, range(0, num_rows, length), axis=0)  # (T / L, envs)
+    windows, envs = np.nonzero(holds_steps)  # (W,) each
+    rows = windows[:, None] * length + np.arange(length)  # (W, L)
+    is_inside, rows = rows < num_rows, np.minimum(rows, num_rows - 1)
+
+    def gather(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array[rows, envs[:, None]])
+
+    return gather, {
+        Columns.STATE_IN: tree.map_structure(lambda x: torch.from_numpy(x[windows, envs]), rollout.states),
+        RESETS: gather(rollout.is_first),
+        Columns.LOSS_MASK: gather(rollout.is_step) & torch.from_numpy(is_inside),
+    }
 
 
 def _concatenate(parts: list[Any], device: Any) -> Any:
     """Concatenate the columns of all parts on the device."""
-    if isinstance(parts[0], dict):
-        return {key: _concatenate([part[key] for part in parts], device) for key in parts[0]}
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device)
+    return tree.map_structure(
+        lambda *columns: (columns[0] if len(columns) == 1 else torch.cat(columns)).to(device), *parts
+    )

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.policy.sample_batch import MultiAgentBatch
 from torch import Tensor
 
 from rllib_seqmarl.learners.distributed import take_from_first_learner
+from rllib_seqmarl.learners.minibatches import make_batch
 from rllib_seqmarl.learners.objectives import FACTOR
 
 # Columns (b, n): whether the agent's policy is updated, and whether its values are; absent if everything is.
@@ -46,9 +47,7 @@ def one_after_another(
 
     def update(policy: Tensor, values: Tensor) -> Iterator[MultiAgentBatch]:
         phase = {**columns, UPDATES_POLICY: policy, UPDATES_VALUES: values, FACTOR: factor}
-        yield from make_minibatches(
-            MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(phase)}, env_steps=batch.env_steps())
-        )
+        yield from make_minibatches(make_batch(phase))
 
     log_probs = compute_log_probs(columns)
     order = take_from_first_learner(torch.randperm(advantages.shape[-1]).to(advantages.device))

@@ -14,18 +14,27 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_seqmarl.rollouts.rollout import Rollout
 
-_NOT_OUTPUTS = (Columns.OBS, Columns.REWARDS, Columns.TERMINATEDS, Columns.TRUNCATEDS, Columns.LOSS_MASK, Columns.INFOS)
+_NOT_OUTPUTS = (
+    Columns.OBS,
+    Columns.REWARDS,
+    Columns.TERMINATEDS,
+    Columns.TRUNCATEDS,
+    Columns.LOSS_MASK,
+    Columns.STATE_IN,
+)
 
 
-def pack_episodes(columns: dict[str, Any], episodes: Sequence[SingleAgentEpisode]) -> Rollout:
+def pack_episodes(columns: dict[str, Any], episodes: Sequence[SingleAgentEpisode], max_seq_len: int = 0) -> Rollout:
     """Pack the rows of a learner pipeline's batch into a rollout.
 
     RLlib's `AddOneTsToEpisodesAndTruncate` has added a row with the last observation to every episode chunk, which
     LOSS_MASK marks. In the rollout it is the row in which the environment was reset.
 
     Args:
-        columns: A batch of arrays (rows, ...), chunk after chunk; VF_PREDS is also valid in the added rows.
+        columns: A batch of arrays (rows, ...), chunk after chunk; VF_PREDS is also valid in the added rows. With
+            memory, STATE_IN is the state before each row.
         episodes: The chunks, from whose infos each agent's rewards and termination are read.
+        max_seq_len: See `Rollout`.
 
     Returns:
         A rollout whose environments hold one or several chunks, and whose last row is no step. Columns that are no part
@@ -52,6 +61,8 @@ def pack_episodes(columns: dict[str, Any], episodes: Sequence[SingleAgentEpisode
         env_ids=[str(env) for env in range(rows.shape[1])],
         weights_seq_no=0,
         spaces=(gym.spaces.Space(), gym.spaces.Space()),
+        max_seq_len=max_seq_len,
+        states=tree.map_structure(lambda x: x[rows[::max_seq_len]], columns[Columns.STATE_IN]) if max_seq_len else None,
     )
 
 
