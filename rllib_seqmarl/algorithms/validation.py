@@ -264,4 +264,19 @@ def _check_policy(config: JointPPOConfig) -> None:
     if (filters := options.pop("conv_filters", None)) is not None:
         checked_filters(filters)  # whether images are large enough is checked once their size is known
     policy.Config(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **options)
+    if policy.has_memory:
+        _check_windows(config, options["max_seq_len"])
     check_initial_policy(config, policy, {**options, "conv_filters": filters})
+
+
+def _check_windows(config: JointPPOConfig, max_seq_len: Any) -> None:
+    if not _is_count(max_seq_len):
+        raise ValueError(f"max_seq_len={max_seq_len!r} is not a whole number >= 1, the steps of a window.")
+    fragment = config.get_rollout_fragment_length()
+    if max_seq_len > fragment and config.batch_mode == "truncate_episodes":
+        raise ValueError(
+            f"max_seq_len={max_seq_len} is longer than the {fragment} steps that each environment adds to a sample "
+            f"(rollout_fragment_length={config.rollout_fragment_length!r}), so no window would be whole. Decrease "
+            f"max_seq_len or num_envs_per_env_runner, or increase rollout_fragment_length or "
+            f"train_batch_size_per_learner."
+        )

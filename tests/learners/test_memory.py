@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import recurrent_policy  # noqa: F401 (registers the policy)
+import recurrent_policy
 import torch
+from ray import cloudpickle
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
@@ -251,3 +252,44 @@ def test_non_steps_do_not_affect_an_update() -> None:
         learner.update(training_data=RolloutData(rollouts=[sample]))
         weights.append(torch.cat([p.detach().flatten() for p in learner.module[DEFAULT_MODULE_ID].parameters()]))
     torch.testing.assert_close(*weights, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.network(max_seq_len=14), "max_seq_len=14 is longer than the 13 steps .*Decrease max_seq_len"),
+        (lambda c: c.network(max_seq_len=0), "max_seq_len=0 is not a whole number"),
+        (lambda c: c.network(policy="sequence"), "no option 'max_seq_len'"),
+        (lambda _: MATConfig().rl_module(model_config={"max_seq_len": 4}), "no entry 'max_seq_len'"),
+        (lambda _: MATConfig().network(max_seq_len=4), "max_seq_len"),
+    ],
+)
+def test_unusable_windows_are_refused(change: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        change(config()).validate()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_learners_learn_windows_like_one() -> None:
+    cloudpickle.register_pickle_by_value(recurrent_policy)  # workers cannot import it
+    runner = make_runner()
+    rollout = runner.sample()
+    learner = make_learner(runner, adam_epsilon=1e-3)
+    learner.update(training_data=RolloutData(rollouts=[rollout]), num_epochs=2)
+    group = config(adam_epsilon=1e-3, num_learners=2).build_learner_group(env=runner.env)
+    group.set_weights({DEFAULT_MODULE_ID: runner.module.get_state()})
+    group.update(training_data=RolloutData(rollouts=[rollout]), num_epochs=2)
+    for name, weight in group.get_weights()[DEFAULT_MODULE_ID].items():
+        expected = learner.module[DEFAULT_MODULE_ID].state_dict()[name].numpy()
+        np.testing.assert_allclose(weight, expected, atol=1e-5, rtol=1e-4, err_msg=name)
+    group.shutdown()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_algorithm_trains_a_policy_with_memory() -> None:
+    algo = config(minibatch_size=10).build_algo()
+    for _ in range(2):
+        results = algo.train()
+    learned = results["learners"][DEFAULT_MODULE_ID]
+    assert np.isfinite(learned["policy_loss"]) and learned["num_module_steps_trained"] >= 2 * 39
+    algo.stop()
