@@ -110,11 +110,11 @@ class GuardedTorchLearner(PPOTorchLearner):
             self._record_norm(torch.nn.utils.get_total_norm(gradients))
         if not self._guard.passes():
             return
+        for reference, parameter in self._params.items():
+            parameter.grad = gradients_dict.get(reference)  # None, not the last one's, if this update has none
         if self._grad_scalers is not None or self._lr_scheduler_classes is not None:
             super().apply_gradients(gradients_dict)
             return
-        for reference, parameter in self._params.items():
-            parameter.grad = gradients_dict.get(reference)  # None, not the last one's, if this update has none
         for optimizer in self._named_optimizers.values():
             optimizer.step()
 

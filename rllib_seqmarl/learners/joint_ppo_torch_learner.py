@@ -185,8 +185,6 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         terms = {key: torch.stack([part[key] for part in slice_terms]).sum() for key in slice_terms[0]}
         self._log_terms(terms, torch.cat(values), columns)
         summed, self._guard.loss = add_gradients(gradients, terms["total"])
-        if UPDATES_POLICY in columns:
-            summed = without_zeros(summed)
         self.apply_gradients(self.postprocess_gradients(dict(zip(self._params, summed, strict=True))))
         return {}, {DEFAULT_MODULE_ID: terms["total"]}, {}
 
@@ -215,6 +213,13 @@ class JointPPOTorchLearner(GuardedTorchLearner):
             {key: term.detach() for key, term in terms.items()}, fwd_out[Columns.VF_PREDS].detach(), columns
         )
         return terms["total"]
+
+    @override(TorchLearner)
+    def postprocess_gradients(self, gradients_dict: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        if self.config.update_order == "sequential":
+            gradients_dict = without_zeros(gradients_dict)
+        gradients: dict[Tensor, Tensor] = super().postprocess_gradients(gradients_dict)
+        return gradients
 
     def _weigh(self, columns: dict[str, Any]) -> None:
         """Add loss weights to a minibatch before it is sliced, and update the value normaliser with its returns."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rllib_seqmarl.learners.advantages import AGENT_EARNS
 from rllib_seqmarl.learners.joint_ppo_loss import joint_ppo_loss
+from rllib_seqmarl.modules.joint_sequence_module import RESETS
 
 # Columns with the weight of each agent-step in the policy loss and in the value loss, and an optional factor of the
 # policy loss, all (b, n).
@@ -129,7 +130,7 @@ def check_objective(objective: Objective, columns: dict[str, Any], outputs: dict
 
 
 def fake_batch(module: Any, rows: int = 4) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Make columns of the module's shapes, (rows, n, ...), and its outputs for them."""
+    """Make columns of the module's shapes, (rows, n, ...) or with memory (rows, 1, n, ...), and its outputs for them."""
     spaces: gym.spaces.Dict = module.observation_space
     device = next(module.parameters()).device
     obs = {
@@ -152,4 +153,8 @@ def fake_batch(module: Any, rows: int = 4) -> tuple[dict[str, Any], dict[str, Te
         LOSS_WEIGHTS: weights,
         VALUE_LOSS_WEIGHTS: weights,
     }
+    if module.max_seq_len:  # windows of one step
+        columns = {key: tree.map_structure(lambda x: x.unsqueeze(1), column) for key, column in columns.items()}
+        columns[Columns.STATE_IN] = module.policy.initial_state(rows)
+        columns[RESETS] = torch.zeros(rows, 1, dtype=torch.bool, device=device)
     return columns, module.forward_train(columns)

@@ -62,11 +62,11 @@ def one_after_another(
     yield from update(nobody, all_agents)
 
 
-def without_zeros(gradients: list[Tensor | None]) -> list[Tensor | None]:
-    """Replace gradients that are zero everywhere by None.
+def without_zeros(gradients: dict[Any, Tensor]) -> dict[Any, Tensor]:
+    """Leave out gradients that are zero everywhere.
 
     In a phase, these are the gradients of parameters that belong to others, which Adam would move by their momentum.
     """
-    norms = torch.stack(torch._foreach_norm([gradient for gradient in gradients if gradient is not None])).tolist()
-    present = iter(norms)
-    return [gradient if gradient is not None and next(present) != 0.0 else None for gradient in gradients]
+    present = {key: gradient for key, gradient in gradients.items() if gradient is not None}
+    norms = torch.stack(torch._foreach_norm(list(present.values()))).tolist()
+    return {key: gradient for (key, gradient), norm in zip(present.items(), norms, strict=True) if norm != 0.0}

@@ -293,3 +293,14 @@ def test_an_algorithm_trains_a_policy_with_memory() -> None:
     learned = results["learners"][DEFAULT_MODULE_ID]
     assert np.isfinite(learned["policy_loss"]) and learned["num_module_steps_trained"] >= 2 * 39
     algo.stop()
+
+
+def test_a_users_objective_is_checked_on_windows() -> None:
+    def mean(columns: Any, outputs: Any, settings: Any) -> Any:
+        return {"total": outputs[Columns.VF_PREDS].square().mean()}
+
+    runner = make_runner()
+    with pytest.raises(ValueError, match="'total' is .* the sum over its halves"):
+        make_learner(runner, objective=mean)
+    learner = make_learner(runner, objective="rllib_seqmarl.learners.objectives:joint_ppo")
+    learner.update(training_data=RolloutData(rollouts=[runner.sample()]))
