@@ -130,7 +130,7 @@ def check_objective(objective: Objective, columns: dict[str, Any], outputs: dict
 
 
 def fake_batch(module: Any, rows: int = 4) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Make columns of the module's shapes, (rows, n, ...) or with memory (rows, 1, n, ...), and its outputs for them."""
+    """Make columns of the module's shapes, (rows, n, ...) or, with memory, (rows, 1, n, ...), and its outputs."""
     spaces: gym.spaces.Dict = module.observation_space
     device = next(module.parameters()).device
     obs = {
