@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.learners.joint_ppo_loss import joint_ppo_loss
 from rllib_seqmarl.mixers import MIXERS
-from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
+from rllib_seqmarl.policies import ActionSpec, Evaluation, NetworkConfig, SequencePolicy
+from rllib_seqmarl.policies.base import TeamObs
 
 BATCH, OBS_DIM, ACTIONS, EMBED_DIM = 800, 64, 16, 64
 PUBLISHED_MS = {8: 80, 16: 155, 32: 310}
 SIZES = [8, 32, 64, 128, 256, 512, 1024]
 
-Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Evaluate = Callable[[TeamObs, Tensor], Evaluation]
 
 
 class TorchTransformer(nn.Module):
@@ -51,10 +52,10 @@ class TorchTransformer(nn.Module):
             for width in (1, ACTIONS)
         )
 
-    def evaluate(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(self, obs: TeamObs, actions: Tensor) -> Evaluation:
         batch_size, n = actions.shape
         causal = nn.Transformer.generate_square_subsequent_mask(n)
-        encoder_output = self.encoder(self.obs(obs))  # (B, n, d)
+        encoder_output = self.encoder(self.obs(obs["observations"]))  # (B, n, d)
         tokens = torch.zeros(batch_size, n, ACTIONS + 1)
         tokens[:, 0, 0] = 1.0
         tokens[:, 1:, 1:] = nn.functional.one_hot(actions[:, :-1], ACTIONS).float()
@@ -62,22 +63,22 @@ class TorchTransformer(nn.Module):
             self.action(tokens), encoder_output, tgt_mask=causal, memory_mask=causal, tgt_is_causal=True
         )
         policy = torch.distributions.Categorical(logits=self.policy(features))
-        return policy.log_prob(actions), policy.entropy(), self.value(encoder_output).squeeze(-1)
+        return Evaluation(policy.log_prob(actions), policy.entropy(), self.value(encoder_output).squeeze(-1), {})
 
 
 def make_update(network: nn.Module, evaluate: Evaluate, n: int, batch: int = BATCH) -> Callable[[], None]:
     """Return a function that performs one full update of `network` on synthetic experience."""
     generator = torch.Generator().manual_seed(0)
-    obs = torch.randn(batch, n, OBS_DIM, generator=generator)
+    obs = {"observations": torch.randn(batch, n, OBS_DIM, generator=generator)}
     actions = torch.randint(ACTIONS, (batch, n), generator=generator)
     advantages, returns, old_values = torch.randn(3, batch, n, generator=generator)
     weights = torch.full((batch, n), 1.0 / (batch * n))
     with torch.no_grad():
-        old_log_probs, _, _ = evaluate(obs, actions)
+        old_log_probs = evaluate(obs, actions).log_probs
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-6, eps=1e-5, fused=True)
 
     def update() -> None:
-        log_probs, entropy, values = evaluate(obs, actions)
+        log_probs, entropy, values, _ = evaluate(obs, actions)
         loss = joint_ppo_loss(
             log_probs=log_probs,
             old_log_probs=old_log_probs,

@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from rllib_seqmarl.envs import LayoutError, TeamLayout
 from rllib_seqmarl.mixers import MIXERS
-from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy, ValueNormalizer
+from rllib_seqmarl.policies import ActionSpec, Decision, NetworkConfig, SequencePolicy, ValueNormalizer
 from rllib_seqmarl.policies.export import ExportError
 from rllib_seqmarl.policy import JointPolicy
 
@@ -42,12 +42,16 @@ def team(
     state_dim: int = 2,
     masks: bool = True,
     names: tuple[Any, ...] = NAMES,
+    agent_order: Any = "fixed",
 ) -> JointPolicy:
     n = len(names)
     layout = TeamLayout(names, (OBSERVATION,) * n, (action,) * n, info_masks=masks, state_dim=state_dim)
     spec = ActionSpec("discrete", nvec=(3,)) if action is CHOICE else ActionSpec("continuous", dim=2)
     torch.manual_seed(1)
-    config = NetworkConfig(layout.obs_dim + state_dim, spec, embed_dim=8, encoder_mixer=mixer, decoder_mixer=mixer)
+    sizes = {"state_dim": state_dim, "n_agents": n, "embed_dim": 8}
+    config = NetworkConfig(
+        layout.obs_dim, spec, encoder_mixer=mixer, decoder_mixer=mixer, agent_order=agent_order, **sizes
+    )
     return JointPolicy(SequencePolicy(config), layout, ValueNormalizer(), DEPLOYMENT)
 
 
@@ -160,7 +164,11 @@ def test_files_of_different_policies_are_rejected(copied: Path, tmp_path: Path) 
 def as_version_1(path: Path, change: Callable[[dict[str, Any]], None] = lambda description: None) -> None:
     """Converts the JSON file to version 1, which has no checksums, and applies `change` to it."""
     description = json.loads(file(path, "json").read_text())
-    del description["sha256"], description["weights_sha256"]
+    network = description["network"]
+    network["obs_dim"] += network["state_dim"]
+    for key in ("n_agents", "state_dim", "agent_order"):
+        del network[key]
+    del description["sha256"], description["weights_sha256"], description["policy"]
     description["format_version"] = 1
     change(description)
     file(path, "json").write_text(json.dumps(description))
@@ -240,13 +248,13 @@ def test_observations_are_moved_to_the_networks_device(copied: Path, monkeypatch
     policy = JointPolicy.load(copied, device="meta")
     devices = []
 
-    def act(obs: torch.Tensor, *rest: torch.Tensor, deterministic: bool) -> tuple[torch.Tensor, ...]:
-        devices.extend(tensor.device.type for tensor in (obs, *rest))
-        return (torch.zeros(1, 3, dtype=torch.int64),) * 3
+    def act(obs: dict[str, torch.Tensor], state: Any, deterministic: bool) -> Decision:
+        devices.extend(tensor.device.type for tensor in obs.values())
+        return Decision(*(torch.zeros(1, 3, dtype=torch.int64),) * 3, state, {})
 
     monkeypatch.setattr(policy.network, "act", act)
     assert policy.act(observations_of(), ALL_LEGAL, state=STATE) == dict.fromkeys(NAMES, 0)
-    assert devices == ["meta"] * 3
+    assert devices == ["meta"] * 4
     assert all(tensor.device.type == "meta" for tensor in policy.value_normalizer.buffers())
 
 
@@ -287,9 +295,9 @@ def test_a_torch_trace_matches_the_policy(mixer: str) -> None:
             self.network = network
 
         def forward(self, obs: torch.Tensor) -> torch.Tensor:
-            return self.network.act(obs)[0]
+            return self.network.act({"observations": obs}).actions
 
-    policy = team(mixer=mixer)
+    policy = team(mixer=mixer, state_dim=0)
     act, obs = Act(policy.network), torch.randn(2, 3, policy.network.config.obs_dim)
     traced = torch.jit.trace(act, (obs,))
     other = torch.randn_like(obs)

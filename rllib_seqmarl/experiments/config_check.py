@@ -15,10 +15,12 @@ from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS, _global_registry, ge
 
 from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS
+from rllib_seqmarl.algorithms.user_code import import_mixers
 from rllib_seqmarl.envs.catalog import find_entry, unknown_name
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems
 from rllib_seqmarl.experiments.search_space import corners
 from rllib_seqmarl.experiments.value_kinds import describe_kind, fits, format_value, non_finite
+from rllib_seqmarl.policies import POLICIES
 from rllib_seqmarl.registry import ALGORITHMS, register
 from rllib_seqmarl.suggestions import did_you_mean
 
@@ -53,12 +55,15 @@ def algorithm_class(name: str, where: Where) -> type[Algorithm]:
     return cls
 
 
-def network_keys(run: str) -> set[str]:
+def network_keys(run: str, config: dict[str, Any]) -> set[str]:
     """Return the config keys of an algorithm that determine its network, and so must fit its checkpoints."""
-    config = get_trainable_cls(run).get_default_config()
-    if not isinstance(config, JointPPOConfig):
+    default = get_trainable_cls(run).get_default_config()
+    if not isinstance(default, JointPPOConfig):
         return set()
-    return {*inspect.signature(config.network).parameters, "agent_ids", "global_state", "use_value_norm"}
+    policies = {default.default_policy, *_chosen_policies(default, config)}
+    free = {key for name in policies for key in POLICIES[name].Config.free_options}
+    own = inspect.signature(default.network).parameters
+    return {*own, *_policy_kinds(default, config), "agent_ids", "global_state", "use_value_norm"} - free
 
 
 def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Where) -> None:
@@ -74,10 +79,15 @@ def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Wher
             algorithm's `validate()` rejects a combination of values.
     """
     default = algorithm.get_default_config()
+    if isinstance(default, JointPPOConfig):
+        try:
+            import_mixers(config.get("mixer_modules", default.mixer_modules))
+        except ValueError as error:
+            _raise_located(error, config, where)
     problems = Problems()
     with problems.collect():
         check_names(algorithm, config, where)
-    kinds = dict(_declared_kinds(type(default)))
+    kinds = dict(_declared_kinds(type(default))) | _policy_kinds(default, config)
     for candidate in corners(config):
         for key, value in candidate.items():
             if key in kinds and not fits(value, kinds[key]):
@@ -95,7 +105,13 @@ def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Wher
             _raise_located(error, config, where)
 
 
-def check_names(algorithm: type[Algorithm], config: Mapping[str, Any], where: Where, *path: str) -> None:
+def check_names(
+    algorithm: type[Algorithm],
+    config: Mapping[str, Any],
+    where: Where,
+    *path: str,
+    whole: dict[str, Any] | None = None,
+) -> None:
     """Reject keys of a config that are unknown, retired, or disable features that are always on.
 
     Args:
@@ -103,6 +119,7 @@ def check_names(algorithm: type[Algorithm], config: Mapping[str, Any], where: Wh
         config: The config or a part of it.
         where: Returns the source location of a path.
         path: The path of `config`.
+        whole: The config that `config` is a part of.
 
     Raises:
         ExperimentError: Some keys are invalid; has a line for each.
@@ -110,8 +127,9 @@ def check_names(algorithm: type[Algorithm], config: Mapping[str, Any], where: Wh
     default = algorithm.get_default_config()
     cls = type(default)
     settable = [name for name in dir(cls) if getattr(getattr(cls, name), "fset", None)]  # properties
+    whole = dict(config) if whole is None else whole
     known = {key for key in [*vars(default), *settable] if not key.startswith("_")} | set(_ALIASES)
-    known -= set(RETIRED_OPTIONS)
+    known = (known | set(_policy_kinds(default, whole))) - set(RETIRED_OPTIONS)
     problems = Problems()
     for key, value in config.items():
         place = where(*path, key)
@@ -126,7 +144,7 @@ def check_names(algorithm: type[Algorithm], config: Mapping[str, Any], where: Wh
             problems.add(f"{place}: framework {format_value(value)} is not supported; write 'torch' or omit the key.")
         elif key == "evaluation_config" and isinstance(value, dict):
             with problems.collect():
-                check_names(algorithm, value, where, *path, key)
+                check_names(algorithm, value, where, *path, key, whole=whole)
     problems.report()
 
 
@@ -135,6 +153,20 @@ def _non_finite_options(config: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...
     for path, value in non_finite(config):
         if "env_config" not in path:
             yield path, value
+
+
+def _policy_kinds(default: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """The options, with their annotations, of the policies that a config chooses among."""
+    policies = _chosen_policies(default, config)
+    return {key: option.kind for name in policies for key, option in default.declared_options(name).items()}
+
+
+def _chosen_policies(default: Any, config: dict[str, Any]) -> list[str]:
+    """The policies that a config chooses among, without unknown ones, which its validation rejects."""
+    if not isinstance(default, JointPPOConfig):
+        return []
+    names = [candidate["policy"] for candidate in corners({"policy": config.get("policy", default.policy)})]
+    return [name for name in names if isinstance(name, str) and name in POLICIES]
 
 
 def _declared_kinds(config_class: type) -> Iterator[tuple[str, Any]]:

@@ -100,7 +100,11 @@ def _why_fixed(key: str, experiment: Experiment, before: Any) -> str | None:
     tuned = {path[0] for path, _ in distributions(experiment.config)}
     if key in tuned or any(isinstance(part, dict) and _is_recorded_distribution(part) for part in _parts(before)):
         return "part of the search space"
-    return "part of the network, whose weights are in the checkpoints" if key in network_keys(experiment.run) else None
+    return (
+        "part of the network, whose weights are in the checkpoints"
+        if key in network_keys(experiment.run, experiment.config)
+        else None
+    )
 
 
 def _is_recorded_distribution(value: dict[str, Any]) -> bool:

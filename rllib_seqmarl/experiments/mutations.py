@@ -36,9 +36,9 @@ def check_mutations(run: str, config: dict[str, Any], scheduler: SchedulerChoice
         return where("scheduler", "hyperparam_mutations", *path)
 
     algorithm = get_trainable_cls(run)
-    check_names(algorithm, mutations, where_in_mutations)
+    check_names(algorithm, mutations, where_in_mutations, whole=config)
     for key in mutations:
-        if key in network_keys(run):
+        if key in network_keys(run, config):
             raise ExperimentError(
                 f"{where_in_mutations(key)}: scheduler '{scheduler.name}' cannot change {key}, which is part of the "
                 "network: trials continue from each other's weights. Use 'search' or grid_search instead."

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
-from typing import Any, Literal, NamedTuple, Self, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
 from rllib_seqmarl.networks.image_embedding import ConvFilters, ImageShape, default_filters, feature_shape
 
@@ -92,6 +92,7 @@ class PolicyConfig:
     an algorithm config's `network` method.
 
     Attributes:
+        free_options: Options that change neither the parameters nor their function, so trained weights fit any value.
         obs_dim: Numbers in one agent's observation.
         action: The action of one agent.
         n_agents: Number of agents; None if any number can act.
@@ -104,6 +105,8 @@ class PolicyConfig:
     Raises:
         ValueError: A value is invalid; the message names the key, the value and a remedy.
     """
+
+    free_options: ClassVar[frozenset[str]] = frozenset()
 
     obs_dim: int
     action: ActionSpec
@@ -157,7 +160,7 @@ class PolicyConfig:
 
     def settings(self) -> dict[str, Any]:
         """The settings that must be equal for weights to be transferred."""
-        return {key: getattr(self, key) for key in self.options()} | {"image_shape": self.image_shape}
+        return {key: getattr(self, key) for key in (*self.options(), "image_shape") if key not in self.free_options}
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain data that JSON can hold; the inverse of :meth:`from_dict`."""

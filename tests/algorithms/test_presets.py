@@ -77,7 +77,7 @@ def test_encoder_and_decoder_mixers_are_independent() -> None:
 def test_ablations_of_the_papers_can_be_configured() -> None:
     assert not network_of(MAMConfig().network(bidirectional="sum")).encoder.blocks[0].mixer.is_product
     assert isinstance(network_of(MAMConfig().network(decoder_cross="addition")).decoder.blocks[0].cross, Addition)
-    both = network_of(MARWKVConfig().network(encoder_directions=2).joint_env(agent_order="shuffled"))
+    both = network_of(MARWKVConfig().network(encoder_directions=2, agent_order="shuffled"))
     assert isinstance(both.encoder.blocks[0].time, Bidirectional)
 
 
@@ -102,10 +102,10 @@ def test_checkpoints_store_every_option(config: JointPPOConfig, tmp_path: Path) 
     restored.stop()
     assert network.config == module.network.config
     assert replace(policy.network.config, backend=network.config.backend) == network.config
-    obs = torch.randn(5, 3, network.config.obs_dim)
-    for ours, theirs in zip(network.act(obs), module.network.act(obs), strict=True):
-        assert torch.equal(ours, theirs)
-    for ours, theirs in zip(policy.network.act(obs), module.network.act(obs), strict=True):
+    obs = {"observations": torch.randn(5, 3, network.config.obs_dim)}
+    decision = module.network.act(obs)[:3]
+    assert all(map(torch.equal, network.act(obs)[:3], decision))
+    for ours, theirs in zip(policy.network.act(obs)[:3], decision, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -151,7 +151,10 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
         "encoder_directions=2 has no effect on enc.*mamba",
     ),
     "cross": (lambda: MARWKVConfig().network(decoder_cross="addition"), "decoder_cross='addition' has no effect on"),
-    "order": (lambda: MAMConfig().joint_env(agent_order="random"), "agent_order='random' is not 'fixed' or 'shuffled'"),
+    "order": (
+        lambda: MAMConfig().network(agent_order="random"),
+        "agent_order must be 'fixed', 'shuffled' or 'shuffled_steps', not 'random'",
+    ),
 }
 
 
@@ -160,3 +163,12 @@ def test_bad_options_are_named(case: str) -> None:
     make, message = BAD_OPTIONS[case]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         make().environment(ENV).validate()
+
+
+def test_unknown_keywords_are_named() -> None:
+    with pytest.raises(TypeError, match=r"network\(\) got an unexpected keyword 'embed_dims'.*mean 'embed_dim'"):
+        MATConfig().network(embed_dims=8)
+    with pytest.raises(TypeError, match=r"joint_env\(\) got an unexpected keyword 'team_rewards'\.$"):
+        MATConfig().joint_env(team_rewards="sum")
+    with pytest.raises(TypeError, match=r"'agent_order'\. It is an option of the policy: use network\(agent_order="):
+        MATConfig().joint_env(agent_order="shuffled")

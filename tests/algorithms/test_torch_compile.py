@@ -56,12 +56,13 @@ def test_acting_is_one_graph(mixer: str, kind: str) -> None:
     torch.manual_seed(0)
     action = ACTIONS[kind]
     config = NetworkConfig(5, action, embed_dim=8, encoder_mixer=mixer, decoder_mixer=mixer, backend="reference")
-    network, obs = SequencePolicy(config), torch.randn(2, 5, 5)
-    mask, alive = torch.ones(2, 5, action.width), torch.tensor([[1.0] * 4 + [0.0]] * 2)
+    network = SequencePolicy(config)
+    obs = {"observations": torch.randn(2, 5, 5), "action_mask": torch.ones(2, 5, action.width)}
+    obs["alive"] = torch.tensor([[1.0] * 4 + [0.0]] * 2)
     results = []
     for act in (network.act, torch.compile(network.act, backend="eager", fullgraph=True)):
         torch.manual_seed(1)
-        results.append(act(obs, mask, alive, False))
+        results.append(act(obs, deterministic=False)[:3])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 

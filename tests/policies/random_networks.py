@@ -1,4 +1,4 @@
-"""Random networks and batches of every kind, for property tests."""
+"""Random networks and joint observations of every kind, for property tests."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rllib_seqmarl.mixers import MIXERS
+from rllib_seqmarl.networks.config import AGENT_ORDERS
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 ACTIONS = st.one_of(
@@ -36,30 +37,44 @@ def random_mask(spec: ActionSpec, *shape: int) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
+def team_obs(observations: Tensor, action_mask: Tensor | None = None, alive: Tensor | None = None) -> dict[str, Tensor]:
+    """A joint observation; (B, n, o), (B, n, width), (B, n)."""
+    arrays = {"observations": observations, "action_mask": action_mask, "alive": alive}
+    return {key: array for key, array in arrays.items() if array is not None}
+
+
 @dataclass
 class Case:
     network: SequencePolicy
-    obs: Tensor
-    action_mask: Tensor | None
-    alive: Tensor | None
+    obs: dict[str, Tensor]
+
+    @property
+    def teams(self) -> tuple[int, int]:
+        """Numbers of teams and agents (B, n)."""
+        return self.obs["observations"].shape[:2]
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """A network in float64 and a batch for it."""
+    """A network in float64 and joint observations for it."""
     torch.manual_seed(draw(st.integers(0, 2**31)))
     n_head = draw(st.sampled_from([1, 2, 3]))
+    batch_size, n = draw(st.integers(1, 4)), draw(st.integers(1, 12))
     config = NetworkConfig(
         obs_dim=draw(st.integers(1, 7)),
         action=draw(ACTIONS),
+        n_agents=n,
+        state_dim=draw(st.sampled_from([0, 3])),
         n_block=draw(st.integers(1, 3)),
         n_head=n_head,
         embed_dim=n_head * draw(st.integers(2, 5)),
         encoder_mixer=draw(st.sampled_from(sorted(MIXERS))),
         decoder_mixer=draw(st.sampled_from(sorted(MIXERS))),
+        agent_order=draw(st.sampled_from(AGENT_ORDERS)),
     )
-    batch_size, n = draw(st.integers(1, 4)), draw(st.integers(1, 12))
     mask = random_mask(config.action, batch_size, n) if draw(st.booleans()) else None
     alive = torch.rand(batch_size, n) < 0.7 if draw(st.booleans()) else None
-    obs = torch.randn(batch_size, n, config.obs_dim, dtype=torch.float64)
-    return Case(randomized(SequencePolicy(config).double()), obs, mask, alive)
+    obs = team_obs(torch.randn(batch_size, n, config.obs_dim, dtype=torch.float64), mask, alive)
+    if config.state_dim:
+        obs["state"] = torch.randn(batch_size, config.state_dim, dtype=torch.float64)
+    return Case(randomized(SequencePolicy(config).double()), obs)

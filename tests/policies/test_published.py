@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_networks import team_obs
 
 from rllib_seqmarl.policies.published import load_published_marwkv, load_published_mat
 
@@ -37,6 +38,7 @@ class Golden:
         is_mat = self.name == "MAT"
         self.load = partial(load_published_mat, n_head=int(data["n_head"])) if is_mat else load_published_marwkv
         self.network = self.load(self.weights)
+        self.obs = team_obs(self.data["obs"], self.data.get("action_mask"))
 
 
 @pytest.fixture(params=["mat_discrete", "mat_continuous", "marwkv4_discrete", "marwkv4_continuous"])
@@ -46,18 +48,18 @@ def golden(request):
 
 def test_evaluation_is_exact(golden):
     network, data = golden.network, golden.data
-    log_probs, entropy, values = network.evaluate(data["obs"], data["given_actions"], data.get("action_mask"))
+    log_probs, entropy, values, _ = network.evaluate(golden.obs, data["given_actions"])
     torch.testing.assert_close(log_probs, data["given_log_probs"], rtol=0, atol=1e-9)
     torch.testing.assert_close(entropy, data["given_entropy"], rtol=0, atol=1e-9)
     torch.testing.assert_close(values, data["values"], rtol=0, atol=1e-9)
-    torch.testing.assert_close(network.values(data["obs"]), data["values"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(network.values(golden.obs), data["values"], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("file", ["mat_discrete", "mat_continuous"])
 def test_greedy_joint_action_is_exact(file):
     golden = Golden(file)
     data = golden.data
-    actions, log_probs, values = golden.network.act(data["obs"], data.get("action_mask"), deterministic=True)
+    actions, log_probs, values, *_ = golden.network.act(golden.obs)
     # The published code returns these two in float32.
     torch.testing.assert_close(actions.to(data["greedy_actions"].dtype), data["greedy_actions"])
     torch.testing.assert_close(log_probs.float(), data["greedy_log_probs"])
@@ -67,9 +69,8 @@ def test_greedy_joint_action_is_exact(file):
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_decoding_agrees_with_evaluation(golden, deterministic):
     network, data = golden.network, golden.data
-    mask = data.get("action_mask")
-    actions, log_probs, values = network.act(data["obs"], mask, deterministic=deterministic)
-    again, _, _ = network.evaluate(data["obs"], actions, mask)
+    actions, log_probs, values, *_ = network.act(golden.obs, deterministic=deterministic)
+    again = network.evaluate(golden.obs, actions).log_probs
     torch.testing.assert_close(log_probs, again, rtol=0, atol=1e-9)
     torch.testing.assert_close(values, data["values"], rtol=0, atol=1e-9)
 
@@ -84,7 +85,7 @@ def test_checkpoint_file_loads_without_its_constants(golden, tmp_path):
     state_dict["encoder.blocks.0.attn.mask"] = torch.ones(1, 1, 6, 6)  # a buffer of the published MAT
     torch.save(state_dict, tmp_path / "transformer_0.pt")
     again = golden.load(tmp_path / "transformer_0.pt")
-    assert torch.equal(again.values(golden.data["obs"]), golden.network.values(golden.data["obs"]))
+    assert torch.equal(again.values(golden.obs), golden.network.values(golden.obs))
 
 
 def test_incomplete_checkpoints_are_rejected_with_a_reason(golden):

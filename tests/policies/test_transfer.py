@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from random_networks import team_obs
 
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 from rllib_seqmarl.policies.transfer import Trained, carried_over
 
 D = 8
 PLAIN = NetworkConfig(obs_dim=7, action=ActionSpec("discrete", nvec=(3,)), embed_dim=D, n_head=2)
+
+
+def trained(config: NetworkConfig, n_ids: int = 0) -> Trained:
+    return Trained(SequencePolicy, config, n_ids)
 
 
 def network(config: NetworkConfig, seed: int) -> SequencePolicy:
@@ -39,17 +44,17 @@ MIXERS = [("attention", {}), ("mamba", {"d_state": 4}), ("rwkv4", {}), ("rwkv6",
 @pytest.mark.parametrize(("mixer", "options"), MIXERS)
 def test_equal_teams_get_all_parameters(mixer: str, options: dict[str, Any]) -> None:
     config = replace(PLAIN, encoder_mixer=mixer, decoder_mixer=mixer, mixer_options=options)
-    source, target, _ = transfer(Trained(config, n_ids=3), Trained(config, n_ids=3))
+    source, target, _ = transfer(trained(config, n_ids=3), trained(config, n_ids=3))
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value), name
-    obs = torch.randn(5, 3, 7)
-    assert torch.equal(source.act(obs)[1], target.act(obs)[1])
+    obs = team_obs(torch.randn(5, 3, 7))
+    assert torch.equal(source.act(obs).log_probs, target.act(obs).log_probs)
 
 
 def test_observation_entries_are_matched_by_meaning() -> None:
     # own, ids, state: 4 + 3 + 2 entries become 5 + 2 + 4
-    old = Trained(replace(PLAIN, obs_dim=9), n_ids=3, state_dim=2)
-    new = Trained(replace(PLAIN, obs_dim=11), n_ids=2, state_dim=4)
+    old = trained(replace(PLAIN, obs_dim=7, state_dim=2), n_ids=3)
+    new = trained(replace(PLAIN, obs_dim=7, state_dim=4), n_ids=2)
     source, target, fresh = transfer(old, new)
     places = {0: 0, 1: 1, 2: 2, 3: 3, 5: 4, 6: 5, 7: 7, 8: 8}  # new entry -> old one
     for name, axis in (("0.weight", 0), ("0.bias", 0), ("1.weight", 1)):
@@ -63,8 +68,8 @@ def test_observation_entries_are_matched_by_meaning() -> None:
 
 
 def test_choices_are_matched_by_index() -> None:
-    old = Trained(replace(PLAIN, action=ActionSpec("discrete", nvec=(2, 3))))
-    new = Trained(replace(PLAIN, action=ActionSpec("discrete", nvec=(3, 2, 2))))
+    old = trained(replace(PLAIN, action=ActionSpec("discrete", nvec=(2, 3))))
+    new = trained(replace(PLAIN, action=ActionSpec("discrete", nvec=(3, 2, 2))))
     source, target, fresh = transfer(old, new)
     places = {0: 0, 1: 1, 3: 2, 4: 3}
     for name in ("head.choice_rows", "head.policy.3.weight", "head.policy.3.bias"):
@@ -75,8 +80,8 @@ def test_choices_are_matched_by_index() -> None:
 
 
 def test_action_dimensions_are_matched_by_index() -> None:
-    old = Trained(replace(PLAIN, action=ActionSpec("continuous", dim=3)))
-    new = Trained(replace(PLAIN, action=ActionSpec("continuous", dim=2)))
+    old = trained(replace(PLAIN, action=ActionSpec("continuous", dim=3)))
+    new = trained(replace(PLAIN, action=ActionSpec("continuous", dim=2)))
     source, target, _ = transfer(old, new)
     assert torch.equal(target.head.log_std, source.head.log_std[:2])
     assert torch.equal(target.head.action_embedding.weight, source.head.action_embedding.weight[:, :2])
@@ -86,21 +91,22 @@ def test_action_dimensions_are_matched_by_index() -> None:
 def test_larger_team_without_ids_starts_with_the_policy_of_the_smaller_one() -> None:
     """A causal encoder does not read later agents, so a fourth agent does not affect the first three."""
     config = replace(PLAIN, encoder_mixer="rwkv4", decoder_mixer="rwkv4", n_head=1)
-    source, target, _ = transfer(Trained(config), Trained(config))
+    source, target, _ = transfer(trained(config), trained(config))
     obs, actions = torch.randn(6, 4, 7), torch.randint(3, (6, 4))
     alive = torch.tensor([1, 1, 1, 0]).expand(6, 4)
-    log_probs, _, values = target.evaluate(obs, actions, alive=alive)
-    expected, _, expected_values = source.evaluate(obs[:, :3], actions[:, :3])
+    log_probs, _, values, _ = target.evaluate(team_obs(obs, alive=alive), actions)
+    expected, _, expected_values, _ = source.evaluate(team_obs(obs[:, :3]), actions[:, :3])
     torch.testing.assert_close(log_probs[:, :3], expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(values[:, :3], expected_values, rtol=0, atol=1e-5)
 
 
 def test_additional_masked_choices_change_nothing() -> None:
-    old, new = Trained(PLAIN, n_ids=3), Trained(replace(PLAIN, action=ActionSpec("discrete", nvec=(5,))), n_ids=3)
+    old, new = trained(PLAIN, n_ids=3), trained(replace(PLAIN, action=ActionSpec("discrete", nvec=(5,))), n_ids=3)
     source, target, _ = transfer(old, new)
     obs, actions = torch.randn(6, 3, 7), torch.randint(3, (6, 3))
     mask = torch.tensor([1, 1, 1, 0, 0]).expand(6, 3, 5)
-    for ours, theirs in zip(target.evaluate(obs, actions, mask), source.evaluate(obs, actions), strict=True):
+    masked, plain = target.evaluate(team_obs(obs, mask), actions), source.evaluate(team_obs(obs), actions)
+    for ours, theirs in zip(masked[:3], plain[:3], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
@@ -117,29 +123,29 @@ def test_additional_masked_choices_change_nothing() -> None:
 )
 def test_incompatible_settings_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as error:
-        transfer(Trained(PLAIN), Trained(replace(PLAIN, **change)))
+        transfer(trained(PLAIN), trained(replace(PLAIN, **change)))
     assert message in str(error.value)
 
 
 def test_mixer_options_are_compared_including_defaults() -> None:
     config = replace(PLAIN, encoder_mixer="mamba", decoder_mixer="mamba", mixer_options={"d_state": 4})
     with pytest.raises(ValueError, match=r"it has mixer_options=\{'d_state': 4.*but here .*'d_state': 5"):
-        transfer(Trained(config), Trained(replace(config, mixer_options={"d_state": 5})))
-    transfer(Trained(config), Trained(replace(config, mixer_options={"d_state": 4, "d_conv": 4})))
+        transfer(trained(config), trained(replace(config, mixer_options={"d_state": 5})))
+    transfer(trained(config), trained(replace(config, mixer_options={"d_state": 4, "d_conv": 4})))
 
 
 def test_missing_parameters_and_wrong_shapes_are_named() -> None:
     weights = network(PLAIN, 0).state_dict()
     with pytest.raises(ValueError, match=r"encoder.value.0.weight has shape \(8, 7\), but here \(8, 8\)"):
-        carried_over(Trained(PLAIN), weights | {"encoder.value.0.weight": torch.zeros(8, 7)}, Trained(PLAIN), weights)
+        carried_over(trained(PLAIN), weights | {"encoder.value.0.weight": torch.zeros(8, 7)}, trained(PLAIN), weights)
     incomplete = {name: value for name, value in weights.items() if name != "head.start_row"}
     with pytest.raises(ValueError, match=r"it has no parameter head.start_row"):
-        carried_over(Trained(PLAIN), incomplete, Trained(PLAIN), weights)
+        carried_over(trained(PLAIN), incomplete, trained(PLAIN), weights)
 
 
 def test_image_layers_are_kept_and_ids_are_matched_by_agent() -> None:
     with_images = replace(PLAIN, obs_dim=16 * 16 * 3 + 2, image_shape=(16, 16, 3))
-    old, new = Trained(with_images, n_ids=2), Trained(replace(with_images, obs_dim=16 * 16 * 3 + 3), n_ids=3)
+    old, new = trained(with_images, n_ids=2), trained(replace(with_images, obs_dim=16 * 16 * 3 + 3), n_ids=3)
     source, target, fresh = transfer(old, new)
     ours, theirs = target.encoder.embedding[1].weight, source.encoder.embedding[1].weight
     assert torch.equal(ours[:, :-1], theirs)
