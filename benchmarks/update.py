@@ -95,7 +95,7 @@ def make_update(network: nn.Module, evaluate: Evaluate, n: int, batch: int = BAT
             entropy_coeff=0.01,
         )
         optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        loss["total"].backward()
         nn.utils.clip_grad_norm_(network.parameters(), 10.0)
         optimizer.step()
 

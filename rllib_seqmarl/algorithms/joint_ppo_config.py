@@ -87,6 +87,8 @@ class JointPPOConfig(PPOConfig):
         self.critic_lr: Any = None  # same as lr
         self.shared_reward = False
         self.sample_while_learning = False
+        self.objective: Any = None
+        self.update_order = "together"
 
         # Settings of the policy.
         self.policy = self.default_policy
@@ -110,6 +112,8 @@ class JointPPOConfig(PPOConfig):
         critic_lr: float | list[list[float]] | None = NotProvided,
         shared_reward: bool = NotProvided,
         sample_while_learning: bool = NotProvided,
+        objective: Any = NotProvided,
+        update_order: str = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Set the training-related configuration.
@@ -127,6 +131,12 @@ class JointPPOConfig(PPOConfig):
                 With enough cores or GPUs for both, an iteration takes as long as the slower of the two. Samples are
                 off-policy by one update; ratios are clipped around the policy at the start of the update, and
                 importance weights correct for the behaviour policy (decoupled PPO, arXiv 2110.00641).
+            objective: A function of a batch's columns, the module's outputs and this config's options that returns the
+                weighted sums to minimise and to log, see `rllib_seqmarl.learners.objectives.Objective`; or its name,
+                "module:function". None for the joint PPO objective.
+            update_order: "together" to update all agents at once, or "sequential" to update one after another, in a
+                random order with all epochs of each, and then the critic. In the latter case, an agent's surrogate is
+                multiplied by the change of its predecessors' policies, as in HAPPO (arXiv 2109.11251).
             **kwargs: RLlib's PPO settings. `clip_param` applies to each agent's ratio (with continuous actions, to each
                 dimension's), and `vf_clip_param` to the change of the normalised value prediction; None means the
                 value of `clip_param`. `minibatch_size=None` uses the whole batch in each epoch.
@@ -142,6 +152,8 @@ class JointPPOConfig(PPOConfig):
             critic_lr=critic_lr,
             shared_reward=shared_reward,
             sample_while_learning=sample_while_learning,
+            objective=objective,
+            update_order=update_order,
         )
 
     def network(

@@ -18,6 +18,7 @@ from rllib_seqmarl.algorithms.initial_policy import check_initial_policy
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTIONS
 from rllib_seqmarl.algorithms.user_code import check_user_code
 from rllib_seqmarl.envs.batch_creators import NUM_ENVS
+from rllib_seqmarl.learners.objectives import find_objective
 from rllib_seqmarl.networks.policy_config import ActionSpec, checked_filters
 from rllib_seqmarl.policies import POLICIES
 from rllib_seqmarl.suggestions import did_you_mean
@@ -41,6 +42,7 @@ def check_options(config: JointPPOConfig) -> None:
     _check_names(config)
     check_user_code(config)
     _check_values(config)
+    find_objective(config.objective)
     _check_policy(config)
     check_evaluation_options(config)
 
@@ -221,6 +223,7 @@ OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         _or_none(lambda value: isinstance(value, str | PathLike)),
         "the path of a checkpoint or an exported policy, or None",
     ),
+    "update_order": (lambda value: value in ("together", "sequential"), "'together' or 'sequential'"),
     "env_config": (lambda value: isinstance(value, dict), "a dict of keyword arguments of the environment"),
 }
 
@@ -262,4 +265,19 @@ def _check_policy(config: JointPPOConfig) -> None:
     if (filters := options.pop("conv_filters", None)) is not None:
         checked_filters(filters)  # whether images are large enough is checked once their size is known
     policy.Config(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **options)
+    if policy.has_memory:
+        _check_windows(config, options["max_seq_len"])
     check_initial_policy(config, policy, {**options, "conv_filters": filters})
+
+
+def _check_windows(config: JointPPOConfig, max_seq_len: Any) -> None:
+    if not _is_count(max_seq_len):
+        raise ValueError(f"max_seq_len={max_seq_len!r} is not a whole number >= 1, the steps of a window.")
+    fragment = config.get_rollout_fragment_length()
+    if max_seq_len > fragment and config.batch_mode == "truncate_episodes":
+        raise ValueError(
+            f"max_seq_len={max_seq_len} is longer than the {fragment} steps that each environment adds to a sample "
+            f"(rollout_fragment_length={config.rollout_fragment_length!r}), so no window would be whole. Decrease "
+            f"max_seq_len or num_envs_per_env_runner, or increase rollout_fragment_length or "
+            f"train_batch_size_per_learner."
+        )

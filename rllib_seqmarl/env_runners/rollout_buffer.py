@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+import tree
 from torch import Tensor
 
 from rllib_seqmarl.envs.layout import Arrays, TeamLayout
@@ -31,6 +32,7 @@ class RolloutBuffer:
         self.capacity = capacity
         self._blank = layout.blank(num_envs)
         self.obs = {key: np.empty((capacity + 1, *row.shape), row.dtype) for key, row in self._blank.items()}
+        self.states: list[Any] = []  # the policy's states before rows 0, max_seq_len, ..., trees of arrays (B, ...)
         self.outputs: Arrays = {}  # allocated at the first call of `write_outputs`
         self.rewards = np.empty(shape, np.float32)
         self.env_rewards = np.empty(shape, np.float32)
@@ -108,6 +110,8 @@ class RolloutBuffer:
         env_ids: list[str],
         weights_seq_no: int,
         spaces: tuple[gym.Space, gym.Space],
+        max_seq_len: int = 0,
+        last_state: Any = None,
         num_episodes: int | None = None,
     ) -> Rollout:
         """Return the first `rows` rows; with `num_episodes`, only the steps of the episodes that ended first."""
@@ -134,4 +138,7 @@ class RolloutBuffer:
             env_ids=env_ids,
             weights_seq_no=weights_seq_no,
             spaces=spaces,
+            max_seq_len=max_seq_len,
+            states=tree.map_structure(lambda *x: np.stack(x), *self.states) if self.states else None,
+            last_state=last_state,
         )

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+import tree
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.callbacks.utils import make_callback
@@ -29,6 +30,7 @@ from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointVector
 from rllib_seqmarl.envs.layout import Arrays
 from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
+from rllib_seqmarl.policies import reset_state
 from rllib_seqmarl.rollouts import Rollout
 from rllib_seqmarl.rollouts.episodes import make_episode, row_info
 
@@ -84,6 +86,7 @@ class RolloutEnvRunner(JointEnvRunner):
             self._episode_counts = np.zeros(self.num_envs, np.int64)  # started episodes
         self._obs: Arrays | None = None  # the latest observations; None before the first reset
         self._done = np.zeros(self.num_envs, np.bool_)  # whether the latest step ended an episode
+        self._state: Any = None  # the policy's state before the next step, a tree of (B, ...); None before the first
         self._lengths = np.zeros(self.num_envs, np.int64)  # of the running episodes
         self._returns = np.zeros(self.num_envs)
         self._start_times = np.zeros(self.num_envs)  # from time.perf_counter()
@@ -100,6 +103,8 @@ class RolloutEnvRunner(JointEnvRunner):
         for name, own in (("_env_to_module", TeamToModule), ("_module_to_env", ModuleToTeam)):
             if [type(connector) for connector in getattr(self, name).connectors] != [own]:
                 return f"the config adds connectors ({name[1:]}_connector)"
+        if self.module.max_seq_len and self._has_learner_connectors:
+            return "learner connectors need the states of a policy with memory in episodes (learner_connector)"
         if self.config.episode_lookback_horizon > 1:
             return "episodes have a lookback of more than one step (episode_lookback_horizon)"
         for name in _DURING_EPISODES:
@@ -128,9 +133,12 @@ class RolloutEnvRunner(JointEnvRunner):
     @property
     def _keeps_infos(self) -> bool:
         """Whether something may read the infos of all steps."""
+        return self._has_learner_connectors or self._rewards_may_change
+
+    @property
+    def _has_learner_connectors(self) -> bool:
         config = self.config
-        has_connectors = config._learner_connector or not config.add_default_connectors_to_learner_pipeline
-        return bool(has_connectors) or self._rewards_may_change
+        return bool(config._learner_connector) or not config.add_default_connectors_to_learner_pipeline
 
     @override(SingleAgentEnvRunner)
     def _sample(
@@ -232,15 +240,35 @@ class RolloutEnvRunner(JointEnvRunner):
 
     def _act(self, buffer: RolloutBuffer, t: int, steps: int, explore: bool) -> Arrays:
         """Compute the module's outputs for row `t`."""
-        batch = {Columns.OBS: buffer.obs_tensors(t)}
+        batch: dict[str, Any] = {Columns.OBS: buffer.obs_tensors(t)}
         if self._device is not None and torch.device(self._device).type != "cpu":
             batch = {Columns.OBS: {key: x.to(self._device, non_blocking=True) for key, x in batch[Columns.OBS].items()}}
         assert self.module is not None
-        if not explore:
-            return buffer.write_outputs(t, self.module.forward_inference(batch))
-        runners = self.config.num_env_runners or 1  # RLlib's estimate of the steps of all of them
-        lifetime = (self.num_env_steps_sampled_lifetime // runners + steps) * runners
-        return buffer.write_outputs(t, self.module.forward_exploration(batch, t=lifetime))
+        if self.module.is_stateful():
+            batch[Columns.OBS] = {key: x.unsqueeze(1) for key, x in batch[Columns.OBS].items()}
+            batch[Columns.STATE_IN] = self._take_state()
+            if self.module.max_seq_len and t % self.module.max_seq_len == 0:
+                buffer.states.append(_to_numpy(batch[Columns.STATE_IN]))
+        if explore:
+            runners = self.config.num_env_runners or 1  # RLlib's estimate of the steps of all of them
+            lifetime = (self.num_env_steps_sampled_lifetime // runners + steps) * runners
+            outputs = self.module.forward_exploration(batch, t=lifetime)
+        else:
+            outputs = self.module.forward_inference(batch)
+        if Columns.STATE_OUT in outputs:
+            self._state = outputs.pop(Columns.STATE_OUT)
+            outputs = {key: x.squeeze(1) for key, x in outputs.items()}
+        return buffer.write_outputs(t, outputs)
+
+    def _take_state(self) -> Any:
+        """Return the policy's state before the next step, zeroed where an episode begins."""
+        assert self.module is not None
+        if self._state is None:
+            self._state = self.module.policy.initial_state(self.num_envs)
+        starts = self._lengths == 0
+        if not starts.any():
+            return self._state
+        return reset_state(self._state, torch.from_numpy(starts).to(tree.flatten(self._state)[0].device))
 
     def _step_into(self, actions: np.ndarray, obs: Arrays) -> tuple[Any, ...] | None:
         """Call `JointVector.step_into`; return None if the environments failed and were recreated."""
@@ -312,6 +340,8 @@ class RolloutEnvRunner(JointEnvRunner):
             weights_seq_no=self._weights_seq_no,
             spaces=spaces,
             num_episodes=num_episodes,
+            max_seq_len=self.module.max_seq_len,
+            last_state=_to_numpy(self._take_state()) if self.module.is_stateful() else None,
         )
 
     @override(JointEnvRunner)
@@ -363,6 +393,10 @@ class RolloutEnvRunner(JointEnvRunner):
         self._finished.log(self)
         result: dict[str, Any] = super().get_metrics()
         return result
+
+
+def _to_numpy(state: Any) -> Any:
+    return tree.map_structure(lambda x: x.cpu().numpy(), state)
 
 
 @contextmanager

@@ -41,6 +41,13 @@ def sum_over_learners(x: Tensor) -> None:
         torch.distributed.all_reduce(x)
 
 
+def take_from_first_learner(x: Tensor) -> Tensor:
+    """Return the first learner's `x`."""
+    if _is_distributed():
+        torch.distributed.broadcast(x, src=0)
+    return x
+
+
 @contextmanager
 def fail_together(*recoverable: type[Exception]) -> Iterator[None]:
     """Make all learners leave the block if any of them raises an error.

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rllib_seqmarl.learners.joint_ppo_loss import JointPPOLoss
-
 logger = logging.getLogger(__name__)
 
 
@@ -27,14 +25,14 @@ class UpdateGuard:
 
     Attributes:
         loss: The update's loss.
-        terms: The terms of the loss, for error messages.
+        terms: The terms of the loss by name, for error messages.
         norms: The norms of the gradients, both before clipping, which may hide non-finite values, and after it.
     """
 
     def __init__(self, config: Any) -> None:
         self._config = config
         self.loss: Tensor | None = None
-        self.terms: JointPPOLoss | None = None
+        self.terms: dict[str, Tensor] = {}
         self.norms: list[Tensor] = []
         self._saved: list[tuple[Tensor, Tensor]] = []
 
@@ -62,13 +60,8 @@ class UpdateGuard:
         return False
 
     def _make_error(self, norms: list[Tensor]) -> NonFiniteLossError:
-        loss, terms = self.loss, self.terms
-        parts = ""
-        if terms is not None:
-            parts = (
-                f"policy loss {terms.policy.item():.4g}, value loss {terms.value.item():.4g}, entropy "
-                f"{terms.entropy.item():.4g}"
-            )
+        loss = self.loss
+        parts = ", ".join(f"{key} {term.item():.4g}" for key, term in self.terms.items() if key != "total")
         if loss is not None and not loss.isfinite():
             problem = f"The loss became {loss.item()} ({parts})"
         else:

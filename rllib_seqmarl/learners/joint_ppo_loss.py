@@ -7,28 +7,9 @@ the sum of the advantages of its agents' actions, each given its predecessors'. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class JointPPOLoss:
-    """The terms of the objective; all are scalar tensors.
-
-    The value loss is averaged over agent-steps that collect a return, all other terms over living agents' steps.
-
-    If the weights of several calls sum to 1 in total, the terms of these calls sum to those of a single call.
-    """
-
-    total: Tensor
-    policy: Tensor
-    value: Tensor
-    entropy: Tensor
-    clip_fraction: Tensor
-    approx_kl: Tensor
 
 
 def joint_ppo_loss(
@@ -42,13 +23,17 @@ def joint_ppo_loss(
     value_targets: Tensor,
     weights: Tensor,
     value_weights: Tensor | None = None,
+    factor: Tensor | None = None,
     clip_param: float,
     vf_clip_param: float,
     huber_delta: float | None,
     vf_loss_coeff: float,
     entropy_coeff: float | Tensor,
-) -> JointPPOLoss:
+) -> dict[str, Tensor]:
     """Compute PPO's clipped objective per agent.
+
+    The leading dimensions B may be several, such as windows and time. If the weights of several calls sum to 1 in
+    total, the terms of these calls sum to those of a single call.
 
     Args:
         log_probs: Log-probabilities of the actions under the current policy: (B, n), or (B, n, k) for continuous
@@ -63,11 +48,16 @@ def joint_ppo_loss(
             else 1 / (number of living agent-steps), so that sums are means.
         value_weights: The same for the value loss: 0 where the agent's return has ended. A dead agent whose team still
             collects rewards has a value, which its last steps' values bootstrap from. Defaults to `weights`.
+        factor: (B, n), multiplies the surrogate after the minimum, as HAPPO's M does (arXiv 2109.11251); None for 1.
         clip_param: The ratio's clipping range is 1 +- this.
         vf_clip_param: Value predictions may differ from `old_values` by this much before they are clipped.
         huber_delta: Where the value loss changes from quadratic to linear; None for the quadratic loss.
         vf_loss_coeff: The weight of the value loss.
         entropy_coeff: The weight of the entropy bonus.
+
+    Returns:
+        Scalars: "total", which is differentiable, and without gradients "policy_loss", "vf_loss" (over agent-steps that
+        collect a return), "entropy", "clip_fraction" and "approx_kl" (over living agents' steps).
     """
     log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
@@ -75,9 +65,10 @@ def joint_ppo_loss(
     ratio = ratio.reshape(*weights.shape, -1)  # (B, n, k)
     log_ratio = log_ratio.reshape(*weights.shape, -1)
     advantages = advantages.unsqueeze(-1)  # (B, n, 1)
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip_param, 1.0 + clip_param) * advantages).sum(
-        -1
-    )  # (B, n)
+    clipped_ratio = ratio.clamp(1.0 - clip_param, 1.0 + clip_param)
+    surrogate = torch.minimum(ratio * advantages, clipped_ratio * advantages).sum(-1)  # (B, n)
+    if factor is not None:
+        surrogate = factor * surrogate
     policy_loss = -(weights * surrogate).sum()
 
     clipped_values = old_values + (values - old_values).clamp(-vf_clip_param, vf_clip_param)
@@ -92,14 +83,14 @@ def joint_ppo_loss(
         clipped = ((ratio - 1.0).abs() > clip_param).to(weights.dtype).mean(-1)
         # Low-variance, non-negative estimator of KL(old || new): (r - 1) - log r.
         kl = (ratio - 1.0 - log_ratio).sum(-1)
-        return JointPPOLoss(
-            total=total,
-            policy=policy_loss.detach(),
-            value=value_loss.detach(),
-            entropy=mean_entropy.detach(),
-            clip_fraction=(weights * clipped).sum(),
-            approx_kl=(weights * kl).sum(),
-        )
+    return {
+        "total": total,
+        "policy_loss": policy_loss.detach(),
+        "vf_loss": value_loss.detach(),
+        "entropy": mean_entropy.detach(),
+        "clip_fraction": (weights * clipped).sum(),
+        "approx_kl": (weights * kl).sum(),
+    }
 
 
 def _value_error(values: Tensor, targets: Tensor, huber_delta: float | None) -> Tensor:

@@ -7,6 +7,7 @@ operation gain little, whereas whole slices run on several cores in parallel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -23,9 +24,16 @@ TOKENS = 1 << 12  # agent-steps per slice; the fastest of several sizes for embe
 Result = TypeVar("Result")
 
 
-def slices(columns: dict[str, Any], rows: int, n_agents: int, device: torch.device) -> list[dict[str, Any]]:
-    """Split columns (rows, ...) into views of about TOKENS agent-steps; on a GPU, return them as a single slice."""
-    size = max(1, TOKENS // n_agents) if device.type == "cpu" else rows
+def slices(columns: dict[str, Any], shape: Sequence[int], device: torch.device) -> list[dict[str, Any]]:
+    """Split columns into views of about TOKENS agent-steps; on a GPU, return them as a single slice.
+
+    Args:
+        columns: Tensors (rows, ...), where a row is a step or a window of steps.
+        shape: The shape of agent-steps, (rows, n) or (rows, L, n).
+        device: Where the columns are.
+    """
+    rows, tokens = shape[0], math.prod(shape[1:])
+    size = max(1, TOKENS // tokens) if device.type == "cpu" else rows
     number = max(1, round(rows / size))
     cuts = [rows * i // number for i in range(number + 1)]
     return [

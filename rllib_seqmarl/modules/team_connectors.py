@@ -13,16 +13,21 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+import tree
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.module_to_env import NormalizeAndClipActions
 from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
 from rllib_seqmarl.envs.joint_actions import fit_to_bounds
 
 
 class TeamToModule(ConnectorV2):
-    """Stack the latest joint observations into tensors, (B, ...), on the module's device."""
+    """Stack the latest joint observations into tensors, (B, ...), on the module's device.
+
+    If the module is stateful, observations get a time axis, (B, 1, ...), and the episodes' states are STATE_IN.
+    """
 
     def __init__(
         self, input_observation_space: Any = None, input_action_space: Any = None, *, device: Any = None
@@ -31,16 +36,38 @@ class TeamToModule(ConnectorV2):
         self._device = device
 
     @override(ConnectorV2)
-    def __call__(self, *, batch: dict[str, Any], obs: list[dict[str, np.ndarray]], **kwargs: Any) -> dict[str, Any]:
-        batch[Columns.OBS] = {
-            key: torch.from_numpy(np.stack([observation[key] for observation in obs])).to(self._device)
-            for key in obs[0]
-        }
+    def __call__(
+        self,
+        *,
+        batch: dict[str, Any],
+        obs: list[dict[str, np.ndarray]],
+        rl_module: Any = None,
+        episodes: Any = (),
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        batch[Columns.OBS] = self._stack(obs)
+        if rl_module is not None and rl_module.is_stateful():
+            batch[Columns.OBS] = {key: x.unsqueeze(1) for key, x in batch[Columns.OBS].items()}
+            initial = tree.map_structure(np.asarray, rl_module.get_initial_state())
+            batch[Columns.STATE_IN] = self._stack([_latest_state(episode, initial) for episode in episodes])
         return batch
+
+    def _stack(self, items: list[Any]) -> Any:
+        return tree.map_structure(lambda *arrays: torch.from_numpy(np.stack(arrays)).to(self._device), *items)
+
+
+def _latest_state(episode: SingleAgentEpisode, initial: Any) -> Any:
+    """The state before the episode's next step."""
+    if episode.t == 0 or Columns.STATE_OUT not in episode.extra_model_outputs:
+        return initial
+    return episode.get_extra_model_outputs(Columns.STATE_OUT, -1)
 
 
 class ModuleToTeam(ConnectorV2):
-    """Convert the module's outputs to arrays, (B, ...), and fit continuous actions to their bounds."""
+    """Convert the module's outputs to arrays, (B, ...), and fit continuous actions to their bounds.
+
+    The time axis of a stateful module's outputs is removed, and STATE_OUT becomes a list of B trees.
+    """
 
     def __init__(
         self,
@@ -56,7 +83,14 @@ class ModuleToTeam(ConnectorV2):
 
     @override(ConnectorV2)
     def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        arrays = {key: value.cpu().numpy() for key, value in batch.items()}
+        states = batch.pop(Columns.STATE_OUT, None)
+        arrays: dict[str, Any] = {key: value.cpu().numpy() for key, value in batch.items()}
+        if states is not None:
+            arrays = {key: value[:, 0] for key, value in arrays.items()}
+            states = tree.map_structure(lambda x: x.cpu().numpy(), states)
+            arrays[Columns.STATE_OUT] = [
+                tree.map_structure(lambda x, i=i: x[i], states) for i in range(len(arrays[Columns.ACTIONS]))
+            ]
         # Episodes store the module's actions; the environment gets actions within its bounds.
         actions = arrays[Columns.ACTIONS]
         for_env = self.fit(actions)

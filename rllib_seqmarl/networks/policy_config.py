@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 
@@ -80,7 +80,8 @@ def declared_options(cls: type) -> dict[str, Option]:
 
 
 def _default(option: Any) -> Any:
-    return option.default if option.default_factory is MISSING else option.default_factory()
+    # Compared by `callable`, since a class sent to another process by value has a MISSING of its own.
+    return option.default_factory() if callable(option.default_factory) else option.default
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ class Policy(nn.Module, ABC):
     Attributes:
         Config: The type of the policy's configuration.
         config: The policy's configuration.
-        has_memory: Whether evaluation depends on earlier steps. Then it takes windows of consecutive steps.
+        has_memory: Whether evaluation depends on earlier steps. Then it takes windows of consecutive steps, and the
+            config has the option `max_seq_len`, the length of windows.
     """
 
     Config: ClassVar[type[PolicyConfig]]

@@ -9,10 +9,10 @@ from typing import Any, overload
 
 import gymnasium as gym
 import numpy as np
+import tree
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from rllib_seqmarl.rollouts.episodes import Segment, find_segments, make_episode
-from rllib_seqmarl.rollouts.shares import find_balanced_cuts
 
 Arrays = dict[str, np.ndarray]
 
@@ -47,6 +47,10 @@ class Rollout(Sequence[SingleAgentEpisode]):
         env_ids: A name for each environment; the name and the episode's number form the episode id.
         weights_seq_no: RLlib's sequence number of the weights that acted.
         spaces: The observation and action space of one environment.
+        max_seq_len: The length of the windows in which a policy with memory learns; 0 without memory.
+        states: With memory, the policy's states before rows 0, max_seq_len, 2 max_seq_len, ...: a tree of arrays
+            (K, B, ...). Where a row is the first of an episode, the state is zeroed before it.
+        last_state: The policy's state before row T, a tree of arrays (B, ...); None if there is none or it is unknown.
     """
 
     obs: Arrays
@@ -65,6 +69,9 @@ class Rollout(Sequence[SingleAgentEpisode]):
     env_ids: list[str]
     weights_seq_no: int
     spaces: tuple[gym.Space, gym.Space]
+    max_seq_len: int = 0
+    states: Any = None
+    last_state: Any = None
 
     @property
     def num_rows(self) -> int:
@@ -81,12 +88,16 @@ class Rollout(Sequence[SingleAgentEpisode]):
         """The number of steps among the T x B rows."""
         return int(np.count_nonzero(self.is_step))
 
+    @cached_property
+    def is_first(self) -> np.ndarray:
+        """Whether the row is the first of an episode, (T, B)."""
+        return np.concatenate([(self.lengths_before == 0)[None], ~self.is_step])[: self.num_rows]
+
     @property
     def nbytes(self) -> int:
         """The total size of all arrays in bytes."""
-        nested = [*self.obs.values(), *self.outputs.values()]
-        flat = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
-        return sum(array.nbytes for array in [*nested, *flat])
+        arrays = tree.flatten([getattr(self, field.name) for field in fields(self) if field.name != "infos"])
+        return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
     # -- episodes --------------------------------------------------------------------------------------------
 
@@ -145,24 +156,16 @@ class Rollout(Sequence[SingleAgentEpisode]):
     def writable(self) -> Rollout:
         """Return this rollout with copies of arrays that are read-only because they are in Ray's object store."""
         self.take_changes()
-        arrays = {key: _map_arrays(value, ensure_writable) for key, value in self._row_arrays.items()}
+        arrays = {key: tree.map_structure(ensure_writable, value) for key, value in self._row_arrays.items()}
         return replace(self, **arrays)
 
     # -- shares ----------------------------------------------------------------------------------------------
 
-    def split(self, num_shares: int) -> list[Rollout]:
-        """Split into shares of about equal numbers of steps, by environment, or by time if there are too few."""
-        per_env = self.is_step.sum(axis=0)  # (B,)
-        if np.count_nonzero(per_env) >= num_shares:
-            cuts, select = find_balanced_cuts(per_env, num_shares), self.of_envs
-        else:
-            cuts, select = [self.num_rows * i // num_shares for i in range(num_shares + 1)], self.of_rows
-        return [select(*cut) for cut in zip(cuts, cuts[1:], strict=False)]
-
     def of_envs(self, first: int, last: int) -> Rollout:
         """Return environments `first` to `last` (exclusive) as views."""
         infos = {(t, b - first): info for (t, b), info in self.infos.items() if first <= b < last}
-        parts = {key: _map_arrays(value, lambda array: array[:, first:last]) for key, value in self._row_arrays.items()}
+        rows = {**self._row_arrays, "states": self.states}
+        parts = tree.map_structure(lambda array: None if array is None else array[:, first:last], rows)
         return replace(
             self,
             **parts,
@@ -170,11 +173,12 @@ class Rollout(Sequence[SingleAgentEpisode]):
             lengths_before=self.lengths_before[first:last],
             episodes_before=self.episodes_before[first:last],
             env_ids=self.env_ids[first:last],
+            last_state=tree.map_structure(lambda x: None if x is None else x[first:last], self.last_state),
         )
 
     def of_rows(self, first: int, last: int) -> Rollout:
-        """Return rows `first` to `last` (exclusive) as views."""
-        parts = {key: _map_arrays(value, lambda array: array[first:last]) for key, value in self._row_arrays.items()}
+        """Return rows `first` to `last` (exclusive) as views; with memory, `first` and `last` are ends of windows."""
+        parts = tree.map_structure(lambda array: array[first:last], self._row_arrays)
         parts["obs"] = {key: array[first : last + 1] for key, array in self.obs.items()}
         infos = {(t - first, b): info for (t, b), info in self.infos.items() if first <= t + 1 and t < last}
         last_resets = [next((t for t in range(first - 1, -1, -1) if not column[t]), None) for column in self.is_step.T]
@@ -188,12 +192,26 @@ class Rollout(Sequence[SingleAgentEpisode]):
             infos=infos,
             lengths_before=np.array(lengths_before),
             episodes_before=self.episodes_before + np.count_nonzero(~self.is_step[:first], axis=0),
+            **self._states_of_rows(first, last),
         )
+
+    def _states_of_rows(self, first: int, last: int) -> dict[str, Any]:
+        """The states of rows `first` to `last` (exclusive)."""
+        if not self.max_seq_len:
+            return {"last_state": self.last_state if last == self.num_rows else None}
+        windows = slice(first // self.max_seq_len, -(-last // self.max_seq_len))
+        return {
+            "states": tree.map_structure(lambda x: x[windows], self.states),
+            "last_state": self.last_state
+            if last == self.num_rows
+            else tree.map_structure(lambda x: x[last // self.max_seq_len], self.states),
+        }
 
     @property
     def _row_arrays(self) -> dict[str, Any]:
         """The arrays, or dicts of arrays, whose first axis is the row."""
-        others = ("infos", "lengths_before", "episodes_before", "env_ids", "weights_seq_no", "spaces")
+        others = {"infos", "lengths_before", "episodes_before", "env_ids", "weights_seq_no", "spaces"}
+        others |= {"max_seq_len", "states", "last_state"}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -205,10 +223,3 @@ class Rollout(Sequence[SingleAgentEpisode]):
 def ensure_writable(array: np.ndarray) -> np.ndarray:
     """Return the array, or a copy if it is read-only."""
     return array if array.flags.writeable else array.copy()
-
-
-def _map_arrays(arrays: Any, function: Any) -> Any:
-    """Apply `function` to an array, or to all arrays of a dict."""
-    if isinstance(arrays, dict):
-        return {key: function(array) for key, array in arrays.items()}
-    return function(arrays)

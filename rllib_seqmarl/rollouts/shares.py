@@ -16,6 +16,8 @@ Select = Callable[["Rollout", int, int], "Rollout"]
 def split_rollouts(rollouts: Sequence[Rollout], num_shares: int) -> list[list[Rollout]]:
     """Split rollouts into shares of about equal numbers of steps, by environment, or by time if there are too few.
 
+    With memory, time is cut only between windows.
+
     Args:
         rollouts: At least one rollout.
         num_shares: The number of shares.
@@ -24,7 +26,7 @@ def split_rollouts(rollouts: Sequence[Rollout], num_shares: int) -> list[list[Ro
         Each share's rollouts, with views of the given arrays; every share holds at least one step.
 
     Raises:
-        ValueError: There are fewer steps than shares.
+        ValueError: There are fewer steps, or windows of steps, than shares.
     """
     num_steps = sum(rollout.env_steps for rollout in rollouts)
     if num_steps < num_shares:
@@ -38,8 +40,21 @@ def split_rollouts(rollouts: Sequence[Rollout], num_shares: int) -> list[list[Ro
     if np.count_nonzero(np.concatenate(per_env)) >= num_shares:
         return _split(rollouts, per_env, num_shares, lambda rollout, *envs: rollout.of_envs(*envs))
     columns = [rollout.of_envs(env, env + 1) for rollout in rollouts for env in range(rollout.num_envs)]
-    per_row = [column.is_step[:, 0] for column in columns]  # (T,) each
-    return _split(columns, per_row, num_shares, lambda rollout, *rows: rollout.of_rows(*rows))
+    length = rollouts[0].max_seq_len or 1
+    per_window = [  # (T / length,) each
+        np.add.reduceat(column.is_step[:, 0].astype(np.int64), range(0, column.num_rows, length)) for column in columns
+    ]
+    num_windows = np.count_nonzero(np.concatenate(per_window))
+    if num_windows < num_shares:
+        raise ValueError(
+            f"num_learners={num_shares} learners cannot share {num_windows} windows of max_seq_len={length} steps. "
+            f"Increase `train_batch_size_per_learner`, or decrease `num_learners` or `max_seq_len`."
+        )
+
+    def of_windows(rollout: Rollout, first: int, last: int) -> Rollout:
+        return rollout.of_rows(first * length, min(last * length, rollout.num_rows))
+
+    return _split(columns, per_window, num_shares, of_windows)
 
 
 def _split(

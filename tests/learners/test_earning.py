@@ -17,6 +17,7 @@ from small_learner import make_learner, make_rollout
 from rllib_seqmarl.learners.advantages import AGENT_EARNS, per_agent_gae
 from rllib_seqmarl.learners.joint_ppo_loss import joint_ppo_loss
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
+from rllib_seqmarl.learners.objectives import joint_ppo
 from rllib_seqmarl.learners.rollout_data import RolloutData
 from rllib_seqmarl.rollouts import Rollout
 
@@ -52,8 +53,8 @@ def value_gradients(learner: JointPPOTorchLearner, rollout: Rollout) -> np.ndarr
     with torch.no_grad():
         outputs = learner.module[DEFAULT_MODULE_ID].forward_train(columns)
     outputs[Columns.VF_PREDS].requires_grad_()
-    loss, _ = learner._joint_loss(columns, outputs)
-    (gradient,) = torch.autograd.grad(loss.total, outputs[Columns.VF_PREDS])
+    terms = joint_ppo(columns, outputs, learner._settings)
+    (gradient,) = torch.autograd.grad(terms["total"], outputs[Columns.VF_PREDS])
     return gradient.numpy()
 
 
@@ -93,7 +94,7 @@ def test_the_critic_learns_the_values_of_agents_that_die_before_their_team_wins(
             vf_loss_coeff=1.0,
             entropy_coeff=0.0,
         )
-        (gradient,) = torch.autograd.grad(loss.total, values)
+        (gradient,) = torch.autograd.grad(loss["total"], values)
         with torch.no_grad():
             values -= gradient
     expected = 20.0 * gamma ** np.arange(horizon - 1, -1, -1)

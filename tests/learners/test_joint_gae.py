@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ def make_batch(*episodes: SingleAgentEpisode, shared_reward: bool = False) -> di
     ).build()
     module = multi_module[DEFAULT_MODULE_ID]
     module.compute_values = lambda batch, embeddings=None: torch.full((len(batch[Columns.OBS]["alive"]), N), LAST_VALUE)
+    settings = SimpleNamespace(gamma=1.0, lambda_=1.0, shared_reward=shared_reward, team_reward="mean")
     pipeline = LearnerConnectorPipeline(
         input_observation_space=env.observation_space,
         input_action_space=env.action_space,
@@ -52,7 +54,7 @@ def make_batch(*episodes: SingleAgentEpisode, shared_reward: bool = False) -> di
             AddColumnsFromEpisodesToTrainBatch(),
             BatchIndividualItems(multi_agent=False),
             NumpyToTensor(as_learner_connector=True),
-            JointGAE(gamma=1.0, lambda_=1.0, shared_reward=shared_reward),
+            JointGAE(settings=settings),
         ],
     )
     return pipeline(rl_module=multi_module, batch={}, episodes=list(episodes), shared_data={})[DEFAULT_MODULE_ID]

@@ -27,12 +27,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 def test_slices_are_views_that_cover_all_rows() -> None:
     columns = {"actions": torch.arange(10_000), "obs": {"state": torch.zeros(10_000, 2)}}
-    parts = slicing.slices(columns, 10_000, 3, CPU)
+    parts = slicing.slices(columns, (10_000, 3), CPU)
     assert len(parts) == round(10_000 * 3 / slicing.TOKENS)
     assert torch.equal(torch.cat([part["actions"] for part in parts]), columns["actions"])
     assert all(part["obs"]["state"]._base is columns["obs"]["state"] for part in parts)
-    assert len(slicing.slices(columns, 10_000, 3, torch.device("cuda"))) == 1
-    assert len(slicing.slices(columns, 10_000, 10**6, CPU)) == 10_000  # one team exceeds a slice
+    assert len(slicing.slices(columns, (10_000, 3), torch.device("cuda"))) == 1
+    assert len(slicing.slices(columns, (10_000, 10**6), CPU)) == 10_000  # one team exceeds a slice
 
 
 def test_results_are_in_order_and_torchs_thread_count_is_restored(threads: int) -> None:
