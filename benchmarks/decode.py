@@ -29,8 +29,9 @@ from torch import Tensor
 
 from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.mixers.attention import Attention
-from rllib_seqmarl.ops.decoding.blocks import BlockStep
-from rllib_seqmarl.ops.decoding.step import CompiledStep
+from rllib_seqmarl.networks.decoding import fast_decoder
+from rllib_seqmarl.networks.decoding.blocks import CompositeStep
+from rllib_seqmarl.networks.decoding.step import CompiledStep
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 ENVS, OBS_DIM, ACTIONS, EMBED_DIM = 32, 64, 16, 64
@@ -69,7 +70,8 @@ def act_by_recomputing(network: SequencePolicy, obs: Tensor) -> tuple[Tensor, Te
     actions = torch.zeros(obs.shape[:2], dtype=torch.int64)
     log_probs = torch.zeros(obs.shape[:2])
     for t in range(obs.shape[1]):
-        logits = head.policy(network.decoder(head.shifted(actions), encoder_output))[:, t]  # (B, width)
+        features, _ = network.decoder(head.shifted(actions), encoder_output)  # (B, n, d)
+        logits = head.policy(features[:, t])  # (B, width)
         policy = torch.distributions.Categorical(logits=logits)
         actions[:, t] = policy.probs.argmax(-1)
         log_probs[:, t] = policy.log_prob(actions[:, t])
@@ -99,32 +101,31 @@ def compare_with_recomputing(repeats: int) -> None:
         print(f"{n:>6} {slow:>9.1f} ms {fast:>7.2f} ms {slow / fast:>6.1f}x {target:>6.1f}x")
 
 
-def array_bytes(state: Any, visited: set[int]) -> int:
-    """Return the bytes of all arrays in a decoding state, skipping objects whose ids are in ``visited``."""
-    if id(state) in visited:
-        return 0
-    visited.add(id(state))
-    match state:
+def array_bytes(value: Any) -> int:
+    """Return the bytes of all arrays in a compiled step and its parts."""
+    match value:
         case np.ndarray():
-            return state.nbytes
+            return value.nbytes
         case list() | tuple():
-            return sum(array_bytes(part, visited) for part in state)
-        case CompiledStep() | BlockStep():
-            return sum(array_bytes(part, visited) for part in vars(state).values())
+            return sum(array_bytes(part) for part in value)
+        case CompiledStep():
+            return sum(map(array_bytes, vars(value).values()))
+        case CompositeStep():
+            return array_bytes(list(value.parts))
     return 0
 
 
 @torch.inference_mode()
 def state_bytes(network: SequencePolicy, n: int) -> int:
-    """Return the bytes of decoding state per team after n agents: those of two teams minus those of one."""
+    """Return the bytes of decoding state per team of n agents: those of two teams minus those of one."""
 
-    def after_all(teams: int) -> int:
-        state = network.decoder.initial_state(teams)
-        for context in network.decoder.split_context(torch.zeros(teams, n, EMBED_DIM)):
-            _, state = network.decoder.step(torch.zeros(teams, EMBED_DIM), state, context)
-        return array_bytes(state, set())
+    def started(teams: int) -> int:
+        decoder = fast_decoder(network.decoder, network.head, "numba")
+        assert decoder is not None
+        decoder.decoder.start(teams, n)
+        return array_bytes(decoder.decoder)
 
-    return after_all(2) - after_all(1)
+    return started(2) - started(1)
 
 
 def compare_mixers(repeats: int) -> None:

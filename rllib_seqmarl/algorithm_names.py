@@ -4,6 +4,9 @@ ALGORITHM_NAMES = {
     "MAT": "The Multi-Agent Transformer.",
     "MAM": "Multi-Agent Mamba.",
     "MARWKV": "Multi-Agent RWKV.",
+    "MAPPO": "Multi-agent PPO with a centralised critic.",
+    "IPPO": "Independent PPO.",
+    "MATDec": "The Multi-Agent Transformer with decentralised actors.",
 }
 """The package's algorithms, each with a one-line description."""
 

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 from rllib_seqmarl.envs import JointEnv, check_joint_env, make_joint_env
 from rllib_seqmarl.mixers import register_mixer
+from rllib_seqmarl.mixers.check import check_mixer
 from rllib_seqmarl.policies import register_policy
 from rllib_seqmarl.policies.published import load_published_marwkv, load_published_mat
 from rllib_seqmarl.policy import JointPolicy
@@ -14,6 +15,7 @@ __all__ = [
     "JointPolicy",
     "__version__",
     "check_joint_env",
+    "check_mixer",
     "load_published_marwkv",
     "load_published_mat",
     "make_joint_env",
@@ -23,6 +25,20 @@ __all__ = [
 
 if find_spec("ray") is not None:
     import rllib_seqmarl.registry  # noqa: F401  registers all names
-    from rllib_seqmarl.algorithms import MAM, MARWKV, MAT, MAMConfig, MARWKVConfig, MATConfig
+    from rllib_seqmarl.algorithms import (
+        IPPO,
+        MAM,
+        MAPPO,
+        MARWKV,
+        MAT,
+        IPPOConfig,
+        MAMConfig,
+        MAPPOConfig,
+        MARWKVConfig,
+        MATConfig,
+        MATDec,
+        MATDecConfig,
+    )
 
-    __all__ += ["MAM", "MARWKV", "MAT", "MAMConfig", "MARWKVConfig", "MATConfig"]
+    __all__ += ["IPPO", "MAM", "MAPPO", "MARWKV", "MAT", "MATDec"]
+    __all__ += ["IPPOConfig", "MAMConfig", "MAPPOConfig", "MARWKVConfig", "MATConfig", "MATDecConfig"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Never, Self
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -84,6 +84,7 @@ class JointPPOConfig(PPOConfig):
         self.use_value_norm = True
         self.huber_delta: float | None = 10.0
         self.adam_epsilon = 1e-5
+        self.critic_lr: Any = None  # same as lr
         self.shared_reward = False
         self.sample_while_learning = False
 
@@ -106,6 +107,7 @@ class JointPPOConfig(PPOConfig):
         use_value_norm: bool = NotProvided,
         huber_delta: float | None = NotProvided,
         adam_epsilon: float = NotProvided,
+        critic_lr: float | list[list[float]] | None = NotProvided,
         shared_reward: bool = NotProvided,
         sample_while_learning: bool = NotProvided,
         **kwargs: Any,
@@ -118,6 +120,8 @@ class JointPPOConfig(PPOConfig):
             huber_delta: The error, in units of normalised returns, beyond which the value loss grows linearly
                 instead of quadratically; None for a quadratic loss everywhere.
             adam_epsilon: Adam's epsilon.
+            critic_lr: The learning rate, or a schedule of it, of a critic that shares no parameters with actors; None
+                for the value of `lr`. Each actor and the critic have their own optimiser and gradient norm.
             shared_reward: Whether every agent learns from the team's reward rather than its own.
             sample_while_learning: Whether env runners collect the next sample while the learner uses the current one.
                 With enough cores or GPUs for both, an iteration takes as long as the slower of the two. Samples are
@@ -135,6 +139,7 @@ class JointPPOConfig(PPOConfig):
             use_value_norm=use_value_norm,
             huber_delta=huber_delta,
             adam_epsilon=adam_epsilon,
+            critic_lr=critic_lr,
             shared_reward=shared_reward,
             sample_while_learning=sample_while_learning,
         )
@@ -150,8 +155,9 @@ class JointPPOConfig(PPOConfig):
         """Set the policy and its options.
 
         Args:
-            policy: The policy: "sequence" (encoder and decoder), or the name of a policy registered with
-                `rllib_seqmarl.register_policy`. Its options are further keywords.
+            policy: The policy: "sequence" (encoder and decoder), "independent" (actors that read their own
+                observation), or the name of a policy registered with `rllib_seqmarl.register_policy`. Its options are
+                further keywords.
             mixer_modules: Modules that register mixers or policies and are imported first, such as ["my_mixers"].
                 Needed in experiment files; scripts can register them themselves.
             initial_policy: A checkpoint directory or an exported policy whose weights training starts from; None to
@@ -186,6 +192,7 @@ class JointPPOConfig(PPOConfig):
         agent_ids: bool = NotProvided,
         team_reward: str = NotProvided,
         global_state: bool = NotProvided,
+        **unknown: Never,
     ) -> Self:
         """Set how a multi-agent environment is converted to a joint environment.
 
@@ -197,7 +204,13 @@ class JointPPOConfig(PPOConfig):
 
         Returns:
             This updated config.
+
+        Raises:
+            TypeError: There is no such option.
         """
+        for key in unknown:
+            hint = f" It is an option of the policy: use network({key}=...)." if key in self._options else ""
+            raise TypeError(f"joint_env() got an unexpected keyword {key!r}.{hint}")
         return self._set(agent_ids=agent_ids, team_reward=team_reward, global_state=global_state)
 
     @resolved_option

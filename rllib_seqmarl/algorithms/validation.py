@@ -174,6 +174,7 @@ def _is_duration(value: Any) -> bool:
 _A_SCHEDULE = "a number >= 0 or a schedule of such numbers, [[0, value], [timestep, value], ...], in order of timesteps"
 OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "lr": (_is_schedule, _A_SCHEDULE),
+    "critic_lr": (_or_none(_is_schedule), f"{_A_SCHEDULE}, or None for the value of lr"),
     "entropy_coeff": (_is_schedule, _A_SCHEDULE),
     "gamma": (_is_fraction, "a number from 0 to 1"),
     "lambda_": (_is_fraction, "a number from 0 to 1"),

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -29,7 +29,6 @@ from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointVector
 from rllib_seqmarl.envs.layout import Arrays
 from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
-from rllib_seqmarl.ops.decoding.cached_pack import cached_packs
 from rllib_seqmarl.rollouts import Rollout
 from rllib_seqmarl.rollouts.episodes import make_episode, row_info
 
@@ -156,7 +155,8 @@ class RolloutEnvRunner(JointEnvRunner):
             )
         if force_reset or num_episodes is not None or self._needs_initial_reset or self._obs is None:
             self._reset_all()
-        with _threads_for(self.num_envs * self.env.unwrapped.layout.n_agents), cached_packs() as self._packs:
+        with _threads_for(self.num_envs * self.env.unwrapped.layout.n_agents), ExitStack() as self._fixed_weights:
+            self._fix_weights()
             rollout, steps = self._roll_out(num_timesteps, num_episodes, explore)
         if num_episodes is not None:
             self._needs_initial_reset = True
@@ -164,6 +164,12 @@ class RolloutEnvRunner(JointEnvRunner):
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
         self._increase_sampled_metrics(steps, sum(segment.is_done for segment in rollout.segments))
         return rollout
+
+    def _fix_weights(self) -> None:
+        """Let the network pack its current weights once for the rest of the rollout."""
+        self._fixed_weights.close()
+        assert self.module is not None
+        self._fixed_weights.enter_context(self.module.network.fixed_weights())
 
     def _reset_all(self) -> None:
         """Start an episode in every environment."""
@@ -343,7 +349,7 @@ class RolloutEnvRunner(JointEnvRunner):
                         "env_index": segment.env,
                     },
                 )
-        self._packs.clear()  # callbacks may have changed the packed weights
+        self._fix_weights()  # callbacks may have changed them
 
     def _log_seconds(self, seconds: dict[str, float], rows: int) -> None:
         """Log the seconds spent per part: the means that RLlib logs, and sums for `rllib profile`."""

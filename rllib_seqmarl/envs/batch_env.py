@@ -21,11 +21,11 @@ class BatchTeams(JointTeams):
         name: The simulator's name in messages.
         batch: The simulator; its attributes are valid.
         layout: The layout of its teams.
-        options: `team_reward` and `agent_order`, as in JointEnv.
+        team_reward: As in JointEnv.
     """
 
-    def __init__(self, name: str, batch: BatchedSimulator, layout: TeamLayout, **options: str):
-        super().__init__(name, layout, batch.num_envs, **options)
+    def __init__(self, name: str, batch: BatchedSimulator, layout: TeamLayout, *, team_reward: str):
+        super().__init__(name, layout, batch.num_envs, team_reward=team_reward)
         self.batch = batch
         self._size = max(layout.obs_sizes)
         # The form of results does not change, so checks stop once there has been a step with restarts.
@@ -84,7 +84,7 @@ class JointBatchEnv(JointVector):
 
     Args:
         batch: The simulator.
-        agent_ids, team_reward, global_state, agent_order, name: As in JointEnv.
+        agent_ids, team_reward, global_state, name: As in JointEnv.
 
     Raises:
         ValueError: An option is invalid.
@@ -101,7 +101,6 @@ class JointBatchEnv(JointVector):
         agent_ids: bool = True,
         team_reward: str = "mean",
         global_state: bool = False,
-        agent_order: str = "fixed",
         name: str | None = None,
     ):
         self.batch = batch
@@ -120,16 +119,17 @@ class JointBatchEnv(JointVector):
             )
         except LayoutError as error:
             raise JointEnvError(f"{name}: {error}") from error.__cause__
-        teams = BatchTeams(name, batch, layout, team_reward=team_reward, agent_order=agent_order)
+        teams = BatchTeams(name, batch, layout, team_reward=team_reward)
         super().__init__(teams, batch.metadata, batch.render_mode)
 
-    def _get_attributes(self, name: str) -> tuple[Any, ...]:
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """The attribute `name` of the joint environment or of the simulator, once per copy."""
         owner = self if hasattr(self, name) else self.batch
         return (getattr(owner, name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The attribute `name`, called once if it is a method; all copies share the simulator and thus the result."""
-        value = self._get_attributes(name)[0]
+        value = self.get_attr(name)[0]
         return (value(*args, **kwargs) if callable(value) else value,) * self.num_envs
 
     def set_attr(self, name: str, values: Any) -> None:

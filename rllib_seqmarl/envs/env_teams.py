@@ -19,11 +19,11 @@ class EnvTeams(JointTeams):
     Args:
         name: The environment's name in messages.
         readers: One per team, all with the same layout.
-        options: `team_reward` and `agent_order`, as in JointEnv.
+        team_reward: As in JointEnv.
     """
 
-    def __init__(self, name: str, readers: Sequence[TeamReader], **options: str):
-        super().__init__(name, readers[0].layout, len(readers), **options)
+    def __init__(self, name: str, readers: Sequence[TeamReader], *, team_reward: str):
+        super().__init__(name, readers[0].layout, len(readers), team_reward=team_reward)
         self._readers = tuple(readers)
 
     def _reset(self, arrays: Arrays, seeds: Sequence[int | None], options: dict[str, Any] | None) -> Infos:

@@ -49,7 +49,7 @@ class JointEnv(gym.Env):
             terminated or been truncated. Absent if all were. True for agents that are dead due to `alive: False` or
             that pause.
         agent_infos: The environment's own infos, {agent: info}; also after a reset. Absent if they are empty.
-        episode_agent_returns: float32 (n,), the sums of agent_rewards in the layout's order; after the last step.
+        episode_agent_returns: float32 (n,), the sums of agent_rewards; after the last step.
         win: If the environment reports one (battle_won, won, win, success, is_success): after the last step.
         task, episode_return: If the environment's infos name the current task, its name and the team's return; after
             the last step.
@@ -66,8 +66,6 @@ class JointEnv(gym.Env):
         team_reward: "mean" or "sum" of the rewards of all agents (a dead agent without a reward counts as 0). Agents of
             a ParallelEnv that are absent at the start of an episode are not counted in its mean.
         global_state: Whether observations include the environment's `state()`.
-        agent_order: "fixed": row i is agent i; or "shuffled": rows are permuted in every episode, which requires
-            agents with equal action spaces. Agent IDs move with their agents.
         name: The environment's name in messages; its own name by default.
 
     Raises:
@@ -83,7 +81,6 @@ class JointEnv(gym.Env):
         agent_ids: bool = True,
         team_reward: str = "mean",
         global_state: bool = False,
-        agent_order: str = "fixed",
         name: str | None = None,
     ):
         self.env = env
@@ -93,8 +90,8 @@ class JointEnv(gym.Env):
         except (LayoutError, JointEnvError) as error:
             raise JointEnvError(f"{self.name}: {error}") from error.__cause__
         self.layout = self.reader.layout
-        self.teams_options = {"team_reward": team_reward, "agent_order": agent_order}
-        self._teams = EnvTeams(self.name, [self.reader], **self.teams_options)
+        self.team_reward = team_reward
+        self._teams = EnvTeams(self.name, [self.reader], team_reward=team_reward)
         self.observation_space = self.layout.observation_space
         self.action_space = self.layout.action_space
         self.metadata = dict(getattr(env, "metadata", None) or {"render_modes": []})

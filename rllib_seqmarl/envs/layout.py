@@ -62,7 +62,7 @@ class TeamLayout(JointActions):
     """The layout of n agents in the arrays of a joint environment.
 
     Attributes:
-        agents: Names, in the order of the rows (the order in which a sequential policy decides).
+        agents: Names, in the order of the rows.
         observation_spaces: One per agent, as declared by the environment.
         action_spaces: One per agent; all discrete (Discrete, MultiDiscrete, MultiBinary) or all Box.
         agent_ids: Whether each row of observations ends with the agent's one-hot index (n entries).

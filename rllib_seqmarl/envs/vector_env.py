@@ -65,16 +65,13 @@ class JointVector(gym.vector.VectorEnv):
         """Step like `step`, but write the observations into the caller's blank arrays; return the rest."""
         return self.teams.step_into(actions, arrays)
 
+    @abstractmethod
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """The attribute `name` of every environment."""
-        return self._get_attributes(name)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The attribute `name` of every environment, called if it is a method."""
-        return tuple(value(*args, **kwargs) if callable(value) else value for value in self._get_attributes(name))
-
-    @abstractmethod
-    def _get_attributes(self, name: str) -> tuple[Any, ...]: ...
+        return tuple(value(*args, **kwargs) if callable(value) else value for value in self.get_attr(name))
 
 
 def check_copies(envs: Sequence[Any]) -> None:
@@ -84,7 +81,7 @@ def check_copies(envs: Sequence[Any]) -> None:
         envs: At least one JointEnv.
 
     Raises:
-        JointEnvError: Two are the same object, or they differ in their layout or options.
+        JointEnvError: Two are the same object, or they differ in their layout or team reward.
     """
     first = envs[0]
     if len({id(env.env) for env in envs}) < len(envs):
@@ -92,7 +89,7 @@ def check_copies(envs: Sequence[Any]) -> None:
             f"{first.name}: its creator returned the same environment twice. Make a new one at each call, since copies "
             "are stepped side by side."
         )
-    if any(env.layout != first.layout or env.teams_options != first.teams_options for env in envs):
+    if any(env.layout != first.layout or env.team_reward != first.team_reward for env in envs):
         raise JointEnvError(f"{first.name}: all environments of a batch need the same agents, spaces and options.")
 
 
@@ -107,10 +104,11 @@ class JointVectorEnv(JointVector):
         self.envs = tuple(envs)
         first = self.envs[0]
         check_copies(self.envs)
-        teams = EnvTeams(first.name, [env.reader for env in self.envs], **first.teams_options)
+        teams = EnvTeams(first.name, [env.reader for env in self.envs], team_reward=first.team_reward)
         super().__init__(teams, first.metadata, first.render_mode)
 
-    def _get_attributes(self, name: str) -> tuple[Any, ...]:
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """The attribute `name` of every joint environment or of the user's."""
         return tuple(env.get_wrapper_attr(name) for env in self.envs)
 
     def set_attr(self, name: str, values: Any) -> None:

@@ -77,10 +77,23 @@ class JointPPOTorchLearner(PPOTorchLearner):
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: PPOConfig | None = None) -> None:
         config = config or self.config.get_config_for_module(module_id)
-        params = self.get_parameters(self._module[module_id])
-        # Fused: one kernel for all parameters, instead of a dozen small ones per parameter.
-        optimizer = torch.optim.Adam(params, eps=config.adam_epsilon, fused=True)
-        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr)
+        policy = self._module[module_id].unwrapped().policy
+        groups = policy.parameter_groups()
+        if config.critic_lr is not None and "critic" not in groups:
+            raise ValueError(
+                f"critic_lr={config.critic_lr!r} has no effect: all parameters of policy={config.policy!r} are learned "
+                f"with lr; remove it."
+            )
+        for name, params in groups.items():
+            is_critic = name == "critic" and config.critic_lr is not None
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=f"{name}_optimizer",
+                # Fused: one kernel for all parameters, instead of a dozen small ones per parameter.
+                optimizer=torch.optim.Adam(params, eps=config.adam_epsilon, fused=True),
+                params=params,
+                lr_or_lr_schedule=config.critic_lr if is_critic else config.lr,
+            )
 
     @override(TorchLearner)
     def update(

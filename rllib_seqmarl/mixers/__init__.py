@@ -48,6 +48,8 @@ def register_mixer(name: str, mixers: Mixers) -> None:
         name: The name.
         mixers: The mixers of a block: classes that take a `MixerShape`, with their options and operations.
 
+    The first network with them checks them, see :func:`rllib_seqmarl.check_mixer`.
+
     Raises:
         ValueError: The name is taken by other mixers, or is not a non-empty string.
         TypeError: `mixers` has the wrong type.

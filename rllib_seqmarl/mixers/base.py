@@ -1,7 +1,8 @@
 """The interface of a mixer, the only part in which MAT, MAM and MARWKV differ.
 
-A mixer moves information along the agent axis. A *causal* mixer also runs one agent at a time, and both forms
-give the same numbers: ``mixer(x, context)[:, t]`` equals the t-th ``step``. Everything else relies on that.
+A mixer moves information along a sequence: the agents of a team, or steps in time. A *causal* mixer processes it in
+windows of any length and carries a state from one to the next. However a sequence is cut, the results are the same:
+everything else relies on that, and :func:`rllib_seqmarl.mixers.check.check_mixer` tests it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from rllib_seqmarl.ops.backends import AUTO, Operation
+
+# A tree (dicts, lists and tuples) of tensors (B, ...); zeros are the state before the first position.
+State = Any
+
+
+def reset_state(state: State, resets: Tensor) -> State:
+    """The state with zeros in the batch entries of the mask ``resets`` (B,)."""
+    return tree_map(lambda leaf: leaf.masked_fill(resets.view(-1, *[1] * (leaf.dim() - 1)), 0), state)
 
 
 @dataclass(frozen=True)
@@ -46,36 +56,40 @@ class MixerShape:
 
 
 class Mixer(nn.Module, ABC):
-    """Mixes information among the agents of the whole team in one pass."""
+    """Mixes information among all positions of a sequence in one pass."""
 
     @abstractmethod
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Mix ``x`` (B, n, d) to the same shape. ``context`` (B, n, d) is the encoder's output."""
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, State]:
+        """Mix ``x`` (B, L, d) to the same shape; the state is None. ``context`` (B, L, d): the encoder's output."""
 
 
 class CausalMixer(Mixer):
-    """A mixer whose output for agent t depends on agents 0..t only, so it can also decode agent by agent."""
+    """A mixer whose output at a position depends on this and earlier positions only."""
 
     @abstractmethod
-    def initial_state(self, batch_size: int) -> Any:
-        """The state before the first agent."""
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Mix a window.
+
+        Args:
+            x: (B, L, d).
+            context: (B, L, d), the encoder's output at these positions, for cross mixers.
+            state: The state before the window. None: zeros, and no state is returned, which saves computing it.
+            resets: (B, L) bool; the state is set to zeros before these positions.
+
+        Returns:
+            The output (B, L, d) and the state after the window, None if ``state`` is None. The given state is unchanged.
+        """
 
     @abstractmethod
-    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        """Mix the next agent's ``x`` (B, d) into ``state``; return its output (B, d) and the new state.
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first position: zeros."""
 
-        ``context`` is this agent's entry of :meth:`split_context`. The given state is consumed: it may be
-        updated in place, so only the returned one is valid afterwards. Steps are for choosing actions: a step that
-        does not propagate gradients raises a RuntimeError if ``x`` requires them.
-        """
-
-    def split_context(self, context: Tensor) -> Sequence[Any]:
-        """Split ``context`` (B, n, d) into one entry per agent for :meth:`step`.
-
-        The encoder's output is available before decoding starts, so a mixer may override this to compute
-        everything that depends only on it for all agents together.
-        """
-        return context.unbind(1)  # n entries (B, d)
+    def step(self, x: Tensor, state: State, context: Tensor | None = None) -> tuple[Tensor, State]:
+        """Mix one position: ``x``, ``context`` and the output are (B, d). A window of length one, unless overridden."""
+        y, state = self(x.unsqueeze(1), None if context is None else context.unsqueeze(1), state)
+        return y.squeeze(1), state
 
 
 @dataclass(frozen=True)
@@ -112,22 +126,24 @@ class Addition(CausalMixer):
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return x
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        return x, state
 
-    def initial_state(self, batch_size: int) -> None:
-        return None
-
-    def step(self, x: Tensor, state: None, context: Any = None) -> tuple[Tensor, None]:
-        return x, None
+    def initial_state(self, batch_size: int) -> State:
+        return {}
 
 
 class Bidirectional(Mixer):
     """A causal mixer run in both directions with the outputs summed, so that every agent depends on every other."""
 
-    def __init__(self, mixer: Mixer) -> None:
+    def __init__(self, mixer: CausalMixer) -> None:
         super().__init__()
         self.mixer = mixer
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.mixer(x) + self.mixer(x.flip(1)).flip(1)
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        assert state is None and resets is None, "a mixer that runs in both directions has no state"
+        return self.mixer(x)[0] + self.mixer(x.flip(1))[0].flip(1), None

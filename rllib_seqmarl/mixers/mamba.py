@@ -2,27 +2,25 @@
 
 The core is Mamba-1 (Gu and Dao 2023, arXiv 2312.00752, figure 3): projection, short causal convolution, selective
 scan, gate, projection. Each mixer wraps it as LN(x + core(RMSNorm(x))); without the norms, the product in the
-bidirectional mixer overflows. The decoding state holds the last inputs of the convolution and the state of the scan;
-its size does not depend on n.
+bidirectional mixer overflows. The state holds the last inputs of the convolution and the state of the scan; its size
+does not depend on the number of positions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerShape
-from rllib_seqmarl.mixers.layers import bound, linear
+from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerShape, State
+from rllib_seqmarl.mixers.layers import linear
 from rllib_seqmarl.ops.backends import accumulation_dtype
-from rllib_seqmarl.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
-from rllib_seqmarl.ops.decoding import is_compiled, per_agent
-from rllib_seqmarl.ops.selective_scan import selective_scan, selective_scan_step
+from rllib_seqmarl.ops.causal_conv1d import causal_conv1d
+from rllib_seqmarl.ops.selective_scan import selective_scan
 
 DELTA_RANGE = 1e-3, 1e-1  # range of the step sizes at initialisation
 
@@ -61,17 +59,8 @@ class MambaOptions(MixerOptions):
             raise ValueError(f"bidirectional must be 'product' or 'sum', not {self.bidirectional!r}")
 
 
-@dataclass(slots=True)
-class MambaState:
-    """The core's state between tokens."""
-
-    inputs: Tensor  # (B, c, d_conv), the last inputs of the convolution; c = expand * d
-    states: Tensor  # (B, c, d_state)
-    A: Tensor  # (c, d_state)
-
-
 class MambaCore(nn.Module):
-    """Mamba-1 on (B, n, d). With ``crossed``, C, which reads the states, is an argument instead of a projection."""
+    """Mamba-1 on (B, L, d). With ``crossed``, C, which reads the states, is an argument instead of a projection."""
 
     def __init__(self, shape: MixerShape, crossed: bool = False) -> None:
         super().__init__()
@@ -95,79 +84,70 @@ class MambaCore(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = linear(inner, d, gain=1.0, bias=False)
 
-    def forward(self, x: Tensor, C: Tensor | None = None) -> Tensor:
-        """Map (B, n, d) to (B, n, d); C (B, n, d_state) if crossed."""
+    def forward(
+        self, x: Tensor, C: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Map (B, L, d) to (B, L, d); C (B, L, d_state) if crossed. State and resets as in :class:`CausalMixer`."""
+        has_state = state is not None
+        inputs, scanned = (state["inputs"], state["scan"]) if has_state else (None, None)
         # Two products instead of one split in two: the scan needs adjacent channels in each part.
-        u, z = (F.linear(x, weight) for weight in self.in_proj.weight.chunk(2))  # each (B, n, c)
-        u = causal_conv1d(u.mT, self.conv_weight, self.conv_bias, "silu", backend=self.backend).mT
+        u, z = (F.linear(x, weight) for weight in self.in_proj.weight.chunk(2))  # each (B, L, c)
+        convolved = causal_conv1d(
+            u.mT, self.conv_weight, self.conv_bias, "silu", has_state, initial_state=inputs, resets=resets,
+            backend=self.backend,
+        )  # fmt: skip
+        convolved, inputs = convolved if has_state else (convolved, None)
+        u = convolved.mT
         dt, B, own_C = self.x_proj(u).split(self.sizes, dim=-1)
         y = selective_scan(
-            u.mT,
-            dt.mT,
-            -self.A_log.exp(),
-            B.mT,
-            (own_C if C is None else C).mT,
-            self.D,
-            z.mT,
-            self.dt_proj.bias,
-            delta_softplus=True,
-            delta_proj=self.dt_proj.weight,
+            u.mT, dt.mT, -self.A_log.exp(), B.mT, (own_C if C is None else C).mT, self.D, z.mT, self.dt_proj.bias,
+            True, has_state, initial_state=scanned, resets=resets, delta_proj=self.dt_proj.weight,
             backend=self.backend,
-        )
-        return self.out_proj(y.mT)
+        )  # fmt: skip
+        y, scanned = y if has_state else (y, None)
+        return self.out_proj(y.mT), {"inputs": inputs, "scan": scanned} if has_state else None
 
-    def initial_state(self, batch_size: int) -> MambaState:
-        (inner, d_conv), d_state = self.conv_weight.shape, self.sizes[1]
-        zeros = self.D.new_zeros
-        states = zeros(batch_size, inner, d_state, dtype=accumulation_dtype(self.D.dtype))
-        return MambaState(zeros(batch_size, inner, d_conv), states, -self.A_log.exp())
-
-    def step(self, x: Tensor, state: MambaState, C: Tensor | None = None) -> Tensor:
-        """Map (B, d) to (B, d); C (B, d_state) if crossed. ``state`` is updated in place."""
-        u, z = F.linear(x, self.in_proj.weight).chunk(2, dim=-1)  # each (B, c)
-        u = causal_conv1d_step(state.inputs, u, self.conv_weight, self.conv_bias, "silu")
-        dt, B, own_C = F.linear(u, self.x_proj.weight).split(self.sizes, dim=-1)
-        dt = F.linear(dt, self.dt_proj.weight)
-        C = own_C if C is None else C
-        y = selective_scan_step(state.states, u, dt, state.A, B, C, self.D, z, self.dt_proj.bias, True)
-        return F.linear(y, self.out_proj.weight)
+    def initial_state(self, batch_size: int) -> State:
+        """Zeros: the last inputs (B, c, d_conv - 1) and the scan's state (B, c, d_state); c = expand * d."""
+        (inner, d_conv), d_state, zeros = self.conv_weight.shape, self.sizes[1], self.D.new_zeros
+        scan = zeros(batch_size, inner, d_state, dtype=accumulation_dtype(self.D.dtype))
+        return {"inputs": zeros(batch_size, inner, d_conv - 1), "scan": scan}
 
 
-class CausalMamba(CausalMixer):
-    """A core with its norms and residual, and its step-by-step form."""
+class Mamba(CausalMixer):
+    """Causal: a position reads the state written by itself and its predecessors."""
 
     def __init__(self, shape: MixerShape, crossed: bool = False) -> None:
         super().__init__()
-        self.backend, self.is_crossed = shape.backend, crossed
         self.core = MambaCore(shape, crossed)
         self.norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
         self.outer_norm = nn.LayerNorm(shape.embed_dim)
 
-    def initial_state(self, batch_size: int) -> Any:
-        core = self.core
-        if is_compiled(self.backend, core.D):
-            from rllib_seqmarl.ops.decoding.mamba import MambaStep  # deferred: numba is optional
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        y, state = self.core(self.norm(x), self.read_weights(context), state, resets)
+        return self.outer_norm(x + y), state
 
-            conv, A = (core.conv_weight, core.conv_bias), -core.A_log.exp()
-            return MambaStep(
-                batch_size, self.norm, core.in_proj, conv, core.x_proj, core.dt_proj, A, core.D, core.out_proj,
-                self.outer_norm,
-            )  # fmt: skip
-        return bound(self.norm), bound(self.outer_norm), core.initial_state(batch_size)
+    def initial_state(self, batch_size: int) -> State:
+        return self.core.initial_state(batch_size)
 
-    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        C = context if self.is_crossed else None  # (B, d_state)
-        if not isinstance(state, tuple):  # compiled
-            return state(x, C), state
-        norm, outer_norm, core_state = state
-        return outer_norm(x + self.core.step(norm(x), core_state, C)), state
+    def read_weights(self, context: Tensor | None) -> Tensor | None:
+        """C (B, L, d_state), if it is computed from the context."""
+        return None
 
 
-class Mamba(CausalMamba):
-    """Causal: an agent reads the state written by itself and its predecessors."""
+class CrossMamba(Mamba):
+    """Actions are written into the state, and the encoder's output for an agent determines what is read from it."""
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.outer_norm(x + self.core(self.norm(x)))
+    def __init__(self, shape: MixerShape) -> None:
+        super().__init__(shape, crossed=True)
+        self.context_norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
+        self.C_proj = linear(shape.embed_dim, self.core.sizes[1], gain=1.0, bias=False)
+
+    def read_weights(self, context: Tensor | None) -> Tensor | None:
+        assert context is not None, "cross mamba needs the encoder's output as context"
+        return self.C_proj(self.context_norm(context))
 
 
 class BidirectionalMamba(Mixer):
@@ -180,26 +160,8 @@ class BidirectionalMamba(Mixer):
         self.norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
         self.outer_norm = nn.LayerNorm(shape.embed_dim)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, State]:
         normed = self.norm(x)
-        forth = self.core(normed)  # (B, n, d)
-        back = self.core((forth if self.is_product else normed).flip(1)).flip(1)
-        return self.outer_norm(x + (forth * back if self.is_product else forth + back))
-
-
-class CrossMamba(CausalMamba):
-    """Actions are written into the state, and the encoder's output for an agent determines what is read from it."""
-
-    def __init__(self, shape: MixerShape) -> None:
-        super().__init__(shape, crossed=True)
-        self.context_norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
-        self.C_proj = linear(shape.embed_dim, self.core.sizes[1], gain=1.0, bias=False)
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        assert context is not None, "cross mamba needs the encoder's output as context"
-        C = self.C_proj(self.context_norm(context))  # (B, n, d_state)
-        return self.outer_norm(x + self.core(self.norm(x), C))
-
-    def split_context(self, context: Tensor) -> Sequence[Any]:
-        C = self.C_proj(self.context_norm(context.transpose(0, 1)))  # (n, B, d_state)
-        return per_agent(C.transpose(0, 1), self.backend)
+        forth, _ = self.core(normed)  # (B, n, d)
+        back = self.core((forth if self.is_product else normed).flip(1))[0].flip(1)
+        return self.outer_norm(x + (forth * back if self.is_product else forth + back)), None

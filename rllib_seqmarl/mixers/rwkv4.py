@@ -6,18 +6,17 @@ Time mixing reads, per channel, an average of the predecessors' values, weighted
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rllib_seqmarl.mixers.base import CausalMixer, MixerShape
+from rllib_seqmarl.mixers.base import CausalMixer, MixerShape, State
 from rllib_seqmarl.mixers.layers import linear
-from rllib_seqmarl.mixers.rwkv_common import ChannelMix, RWKVInit, ShiftedProjections, log_decay
-from rllib_seqmarl.ops.decoding import is_compiled
+from rllib_seqmarl.mixers.rwkv_common import ChannelMix, RWKVInit, log_decay
+from rllib_seqmarl.ops.backends import accumulation_dtype
 from rllib_seqmarl.ops.token_shift import token_shift
-from rllib_seqmarl.ops.wkv import wkv4, wkv4_state, wkv4_step
+from rllib_seqmarl.ops.wkv import wkv4
 
 
 class RWKV4TimeMix(CausalMixer):
@@ -33,28 +32,23 @@ class RWKV4TimeMix(CausalMixer):
         self.bonus = nn.Parameter(math.log(0.3) + start.alternating(0.5))
         self.output = linear(d, d, bias=False)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        shifted = token_shift(x, self.mix, backend=self.backend)
-        k, v, r = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(3), strict=True))  # (B, n, d)
-        wkv = wkv4(log_decay(self.decay), self.bonus, k, v, backend=self.backend)
-        return self.output(torch.sigmoid(r) * wkv)
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        has_state = state is not None
+        previous, sums = (state["previous"], state["sums"]) if has_state else (None, None)
+        shifted = token_shift(x, self.mix, initial_state=previous, resets=resets, backend=self.backend)
+        k, v, r = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(3), strict=True))  # (B, L, d)
+        decay = log_decay(self.decay)
+        wkv = wkv4(decay, self.bonus, k, v, has_state, initial_state=sums, resets=resets, backend=self.backend)
+        wkv, sums = wkv if has_state else (wkv, None)
+        y = self.output(torch.sigmoid(r) * wkv)
+        return y, {"previous": x[:, -1], "sums": sums} if has_state else None
 
-    def initial_state(self, batch_size: int) -> Any:
-        decay, sums = log_decay(self.decay), wkv4_state(batch_size, self.decay.detach())
-        if is_compiled(self.backend, self.decay):
-            from rllib_seqmarl.ops.decoding.rwkv4 import WKV4Step  # deferred: numba is optional
-
-            return WKV4Step(self.mix, self.projections.weight, decay, self.bonus, sums, self.output)
-        projections = ShiftedProjections(list(self.projections.weight.chunk(3)), self.mix, batch_size)
-        return projections, sums, (decay, self.bonus, self.output.weight)
-
-    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        if not isinstance(state, tuple):  # compiled
-            return state(x), state
-        projections, sums, (decay, bonus, output_weight) = state
-        k, v, r = projections.step(x)  # (B, d)
-        wkv = wkv4_step(decay, bonus, k, v, sums)
-        return F.linear(torch.sigmoid(r) * wkv, output_weight), state
+    def initial_state(self, batch_size: int) -> State:
+        zeros, d = self.decay.new_zeros, len(self.decay)
+        sums = zeros(batch_size, 3, d, dtype=accumulation_dtype(self.decay.dtype))
+        return {"previous": zeros(batch_size, d), "sums": sums}
 
 
 class RWKV4ChannelMix(ChannelMix):

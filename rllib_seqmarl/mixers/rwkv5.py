@@ -6,14 +6,12 @@ decay of each key channel is learnt and constant in time.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import MixerShape
-from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, RWKVInit, ShiftedProjections, log_decay
+from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, RWKVInit, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 
 
@@ -26,20 +24,7 @@ class RWKV5TimeMix(MatrixTimeMix):
         mixes = [start.mix(0.5), start.mix(), start.mix(bonus=0.3), start.mix(0.5)]  # in the order of the projections
         self.mix = nn.Parameter(torch.stack(mixes))
 
-    def project(self, x: Tensor) -> Projected:
-        shifted = token_shift(x, self.mix, backend=self.backend)
-        outputs = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
+    def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> Projected:
+        shifted = token_shift(x, self.mix, initial_state=previous, resets=resets, backend=self.backend)
+        outputs = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(4), strict=True))  # (B, L, d)
         return Projected(log_decay(self.decay), *outputs)
-
-    def compiled_step(self, *common: Any) -> Any:
-        from rllib_seqmarl.ops.decoding.rwkv_matrix import WKV5Step  # deferred: numba is optional
-
-        return WKV5Step(self.mix, self.projections.weight, log_decay(self.decay), *common)
-
-    def initial_projections(self, batch_size: int) -> tuple[ShiftedProjections, Tensor]:
-        weights = list(self.projections.weight.chunk(4))
-        return ShiftedProjections(weights, self.mix, batch_size), log_decay(self.decay)
-
-    def project_step(self, x: Tensor, state: tuple[ShiftedProjections, Tensor]) -> Projected:
-        projections, decay = state
-        return Projected(decay, *projections.step(x))

@@ -6,14 +6,14 @@ Unlike RWKV-5, token shifts and decays depend on the token, through low-rank lay
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import MixerOptions, MixerShape
-from rllib_seqmarl.mixers.rwkv_common import MAX_RATE, MatrixTimeMix, Projected, RWKVInit, log_decay
+from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, RWKVInit, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 
 
@@ -45,14 +45,6 @@ class RWKV6Options(MixerOptions):
         return mix, decay
 
 
-@dataclass(slots=True)
-class ProjectionState:
-    """The state between steps, and weights in the layout used by steps."""
-
-    previous: Tensor  # (B, d)
-    weights: Tensor  # (4, d, d), from input to output
-
-
 class RWKV6TimeMix(MatrixTimeMix):
     """Time mixing whose token shifts and decays depend on the token, after a first shift (section 4.2)."""
 
@@ -69,31 +61,13 @@ class RWKV6TimeMix(MatrixTimeMix):
         self.decay_down = nn.Parameter(torch.zeros(decay_rank, d))
         self.decay_up = nn.Parameter(torch.empty(d, decay_rank).uniform_(-0.01, 0.01))
 
-    def project(self, x: Tensor) -> Projected:
-        (first,) = token_shift(x, self.first_mix, backend=self.backend)
+    def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> Projected:
+        before = {"initial_state": previous, "resets": resets, "backend": self.backend}
+        (first,) = token_shift(x, self.first_mix, **before)
         token_mix = self._token_mix(first.flatten(0, 1)).view(5, *x.shape)
-        for_decay, *others = token_shift(x, self.mix, token_mix, backend=self.backend)
-        outputs = (F.linear(y, w) for y, w in zip(others, self.projections.weight.chunk(4), strict=True))  # (B, n, d)
+        for_decay, *others = token_shift(x, self.mix, token_mix, **before)
+        outputs = (F.linear(y, w) for y, w in zip(others, self.projections.weight.chunk(4), strict=True))  # (B, L, d)
         return Projected(self._log_decay(for_decay), *outputs)
-
-    def compiled_step(self, *common: Any) -> Any:
-        from rllib_seqmarl.ops.decoding.rwkv_matrix import WKV6Step  # deferred: numba is optional
-
-        return WKV6Step(
-            self.first_mix, self.mix_down, self.mix_up, self.mix, self.projections.weight, self.decay_down,
-            self.decay_up, self.decay, MAX_RATE, *common,
-        )  # fmt: skip
-
-    def initial_projections(self, batch_size: int) -> ProjectionState:
-        d = len(self.decay)
-        weights = self.projections.weight.view(4, d, d).mT
-        return ProjectionState(self.decay.new_zeros(batch_size, d), weights)
-
-    def project_step(self, x: Tensor, state: ProjectionState) -> Projected:
-        difference, state.previous = state.previous - x, x
-        token_mix = self._token_mix(torch.addcmul(x, difference, self.first_mix))
-        shifted = torch.addcmul(x, difference, self.mix.unsqueeze(1) + token_mix)  # (5, B, d)
-        return Projected(self._log_decay(shifted[0]), *torch.bmm(shifted[1:], state.weights))
 
     def _token_mix(self, first: Tensor) -> Tensor:
         """The data-dependent part of the token shift (5, tokens, d), computed from the ``first`` shift (tokens, d)."""

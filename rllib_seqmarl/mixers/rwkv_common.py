@@ -1,4 +1,4 @@
-"""Parts shared by the RWKV mixers: initial values, shifted projections, channel mixing, matrix-state time mixing.
+"""Parts shared by the RWKV mixers: initial values, channel mixing, matrix-state time mixing.
 
 RWKV-4 is arXiv 2305.13048; RWKV-5 and 6 (Eagle and Finch) are arXiv 2404.05892. Initial values that depend on layer and
 channel follow RWKV. Projections are orthogonal; those onto the residual stream start small, as everywhere in this
@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from rllib_seqmarl.mixers.base import CausalMixer, MixerShape
+from rllib_seqmarl.mixers.base import CausalMixer, MixerShape, State
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.ops.backends import accumulation_dtype
-from rllib_seqmarl.ops.decoding import is_compiled
 from rllib_seqmarl.ops.token_shift import token_shift
-from rllib_seqmarl.ops.wkv import wkv6, wkv6_step
+from rllib_seqmarl.ops.wkv import wkv6
 
 NORM_EPSILON = 64e-5  # equivalent to RWKV's division by 8 before a norm with 1e-5
 
@@ -58,26 +57,6 @@ class RWKVInit:
         return ((torch.arange(self.dim) + 1) % 3 - 1) * depth_ratio
 
 
-class ShiftedProjections:
-    """Projections of shifted tokens for decoding: W (x_t + (x_{t-1} - x_t) m) = W (1 - m) x_t + W m x_{t-1}.
-
-    One matrix product per token computes its own share and its contribution to the next token.
-    """
-
-    def __init__(self, weights: list[Tensor], mix: Tensor, batch_size: int) -> None:
-        """``weights`` (out, dim), one per row of ``mix`` (inputs, dim)."""
-        shares = [w * (1 - m) for w, m in zip(weights, mix, strict=True)]
-        self.weight = torch.cat([*shares, *(w * m for w, m in zip(weights, mix, strict=True))])  # (2 total, dim)
-        self.sizes = [len(w) for w in weights]
-        self.carried = mix.new_zeros(batch_size, sum(self.sizes))
-
-    def step(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The projections (B, out) of the next token ``x`` (B, dim)."""
-        own, carried = F.linear(x, self.weight).chunk(2, dim=-1)
-        own, self.carried = own + self.carried, carried
-        return own.split(self.sizes, dim=-1)
-
-
 class SquaredReLU(torch.autograd.Function):
     """relu(x)^2 with half the memory of separate operations, for the widest tensor of the network."""
 
@@ -106,25 +85,18 @@ class ChannelMix(CausalMixer):
         self.receptance = linear(d, d, bias=False)
         self.value = linear(hidden, d, bias=False)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        for_key, for_receptance = token_shift(x, self.mix, backend=self.backend)
-        value = self.value(SquaredReLU.apply(self.key(for_key)))  # (B, n, d)
-        return torch.sigmoid(self.receptance(for_receptance)) * value
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        previous = None if state is None else state["previous"]
+        shifted = token_shift(x, self.mix, initial_state=previous, resets=resets, backend=self.backend)
+        for_key, for_receptance = shifted
+        value = self.value(SquaredReLU.apply(self.key(for_key)))  # (B, L, d)
+        y = torch.sigmoid(self.receptance(for_receptance)) * value
+        return y, None if state is None else {"previous": x[:, -1]}
 
-    def initial_state(self, batch_size: int) -> Any:
-        if is_compiled(self.backend, self.mix):
-            from rllib_seqmarl.ops.decoding.rwkv import ChannelMixStep  # deferred: numba is optional
-
-            return ChannelMixStep(batch_size, self.mix, self.key, self.receptance, self.value)
-        weights = [self.key.weight, self.receptance.weight]
-        return ShiftedProjections(weights, self.mix, batch_size), self.value.weight
-
-    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        if not isinstance(state, tuple):  # compiled
-            return state(x), state
-        projections, value_weight = state
-        key, receptance = projections.step(x)
-        return torch.sigmoid(receptance) * F.linear(F.relu(key).square(), value_weight), state
+    def initial_state(self, batch_size: int) -> State:
+        return {"previous": self.mix.new_zeros(batch_size, self.mix.shape[1])}
 
 
 class NarrowChannelMix(ChannelMix):
@@ -181,43 +153,24 @@ class MatrixTimeMix(CausalMixer):
         self.output = linear(d, d, bias=False)
 
     @abstractmethod
-    def project(self, x: Tensor) -> Projected:
-        """Project tokens (B, n, d)."""
+    def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> Projected:
+        """Project tokens (B, L, d); ``previous`` (B, d) is the token before them, None for zeros."""
 
-    @abstractmethod
-    def compiled_step(self, *common: Any) -> Any:
-        """A compiled step of this mixer; ``common`` are the shared arguments of ``ops.decoding.rwkv_matrix``."""
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        has_state = state is not None
+        previous, sums = (state["previous"], state["sums"]) if has_state else (None, None)
+        projected = self.project(x, previous, resets)
+        wkv = wkv6(
+            *projected.by_head(self.heads), self.bonus, has_state, initial_state=sums, resets=resets,
+            backend=self.backend,
+        )  # fmt: skip
+        wkv, sums = wkv if has_state else (wkv, None)  # (B, L, h, d/h)
+        y = F.linear(self.norm(wkv).flatten(-2) * F.silu(projected.gate), self.output.weight)
+        return y, {"previous": x[:, -1], "sums": sums} if has_state else None
 
-    @abstractmethod
-    def initial_projections(self, batch_size: int) -> Any:
-        """The state of :meth:`project_step` between tokens, and its weights."""
-
-    @abstractmethod
-    def project_step(self, x: Tensor, state: Any) -> Projected:
-        """Project the next token (B, d); ``state`` is updated in place."""
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        projected = self.project(x)
-        wkv = wkv6(*projected.by_head(self.heads), self.bonus, backend=self.backend)  # (B, n, h, d/h)
-        return self._output(wkv, projected.gate)
-
-    def initial_state(self, batch_size: int) -> Any:
-        if is_compiled(self.backend, self.bonus):
-            norm = self.norm
-            return self.compiled_step(batch_size, self.bonus, norm.weight, norm.bias, NORM_EPSILON, self.output)
-        size = self.heads[1]
-        dtype = accumulation_dtype(self.bonus.dtype)
-        states = self.bonus.new_zeros(batch_size, *self.heads, size, dtype=dtype)
-        return self.initial_projections(batch_size), states, self.bonus.detach()
-
-    def step(self, x: Tensor, state: Any, context: Any = None) -> tuple[Tensor, Any]:
-        if not isinstance(state, tuple):  # compiled
-            return state(x), state
-        projections, states, bonus = state
-        projected = self.project_step(x, projections)
-        wkv = wkv6_step(*projected.by_head(self.heads), bonus, states)  # (B, h, d/h)
-        return self._output(wkv, projected.gate), state
-
-    def _output(self, wkv: Tensor, gate: Tensor) -> Tensor:
-        """The output from the WKV (..., h, d/h) and the gate (..., d)."""
-        return F.linear(self.norm(wkv).flatten(-2) * F.silu(gate), self.output.weight)
+    def initial_state(self, batch_size: int) -> State:
+        zeros = self.bonus.new_zeros
+        sums = zeros(batch_size, *self.heads, self.heads[1], dtype=accumulation_dtype(self.bonus.dtype))
+        return {"previous": zeros(batch_size, self.bonus.numel()), "sums": sums}

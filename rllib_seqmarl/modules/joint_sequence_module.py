@@ -184,7 +184,7 @@ def policy_config(observation_space: gym.Space, action_space: gym.Space, model_c
             f"change only the array under 'observations'."
         )
     n_agents, *_, obs_dim = observation_space["observations"].shape or ()
-    (state_dim,) = observation_space["state"].shape or () if "state" in observation_space.spaces else (0,)
+    *_, state_dim = observation_space["state"].shape or () if "state" in observation_space.spaces else (0,)
     config_class = _policy_class(model_config).Config
     return config_class(
         obs_dim=obs_dim,

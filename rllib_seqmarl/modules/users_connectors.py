@@ -97,12 +97,8 @@ class TeamMeanStdFilter(MeanStdFilter):
         """Filter a joint observation."""
         features = observation[OBSERVATIONS].copy()  # (n, obs_dim)
         size = self._num_features
-        # With shuffled rows, the ids tell the agents; without ids, agents are meant to be interchangeable.
-        has_ids = _get_layout(self.input_observation_space).agent_ids
-        agents = features[:, size:].argmax(axis=1) if has_ids else np.arange(len(features))
         for row in np.flatnonzero(observation[ALIVE]).tolist():
-            agent_filter = self._filters[int(agents[row])]
-            features[row, :size] = agent_filter(features[row, :size], update=self._update_stats)
+            features[row, :size] = self._filters[row](features[row, :size], update=self._update_stats)
         filtered = {**observation, OBSERVATIONS: features}
         if STATE in observation:
             filtered[STATE] = self._filters[STATE](observation[STATE], update=self._update_stats)

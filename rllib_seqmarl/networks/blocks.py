@@ -4,19 +4,19 @@
 decoder reads the encoder's output through a cross mixer. *PreNormMixers* (RWKV; Peng et al. 2023, arXiv
 2305.13048, figure 2) is pre-norm, x = x + sublayer(LN(x)); the encoder's output is added to its tokens
 before the first block.
+
+Blocks are mixers, too: they take and return states in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import CausalMixer, Mixer, MixerShape, PostNormMixers, PreNormMixers
-from rllib_seqmarl.mixers.base import Bidirectional
-from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, bound, linear
-from rllib_seqmarl.ops.decoding import is_compiled, per_agent
+from rllib_seqmarl.mixers.base import Bidirectional, State
+from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 
 
 def mlp(d: int) -> nn.Sequential:
@@ -33,9 +33,9 @@ class PostNormEncoderBlock(Mixer):
         self.mixer, self.mlp = mixers.encoder(shape), mlp(d)
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = self.norm1(x + self.mixer(x))  # (B, n, d)
-        return self.norm2(x + self.mlp(x))
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, State]:
+        x = self.norm1(x + self.mixer(x)[0])  # (B, n, d)
+        return self.norm2(x + self.mlp(x)), None
 
 
 class PostNormDecoderBlock(CausalMixer):
@@ -44,37 +44,30 @@ class PostNormDecoderBlock(CausalMixer):
     def __init__(self, mixers: PostNormMixers, shape: MixerShape) -> None:
         super().__init__()
         d = shape.embed_dim
-        self.backend = shape.backend
         self.mixer, self.cross, self.mlp = mixers.decoder(shape), mixers.cross(shape), mlp(d)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = self.norm1(x + self.mixer(x))  # (B, n, d)
-        x = self.norm2(context + self.cross(x, context))
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        mixed, crossed = (None, None) if state is None else state
+        y, mixed = self.mixer(x, None, mixed, resets)
+        x = self.norm1(x + y)  # (B, L, d)
+        y, crossed = self.cross(x, context, crossed, resets)
+        return self._end(context, y), None if state is None else (mixed, crossed)
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.mixer.initial_state(batch_size), self.cross.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: State, context: Tensor | None = None) -> tuple[Tensor, State]:
+        y, mixed = self.mixer.step(x, state[0])
+        x = self.norm1(x + y)  # (B, d)
+        y, crossed = self.cross.step(x, state[1], context)
+        return self._end(context, y), (mixed, crossed)
+
+    def _end(self, context: Tensor | None, y: Tensor) -> Tensor:
+        x: Tensor = self.norm2(context + y)
         return self.norm3(x + self.mlp(x))
-
-    def split_context(self, context: Tensor) -> Sequence[Any]:
-        return list(zip(per_agent(context, self.backend), self.cross.split_context(context), strict=True))
-
-    def initial_state(self, batch_size: int) -> Any:
-        mixers, norms = (self.mixer, self.cross), (self.norm1, self.norm2, self.norm3)
-        if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import PostNormStep  # deferred: numba is optional
-
-            return PostNormStep(batch_size, mixers, norms, self.mlp)
-        layers = [bound(layer) for layer in (*norms, self.mlp)]
-        return mixers, [mixer.initial_state(batch_size) for mixer in mixers], layers
-
-    def step(self, x: Any, state: Any, context: Any = None) -> tuple[Any, Any]:
-        if not isinstance(state, tuple):  # compiled
-            return state(x, context), state
-        (mixer, cross), mixer_states, (norm1, norm2, norm3, mlp) = state
-        encoder_output, cross_context = context
-        y, mixer_states[0] = mixer.step(x, mixer_states[0])
-        x = norm1(x + y)  # (B, d)
-        y, mixer_states[1] = cross.step(x, mixer_states[1], cross_context)
-        x = norm2(encoder_output + y)
-        return norm3(x + mlp(x)), state
 
 
 class PreNormBlock(CausalMixer):
@@ -86,29 +79,25 @@ class PreNormBlock(CausalMixer):
     def __init__(self, mixers: PreNormMixers, shape: MixerShape, bidirectional: bool = False) -> None:
         super().__init__()
         d = shape.embed_dim
-        self.backend = shape.backend
         time = mixers.time(shape)
         self.time: Any = Bidirectional(time) if bidirectional else time
         self.channel = mixers.channel(shape)
         self.norm1, self.norm2 = nn.LayerNorm(d, bias=False), nn.LayerNorm(d, bias=False)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        x = x + self.time(self.norm1(x))  # (B, n, d)
-        return x + self.channel(self.norm2(x))
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        timed, channelled = (None, None) if state is None else state
+        y, timed = self.time(self.norm1(x), None, timed, resets)
+        x = x + y  # (B, L, d)
+        y, channelled = self.channel(self.norm2(x), None, channelled, resets)
+        return x + y, None if state is None else (timed, channelled)
 
-    def initial_state(self, batch_size: int) -> Any:
-        mixers, norms = (self.time, self.channel), (self.norm1, self.norm2)
-        if is_compiled(self.backend, self.norm1.weight):
-            from rllib_seqmarl.ops.decoding.blocks import PreNormStep  # deferred: numba is optional
+    def initial_state(self, batch_size: int) -> State:
+        return self.time.initial_state(batch_size), self.channel.initial_state(batch_size)
 
-            return PreNormStep(batch_size, mixers, norms)
-        return mixers, [mixer.initial_state(batch_size) for mixer in mixers], [bound(norm) for norm in norms]
-
-    def step(self, x: Any, state: Any, context: Any = None) -> tuple[Any, Any]:
-        if not isinstance(state, tuple):  # compiled
-            return state(x), state
-        (time, channel), mixer_states, (norm1, norm2) = state
-        y, mixer_states[0] = time.step(norm1(x), mixer_states[0])
+    def step(self, x: Tensor, state: State, context: Tensor | None = None) -> tuple[Tensor, State]:
+        y, timed = self.time.step(self.norm1(x), state[0])
         x = x + y  # (B, d)
-        y, mixer_states[1] = channel.step(norm2(x), mixer_states[1])
-        return x + y, state
+        y, channelled = self.channel.step(self.norm2(x), state[1])
+        return x + y, (timed, channelled)

@@ -1,4 +1,4 @@
-"""The sizes and mixers of an encoder-decoder network."""
+"""The sizes and mixers of an encoder, and of an encoder-decoder network."""
 
 from __future__ import annotations
 
@@ -6,35 +6,30 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
-from rllib_seqmarl.mixers import MIXERS, MixerShape, PostNormMixers, PreNormMixers
+from rllib_seqmarl.mixers import MIXERS, Mixers, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig, check_choice, check_counts
 from rllib_seqmarl.ops.backends import AUTO, check_backend
 from rllib_seqmarl.suggestions import did_you_mean
 
-__all__ = ["AGENT_ORDERS", "ActionSpec", "NetworkConfig"]
+__all__ = ["AGENT_ORDERS", "ActionSpec", "EncoderConfig", "NetworkConfig"]
 
 AGENT_ORDERS = ("fixed", "shuffled", "shuffled_steps")
 
 
 @dataclass(frozen=True)
-class NetworkConfig(PolicyConfig):
-    """Sizes and mixers of an encoder-decoder policy, `rllib_seqmarl.policies.sequence.SequencePolicy`.
+class EncoderConfig(PolicyConfig):
+    """Sizes and mixers of an encoder, `rllib_seqmarl.networks.encoder.Encoder`.
 
     Attributes:
-        n_block: Number of blocks in the encoder and in the decoder.
+        n_block: Number of blocks in the encoder, and in the decoder if there is one.
         n_head: Number of heads, for mixers that have heads.
         embed_dim: The width of an agent's token; a multiple of `n_head`.
         encoder_mixer: The mixer of tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5", "rwkv6", or
             the name of a mixer registered with `rllib_seqmarl.register_mixer`.
-        decoder_mixer: The mixer in the decoder; independent of the encoder's.
-        mixer_options: Options of the two mixers, such as {"d_state": 8}: the fields of
+        mixer_options: Options of the mixers, such as {"d_state": 8}: the fields of
             `rllib_seqmarl.mixers.mamba.MambaOptions` and `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
         encoder_directions: 1, or 2 to run an RWKV encoder over the team in both directions. With 1, as published, an
             agent's value and representation depend only on its own and its predecessors' observations.
-        decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder by the sum
-            with the encoder's output (an ablation).
-        agent_order: The order in which agents decide: "fixed" as in the environment, "shuffled" in every episode,
-            or "shuffled_steps" in every step.
         backend: The implementation of scans and recurrences: "auto" selects the fastest one available for the device,
             "reference" is plain torch; docs/mixers.md lists the others.
 
@@ -42,18 +37,17 @@ class NetworkConfig(PolicyConfig):
         ValueError: A value is invalid; the message names the key, the value and a remedy.
     """
 
-    free_options: ClassVar[frozenset[str]] = frozenset({"agent_order", "backend"})
+    free_options: ClassVar[frozenset[str]] = frozenset({"backend"})
 
     n_block: int = 1
     n_head: int = 1
     embed_dim: int = 64
     encoder_mixer: str = "attention"
-    decoder_mixer: str = "attention"
     mixer_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     encoder_directions: int = 1
-    decoder_cross: Literal["mixer", "addition"] = "mixer"
-    agent_order: Literal["fixed", "shuffled", "shuffled_steps"] = "fixed"
     backend: str = AUTO
+
+    mixer_keys: ClassVar[tuple[str, ...]] = ("encoder_mixer",)  # the options that name mixers
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,12 +57,17 @@ class NetworkConfig(PolicyConfig):
                 f"embed_dim={self.embed_dim} cannot be split among n_head={self.n_head} heads; "
                 f"choose an embed_dim that is a multiple of {self.n_head}"
             )
-        check_choice(self, "agent_order", AGENT_ORDERS)
-        for key in ("encoder_mixer", "decoder_mixer"):
+        for key in self.mixer_keys:
             MIXERS.find(key, getattr(self, key))
-        self._check_arrangement()
+        if self.encoder_directions not in (1, 2):
+            raise ValueError(f"encoder_directions must be 1 or 2, not {self.encoder_directions!r}")
+        if self.encoder_directions == 2 and isinstance(self.encoder_mixers, PostNormMixers):
+            raise ValueError(
+                f"encoder_directions=2 has no effect on encoder_mixer={self.encoder_mixer!r}, which already attends to "
+                f"the whole team; remove it, or choose an rwkv encoder"
+            )
         # A misspelt backend is rejected even if the network has no operations with backends.
-        in_use = [*self.encoder_mixers.operations, *self.decoder_mixers.operations]
+        in_use = [operation for mixers in self.mixers for operation in mixers.operations]
         valid = {name for mixers in MIXERS.values() for operation in mixers.operations for name in operation.backends}
         if self.backend not in {AUTO, *valid}:
             raise ValueError(
@@ -78,14 +77,71 @@ class NetworkConfig(PolicyConfig):
         check_backend(self.backend, in_use)
         self._check_mixer_options()
 
-    def _check_arrangement(self) -> None:
-        if self.encoder_directions not in (1, 2):
-            raise ValueError(f"encoder_directions must be 1 or 2, not {self.encoder_directions!r}")
-        if self.encoder_directions == 2 and isinstance(self.encoder_mixers, PostNormMixers):
+    def _check_mixer_options(self) -> None:
+        if not isinstance(self.mixer_options, Mapping):
             raise ValueError(
-                f"encoder_directions=2 has no effect on encoder_mixer={self.encoder_mixer!r}, which already attends to "
-                f"the whole team; remove it, or choose an rwkv encoder"
+                f"mixer_options={self.mixer_options!r} is not a dict of options of the mixers, such as "
+                f"{{'d_state': 8}}."
             )
+        options = {f.name for mixers in self.mixers for f in fields(mixers.options)}
+        for key in self.mixer_options:
+            if key not in options:
+                chosen = " or ".join(f"{name}={getattr(self, name)!r}" for name in self.mixer_keys)
+                raise ValueError(
+                    f"{key!r} is not an option of {chosen}.{did_you_mean(str(key), options)} {_list_options(options)}"
+                )
+        for mixers in self.mixers:
+            self.shapes(mixers)
+
+    def settings(self) -> dict[str, Any]:
+        settings = super().settings()
+        options = [self.shapes(mixers)[0].options for mixers in self.mixers]
+        return settings | {"mixer_options": {key: value for each in options for key, value in asdict(each).items()}}
+
+    @property
+    def mixers(self) -> list[Mixers]:
+        """The mixers of all blocks."""
+        return [MIXERS[getattr(self, key)] for key in self.mixer_keys]
+
+    @property
+    def encoder_mixers(self) -> Mixers:
+        """The mixers of the encoder's blocks."""
+        return MIXERS[self.encoder_mixer]
+
+    def shapes(self, mixers: Mixers) -> list[MixerShape]:
+        """The shape of each block's ``mixers``, from the first block to the last."""
+        names = {f.name for f in fields(mixers.options)}
+        options = mixers.options(**{key: value for key, value in self.mixer_options.items() if key in names})
+        first = MixerShape(self.embed_dim, self.n_head, 0, self.n_block, options, self.backend)
+        return [replace(first, layer=i) for i in range(self.n_block)]
+
+
+@dataclass(frozen=True)
+class NetworkConfig(EncoderConfig):
+    """Sizes and mixers of an encoder-decoder policy, `rllib_seqmarl.policies.sequence.SequencePolicy`.
+
+    Attributes:
+        decoder_mixer: The mixer in the decoder; independent of the encoder's.
+        decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder by the sum
+            with the encoder's output (an ablation).
+        agent_order: The order in which agents decide: "fixed" as in the environment, "shuffled" in every episode,
+            or "shuffled_steps" in every step.
+
+    Raises:
+        ValueError: A value is invalid; the message names the key, the value and a remedy.
+    """
+
+    free_options: ClassVar[frozenset[str]] = frozenset({"agent_order", "backend"})
+
+    decoder_mixer: str = "attention"
+    decoder_cross: Literal["mixer", "addition"] = "mixer"
+    agent_order: Literal["fixed", "shuffled", "shuffled_steps"] = "fixed"
+
+    mixer_keys: ClassVar[tuple[str, ...]] = ("encoder_mixer", "decoder_mixer")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "agent_order", AGENT_ORDERS)
         check_choice(self, "decoder_cross", ("mixer", "addition"))
         if self.decoder_cross == "addition" and isinstance(self.decoder_mixers, PreNormMixers):
             raise ValueError(
@@ -93,48 +149,14 @@ class NetworkConfig(PolicyConfig):
                 f"mixer: the encoder's output is already added to its tokens; remove it"
             )
 
-    def _check_mixer_options(self) -> None:
-        if not isinstance(self.mixer_options, Mapping):
-            raise ValueError(
-                f"mixer_options={self.mixer_options!r} is not a dict of options of the mixers, such as "
-                f"{{'d_state': 8}}."
-            )
-        options = {f.name for mixers in (self.encoder_mixers, self.decoder_mixers) for f in fields(mixers.options)}
-        for key in self.mixer_options:
-            if key not in options:
-                raise ValueError(
-                    f"{key!r} is not an option of encoder_mixer={self.encoder_mixer!r} or "
-                    f"decoder_mixer={self.decoder_mixer!r}.{did_you_mean(str(key), options)} "
-                    f"{_list_options(options)}"
-                )
-        self.shapes(self.encoder_mixers)
-        self.shapes(self.decoder_mixers)
-
     @property
     def needs_n_agents(self) -> bool:
         return self.agent_order == "shuffled"  # the order of an episode is carried from step to step
 
-    def settings(self) -> dict[str, Any]:
-        settings = super().settings()
-        options = [self.shapes(mixers)[0].options for mixers in (self.encoder_mixers, self.decoder_mixers)]
-        return settings | {"mixer_options": {key: value for each in options for key, value in asdict(each).items()}}
-
     @property
-    def encoder_mixers(self) -> PostNormMixers | PreNormMixers:
-        """The mixers of the encoder's blocks."""
-        return MIXERS[self.encoder_mixer]
-
-    @property
-    def decoder_mixers(self) -> PostNormMixers | PreNormMixers:
+    def decoder_mixers(self) -> Mixers:
         """The mixers of the decoder's blocks."""
         return MIXERS[self.decoder_mixer]
-
-    def shapes(self, mixers: PostNormMixers | PreNormMixers) -> list[MixerShape]:
-        """The shape of each block's ``mixers``, from the first block to the last."""
-        names = {f.name for f in fields(mixers.options)}
-        options = mixers.options(**{key: value for key, value in self.mixer_options.items() if key in names})
-        first = MixerShape(self.embed_dim, self.n_head, 0, self.n_block, options, self.backend)
-        return [replace(first, layer=i) for i in range(self.n_block)]
 
 
 def _list_options(options: set[str]) -> str:

@@ -1,64 +1,62 @@
-"""A team's decisions, made agent by agent from the decoder's features."""
+"""A team's decisions, made agent by agent."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.mixers.layers import bound
-
-if TYPE_CHECKING:
-    from rllib_seqmarl.networks.action_heads import ActionHead
+from rllib_seqmarl.mixers import CausalMixer
+from rllib_seqmarl.networks.action_heads import ActionHead
 
 
-class Decisions(Protocol):
-    """Called with the features (B, d) of each agent in turn, chooses its action and returns the action's token (B, d).
+class Decisions:
+    """The decisions of the agents so far. Called with the features (B, d) of the next agent, it chooses an action and
+    returns the action's token (B, d).
 
-    Tokens and features are arrays between kernels, and tensors otherwise.
+    Args:
+        head: Maps features to scores, scores to actions, and actions to tokens.
+        action_mask: (B, n, width) bool as by :meth:`ActionHead.effective_mask`, or None.
+        noise: (B, n, width) as by :meth:`ActionHead.noise`, or None for the most probable actions.
     """
 
-    @property
-    def start(self) -> Any:
-        """The token (B, d) before the first agent."""
-
-    def __call__(self, features: Any, /) -> Any: ...
-
-    @property
-    def scores(self) -> Tensor:
-        """Scores (B, n, width), once all agents have decided."""
-
-    @property
-    def actions(self) -> Tensor:
-        """Actions (B, n, *action_shape), once all agents have decided."""
-
-
-class TorchDecisions:
-    """Decisions in plain torch, by the methods of an :class:`~rllib_seqmarl.networks.action_heads.ActionHead`."""
-
-    def __init__(
-        self, head: ActionHead, shape: tuple[int, int, int], action_mask: Tensor | None, noise: Tensor | None
-    ) -> None:
-        batch_size, n, _ = shape
-        self.start = head.start(batch_size)
-        self._head, self._policy, self._embed = head, bound(head.policy), head.embedder()
-        self._action_mask = [None] * n if action_mask is None else action_mask.unbind(1)  # n tensors (B, width)
-        self._noise = [None] * n if noise is None else noise.unbind(1)  # n tensors (B, width)
+    def __init__(self, head: ActionHead, action_mask: Tensor | None, noise: Tensor | None) -> None:
+        self._head, self._embed = head, head.embedder()
+        self._action_mask, self._noise = action_mask, noise
         self._scores: list[Tensor] = []
         self._actions: list[Tensor] = []
 
-    def __call__(self, features: Tensor, /) -> Tensor:
-        t = len(self._scores)
-        scores = self._head.scores(self._policy(features), self._action_mask[t])  # (B, width)
-        self._scores.append(scores)
-        self._actions.append(self._head.choose(scores, self._noise[t]))  # (B, *action_shape)
+    def __call__(self, features: Tensor) -> Tensor:
+        t, head = len(self._scores), self._head
+        action_mask, noise = (None if x is None else x[:, t] for x in (self._action_mask, self._noise))
+        self._scores.append(head.scores(head.policy(features), action_mask))  # (B, width)
+        self._actions.append(head.choose(self._scores[t], noise))  # (B, *action_shape)
         return self._embed(self._actions[t])
 
     @property
     def scores(self) -> Tensor:
+        """(B, n, width)."""
         return torch.stack(self._scores, dim=1)
 
     @property
     def actions(self) -> Tensor:
+        """(B, n, *action_shape)."""
         return torch.stack(self._actions, dim=1)
+
+
+def decide(
+    decoder: CausalMixer, head: ActionHead, encoder_output: Tensor, action_mask: Tensor | None, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Let each agent choose its action, given the encoder's output (B, n, d) and its predecessors' actions.
+
+    Masks and noise are as in :class:`Decisions`.
+
+    Returns:
+        Scores (B, n, width) and actions (B, n, *action_shape).
+    """
+    batch_size = len(encoder_output)
+    decisions = Decisions(head, action_mask, noise)
+    token, state = head.start(batch_size), decoder.initial_state(batch_size)
+    for context in encoder_output.unbind(1):
+        features, state = decoder.step(token, state, context)  # (B, d)
+        token = decisions(features)
+    return decisions.scores, decisions.actions

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import CausalMixer, PostNormMixers, PreNormMixers
-from rllib_seqmarl.mixers.base import Addition
-from rllib_seqmarl.mixers.layers import bound
+from rllib_seqmarl.mixers.base import Addition, State
+from rllib_seqmarl.mixers.check import check_users_mixer
 from rllib_seqmarl.networks.blocks import PostNormDecoderBlock, PreNormBlock
 from rllib_seqmarl.networks.config import NetworkConfig
-from rllib_seqmarl.ops.decoding import is_compiled, per_agent
 
 
-class Decoder(nn.Module):
-    """A stack of causal blocks on action embeddings ``x`` and ``encoder_output``.
+class Decoder(CausalMixer):
+    """A stack of causal blocks on action embeddings ``x`` and the encoder's output, the context.
 
-    *PostNormMixers*: LN(x), then blocks that each read encoder_output. *PreNormMixers*: x + encoder_output, then
-    blocks, then LN.
+    *PostNormMixers*: LN(x), then blocks that each read the context. *PreNormMixers*: x + context, then blocks, then LN.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.backend = config.backend
         mixers = config.decoder_mixers
+        check_users_mixer(config.decoder_mixer, config.shapes(mixers)[0])
         self.is_pre_norm = isinstance(mixers, PreNormMixers)
         if isinstance(mixers, PostNormMixers) and config.decoder_cross == "addition":
             mixers = replace(mixers, cross=Addition)
@@ -37,37 +35,23 @@ class Decoder(nn.Module):
         self.blocks = cast(Sequence[CausalMixer], blocks)
         self.norm = nn.LayerNorm(config.embed_dim, bias=not self.is_pre_norm)
 
-    def forward(self, x: Tensor, encoder_output: Tensor) -> Tensor:
-        """Features (B, n, d) of all agents from ``x`` (B, n, d) and ``encoder_output`` (B, n, d)."""
-        x = x + encoder_output if self.is_pre_norm else self.norm(x)
-        for block in self.blocks:
-            x = block(x, encoder_output)
-        return self.norm(x) if self.is_pre_norm else x
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        x = x + context if self.is_pre_norm else self.norm(x)  # (B, L, d)
+        states = []
+        for i, block in enumerate(self.blocks):
+            x, block_state = block(x, context, None if state is None else state[i], resets)
+            states.append(block_state)
+        return self.norm(x) if self.is_pre_norm else x, None if state is None else states
 
-    def split_context(self, encoder_output: Tensor) -> Sequence[Any]:
-        """One entry per agent for :meth:`step`: its encoder_output (B, d) and every block's entry."""
-        encoder_output = encoder_output.transpose(0, 1).contiguous().transpose(0, 1)  # (B, n, d), contiguous by agent
-        per_block = (block.split_context(encoder_output) for block in self.blocks)
-        return list(zip(per_agent(encoder_output, self.backend), zip(*per_block, strict=True), strict=True))
+    def initial_state(self, batch_size: int) -> State:
+        return [block.initial_state(batch_size) for block in self.blocks]
 
-    def initial_state(self, batch_size: int) -> Any:
-        """The state before the first agent: the decoder's norm, the blocks and their states."""
-        if is_compiled(self.backend, self.norm.weight):
-            from rllib_seqmarl.ops.decoding.blocks import StackStep  # deferred: numba is optional
-
-            return StackStep(batch_size, self.norm, self.is_pre_norm, self.blocks)
-        return bound(self.norm), list(self.blocks), [block.initial_state(batch_size) for block in self.blocks]
-
-    def step(self, x: Any, state: Any, context: Any) -> tuple[Any, Any]:
-        """Features (B, d) of the next agent, from its ``x`` (B, d) and its entry of :meth:`split_context`.
-
-        Both are tensors, or both are arrays if steps are compiled.
-        """
-        if not isinstance(state, tuple):  # compiled
-            return state(x, context), state
-        norm, blocks, block_states = state
-        encoder_output, block_contexts = context
-        x = x + encoder_output if self.is_pre_norm else norm(x)
-        for i, block in enumerate(blocks):
-            x, block_states[i] = block.step(x, block_states[i], block_contexts[i])
-        return (norm(x) if self.is_pre_norm else x), state
+    def step(self, x: Tensor, state: State, context: Tensor | None = None) -> tuple[Tensor, State]:
+        x = x + context if self.is_pre_norm else self.norm(x)  # (B, d)
+        states = []
+        for block, block_state in zip(self.blocks, state, strict=True):
+            x, block_state = block.step(x, block_state, context)
+            states.append(block_state)
+        return self.norm(x) if self.is_pre_norm else x, states

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.networks.policy_config import PolicyConfig
 
 ImageShape = tuple[int, int, int]  # height, width, channels
 ConvFilters = tuple[tuple[int, int, int], ...]  # output channels, kernel size, stride per layer
@@ -60,6 +65,14 @@ class ImageEmbedding(nn.Module):
         self.layers = nn.Sequential(*chain.from_iterable((layer, nn.ReLU()) for layer in layers))
         height, width, channels = feature_shape(image_shape, filters)
         self.out_features = height * width * channels
+
+    @classmethod
+    def of(cls, config: PolicyConfig) -> tuple[Self | None, int]:
+        """The embedding of a policy's images, None without images, and the width of the embedded observations."""
+        if config.image_shape is None:
+            return None, config.obs_dim
+        image = cls(config.image_shape, config.image_filters)
+        return image, config.obs_dim + image.out_features - math.prod(config.image_shape)
 
     def forward(self, obs: Tensor) -> Tensor:
         height, width, channels = self.image_shape

@@ -222,6 +222,13 @@ def single_step(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return step
 
 
+def reset_state(state: Tensor, resets: Tensor | None, t: int) -> Tensor:
+    """Zero the state (batch, ...) of the sequences that are reset before position t of ``resets`` (batch, length)."""
+    if resets is None:
+        return state
+    return state.masked_fill(resets[:, t].view(-1, *[1] * (state.dim() - 1)), 0)
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype for sums over a sequence: at least float32."""
     return torch.promote_types(dtype, torch.float32)

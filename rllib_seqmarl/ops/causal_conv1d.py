@@ -1,6 +1,7 @@
 """The short depthwise convolution in front of Mamba's scan (arXiv 2312.00752, section 3.4).
 
 Channel d of token t becomes sum_k weight[d, k] x[t - width + 1 + k, d] + bias[d], with zeros before the first token.
+The state is the last width - 1 tokens, so a window that starts from a state is one that begins with these tokens.
 Names and layouts of the arguments are those of causal-conv1d's functions.
 """
 
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,9 +29,17 @@ from rllib_seqmarl.ops.numba_support import numba_backend
 
 
 def causal_conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, *, backend: str = AUTO
-) -> Tensor:
-    """Convolve whole sequences.
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    return_last_state: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    resets: Tensor | None = None,
+    backend: str = AUTO,
+) -> Any:
+    """Convolve sequences, or windows of them.
 
     Args:
         x: (batch, dim, length). Memory is used without copies where channels are adjacent: pass a (batch, length, dim)
@@ -36,20 +47,42 @@ def causal_conv1d(
         weight: (dim, width).
         bias: (dim,).
         activation: "silu" or None.
+        return_last_state: Whether to return the state after the last token as well.
+        initial_state: The tokens before the first one (batch, dim, width - 1), oldest first; zeros if None.
+        resets: (batch, length) bool; all tokens before these count as zeros.
         backend: "auto", or a name from ``CAUSAL_CONV1D.available(device)``.
 
     Returns:
-        (batch, dim, length).
+        y (batch, dim, length), and if requested the last state (batch, dim, width - 1).
 
     Raises:
-        ValueError: The activation or the backend is unknown, or the backend cannot run here.
+        ValueError: Shapes do not match, the activation or the backend is unknown, or the backend cannot run here.
     """
     if activation not in (None, "silu"):
         raise ValueError(f"activation must be 'silu' or None, not {activation!r}")
-    check_shapes("x", x, weight=(weight, (x.shape[1], weight.shape[-1])), bias=(bias, (x.shape[1],)))
+    batch_size, dim, length = x.shape
+    before = weight.shape[-1] - 1
+    check_shapes(
+        "x", x, weight=(weight, (dim, before + 1)), bias=(bias, (dim,)), resets=(resets, (batch_size, length)),
+        initial_state=(initial_state, (batch_size, dim, before)),
+    )  # fmt: skip
     x, weight, bias = promote_dtypes(x, weight, bias)
-    y: Tensor = CAUSAL_CONV1D.choose(backend, x)(x, weight, bias, activation)
-    return y
+    if initial_state is None and return_last_state:
+        initial_state = x.new_zeros(batch_size, dim, before)
+    if initial_state is not None:
+        # Channels stay adjacent in memory.
+        x = torch.cat([initial_state.to(x.dtype).mT, x.mT], dim=1).mT  # (batch, dim, before + length)
+        resets = None if resets is None else F.pad(resets, (before, 0))
+    y = CAUSAL_CONV1D.choose(backend, x)(x, weight, bias, activation, resets)[..., -length:]
+    return (y, _since_reset(x, resets)[..., length:]) if return_last_state else y
+
+
+def _since_reset(x: Tensor, resets: Tensor | None) -> Tensor:
+    """x (..., length) with zeros before the last reset (batch, length)."""
+    if resets is None:
+        return x
+    episode = resets.cumsum(-1)  # (batch, length)
+    return x.masked_fill((episode != episode[..., -1:]).unsqueeze(1), 0)
 
 
 @single_step
@@ -68,20 +101,30 @@ def causal_conv1d_step(
     return y if activation is None else F.silu(y)
 
 
-def reference_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """The convolution with torch's own operation."""
-    width = weight.shape[1]
-    y = F.conv1d(F.pad(x, (width - 1, 0)), weight.unsqueeze(1), bias, groups=len(weight))
+def reference_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, resets: Tensor | None
+) -> Tensor:
+    """The convolution with torch's own operation, or with resets as a sum over each token's predecessors."""
+    before = weight.shape[1] - 1
+    if resets is None:
+        y = F.conv1d(F.pad(x, (before, 0)), weight.unsqueeze(1), bias, groups=len(weight))
+    else:
+        past = F.pad(x, (before, 0)).unfold(-1, before + 1, 1)  # (batch, dim, length, width)
+        episode = F.pad(resets.cumsum(-1), (before, 0)).unfold(-1, before + 1, 1).unsqueeze(1)
+        y = (past * weight.unsqueeze(1) * (episode == episode[..., -1:])).sum(-1)
+        y = y if bias is None else y + bias.unsqueeze(-1)
     return y if activation is None else F.silu(y)
 
 
 def _cuda_library() -> Callable[..., Tensor]:
     causal_conv1d_fn = import_module("causal_conv1d").causal_conv1d_fn
 
-    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    def convolve(
+        x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, resets: Tensor | None
+    ) -> Tensor:
         dim, width = weight.shape
-        if not 2 <= width <= 4 or dim % 8:  # the library has no kernel for these
-            return reference_conv1d(x, weight, bias, activation)
+        if not 2 <= width <= 4 or dim % 8 or resets is not None:  # the library has no kernel for these
+            return reference_conv1d(x, weight, bias, activation, resets)
         y: Tensor = causal_conv1d_fn(x, weight, bias, activation=activation)
         return y
 

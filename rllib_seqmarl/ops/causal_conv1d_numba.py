@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rllib_seqmarl.ops.causal_conv1d import reference_conv1d
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 from rllib_seqmarl.ops.numba_support import over_batch, rows
 
@@ -108,7 +109,11 @@ def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | No
     return rows(x), weight.detach().T.contiguous().numpy(), bias.detach().numpy(), activation is not None
 
 
-def numba_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+def numba_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, resets: Tensor | None
+) -> Tensor:
     """Backend "numba" of ``causal_conv1d``."""
+    if resets is not None:
+        return reference_conv1d(x, weight, bias, activation, resets)
     y: Tensor = _NumbaConv.apply(x, weight, bias, activation)
     return y

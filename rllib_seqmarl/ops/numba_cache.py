@@ -21,15 +21,16 @@ COMPILE_SECONDS = 120.0  # how long to wait for a kernel that another process co
 @cache
 def _sources() -> tuple[tuple[str, float, int], ...]:
     """Names, modification times and sizes of all files that may contain kernels."""
-    folder = Path(__file__).parent
-    stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in sorted(folder.rglob("*.py"))]
+    package = Path(__file__).parents[1]
+    files = [file for folder in ("ops", "networks/decoding") for file in sorted((package / folder).rglob("*.py"))]
+    stats = [(file.relative_to(package).as_posix(), file.stat()) for file in files]
     return tuple((name, stat.st_mtime, stat.st_size) for name, stat in stats)
 
 
 class SharedCache(FunctionCache):
     """The cache of one function. It differs from numba's own in three ways.
 
-    Entries are stale as soon as any file of ``ops`` has changed: a kernel contains the kernels it calls, but numba
+    Entries are stale as soon as any file with kernels has changed: a kernel contains the kernels it calls, but numba
     checks the file of the function only.
 
     Only one process at a time reads or writes it. numba names an entry by the next number that is free in the index, so

@@ -22,18 +22,18 @@ from rllib_seqmarl.ops.backends import (
     AUTO,
     Backend,
     Operation,
+    accumulation_dtype,
     check_shapes,
     cuda_library_obstacle,
     no_obstacle,
     promote_dtypes,
+    reset_state,
     single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
 
 # Larger step sizes forget everything (A is -1 or less at initialisation); the bound keeps delta B u finite.
 MAX_DELTA = 20.0
-
-Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def selective_scan(
@@ -48,10 +48,12 @@ def selective_scan(
     delta_softplus: bool = False,
     return_last_state: bool = False,
     *,
+    initial_state: Tensor | None = None,
+    resets: Tensor | None = None,
     delta_proj: Tensor | None = None,
     backend: str = AUTO,
 ) -> Any:
-    """Scan whole sequences.
+    """Scan sequences, or windows of them.
 
     Args:
         u: Input (batch, dim, length).
@@ -64,13 +66,15 @@ def selective_scan(
         delta_bias: (dim,), added to ``delta``.
         delta_softplus: Whether step sizes are softplus(delta + delta_bias), bounded by 20.
         return_last_state: Whether to return the state after the last token as well.
+        initial_state: The state before the first token (batch, dim, state); zeros if None.
+        resets: (batch, length) bool; the state is zero before these tokens.
         delta_proj: (dim, rank), projects a low-rank ``delta`` to step sizes; not in mamba-ssm's signature, it saves
             memory traffic.
         backend: "auto", or a name from ``SELECTIVE_SCAN.available(device)``. Memory is used without copies where
             channels are adjacent: pass a (batch, length, dim) tensor as ``x.mT``.
 
     Returns:
-        y (batch, dim, length), and if requested the last state (batch, dim, state), detached from the graph.
+        y (batch, dim, length), and if requested the last state (batch, dim, state), in float32 or wider.
 
     Raises:
         ValueError: Shapes do not match, or the backend is unknown or cannot run here.
@@ -81,10 +85,15 @@ def selective_scan(
     check_shapes(
         "u", u, delta=(delta, full), delta_proj=(delta_proj, (dim, full[1])), A=(A, (dim, B_shape[1])), B=(B, B_shape),
         C=(C, B_shape), D=(D, (dim,)), z=(z, u.shape), delta_bias=(delta_bias, (dim,)),
+        initial_state=(initial_state, (batch_size, *A.shape)), resets=(resets, (batch_size, length)),
     )  # fmt: skip
     u, delta, A, B, C, D, z, delta_bias, delta_proj = promote_dtypes(u, delta, A, B, C, D, z, delta_bias, delta_proj)
     scan = SELECTIVE_SCAN.choose(backend, u)
-    y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, return_last_state)
+    if initial_state is not None:
+        initial_state = initial_state.to(accumulation_dtype(u.dtype))
+    y, last_state = scan(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, initial_state, resets, return_last_state
+    )
     return (y, last_state) if return_last_state else y
 
 
@@ -132,32 +141,26 @@ def activated(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) ->
     return F.softplus(delta).clamp(max=MAX_DELTA) if delta_softplus else delta
 
 
-def complete_scan(scan: Scan) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Wrap a bare scan with the rest of the operation: softplus, skip connection and gate."""
-
-    def completed(
-        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        dtype, inputs = u.dtype, (u, delta, A, B, C, D, z, delta_bias, delta_proj)
-        u, delta, A, B, C, D, z, delta_bias, delta_proj = promote_dtypes(*inputs, at_least=torch.float32)
-        delta = delta if delta_proj is None else delta_proj @ delta
-        y, last_state = scan(u, activated(delta, delta_bias, delta_softplus), A, B, C)
-        if D is not None:
-            y = y + D.unsqueeze(-1) * u
-        return (y if z is None else y * F.silu(z)).to(dtype), last_state.detach()
-
-    return completed
-
-
-def reference_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+def reference_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, initial_state: Tensor | None,
+    resets: Tensor | None, return_last_state: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The recurrence as written, token by token; differentiated by autograd."""
-    h = u.new_zeros(u.shape[0], *A.shape)  # (batch, dim, state)
+    dtype, inputs = u.dtype, (u, delta, A, B, C, D, z, delta_bias, delta_proj)
+    u, delta, A, B, C, D, z, delta_bias, delta_proj = promote_dtypes(*inputs, at_least=torch.float32)
+    delta = activated(delta if delta_proj is None else delta_proj @ delta, delta_bias, delta_softplus)
+    h = u.new_zeros(len(u), *A.shape) if initial_state is None else initial_state  # (batch, dim, state)
     outputs = []
-    for u_t, delta_t, B_t, C_t in zip(u.unbind(-1), delta.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True):
-        h = torch.exp(delta_t.unsqueeze(-1) * A) * h + (delta_t * u_t).unsqueeze(-1) * B_t.unsqueeze(1)
+    tokens = zip(u.unbind(-1), delta.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True)
+    for t, (u_t, delta_t, B_t, C_t) in enumerate(tokens):
+        h = torch.exp(delta_t.unsqueeze(-1) * A) * reset_state(h, resets, t)
+        h = h + (delta_t * u_t).unsqueeze(-1) * B_t.unsqueeze(1)
         outputs.append((h * C_t.unsqueeze(1)).sum(-1))  # (batch, dim)
-    return torch.stack(outputs, dim=-1), h
+    y = torch.stack(outputs, dim=-1)
+    if D is not None:
+        y = y + D.unsqueeze(-1) * u
+    return (y if z is None else y * F.silu(z)).to(dtype), h
 
 
 def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor]]:
@@ -165,8 +168,14 @@ def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor]]:
 
     def scan(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
+        delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, initial_state: Tensor | None,
+        resets: Tensor | None, return_last_state: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        # The library starts from zeros, and its last state has no gradient.
+        if initial_state is not None or resets is not None or (return_last_state and torch.is_grad_enabled()):
+            return reference_scan(
+                u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, initial_state, resets, True
+            )
         delta = delta if delta_proj is None else delta_proj @ delta
         # The library does not bound step sizes. Softplus is the identity there, so the bound can be applied before it.
         if delta_softplus:
@@ -189,7 +198,7 @@ SELECTIVE_SCAN = Operation(
         numba_backend("selective_scan_numba", "numba_scan"),
         Backend(
             "reference",
-            lambda: complete_scan(reference_scan),
+            lambda: reference_scan,
             no_obstacle,
             "plain torch with autograd, several times slower than compiled kernels",
             is_slow=True,

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_math import LOG2_E
 from rllib_seqmarl.ops.numba_support import over_batch, rows
-from rllib_seqmarl.ops.selective_scan import MAX_DELTA
+from rllib_seqmarl.ops.selective_scan import MAX_DELTA, reference_scan
 from rllib_seqmarl.ops.selective_scan_kernels import backward, forward
 
 # Up to this rank, step sizes are projected inside the kernels, which saves writing and reading them in full; beyond it,
@@ -76,9 +76,14 @@ def _inputs(
 
 def numba_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, return_last_state: bool,
+    delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, initial_state: Tensor | None,
+    resets: Tensor | None, return_last_state: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Backend "numba" of ``selective_scan``."""
+    if initial_state is not None or resets is not None or return_last_state:
+        return reference_scan(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, initial_state, resets, True
+        )
     if delta_proj is not None and delta_proj.shape[1] > MAX_FUSED_RANK:
         delta, delta_proj = delta_proj @ delta, None
     y, last_state = _NumbaScan.apply(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, return_last_state)

@@ -14,13 +14,23 @@ from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, check_shapes, n
 from rllib_seqmarl.ops.numba_support import numba_backend
 
 
-def token_shift(x: Tensor, mix: Tensor, own: Tensor | None = None, *, backend: str = AUTO) -> tuple[Tensor, ...]:
+def token_shift(
+    x: Tensor,
+    mix: Tensor,
+    own: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    resets: Tensor | None = None,
+    backend: str = AUTO,
+) -> tuple[Tensor, ...]:
     """Derive several inputs from x: x_t + (x_{t-1} - x_t) (mix + own_t).
 
     Args:
         x: (batch, length, dim).
         mix: Weights of the predecessor, (inputs, dim).
         own: Each token's addition to these weights, (inputs, batch, length, dim), as in RWKV-6.
+        initial_state: The first token's predecessor (batch, dim), that is x[:, -1] of the window before; zero if None.
+        resets: (batch, length) bool; the predecessor of these tokens is zero.
         backend: "auto", or a name from ``TOKEN_SHIFT.available(device)``.
 
     Returns:
@@ -29,15 +39,28 @@ def token_shift(x: Tensor, mix: Tensor, own: Tensor | None = None, *, backend: s
     Raises:
         ValueError: Shapes do not match, or the backend is unknown or cannot run here.
     """
-    check_shapes("x", x, mix=(mix, (len(mix), x.shape[2])), own=(own, (len(mix), *x.shape)))
+    batch_size, length, dim = x.shape
+    check_shapes(
+        "x", x, mix=(mix, (len(mix), dim)), own=(own, (len(mix), *x.shape)), resets=(resets, (batch_size, length)),
+        initial_state=(initial_state, (batch_size, dim)),
+    )  # fmt: skip
     x, mix, own = promote_dtypes(x, mix, own)
-    outputs: tuple[Tensor, ...] = TOKEN_SHIFT.choose(backend, x)(x, mix, own)
+    initial_state = None if initial_state is None else initial_state.to(x.dtype)
+    outputs: tuple[Tensor, ...] = TOKEN_SHIFT.choose(backend, x)(x, mix, own, initial_state, resets)
     return outputs
 
 
-def reference_token_shift(x: Tensor, mix: Tensor, own: Tensor | None) -> tuple[Tensor, ...]:
+def reference_token_shift(
+    x: Tensor, mix: Tensor, own: Tensor | None, initial_state: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, ...]:
     """The shift in plain torch, differentiated by autograd."""
-    difference = F.pad(x, (0, 0, 1, -1)) - x  # (batch, length, dim)
+    if initial_state is None:
+        before = F.pad(x, (0, 0, 1, -1))  # (batch, length, dim)
+    else:
+        before = torch.cat([initial_state.unsqueeze(1), x[:, :-1]], dim=1)
+    if resets is not None:
+        before = before.masked_fill(resets.unsqueeze(-1), 0)
+    difference = before - x
     mix = mix[:, None, None] if own is None else mix[:, None, None] + own
     return torch.addcmul(x, difference, mix).unbind(0)
 

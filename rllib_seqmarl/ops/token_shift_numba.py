@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_math import kernel, scratch
 from rllib_seqmarl.ops.numba_support import over_batch
+from rllib_seqmarl.ops.token_shift import reference_token_shift
 
 
 @kernel
@@ -96,7 +97,11 @@ def _arrays(*tensors: Tensor | None) -> list[Any]:
     return [(like.new_empty(0, 0, 0, 0) if x is None else x.detach().contiguous()).numpy() for x in tensors]
 
 
-def numba_token_shift(x: Tensor, mix: Tensor, own: Tensor | None) -> tuple[Tensor, ...]:
+def numba_token_shift(
+    x: Tensor, mix: Tensor, own: Tensor | None, initial_state: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, ...]:
     """Backend "numba" of ``token_shift``."""
+    if initial_state is not None or resets is not None:
+        return reference_token_shift(x, mix, own, initial_state, resets)
     outputs: tuple[Tensor, ...] = _NumbaTokenShift.apply(x, mix, own)
     return outputs

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from rllib_seqmarl.ops.backends import (
     cuda_library_obstacle,
     no_obstacle,
     promote_dtypes,
+    reset_state,
     single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
@@ -30,28 +32,50 @@ from rllib_seqmarl.ops.numba_support import numba_backend
 LOWEST_EXPONENT = -1e38  # of the empty state before the first token
 
 
-def wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, backend: str = AUTO) -> Tensor:
-    """Compute RWKV-4's WKV of whole sequences, numerically safe for keys of any size.
+def wkv4(
+    w: Tensor,
+    u: Tensor,
+    k: Tensor,
+    v: Tensor,
+    return_last_state: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    resets: Tensor | None = None,
+    backend: str = AUTO,
+) -> Any:
+    """Compute RWKV-4's WKV of sequences, or windows of them, numerically safe for keys of any size.
 
     y_t = (sum_{s<t} e^((t-1-s) w + k_s) v_s + e^(u + k_t) v_t) / (sum_{s<t} e^((t-1-s) w + k_s) + e^(u + k_t)).
+
+    The state holds the numerator's and the denominator's sums over predecessors in units of e^exponent ("total" and
+    "weight"), and the exponent. The exponent has no gradient, and does not count where the weight is 0.
 
     Args:
         w: (dim,), at most 0; the logarithm of the decay per token, -exp(time_decay).
         u: (dim,), added to a token's own key (time_first).
         k: Keys (batch, length, dim).
         v: Values (batch, length, dim).
+        return_last_state: Whether to return the state after the last token as well.
+        initial_state: Total, weight and exponent before the first token (batch, 3, dim); zeros if None.
+        resets: (batch, length) bool; the state is zero before these tokens.
         backend: "auto", or a name from ``WKV4.available(device)``.
 
     Returns:
-        (batch, length, dim).
+        y (batch, length, dim), and if requested the last state (batch, 3, dim), in float32 or wider.
 
     Raises:
         ValueError: Shapes do not match, or the backend is unknown or cannot run here.
     """
-    check_shapes("k", k, w=(w, k.shape[2:]), u=(u, k.shape[2:]), v=(v, k.shape))
+    batch_size, length, dim = k.shape
+    check_shapes(
+        "k", k, w=(w, (dim,)), u=(u, (dim,)), v=(v, k.shape), initial_state=(initial_state, (batch_size, 3, dim)),
+        resets=(resets, (batch_size, length)),
+    )  # fmt: skip
     w, u, k, v = promote_dtypes(w, u, k, v)
-    y: Tensor = WKV4.choose(backend, k)(w, u, k, v)
-    return y
+    if initial_state is not None:
+        initial_state = initial_state.to(accumulation_dtype(k.dtype))
+    y, last_state = WKV4.choose(backend, k)(w, u, k, v, initial_state, resets, return_last_state)
+    return (y, last_state) if return_last_state else y
 
 
 def wkv4_state(batch_size: int, like: Tensor) -> Tensor:
@@ -80,8 +104,19 @@ def wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tens
     return y.to(dtype)
 
 
-def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, backend: str = AUTO) -> Tensor:
-    """Compute the matrix-state WKV of whole sequences.
+def wkv6(
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    w: Tensor,
+    u: Tensor,
+    return_last_state: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    resets: Tensor | None = None,
+    backend: str = AUTO,
+) -> Any:
+    """Compute the matrix-state WKV of sequences, or windows of them.
 
     Per head, with the state S (size, size) before the token: y_t = r_t (S + diag(u) k_t^T v_t), and
     S becomes diag(exp(w_t)) S + k_t^T v_t.
@@ -92,19 +127,28 @@ def wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, backend: str 
         v: Values, of the same shape.
         w: Logarithms of the decays, at most 0; of the same shape, or (heads, size) if they are constant in time.
         u: (heads, size), the weight of a token's own key.
+        return_last_state: Whether to return the state after the last token as well.
+        initial_state: S before the first token (batch, heads, size, size), keys before values; zeros if None.
+        resets: (batch, length) bool; the state is zero before these tokens.
         backend: "auto", or a name from ``WKV6.available(device)``.
 
     Returns:
-        (batch, length, heads, size).
+        y (batch, length, heads, size), and if requested the last state, in float32 or wider.
 
     Raises:
         ValueError: Shapes do not match, or the backend is unknown or cannot run here.
     """
+    batch_size, length, heads, size = r.shape
     w_shape = r.shape[2:] if w.dim() == 2 else r.shape
-    check_shapes("r", r, k=(k, r.shape), v=(v, r.shape), w=(w, w_shape), u=(u, r.shape[2:]))
+    check_shapes(
+        "r", r, k=(k, r.shape), v=(v, r.shape), w=(w, w_shape), u=(u, r.shape[2:]), resets=(resets, r.shape[:2]),
+        initial_state=(initial_state, (batch_size, heads, size, size)),
+    )  # fmt: skip
     r, k, v, w, u = promote_dtypes(r, k, v, w, u)
-    y: Tensor = WKV6.choose(backend, r)(r, k, v, w, u)
-    return y
+    if initial_state is not None:
+        initial_state = initial_state.to(accumulation_dtype(r.dtype))
+    y, last_state = WKV6.choose(backend, r)(r, k, v, w, u, initial_state, resets, return_last_state)
+    return (y, last_state) if return_last_state else y
 
 
 @single_step
@@ -125,16 +169,26 @@ def wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tens
     return y.to(dtype)
 
 
-def reference_wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def reference_wkv4(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, resets: Tensor | None,
+    return_last_state: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The recurrence, token by token, in units of e^(largest exponent so far); differentiated by autograd."""
     dtype = k.dtype
     w, u, k, v = promote_dtypes(w, u, k, v, at_least=torch.float32)
-    state = wkv4_state(k.shape[0], k[0, 0]).unbind(1)  # three times (batch, dim)
+    if initial_state is None:
+        state = wkv4_state(k.shape[0], k[0, 0]).unbind(1)  # total, weight, exponent, each (batch, dim)
+    else:
+        total, weight, highest = initial_state.unbind(1)
+        state = total, weight, highest.detach().masked_fill(weight == 0, LOWEST_EXPONENT)
     outputs = []
-    for k_t, v_t in zip(k.unbind(1), v.unbind(1), strict=True):
+    for t, (k_t, v_t) in enumerate(zip(k.unbind(1), v.unbind(1), strict=True)):
+        if resets is not None:
+            total, weight = (reset_state(x, resets, t) for x in state[:2])
+            state = total, weight, state[2].masked_fill(weight == 0, LOWEST_EXPONENT)
         y, state = _token4(w, u, k_t, v_t, state)
         outputs.append(y)
-    return torch.stack(outputs, dim=1).to(dtype)
+    return torch.stack(outputs, dim=1).to(dtype), torch.stack(state, dim=1) if return_last_state else None
 
 
 def _token4(
@@ -150,21 +204,27 @@ def _token4(
     return y, (old * total + new * v, old * weight + new, unit)
 
 
-def reference_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def reference_wkv6(
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial_state: Tensor | None, resets: Tensor | None,
+    return_last_state: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The recurrence as written, token by token; differentiated by autograd."""
     dtype = r.dtype
     r, k, v, w, u = promote_dtypes(r, k, v, w, u, at_least=torch.float32)
-    state = r.new_zeros(r.shape[0], *u.shape, u.shape[1])  # (batch, heads, size, size)
+    # (batch, heads, size, size)
+    state = r.new_zeros(r.shape[0], *u.shape, u.shape[1]) if initial_state is None else initial_state
     decay = w.exp().expand_as(k)
     outputs = []
-    for r_t, k_t, v_t, decay_t in zip(r.unbind(1), k.unbind(1), v.unbind(1), decay.unbind(1), strict=True):
+    tokens = zip(r.unbind(1), k.unbind(1), v.unbind(1), decay.unbind(1), strict=True)
+    for t, (r_t, k_t, v_t, decay_t) in enumerate(tokens):
+        state = reset_state(state, resets, t)
         written = k_t.unsqueeze(-1) * v_t.unsqueeze(-2)  # (batch, heads, size, size)
         outputs.append((r_t.unsqueeze(-2) @ (state + u.unsqueeze(-1) * written)).squeeze(-2))
         state = decay_t.unsqueeze(-1) * state + written
-    return torch.stack(outputs, dim=1).to(dtype)
+    return torch.stack(outputs, dim=1).to(dtype), state
 
 
-def _fla() -> Callable[..., Tensor]:
+def _fla() -> Callable[..., tuple[Tensor, Tensor | None]]:
     # Teams are short sequences: the library's sequential kernel starts faster than its chunked one.
     fused_recurrent_rwkv6 = import_module("fla.ops.rwkv6").fused_recurrent_rwkv6
     if getattr(signature(fused_recurrent_rwkv6).parameters.get("head_first"), "default", False) is True:
@@ -173,14 +233,23 @@ def _fla() -> Callable[..., Tensor]:
             "`pip install -U flash-linear-attention`"
         )
 
-    def run(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
-        y: Tensor = fused_recurrent_rwkv6(r, k, v, w.expand_as(k).contiguous(), u, scale=1.0)[0]
-        return y
+    def run(
+        r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial_state: Tensor | None, resets: Tensor | None,
+        return_last_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        # The library has no resets and ignores the last state's gradient.
+        if resets is not None or (return_last_state and torch.is_grad_enabled()):
+            return reference_wkv6(r, k, v, w, u, initial_state, resets, return_last_state)
+        y, last_state = fused_recurrent_rwkv6(
+            r, k, v, w.expand_as(k).contiguous(), u, scale=1.0, initial_state=initial_state,
+            output_final_state=return_last_state,
+        )  # fmt: skip
+        return y, last_state
 
     return run
 
 
-def _reference(function: Callable[..., Tensor]) -> Backend:
+def _reference(function: Callable[..., Any]) -> Backend:
     remark = "plain torch, token by token; on a CPU `pip install numba` makes it several times faster"
     return Backend("reference", lambda: function, no_obstacle, remark, is_slow=True)
 

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 from rllib_seqmarl.ops.numba_support import over_batch
+from rllib_seqmarl.ops.wkv import reference_wkv4
 
 
 @kernel
@@ -133,7 +134,12 @@ def _arrays(*tensors: Tensor) -> list[Any]:
     return [x.detach().contiguous().numpy() for x in tensors]
 
 
-def numba_wkv4(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def numba_wkv4(
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, resets: Tensor | None,
+    return_last_state: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Backend "numba" of ``wkv4``."""
+    if initial_state is not None or resets is not None or return_last_state:
+        return reference_wkv4(w, u, k, v, initial_state, resets, return_last_state)
     y: Tensor = _NumbaWKV4.apply(w, u, k, v)
-    return y
+    return y, None

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_support import over_batch
+from rllib_seqmarl.ops.wkv import reference_wkv6
 from rllib_seqmarl.ops.wkv6_kernels import backward, forward
 
 
@@ -52,7 +53,12 @@ def _work(r: Tensor) -> int:
     return r.numel() * min(r.shape[1], 32)
 
 
-def numba_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+def numba_wkv6(
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial_state: Tensor | None, resets: Tensor | None,
+    return_last_state: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Backend "numba" of ``wkv6``."""
+    if initial_state is not None or resets is not None or return_last_state:
+        return reference_wkv6(r, k, v, w, u, initial_state, resets, return_last_state)
     y: Tensor = _NumbaWKV6.apply(r, k, v, w, u)
-    return y
+    return y, None

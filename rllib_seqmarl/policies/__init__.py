@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
 from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
-from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, reset_state
+from rllib_seqmarl.policies.base import Decision, Evaluation, Policy
+from rllib_seqmarl.policies.independent import IndependentConfig, IndependentPolicy
 from rllib_seqmarl.policies.sequence import SequencePolicy
 from rllib_seqmarl.registration import Registry
 
-POLICIES: Registry[type[Policy]] = Registry("policy", {"sequence": SequencePolicy})
+POLICIES: Registry[type[Policy]] = Registry("policy", {"sequence": SequencePolicy, "independent": IndependentPolicy})
 
 
 def register_policy(name: str, policy: type[Policy]) -> None:
@@ -51,6 +53,8 @@ __all__ = [
     "ActionSpec",
     "Decision",
     "Evaluation",
+    "IndependentConfig",
+    "IndependentPolicy",
     "NetworkConfig",
     "Policy",
     "PolicyConfig",

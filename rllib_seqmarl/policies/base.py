@@ -5,15 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.networks.policy_config import PolicyConfig
 
-State = Any  # a tree of tensors (B, ...); zeros before the first step of an episode
 TeamObs = Mapping[str, Tensor]  # a joint observation, see `Policy`
 
 
@@ -55,7 +54,7 @@ class Policy(nn.Module, ABC):
         "alive": (B, n), bool or 0/1. A dead agent has action 0, log-probability 0 and entropy 0. Absent: all are alive.
         "action_mask": (B, n, width), bool or 0/1: the legal choices, or the action dimensions that an agent really
             has. Absent: everything is legal.
-        "state": (B, state_dim), the global state, if the team has one.
+        "state": (B, state_dim), the global state, if the team has one; (B, n, state_dim) if agents have their own.
 
     State is data: a tree (dict, list or tuple) of tensors (B, ...), all zeros before the first step of an episode.
 
@@ -112,7 +111,8 @@ class Policy(nn.Module, ABC):
 
         Returns:
             By parameter name, the axis, and what its entries are, in order: ("action",), or some of "own" (an agent's
-            own observation without its id), "ids" (its id), and "state" (the global state).
+            own observation without its id), "ids" (its id), and "state" (the global state). If several agents'
+            observations are concatenated, "own" and "ids" occur once for each.
         """
         return {}
 
@@ -126,24 +126,15 @@ class Policy(nn.Module, ABC):
         yield
 
 
-def reset_state(state: State, mask: Tensor) -> State:
-    """Zero the state (B, ...) of the teams where `mask` (B,) is True."""
-    keep = ~mask
-    return pytree.tree_map(lambda x: x * keep.view(-1, *[1] * (x.dim() - 1)).to(x.dtype), state)
-
-
 def network_input(config: PolicyConfig, obs: TeamObs) -> Tensor:
-    """Each agent's observation, followed by the global state if there is one: (..., n, obs_dim + state_dim).
+    """Each agent's observation, followed by the global state if there is one: (..., n, obs_dim + state_dim)."""
+    observations = checked_observations(config, obs)
+    if not config.state_dim:
+        return observations
+    state = obs["state"] if obs["state"].dim() == observations.dim() else obs["state"].unsqueeze(-2)
+    return torch.cat([observations, state.expand(*observations.shape[:-1], -1)], dim=-1)
 
-    Raises:
-        ValueError: The arrays do not have these widths.
-    """
-    observations = obs["observations"]
-    if config.state_dim:
-        state = obs["state"].unsqueeze(-2).expand(*observations.shape[:-1], -1)  # (..., n, state_dim)
-        observations = torch.cat([observations, state], dim=-1)
-    if observations.dim() < 3 or observations.shape[-1] != config.obs_dim + config.state_dim:
-        raise ValueError(
-            f"observations must have shape (batch, agents, {config.obs_dim}), not {tuple(obs['observations'].shape)}"
-        )
-    return observations
+
+def input_axes(prefix: str, parts: tuple[str, ...]) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """The axes of a normalisation and a linear layer that read these parts; see :meth:`Policy.team_axes`."""
+    return {f"{prefix}0.weight": (0, parts), f"{prefix}0.bias": (0, parts), f"{prefix}1.weight": (1, parts)}

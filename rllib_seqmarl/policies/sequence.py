@@ -6,18 +6,22 @@ pi(a_1..a_n | o_1..o_n) is the product over agents of pi(a_t | encoder(o_1..o_n)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, GaussianHead
 from rllib_seqmarl.networks.config import NetworkConfig
+from rllib_seqmarl.networks.decisions import decide
 from rllib_seqmarl.networks.decoder import Decoder
+from rllib_seqmarl.networks.decoding import KeptDecoders, fast_decoder
 from rllib_seqmarl.networks.encoder import Encoder
 from rllib_seqmarl.networks.policy_config import PolicyConfig
 from rllib_seqmarl.ops.backends import is_exporting
-from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, State, TeamObs, network_input
+from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, State, TeamObs, input_axes, network_input
 
 ORDER = "order"  # the extra (B, n): the agent that decides i-th
 
@@ -41,12 +45,11 @@ class SequencePolicy(Policy):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         head = CategoricalHead if config.action.kind == "discrete" else GaussianHead
-        self.head: ActionHead = head(config.action, config.embed_dim, config.backend)
+        self.head: ActionHead = head(config.action, config.embed_dim)
+        self._kept_decoders: KeptDecoders | None = None
 
     @classmethod
     def team_axes(cls, config: PolicyConfig) -> dict[str, tuple[int, tuple[str, ...]]]:
-        inputs = ("own", "ids", "state")
-        observations = {"0.weight": (0, inputs), "0.bias": (0, inputs), "1.weight": (1, inputs)}
         actions = {
             "policy.3.weight": 0,
             "policy.3.bias": 0,
@@ -55,9 +58,17 @@ class SequencePolicy(Policy):
             "log_std": 0,
         }
         return {
-            **{f"encoder.embedding.{name}": axis for name, axis in observations.items()},
+            **input_axes("encoder.embedding.", ("own", "ids", "state")),
             **{f"head.{name}": (axis, ("action",)) for name, axis in actions.items()},
         }
+
+    @contextmanager
+    def fixed_weights(self) -> Iterator[None]:
+        self._kept_decoders = {}
+        try:
+            yield
+        finally:
+            self._kept_decoders = None
 
     def initial_state(self, batch_size: int) -> State:
         if self.config.agent_order != "shuffled":
@@ -88,18 +99,13 @@ class SequencePolicy(Policy):
 
     def _decode(self, obs: TeamObs, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
         encoder_output, values = self.encoder(network_input(self.config, obs))  # (B, n, d), (B, n)
-        batch_size, n, _ = encoder_output.shape
-        head, decoder, shape = self.head, self.decoder, (batch_size, n, self.config.action.width)
+        head, shape = self.head, (*encoder_output.shape[:2], self.config.action.width)
         action_mask = head.effective_mask(obs.get("action_mask"), obs.get("alive"))
         noise = None if deterministic else head.noise(shape, action_mask)  # (B, n, width), like action_mask
-
-        decide = head.decisions(shape, action_mask, noise)
-        state = decoder.initial_state(batch_size)
-        token = decide.start  # (B, d)
-        for context in decoder.split_context(encoder_output):
-            features, state = decoder.step(token, state, context)  # (B, d)
-            token = decide(features)
-        return decide.actions, head.log_probs(decide.scores, decide.actions, action_mask), values
+        run = fast_decoder(self.decoder, head, self.config.backend, self._kept_decoders)
+        run = run or partial(decide, self.decoder, head)
+        scores, actions = run(encoder_output, action_mask, noise)
+        return actions, head.log_probs(scores, actions, action_mask), values
 
     def evaluate(
         self,
@@ -115,7 +121,7 @@ class SequencePolicy(Policy):
         head, alive = self.head, obs.get("alive")
         action_mask = head.effective_mask(obs.get("action_mask"), alive)
         # Not cleaned before decoding: successors were conditioned on the given actions of dead agents as well.
-        features = self.decoder(head.shifted(actions), encoder_output)  # (B, n, d)
+        features, _ = self.decoder(head.shifted(actions), encoder_output)  # (B, n, d)
         scores = head.scores(head.policy(features), action_mask)  # (B, n, width)
         actions = head.clean(actions, alive, action_mask)
         log_probs = head.log_probs(scores, actions, action_mask)

@@ -10,13 +10,18 @@ the number of entries does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from rllib_seqmarl.networks.policy_config import PolicyConfig
 from rllib_seqmarl.policies.base import Policy
+
+_REMEDIES = {
+    "image_shape": "Use an environment with such images.",
+    "n_agents": "Use a team of this size, or a policy whose agents share an actor.",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def check_alike(old: Trained, new: Trained) -> None:
     theirs, ours = old.config.settings(), new.config.settings()
     for key, value in theirs.items():
         if value != ours[key]:
-            remedy = "Use an environment with such images." if key == "image_shape" else f"Set {key}={value!r}."
+            remedy = _REMEDIES.get(key, f"Set {key}={value!r}.")
             raise ValueError(f"it has {key}={value!r}, but here {key}={ours[key]!r}. {remedy}")
 
 
@@ -63,7 +68,7 @@ def carried_over(
         ValueError: The policies differ in more than observations and numbers of agents or actions.
     """
     check_alike(old, new)
-    axes = new.policy.team_axes(new.config)
+    old_axes, axes = old.policy.team_axes(old.config), new.policy.team_axes(new.config)
     result = {}
     for name, value in fresh.items():
         if name not in weights:
@@ -71,8 +76,8 @@ def carried_over(
         source = weights[name].to(value.dtype)
         if name in axes:
             axis, parts = axes[name]
-            sizes = [_sizes(team, parts, x.shape[axis]) for team, x in ((old, source), (new, value))]
-            result[name] = _merge(value, source, list(_spans(*sizes)), axis)
+            old_sizes = _sizes(old, old_axes[name][1], source.shape[axis])
+            result[name] = _merge(value, source, _spans(old_sizes, _sizes(new, parts, value.shape[axis])), axis)
         elif source.shape == value.shape:
             result[name] = source.clone()
         else:
@@ -83,27 +88,29 @@ def carried_over(
     return result
 
 
+Part = tuple[str, int]  # what the entries are, and their number
 Span = tuple[int, int, int]  # start in the old network, start in the new network, length
 
 
-def _sizes(team: Trained, parts: tuple[str, ...], width: int) -> tuple[int, ...]:
-    """The number of entries of each part of an axis of this width; see `Policy.team_axes`."""
-    action, known = team.config.action, {"ids": team.n_ids, "state": team.config.state_dim}
+def _sizes(team: Trained, parts: tuple[str, ...], width: int) -> list[Part]:
+    """The parts of an axis of this width, see `Policy.team_axes`; each choice or dimension of actions is one."""
+    action, sizes = team.config.action, {"own": 0, "ids": team.n_ids, "state": team.config.state_dim}
     if parts == ("action",):
-        return action.nvec or (action.dim,)
-    # Images become features before the first layer, so the width gives the number of own entries.
-    return tuple(known.get(part, width - sum(known.get(other, 0) for other in parts)) for part in parts)
+        return [("action", size) for size in action.nvec or (action.dim,)]
+    if "own" in parts:  # images become features before the first layer, so the number follows from the width
+        sizes["own"] = (width - sum(sizes[part] for part in parts)) // parts.count("own")
+    return [(part, sizes[part]) for part in parts]
 
 
-def _spans(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Span]:
-    """The spans shared by two sequences of parts with sizes `old` and `new`: the leading entries of each part."""
+def _spans(old: list[Part], new: list[Part]) -> Iterator[Span]:
+    """The spans shared by two sequences of parts: the leading entries of each part with the same meaning."""
     begin_old = begin_new = 0
-    for size_old, size_new in zip(old, new, strict=False):
-        yield begin_old, begin_new, min(size_old, size_new)
+    for (part_old, size_old), (part_new, size_new) in zip(old, new, strict=False):
+        yield begin_old, begin_new, min(size_old, size_new) if part_old == part_new else 0
         begin_old, begin_new = begin_old + size_old, begin_new + size_new
 
 
-def _merge(fresh: Tensor, source: Tensor, spans: list[Span], axis: int) -> Tensor:
+def _merge(fresh: Tensor, source: Tensor, spans: Iterable[Span], axis: int) -> Tensor:
     """A copy of `fresh` with the spans along `axis` replaced by those of `source`."""
     result = fresh.clone()
     for begin_old, begin_new, count in spans:

@@ -163,3 +163,12 @@ def test_bad_options_are_named(case: str) -> None:
     make, message = BAD_OPTIONS[case]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         make().environment(ENV).validate()
+
+
+def test_unknown_keywords_are_named() -> None:
+    with pytest.raises(TypeError, match=r"network\(\) got an unexpected keyword 'embed_dims'.*mean 'embed_dim'"):
+        MATConfig().network(embed_dims=8)
+    with pytest.raises(TypeError, match=r"joint_env\(\) got an unexpected keyword 'team_rewards'\.$"):
+        MATConfig().joint_env(team_rewards="sum")
+    with pytest.raises(TypeError, match=r"'agent_order'\. It is an option of the policy: use network\(agent_order="):
+        MATConfig().joint_env(agent_order="shuffled")

@@ -43,38 +43,6 @@ def test_equivalence_to_single_environments(continuous: bool, options: dict[str,
     assert ended > 10
 
 
-def test_shuffling_only_changes_the_order_of_rows() -> None:
-    """An agent's observation, action, mask and reward share a row, which changes with every episode."""
-    fixed, shuffled = ToyBatch(3, continuous=True), ToyBatch(3, continuous=True)
-    fixed.action_spaces = shuffled.action_spaces = (fixed.action_spaces[1],) * 3
-    fixed_env, shuffled_env = JointBatchEnv(fixed), JointBatchEnv(shuffled, agent_order="shuffled")
-    expected, _ = fixed_env.reset(seed=1)
-    actual, _ = shuffled_env.reset(seed=1)
-    rng = np.random.default_rng(0)
-    orders = set()
-    for _ in range(20):
-        order = actual["observations"][:, :, -3:].argmax(axis=2)  # (B, n), from the IDs
-        orders.update(map(tuple, order))
-        copies = np.arange(3)[:, None]
-        np.testing.assert_array_equal(actual["observations"], expected["observations"][copies, order])
-        np.testing.assert_array_equal(actual["alive"], expected["alive"][copies, order])
-        actions = rng.uniform(-1, 1, (3, 3, 2)).astype(np.float32)
-        expected, *expected_rest, infos = fixed_env.step(actions)
-        actual, *actual_rest, actual_infos = shuffled_env.step(actions[copies, order])
-        for a, b in zip(expected_rest, actual_rest, strict=True):
-            np.testing.assert_allclose(a, b)
-        after = actual["observations"][:, :, -3:].argmax(axis=2)
-        np.testing.assert_array_equal(actual_infos["agent_rewards"], infos["agent_rewards"][copies, after])
-        if "episode_agent_returns" in infos:
-            np.testing.assert_array_equal(actual_infos["episode_agent_returns"], infos["episode_agent_returns"])
-    assert len(orders) > 2
-
-
-def test_shuffling_needs_equal_action_spaces() -> None:
-    with pytest.raises(JointEnvError, match="needs agents with equal action spaces"):
-        JointBatchEnv(ToyBatch(2), agent_order="shuffled")
-
-
 def test_invalid_options_are_rejected() -> None:
     with pytest.raises(ValueError, match="team_reward='max' is unknown. Choose one of mean, sum"):
         JointBatchEnv(ToyBatch(2), team_reward="max")

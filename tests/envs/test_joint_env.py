@@ -13,7 +13,6 @@ from toy_envs import TakingTurns, ToyTeam
 
 from rllib_seqmarl.envs.adapters import adapt
 from rllib_seqmarl.envs.catalog import make_joint_env
-from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_env import JointEnv
 
 D3, D5 = spaces.Discrete(3), spaces.Discrete(5)
@@ -189,42 +188,6 @@ def test_sets_of_agents_have_one_order(names: Any) -> None:
     env.observation_spaces = dict.fromkeys(names, env.observation_spaces["x"])
     env.action_spaces = dict.fromkeys(names, env.action_spaces["x"])
     assert [str(agent)[-2:].strip("_") for agent in adapt(env).agents] == ["1", "2", "10"]
-
-
-def test_shuffled_agents_keep_their_actions_and_rewards() -> None:
-    """Observations, actions, rewards and deaths of an agent share a row; the order only changes between episodes."""
-    team = ToyTeam([D5] * 4, deaths={"b": 3}, masks="info")
-    shuffled = JointEnv(team, agent_order="shuffled")
-    plain = JointEnv(ToyTeam([D5] * 4, deaths={"b": 3}, masks="info"))
-    orders = []
-    for seed in range(6):
-        observation, _ = shuffled.reset(seed=seed)
-        expected, _ = plain.reset(seed=seed)
-        order = observation["observations"][:, -4:].argmax(axis=1)  # agent IDs move with their agents
-        orders.append(tuple(order))
-        over = False
-        while not over:
-            for name, rows in expected.items():
-                np.testing.assert_array_equal(observation[name], rows[order])
-            action = expected["action_mask"].argmax(axis=1)
-            observation, reward, _, over, info = shuffled.step(action[order])
-            expected, plain_reward, _, _, plain_info = plain.step(action)
-            assert reward == plain_reward
-            assert team.taken[-1] == plain.env.taken[-1]
-            np.testing.assert_array_equal(info["agent_rewards"], plain_info["agent_rewards"][order])
-            if "agent_terminateds" in plain_info:
-                np.testing.assert_array_equal(info["agent_terminateds"], plain_info["agent_terminateds"][order])
-        np.testing.assert_array_equal(info["episode_agent_returns"], plain_info["episode_agent_returns"])
-    assert len(set(orders)) > 1
-    shuffled.reset(seed=0)
-    assert tuple(shuffled.reset(seed=0)[0]["observations"][:, -4:].argmax(axis=1)) == orders[0]
-
-
-def test_shuffling_needs_equal_action_spaces() -> None:
-    with pytest.raises(JointEnvError, match="agent_order='shuffled' needs agents with equal action spaces"):
-        JointEnv(ToyTeam([D3, D5]), agent_order="shuffled")
-    with pytest.raises(ValueError, match="agent_order='random' is unknown. Choose one of fixed, shuffled"):
-        JointEnv(ToyTeam(), agent_order="random")
 
 
 def test_images_are_passed_through() -> None:

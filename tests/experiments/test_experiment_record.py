@@ -30,6 +30,6 @@ def test_what_the_saved_weights_depend_on_cannot_change(key: str, value: Any, re
         config_changes(record(experiment()), experiment(**{key: value}))
 
 
-@pytest.mark.parametrize(("key", "value"), [("lr", 1e-4), ("num_env_runners", 2), ("agent_order", "shuffled")])
+@pytest.mark.parametrize(("key", "value"), [("lr", 1e-4), ("num_env_runners", 2), ("team_reward", "sum")])
 def test_other_options_can_change(key: str, value: Any) -> None:
     assert config_changes(record(experiment()), experiment(**{key: value})) == {key: value}

@@ -1,4 +1,4 @@
-"""The mixer contract, for every mixer in the registry: step-by-step decoding equals the parallel pass."""
+"""The mixer contract, for every mixer in the registry: however a sequence is cut, results are the same."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_map
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, Mixer, MixerShape, PostNormMixers, PreNormMixers
+from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.mixers.mamba import MambaOptions
 from rllib_seqmarl.mixers.rwkv6 import RWKV6Options
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
@@ -33,29 +35,75 @@ ENCODERS = {name: mixers.encoder for name, mixers in MIXERS.items() if isinstanc
 SHAPES = st.sampled_from([(4, 1), (8, 2), (6, 3), (8, 8), (132, 1)])
 
 
-def build(factory: Factory, d: int, n_head: int) -> Mixer:
+def build(factory: Factory, d: int, n_head: int, layer: int = 0) -> Mixer:
     """A mixer in float64 with weights far from their small initial values."""
-    mixer = factory(MixerShape(embed_dim=d, n_head=n_head)).double()
+    mixer = factory(MixerShape(embed_dim=d, n_head=n_head, layer=layer, n_layer=2)).double()
     for parameter in mixer.parameters():
         parameter.data += 0.5 * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5
     return mixer
 
 
-@pytest.mark.parametrize("name", CAUSAL)
-@settings(max_examples=40, deadline=None)
-@given(n=st.integers(1, 40), batch_size=st.integers(1, 4), shape=SHAPES, seed=st.integers(0, 2**31))
-@torch.no_grad()
-def test_steps_equal_the_parallel_pass(name, n, batch_size, shape, seed):
-    torch.manual_seed(seed)
-    mixer = build(CAUSAL[name], *shape)
-    assert isinstance(mixer, CausalMixer)
-    x, context = torch.randn(2, batch_size, n, shape[0], dtype=torch.float64)
-    state = mixer.initial_state(batch_size)
-    outputs = []
-    for t, piece in enumerate(mixer.split_context(context)):
-        y, state = mixer.step(x[:, t], state, piece)
+def run_windows(mixer, x, context, lengths, state=None, resets=None):
+    """Outputs and the last state of windows of these lengths."""
+    outputs, first = [], 0
+    for length in lengths:
+        at = slice(first, first + length)
+        y, state = mixer(x[:, at], context[:, at], state, None if resets is None else resets[:, at])
         outputs.append(y)
-    torch.testing.assert_close(torch.stack(outputs, dim=1), mixer(x, context), rtol=0, atol=1e-10)
+        first += length
+    return torch.cat(outputs, dim=1), state
+
+
+def run_steps(mixer, x, context, state, resets):
+    """Outputs and the last state of single steps, with the state set to zeros where ``resets`` says so."""
+    outputs = []
+    for t in range(x.shape[1]):
+        y, state = mixer.step(x[:, t], reset_state(state, resets[:, t]), context[:, t])
+        outputs.append(y)
+    return torch.stack(outputs, dim=1), state
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), batch_size=st.integers(1, 4), shape=SHAPES,
+    share=st.sampled_from([0.0, 0.2, 1.0]), layer=st.integers(0, 1), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_windows_and_steps_are_equal_for_any_cuts_and_resets(name, lengths, batch_size, shape, share, layer, seed):
+    """Outputs, gradients of all inputs and parameters, and what the state means for the future."""
+    torch.manual_seed(seed)
+    mixer = build(CAUSAL[name], *shape, layer=layer)
+    assert isinstance(mixer, CausalMixer)
+    n = sum(lengths)
+    x, context, before, next_x = torch.randn(4, batch_size, n, shape[0], dtype=torch.float64).requires_grad_().unbind()
+    resets = torch.rand(batch_size, n) < share
+    results = []
+    for run in ("window", "windows", "steps"):
+        _, state = mixer(before, before, mixer.initial_state(batch_size))
+        if run == "steps":
+            y, state = run_steps(mixer, x, context, state, resets)
+        else:
+            y, state = run_windows(mixer, x, context, lengths if run == "windows" else [n], state, resets)
+        y = torch.cat([y, mixer(next_x, context, state)[0]], dim=1)
+        inputs = [x, context, before, *mixer.parameters()]
+        torch.manual_seed(1)
+        results.append([y, *torch.autograd.grad((y * torch.randn_like(y)).sum(), inputs, materialize_grads=True)])
+    for others in results[1:]:
+        for actual, expected in zip(others, results[0], strict=True):
+            scale = max(1.0, expected.abs().max().item())
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10 * scale)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_without_a_state_a_window_starts_from_zeros_and_returns_none(name):
+    torch.manual_seed(0)
+    mixer = build(CAUSAL[name], 8, 2)
+    x, context = torch.randn(2, 3, 6, 8, dtype=torch.float64)
+    for resets in (None, torch.rand(3, 6) < 0.5):
+        y, state = mixer(x, context, None, resets)
+        assert state is None
+        expected, _ = mixer(x, context, mixer.initial_state(3), resets)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
 
 
 OPTIONS = {
@@ -67,35 +115,28 @@ OPTIONS = {
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @torch.no_grad()
-def test_steps_equal_the_parallel_pass_with_other_options_layers_and_backends(name, backend):
+def test_steps_equal_the_window_with_other_options_and_backends(name, backend):
     torch.manual_seed(0)
     for options in OPTIONS.get(name.split("/")[0], [None]):
         shape = MixerShape(embed_dim=6, n_head=2, layer=1, n_layer=3, options=options, backend=backend)
         mixer = CAUSAL[name](shape).double()
         x, context = torch.randn(2, 3, 9, 6, dtype=torch.float64)
-        state = mixer.initial_state(3)
-        outputs = []
-        for t, piece in enumerate(mixer.split_context(context)):
-            y, state = mixer.step(x[:, t], state, piece)
-            outputs.append(y.clone())
-        torch.testing.assert_close(torch.stack(outputs, dim=1), mixer(x, context), rtol=0, atol=1e-10)
+        steps, _ = run_steps(mixer, x, context, mixer.initial_state(3), torch.zeros(3, 9, dtype=torch.bool))
+        torch.testing.assert_close(steps, mixer(x, context)[0], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-@torch.no_grad()
-def test_copied_state_is_independent(name):
-    """As needed for a search over continuations."""
+def test_steps_are_pure(name):
+    """The given state stays valid, as needed for a search over continuations."""
     torch.manual_seed(0)
     mixer = build(CAUSAL[name], 8, 2)
-    x, context = torch.randn(2, 3, 4, 8, dtype=torch.float64)
-    pieces = mixer.split_context(context)
-    state = mixer.initial_state(3)
-    for t in range(2):
-        _, state = mixer.step(x[:, t], state, pieces[t])
-    copied = deepcopy(state)
-    expected = mixer.step(x[:, 2], state, pieces[2])[0].clone()
-    mixer.step(x[:, 3], state, pieces[3])
-    torch.testing.assert_close(mixer.step(x[:, 2], copied, pieces[2])[0], expected)
+    x, context = torch.randn(2, 3, 2, 8, dtype=torch.float64)
+    _, state = mixer(x, context, mixer.initial_state(3))
+    copied = deepcopy(tree_map(torch.Tensor.detach, state))
+    first, _ = mixer.step(x[:, 0], state, context[:, 0])
+    mixer.step(x[:, 1], state, context[:, 1])
+    assert torch.equal(mixer.step(x[:, 0], state, context[:, 0])[0], first)
+    assert torch.equal(mixer.step(x[:, 0], copied, context[:, 0])[0], first)
 
 
 @pytest.mark.parametrize("name", MIXERS)
@@ -119,7 +160,7 @@ def test_causal_mixer_depends_on_predecessors_only(name):
     torch.manual_seed(0)
     mixer = build(CAUSAL[name], 8, 2)
     x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
-    y = mixer(x, torch.randn(1, 5, 8, dtype=torch.float64))
+    y, _ = mixer(x, torch.randn(1, 5, 8, dtype=torch.float64))
     for t in range(5):
         (gradient,) = torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)
         assert gradient[0, t].any() and not gradient[0, t + 1 :].any()
@@ -131,5 +172,5 @@ def test_encoder_mixer_depends_on_the_whole_team(name):
     mixer = build(ENCODERS[name], 8, 2)
     x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
     for t in range(5):
-        (gradient,) = torch.autograd.grad(mixer(x)[0, t].sum(), x)
+        (gradient,) = torch.autograd.grad(mixer(x)[0][0, t].sum(), x)
         assert (gradient[0].abs().amax(-1) > 0).all()

@@ -13,6 +13,7 @@ from ray import cloudpickle
 
 from rllib_seqmarl import MATConfig, register_mixer
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, MixerShape, PreNormMixers
+from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 from rllib_seqmarl.policies.export import ExportError, load_network, save_network
 
@@ -26,15 +27,16 @@ class Sum(CausalMixer):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(shape.embed_dim))
 
-    def forward(self, x: torch.Tensor, context: Any = None) -> torch.Tensor:
-        return x.cumsum(1) * self.scale
+    def forward(self, x: Any, context: Any = None, state: Any = None, resets: Any = None) -> tuple[Any, Any]:
+        after = self.initial_state(len(x)) if state is None else state
+        outputs = []
+        for t in range(x.shape[1]):
+            after = (after if resets is None else reset_state(after, resets[:, t])) + x[:, t]
+            outputs.append(after * self.scale)
+        return torch.stack(outputs, dim=1), None if state is None else after
 
     def initial_state(self, batch_size: int) -> torch.Tensor:
         return self.scale.new_zeros(batch_size, len(self.scale))
-
-    def step(self, x: torch.Tensor, state: torch.Tensor, context: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-        state = state + x
-        return state * self.scale, state
 
 
 SUM = PreNormMixers(time=Sum, channel=Sum)

@@ -45,7 +45,7 @@ def test_rwkv4_time_mixing_equals_transformers(transformers_rwkv, backend):
         weights[f"time_mix_{name}"] = (1 - mix).view(1, 1, -1)
     theirs.load_state_dict(weights)
     x = torch.randn(3, 9, 32)
-    torch.testing.assert_close(ours(x), theirs(x)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_rwkv4_channel_mixing_equals_transformers(transformers_rwkv):
@@ -57,7 +57,7 @@ def test_rwkv4_channel_mixing_equals_transformers(transformers_rwkv):
         weights[f"time_mix_{name}"] = (1 - mix).view(1, 1, -1)
     theirs.load_state_dict(weights)
     x = torch.randn(3, 9, 32)
-    torch.testing.assert_close(ours(x), theirs(x)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0], rtol=1e-5, atol=1e-5)
 
 
 def sigmoid(x):
@@ -116,7 +116,7 @@ def test_rwkv5_time_mixing_equals_the_paper(backend, n_head):
     mixer = spread(RWKV5TimeMix(MixerShape(16, n_head, layer=1, n_layer=3, backend=backend)))
     x = torch.randn(2, 7, 16, dtype=torch.float64)
     oracle = Oracle(mixer)
-    np.testing.assert_allclose(mixer(x).detach().numpy(), oracle(x.numpy(), oracle.shifted5), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(mixer(x)[0].detach().numpy(), oracle(x.numpy(), oracle.shifted5), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("backend", WKV6.available())
@@ -125,7 +125,7 @@ def test_rwkv6_time_mixing_equals_the_paper(backend, n_head):
     mixer = spread(RWKV6TimeMix(MixerShape(16, n_head, layer=1, n_layer=3, backend=backend)))
     x = torch.randn(2, 7, 16, dtype=torch.float64)
     oracle = Oracle(mixer)
-    np.testing.assert_allclose(mixer(x).detach().numpy(), oracle(x.numpy(), oracle.shifted6), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(mixer(x)[0].detach().numpy(), oracle(x.numpy(), oracle.shifted6), rtol=0, atol=1e-10)
 
 
 def test_rwkv6_initially_equals_rwkv5_with_constant_shifts_and_decays():
@@ -134,8 +134,8 @@ def test_rwkv6_initially_equals_rwkv5_with_constant_shifts_and_decays():
     shared = {name: value for name, value in mixer6.state_dict().items() if name in mixer5.state_dict()}
     mixer5.load_state_dict(shared | {"mix": mixer6.mix[1:]})
     x = torch.randn(2, 5, 16)
-    torch.testing.assert_close(mixer6(x), mixer5(x))
-    assert torch.autograd.grad(mixer6(x).square().sum(), mixer6.mix_down)[0].any()  # but they can be learnt
+    torch.testing.assert_close(mixer6(x)[0], mixer5(x)[0])
+    assert torch.autograd.grad(mixer6(x)[0].square().sum(), mixer6.mix_down)[0].any()  # but they can be learnt
 
 
 def test_gradient_of_squared_relu():
@@ -187,7 +187,7 @@ def test_every_parameter_has_a_gradient(version):
     for factory in (MIXERS[version].time, MIXERS[version].channel):
         mixer = spread(factory(shape))
         x = torch.randn(3, 6, 16, dtype=torch.float64)
-        gradients = torch.autograd.grad(mixer(x).square().sum(), list(mixer.parameters()))
+        gradients = torch.autograd.grad(mixer(x)[0].square().sum(), list(mixer.parameters()))
         for (name, _), gradient in zip(mixer.named_parameters(), gradients, strict=True):
             assert gradient.isfinite().all() and gradient.any(), name
 
@@ -199,7 +199,7 @@ def test_extreme_decays_and_inputs_stay_finite(version):
     with torch.no_grad():
         mixer.decay.copy_(torch.linspace(-200, 60, 16))
     x = (1e3 * torch.randn(2, 40, 16)).requires_grad_()
-    y = mixer(x)
+    y, _ = mixer(x)
     for result in (y, *torch.autograd.grad(y.sum(), [x, *mixer.parameters()])):
         assert result.isfinite().all()
 
@@ -227,7 +227,7 @@ def test_unbounded_decay_rates_stay_finite(kind, rate):
     mixer = kind(MixerShape(16))
     mixer.decay.data.fill_(rate)
     x = (1e4 * torch.randn(2, 9, 16)).requires_grad_()
-    y = mixer(x)
+    y, _ = mixer(x)
     y.sum().backward()
     assert y.isfinite().all() and x.grad.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in mixer.parameters())

@@ -68,18 +68,6 @@ def test_only_features_and_state_are_normalised() -> None:
     assert np.abs(np.stack([observation["state"] for observation in filtered]).std(axis=0) - 1.0).max() < 0.3
 
 
-def test_statistics_follow_agents_in_shuffled_rows() -> None:
-    connector = team_filter()
-    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
-        observation = LAYOUT.blank()
-        observation["observations"][:, :2] = np.arange(3.0)[:, None]
-        observation["observations"] = observation["observations"][order]
-        episode = SingleAgentEpisode(observations=[observation], observation_space=LAYOUT.observation_space)
-        connector(rl_module=None, batch={}, episodes=[episode])
-    for agent in range(3):
-        np.testing.assert_array_equal(connector._filters[agent].running_stats.mean, [agent, agent])
-
-
 def test_dead_agents_stay_zero_and_do_not_update_statistics() -> None:
     connector = team_filter()
     features = np.full((3, 2), 7.0, np.float32)

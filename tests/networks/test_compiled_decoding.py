@@ -5,16 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import ACTIONS, cases, random_mask, randomized, team_obs
-from torch.nn import functional as F
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.layers import linear
-from rllib_seqmarl.networks.decisions import TorchDecisions
+from rllib_seqmarl.networks.action_heads import CategoricalHead
+from rllib_seqmarl.networks.decoding.heads import TorchHead
+from rllib_seqmarl.networks.decoding.table import HEADS as COMPILED_HEADS
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 pytest.importorskip("numba")
@@ -33,9 +35,8 @@ def assert_same_decisions(network, obs, deterministic, tolerance):
     decisions = []
     for net in (network, without_kernels(network)):
         torch.manual_seed(1)
-        decisions.append(
-            (*net.act(obs, deterministic=deterministic)[:3], torch.rand(3))
-        )  # the same number of random numbers was drawn
+        # The same number of random numbers was drawn.
+        decisions.append((*net.act(obs, deterministic=deterministic)[:3], torch.rand(3)))
     for actual, expected in zip(*decisions, strict=True):
         assert actual.dtype == expected.dtype and actual.is_contiguous()
         torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
@@ -70,8 +71,7 @@ def test_masks_may_be_broadcast_numbers(action):
     torch.manual_seed(0)
     network = randomized(SequencePolicy(NetworkConfig(7, action, embed_dim=8)).double())
     mask, alive = random_mask(action, 1, 1).to(torch.int8).expand(4, 5, -1), torch.ones(4, 5)
-    obs = team_obs(torch.randn(4, 5, 7, dtype=torch.float64), mask, alive)
-    assert_same_decisions(network, obs, False, 1e-10)
+    assert_same_decisions(network, team_obs(torch.randn(4, 5, 7, dtype=torch.float64), mask, alive), False, 1e-10)
 
 
 @settings(max_examples=30, deadline=None)
@@ -81,14 +81,16 @@ def test_compiled_head_equals_torch_head(action, batch_size, n, seed):
     """Compares scores, actions and tokens of the head alone."""
     torch.manual_seed(seed)
     head = randomized(SequencePolicy(NetworkConfig(7, action, embed_dim=10)).double()).head
-    shape = batch_size, n, action.width
     action_mask = random_mask(action, batch_size, n)
-    noise = head.noise(shape, action_mask)
-    compiled, plain = head.decisions(shape, action_mask, noise), TorchDecisions(head, shape, action_mask, noise)
-    assert not isinstance(compiled, TorchDecisions)
+    noise = head.noise((batch_size, n, action.width), action_mask)
+    contexts = np.zeros((n, batch_size, 10))
+    steps = COMPILED_HEADS[type(head)](head), TorchHead(head)
+    tokens = [step.start(contexts, action_mask, noise) for step in steps]
+    np.testing.assert_allclose(*tokens, rtol=0, atol=1e-10)
     for _ in range(n):
-        features = torch.randn(batch_size, 10, dtype=torch.float64)
-        torch.testing.assert_close(compiled(features), plain(features), rtol=0, atol=1e-10)
+        features = np.random.default_rng(seed).normal(size=(batch_size, 10))
+        np.testing.assert_allclose(*(step(features) for step in steps), rtol=0, atol=1e-10)
+    compiled, plain = steps
     torch.testing.assert_close(compiled.scores, plain.scores, rtol=0, atol=1e-10)
     torch.testing.assert_close(compiled.actions, plain.actions, rtol=0, atol=1e-10)
 
@@ -102,7 +104,8 @@ def test_networks_can_be_copied_and_pickled_after_decoding(mixer):
     expected = network.act(obs)
     assert len(pickle.dumps(network)) == size and list(vars(network.decoder.blocks[0])) == keys
     for copied in (deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert all(map(torch.equal, copied.act(obs)[:3], expected[:3]))
+        for actual, before in zip(copied.act(obs)[:3], expected[:3], strict=True):
+            assert torch.equal(actual, before)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -152,8 +155,13 @@ class LastToken(CausalMixer):
         super().__init__()
         self.proj = linear(shape.embed_dim, shape.embed_dim, gain=1.0)
 
-    def forward(self, x, context=None):
-        return self.proj(F.pad(x, (0, 0, 1, 0))[:, :-1] if context is None else x + context)
+    def forward(self, x, context=None, state=None, resets=None):
+        before = x.new_zeros(len(x), x.shape[2]) if state is None else state
+        previous = torch.cat([before.unsqueeze(1), x[:, :-1]], dim=1)
+        if resets is not None:
+            previous = previous.masked_fill(resets.unsqueeze(-1), 0)
+        y = self.proj(previous if context is None else x + context)
+        return y, None if state is None else x[:, -1]
 
     def initial_state(self, batch_size):
         return self.proj.weight.new_zeros(batch_size, len(self.proj.weight))
@@ -173,3 +181,25 @@ def test_mixers_without_kernels_can_be_combined_with_kernels(mixers, monkeypatch
     obs = team_obs(torch.randn(3, 4, 7, dtype=torch.float64))
     actions, log_probs, *_ = network.act(obs)
     torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)
+
+
+class ReversedHead(CategoricalHead):
+    """A user-defined head, without kernels: the least probable choice."""
+
+    def choose(self, scores, noise):
+        return super().choose(-scores, noise)
+
+
+def test_heads_without_kernels_can_be_combined_with_kernels():
+    torch.manual_seed(0)
+    network = randomized(SequencePolicy(NetworkConfig(7, HEADS[0], embed_dim=8)).double())
+    head = ReversedHead(HEADS[0], 8).double()
+    head.load_state_dict(network.head.state_dict())
+    network.head = head
+    obs = team_obs(torch.randn(3, 4, 7, dtype=torch.float64))
+    actions, log_probs, *_ = network.act(obs)
+    torch.testing.assert_close(network.evaluate(obs, actions)[0].detach(), log_probs, rtol=0, atol=1e-10)
+    for choice in range(6):  # of the last agent, all others are at least as probable
+        other = actions.clone()
+        other[:, -1] = choice
+        assert (network.evaluate(obs, other)[0][:, -1] >= log_probs[:, -1] - 1e-12).all()

@@ -25,7 +25,7 @@ ENV = "coordination/distinct_choice"
 
 
 @dataclass(frozen=True)
-class IndependentConfig(PolicyConfig):
+class LinearConfig(PolicyConfig):
     """Options of a linear policy.
 
     Attributes:
@@ -37,13 +37,13 @@ class IndependentConfig(PolicyConfig):
     rounding: Literal["up", "down"] = "up"
 
 
-class Independent(Policy):
-    """Agents choose independently of each other."""
+class LinearPolicy(Policy):
+    """The logits of each agent are linear in its observation."""
 
-    Config = IndependentConfig
-    config: IndependentConfig
+    Config = LinearConfig
+    config: LinearConfig
 
-    def __init__(self, config: IndependentConfig) -> None:
+    def __init__(self, config: LinearConfig) -> None:
         super().__init__()
         self.config = config
         self.logits = nn.Linear(config.obs_dim, config.action.width)
@@ -71,8 +71,8 @@ class Independent(Policy):
 
 @pytest.fixture(autouse=True)
 def restore_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("independent", "of another module"):
-        monkeypatch.setitem(POLICIES, name, Independent)
+    for name in ("linear", "of another module"):
+        monkeypatch.setitem(POLICIES, name, LinearPolicy)
         del POLICIES[name]
 
 
@@ -80,23 +80,25 @@ def restore_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_registered_policy_can_be_selected() -> None:
-    config = MATConfig().environment(ENV).network(policy="independent")
-    with pytest.raises(ValueError, match=r"unknown policy 'independent'. Known policies: sequence.*register_policy\("):
+    config = MATConfig().environment(ENV).network(policy="linear")
+    with pytest.raises(
+        ValueError, match=r"unknown policy 'linear'. Known policies: independent, sequence.*register_policy\("
+    ):
         config.validate()
-    register_policy("independent", Independent)
+    register_policy("linear", LinearPolicy)
     config.network(scale=2).validate()
-    register_policy("independent", defined_again())  # as when rerunning a notebook cell
+    register_policy("linear", defined_again())  # as when rerunning a notebook cell
 
 
 def defined_again() -> type[Policy]:
-    return type("Independent", (Independent,), {"__module__": Independent.__module__})
+    return type("LinearPolicy", (LinearPolicy,), {"__module__": LinearPolicy.__module__})
 
 
 BAD: dict[str, tuple[Any, Any, str]] = {
-    "built-in": ("sequence", Independent, "the name 'sequence' is a built-in policy; choose another name"),
-    "taken": ("independent", POLICIES["sequence"], "the name 'independent' is already registered with other classes"),
-    "no name": ("", Independent, "register_policy: name='' is not a valid name; pass a string such as 'my-policy'"),
-    "number": (3, Independent, "register_policy: name=3 is not a valid name"),
+    "built-in": ("sequence", LinearPolicy, "the name 'sequence' is a built-in policy; choose another name"),
+    "taken": ("linear", POLICIES["sequence"], "the name 'linear' is already registered with other classes"),
+    "no name": ("", LinearPolicy, "register_policy: name='' is not a valid name; pass a string such as 'my-policy'"),
+    "number": (3, LinearPolicy, "register_policy: name=3 is not a valid name"),
     "object": ("mine", object(), "takes a class that derives from Policy, not <object"),
     "module": ("mine", nn.Linear, "takes a class that derives from Policy, not <class 'torch"),
     "no config": ("mine", type("Bare", (Policy,), {}), "Bare.Config must be a dataclass .* not None"),
@@ -107,61 +109,61 @@ BAD: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_invalid_registrations_are_rejected(case: str) -> None:
     name, policy, message = BAD[case]
-    register_policy("independent", Independent)
+    register_policy("linear", LinearPolicy)
     with pytest.raises((ValueError, TypeError), match=message):
         register_policy(name, policy)
-    assert set(POLICIES.of_users) == {"independent"}
+    assert set(POLICIES.of_users) == {"linear"}
 
 
 @pytest.mark.parametrize("travels_as", ["config", "dict", "state"])
 def test_configs_carry_policies_to_other_processes(travels_as: str) -> None:
     """Objects go to env runners and learners, dicts to Tune's trials, states into checkpoints."""
-    register_policy("independent", Independent)
-    config = MATConfig().environment(ENV).network(policy="independent", scale=3)
+    register_policy("linear", LinearPolicy)
+    config = MATConfig().environment(ENV).network(policy="linear", scale=3)
     sent = cloudpickle.dumps({"config": config, "dict": config.to_dict(), "state": config.get_state()}[travels_as])
-    del POLICIES["independent"]
+    del POLICIES["linear"]
     received: Any = cloudpickle.loads(sent)
     config = received if travels_as == "config" else MATConfig().update_from_dict(received)
     if travels_as == "state":
         config = MATConfig.from_state(received)
     config.validate()
-    assert POLICIES["independent"] is Independent and config.scale == 3
+    assert POLICIES["linear"] is LinearPolicy and config.scale == 3
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_registered_policy_is_trained() -> None:
-    register_policy("independent", Independent)
-    config = MATConfig().environment(ENV, env_config={"n_agents": 2}).network(policy="independent", scale=2)
+    register_policy("linear", LinearPolicy)
+    config = MATConfig().environment(ENV, env_config={"n_agents": 2}).network(policy="linear", scale=2)
     algo = config.training(train_batch_size_per_learner=40, num_epochs=1, minibatch_size=20).build_algo()
     network = algo.get_module().policy
     before = network.logits.weight.clone()
     algo.train()
     algo.stop()
-    assert type(network) is Independent and network.config.scale == 2 and network.config.n_agents == 2
+    assert type(network) is LinearPolicy and network.config.scale == 2 and network.config.n_agents == 2
     assert not torch.equal(before, network.logits.weight)
 
 
 def test_a_saved_policy_names_the_module_to_import(tmp_path: Path) -> None:
-    network = Independent(IndependentConfig(3, ActionSpec("discrete", (2,)), scale=2))
-    with pytest.raises(ValueError, match=r"Independent'> has no name. Call rllib_seqmarl.register_policy\("):
+    network = LinearPolicy(LinearConfig(3, ActionSpec("discrete", (2,)), scale=2))
+    with pytest.raises(ValueError, match=r"LinearPolicy'> has no name. Call rllib_seqmarl.register_policy\("):
         save_network(tmp_path / "policy", network)
-    register_policy("independent", Independent)
+    register_policy("linear", LinearPolicy)
     save_network(tmp_path / "policy", network)
-    POLICIES["independent"] = defined_again()
+    POLICIES["linear"] = defined_again()
     save_network(tmp_path / "policy", network)
     loaded, *_ = load_network(tmp_path / "policy")
     obs = {"observations": torch.randn(2, 3, 3)}
     assert torch.equal(loaded.act(obs).log_probs, network.act(obs).log_probs) and loaded.config == network.config
-    del POLICIES["independent"]
-    message = f"unknown policy 'independent'. .* Its parts are defined in {Independent.__module__!r}."
+    del POLICIES["linear"]
+    message = f"unknown policy 'linear'. .* Its parts are defined in {LinearPolicy.__module__!r}."
     with pytest.raises(ExportError, match=message):
         load_network(tmp_path / "policy")
 
 
 def test_only_modules_of_users_are_named() -> None:
-    register_policy("independent", Independent)
+    register_policy("linear", LinearPolicy)
     assert POLICIES.modules_of("sequence") == set()
-    assert POLICIES.modules_of("independent", "sequence") == {__name__}
+    assert POLICIES.modules_of("linear", "sequence") == {__name__}
 
 
 # -- options ----------------------------------------------------------------------------------------------------------
@@ -178,11 +180,11 @@ def test_options_of_built_in_policies_are_described(policy: str) -> None:
 
 
 def test_options_are_read_from_the_class_and_its_bases() -> None:
-    options = declared_options(IndependentConfig)
+    options = declared_options(LinearConfig)
     assert options["scale"] == (int, 1, "What logits are multiplied with.")
     assert options["rounding"] == (Literal["up", "down"], "up", '"up" or "down".')
     assert options["obs_dim"].text == "Numbers in one agent's observation."
-    assert list(IndependentConfig.options()) == ["conv_filters", "scale", "rounding"]
+    assert list(LinearConfig.options()) == ["conv_filters", "scale", "rounding"]
 
 
 @pytest.mark.parametrize("config_class", [JointPPOConfig, MATConfig, MAMConfig, MARWKVConfig])
@@ -218,15 +220,15 @@ def test_unknown_keywords_and_options_of_other_policies_are_named() -> None:
         MATConfig().network(version=6)
     with pytest.raises(ValueError, match="unknown policy 'sequnce'. Did you mean 'sequence'"):
         MATConfig().network(policy="sequnce", embed_dim=3)
-    register_policy("independent", Independent)
-    with pytest.raises(TypeError, match="'embed_dim'.* The options of policy 'independent' are conv_filters, scale, r"):
-        MATConfig().network(policy="independent", embed_dim=3)
-    config = MATConfig().environment(ENV).network(embed_dim=32).network(policy="independent")
-    message = "embed_dim=32 has no effect: policy='independent' has no such option. Remove it; .* are conv_filters, sc"
+    register_policy("linear", LinearPolicy)
+    with pytest.raises(TypeError, match="'embed_dim'.* The options of policy 'linear' are conv_filters, scale, r"):
+        MATConfig().network(policy="linear", embed_dim=3)
+    config = MATConfig().environment(ENV).network(embed_dim=32).network(policy="linear")
+    message = "embed_dim=32 has no effect: policy='linear' has no such option. Remove it; .* are conv_filters, sc"
     with pytest.raises(ValueError, match=message):
         config.validate()
     with pytest.raises(TypeError, match="unexpected keyword 'd_state'"):
-        MAMConfig().network(policy="independent", d_state=3)
+        MAMConfig().network(policy="linear", d_state=3)
 
 
 # -- experiment files -------------------------------------------------------------------------------------------------
@@ -239,8 +241,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"policies_of_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(
         "from rllib_seqmarl import register_policy\n"
-        f"from {Independent.__module__} import Independent\n"
-        "register_policy('of another module', Independent)\n"
+        f"from {LinearPolicy.__module__} import LinearPolicy\n"
+        "register_policy('of another module', LinearPolicy)\n"
     )
     return name
 

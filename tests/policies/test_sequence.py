@@ -139,12 +139,16 @@ class Average(CausalMixer):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(shape.embed_dim))
 
-    def forward(self, x, context=None):
-        counts = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)
-        return self.scale * x.cumsum(1) / counts[:, None]
+    def forward(self, x, context=None, state=None, resets=None):
+        after = self.initial_state(len(x)) if state is None else state
+        outputs = []
+        for t in range(x.shape[1]):
+            y, after = self.step(x[:, t], after if resets is None else reset_state(after, resets[:, t]))
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), None if state is None else after
 
     def initial_state(self, batch_size):
-        return 0.0, 0
+        return self.scale.new_zeros(batch_size, len(self.scale)), self.scale.new_zeros(batch_size, 1)
 
     def step(self, x, state, context=None):
         total, count = state[0] + x, state[1] + 1

@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 pytest.importorskip("numba")
 
+from rllib_seqmarl.networks.decoding import DECODING, is_compiled
+from rllib_seqmarl.networks.decoding.rows import layer_norm, norm_weights, rms_norm
+from rllib_seqmarl.networks.decoding.tiles import affine, array, composed, packed, packed_layer
 from rllib_seqmarl.ops import numba_math
-from rllib_seqmarl.ops.decoding import DECODING, is_compiled
-from rllib_seqmarl.ops.decoding.rows import layer_norm, norm_weights, rms_norm
-from rllib_seqmarl.ops.decoding.step import CompiledStep
-from rllib_seqmarl.ops.decoding.tiles import affine, array, composed, packed, packed_layer
 from rllib_seqmarl.ops.numba_math import kernel
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
@@ -120,10 +119,3 @@ def test_when_steps_are_compiled():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not is_compiled("auto", single)
     assert DECODING.available("meta") == ["reference"]
-
-
-def test_tokens_of_another_batch_size_are_rejected():
-    step = CompiledStep(2, np.zeros(1, np.float32), 4, 1)
-    with pytest.raises(ValueError, match=r"tokens of shape \(2, 4\), not \(3, 4\)"):
-        step.tokens(torch.zeros(3, 4))
-    assert step.tokens(torch.zeros(4, 2, dtype=torch.float64).T).dtype == np.float32

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rllib_seqmarl.ops.decoding.cached_pack import cached_pack
-from rllib_seqmarl.ops.decoding.tiles import array
+from rllib_seqmarl.networks.decoding.tiles import array
 from rllib_seqmarl.ops.numba_math import kernel
 
 
-@cached_pack
 def norm_weights(norm: nn.LayerNorm | nn.RMSNorm) -> Any:
     """Pack a norm as (3, dim): gain, bias, and epsilon repeated in every column."""
     gain = array(norm.weight)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
-from rllib_seqmarl.ops.decoding.rows import layer_norm
-from rllib_seqmarl.ops.decoding.rwkv import shift, store_previous
-from rllib_seqmarl.ops.decoding.step import CompiledStep
-from rllib_seqmarl.ops.decoding.tiles import affine, array, packed, packed_each, packed_layer
+from rllib_seqmarl.mixers.rwkv5 import RWKV5TimeMix
+from rllib_seqmarl.mixers.rwkv6 import RWKV6TimeMix
+from rllib_seqmarl.mixers.rwkv_common import MAX_RATE, NORM_EPSILON, MatrixTimeMix, log_decay
+from rllib_seqmarl.networks.decoding.rows import layer_norm
+from rllib_seqmarl.networks.decoding.rwkv import shift, store_previous
+from rllib_seqmarl.networks.decoding.step import CompiledStep
+from rllib_seqmarl.networks.decoding.tiles import affine, array, packed, packed_each, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 
@@ -64,7 +66,7 @@ def _mix(
 
 @kernel
 def _step5(
-    begin: Any, end: Any, x: Any, previous: Any, mix: Any, projections: Any, decay: Any, bonus: Any, states: Any,
+    begin: Any, end: Any, x: Any, previous: Any, states: Any, mix: Any, projections: Any, decay: Any, bonus: Any,
     norms: Any, output: Any, y: Any,
 ) -> None:  # fmt: skip
     """x, y (batch, d); mix (4, d) and projections (4, ...), as `packed_each`; decay (1, d)."""
@@ -89,8 +91,8 @@ def _tanh(x: Any, rows: Any, first: Any, width: Any, y: Any) -> None:
 
 @kernel
 def _step6(
-    begin: Any, end: Any, x: Any, previous: Any, first_mix: Any, mix_down: Any, mix_up: Any, projections: Any,
-    decay_down: Any, decay_up: Any, highest: Any, bonus: Any, states: Any, norms: Any, output: Any, y: Any,
+    begin: Any, end: Any, x: Any, previous: Any, states: Any, first_mix: Any, mix_down: Any, mix_up: Any,
+    projections: Any, decay_down: Any, decay_up: Any, highest: Any, bonus: Any, norms: Any, output: Any, y: Any,
 ) -> None:  # fmt: skip
     """x, y (batch, d). first_mix (1, d); mix_up (5, ...), whose biases are the fixed parts of the five shifts (decay,
     then projections); decay_up, whose bias is the fixed part of the rate; ``highest``: upper bound on that rate."""
@@ -123,78 +125,46 @@ def _step6(
 
 
 class MatrixStep(CompiledStep):
-    """The last token, matrix states, and the common weights of RWKV-5's and RWKV-6's time mixing.
+    """The last token, matrix states, and the weights that RWKV-5's and RWKV-6's time mixing have in common."""
 
-    Args:
-        batch_size: Number of sequences.
-        bonus: Weight of a token's own key (heads, size).
-        gain: Gain of each head's norm (heads, size).
-        bias: Bias of each head's norm (heads, size).
-        epsilon: Epsilon of these norms.
-        output: From d to d.
-    """
-
-    def __init__(
-        self, batch_size: int, bonus: Tensor, gain: Tensor, bias: Tensor, epsilon: float, output: nn.Linear
-    ) -> None:
-        like = array(bonus)
-        heads, size = like.shape
+    def __init__(self, mixer: MatrixTimeMix) -> None:
+        bonus = array(mixer.bonus)
+        heads, size = self.heads = bonus.shape
+        norms = np.empty((heads, 3, size), bonus.dtype)
+        norms[:, 0], norms[:, 1], norms[:, 2] = array(mixer.norm.weight), array(mixer.norm.bias), NORM_EPSILON
         d = heads * size
+        self.projections = packed_each(array(mixer.projections.weight).reshape(4, d, d))
+        self.common = bonus, norms, packed_layer(mixer.output)
         # Four projections, the output, and the state, which is bound by memory bandwidth.
-        super().__init__(batch_size, like, d, 5 * d * d + 4 * d * size)
-        norms = np.empty((heads, 3, size), like.dtype)
-        norms[:, 0], norms[:, 1], norms[:, 2] = array(gain), array(bias), epsilon
-        self.previous = np.zeros((batch_size, d), like.dtype)
-        self.states = np.zeros((batch_size, heads, size, size), like.dtype)
-        self.common = like, self.states, norms, packed_layer(output)
+        super().__init__(bonus, d, 5 * d * d + 4 * d * size)
+
+    def start(self, batch_size: int, length: int) -> None:
+        super().start(batch_size, length)
+        self.states = self.zeros(self.width), self.zeros(*self.heads, self.heads[1])
 
 
 class WKV5Step(MatrixStep):
-    """RWKV-5: shifts and decays are the same for all tokens.
+    """RWKV-5: shifts and decays are the same for all tokens."""
 
-    Args:
-        mix: Token-shift weights of receptance, key, value and gate (4, d).
-        projections: Stacked weights of receptance, key, value and gate (4 d, d).
-        decay: Logarithm of the decay (d,).
-        common: As of :class:`MatrixStep`.
-    """
+    def __init__(self, mixer: RWKV5TimeMix) -> None:
+        super().__init__(mixer)
+        self.weights = array(mixer.mix), self.projections, array(log_decay(mixer.decay).exp())[None]
 
-    def __init__(self, mix: Tensor, projections: Tensor, decay: Tensor, *common: Any) -> None:
-        super().__init__(*common)
-        d = self.shape[1]
-        self.weights = array(mix), packed_each(array(projections).reshape(4, d, d)), array(decay.exp())[None]
-
-    def advance(self, x: Any, context: Any = None) -> Any:
-        return self.run(_step5, x, self.previous, *self.weights, *self.common)
+    def __call__(self, x: Any, context: Any = None) -> Any:
+        return self.run(_step5, x, *self.states, *self.weights, *self.common)
 
 
 class WKV6Step(MatrixStep):
-    """RWKV-6: shifts and decays depend on the token.
+    """RWKV-6: shifts and decays depend on the token. Fixed parts of shifts and rates are packed as biases."""
 
-    Args:
-        first_mix: Weights of the first shift (1, d).
-        mix_down: (5 rank, d), from the first shift to the low-rank form of the five shifts.
-        mix_up: (5, rank, d), from the low-rank form to the five shifts.
-        mix: (5, d), the fixed part of the shifts of decay, receptance, key, value and gate.
-        projections: (4 d, d), stacked weights of the last four.
-        decay_down: (decay rank, d), to the low-rank form of the decay.
-        decay_up: (d, decay rank), from the low-rank form to the data-dependent part of the rate.
-        decay: (d,), the fixed part of the rate, in logarithms.
-        highest: Upper bound on the rate.
-        common: As of :class:`MatrixStep`.
-    """
-
-    def __init__(
-        self, first_mix: Tensor, mix_down: Tensor, mix_up: Tensor, mix: Tensor, projections: Tensor,
-        decay_down: Tensor, decay_up: Tensor, decay: Tensor, highest: float, *common: Any,
-    ) -> None:  # fmt: skip
-        super().__init__(*common)
-        d = self.shape[1]
+    def __init__(self, mixer: RWKV6TimeMix) -> None:
+        super().__init__(mixer)
         self.weights = (
-            array(first_mix), packed(array(mix_down)), packed_each(array(mix_up), array(mix), is_transposed=True),
-            packed_each(array(projections).reshape(4, d, d)), packed(array(decay_down)),
-            packed(array(decay_up), array(decay)), self.like.dtype.type(highest),
+            array(mixer.first_mix), packed(array(mixer.mix_down)),
+            packed_each(array(mixer.mix_up), array(mixer.mix), is_transposed=True), self.projections,
+            packed(array(mixer.decay_down)), packed(array(mixer.decay_up), array(mixer.decay)),
+            self.dtype.type(MAX_RATE),
         )  # fmt: skip
 
-    def advance(self, x: Any, context: Any = None) -> Any:
-        return self.run(_step6, x, self.previous, *self.weights, *self.common)
+    def __call__(self, x: Any, context: Any = None) -> Any:
+        return self.run(_step6, x, *self.states, *self.weights, *self.common)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
-
-from rllib_seqmarl.ops.decoding.step import CompiledStep
-from rllib_seqmarl.ops.decoding.tiles import affine, array, packed_layer
+from rllib_seqmarl.mixers.rwkv_common import ChannelMix
+from rllib_seqmarl.networks.decoding.step import CompiledStep
+from rllib_seqmarl.networks.decoding.tiles import affine, array, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 
@@ -53,13 +51,16 @@ def _mix_channels(
 
 
 class ChannelMixStep(CompiledStep):
-    """Channel mixing and the last token; ``mix`` (2, d) is for key and receptance."""
+    """Channel mixing, and the last token."""
 
-    def __init__(self, batch_size: int, mix: Tensor, key: nn.Linear, receptance: nn.Linear, value: nn.Linear) -> None:
-        like = array(mix)
-        self.previous = np.zeros((batch_size, like.shape[1]), like.dtype)
-        self.weights = self.previous, like, packed_layer(key), packed_layer(receptance), packed_layer(value)
-        super().__init__(batch_size, like, like.shape[1], sum(w.size for w in self.weights[2:]))
+    def __init__(self, mixer: ChannelMix) -> None:
+        mix = array(mixer.mix)
+        self.weights = mix, packed_layer(mixer.key), packed_layer(mixer.receptance), packed_layer(mixer.value)
+        super().__init__(mix, mix.shape[1], sum(w.size for w in self.weights[1:]))
 
-    def advance(self, x: Any, context: Any = None) -> Any:
-        return self.run(_mix_channels, x, *self.weights)
+    def start(self, batch_size: int, length: int) -> None:
+        super().start(batch_size, length)
+        self.previous = self.zeros(self.width)
+
+    def __call__(self, x: Any, context: Any = None) -> Any:
+        return self.run(_mix_channels, x, self.previous, *self.weights)

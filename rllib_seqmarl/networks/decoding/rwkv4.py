@@ -1,16 +1,16 @@
-"""RWKV-4's time mixing, token by token. Sums are kept as in ``ops.wkv.wkv4_step``."""
+"""RWKV-4's time mixing, token by token."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
-
-from rllib_seqmarl.ops.decoding.rwkv import shift, store_previous
-from rllib_seqmarl.ops.decoding.step import CompiledStep
-from rllib_seqmarl.ops.decoding.tiles import affine, array, packed_each, packed_layer
+from rllib_seqmarl.mixers.rwkv4 import RWKV4TimeMix
+from rllib_seqmarl.mixers.rwkv_common import log_decay
+from rllib_seqmarl.networks.decoding.rwkv import shift, store_previous
+from rllib_seqmarl.networks.decoding.step import CompiledStep
+from rllib_seqmarl.networks.decoding.tiles import affine, array, packed_each, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
+from rllib_seqmarl.ops.wkv import LOWEST_EXPONENT
 
 
 @kernel
@@ -37,7 +37,7 @@ def _average(b: Any, r: Any, decay: Any, bonus: Any, k: Any, v: Any, sums: Any, 
 
 @kernel
 def _step(
-    begin: Any, end: Any, x: Any, previous: Any, mix: Any, projections: Any, decay: Any, bonus: Any, sums: Any,
+    begin: Any, end: Any, x: Any, previous: Any, sums: Any, mix: Any, projections: Any, decay: Any, bonus: Any,
     output: Any, y: Any,
 ) -> None:  # fmt: skip
     """x, y (batch, d); mix (3, d) and projections (3, ...), as `packed_each`, for key, value, receptance."""
@@ -63,29 +63,20 @@ def _step(
 
 
 class WKV4Step(CompiledStep):
-    """The last token, the sums so far, and the weights of RWKV-4's time mixing.
+    """Packed weights of RWKV-4's time mixing, the last token, and the sums so far."""
 
-    Args:
-        mix: Token-shift weights of key, value and receptance (3, d).
-        projections: Stacked weights of key, value and receptance (3 d, d).
-        decay: Logarithm of the decay (d,).
-        bonus: Added to a token's own key (d,).
-        sums: State before the first token (batch, 3, d), as by ``ops.wkv.wkv4_state``.
-        output: From d to d.
-    """
+    def __init__(self, mixer: RWKV4TimeMix) -> None:
+        mix, bonus, decay = array(mixer.mix), array(mixer.bonus), array(log_decay(mixer.decay))
+        d = len(bonus)
+        projections = packed_each(array(mixer.projections.weight).reshape(3, d, d))
+        self.weights = mix, projections, decay, bonus, packed_layer(mixer.output)
+        super().__init__(mix, d, 4 * d * d)
 
-    def __init__(
-        self, mix: Tensor, projections: Tensor, decay: Tensor, bonus: Tensor, sums: Tensor, output: nn.Linear
-    ) -> None:
-        like = array(mix)
-        d = like.shape[1]
-        self.sums = array(sums)
-        self.previous = np.zeros((len(self.sums), d), like.dtype)
-        self.weights = (
-            self.previous, like, packed_each(array(projections).reshape(3, d, d)), array(decay), array(bonus),
-            self.sums, packed_layer(output),
-        )  # fmt: skip
-        super().__init__(len(self.sums), like, d, 4 * d * d)
+    def start(self, batch_size: int, length: int) -> None:
+        super().start(batch_size, length)
+        sums = self.zeros(3, self.width)
+        sums[:, 2] = LOWEST_EXPONENT
+        self.states = self.zeros(self.width), sums
 
-    def advance(self, x: Any, context: Any = None) -> Any:
-        return self.run(_step, x, *self.weights)
+    def __call__(self, x: Any, context: Any = None) -> Any:
+        return self.run(_step, x, *self.states, *self.weights)

@@ -16,7 +16,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor, nn
 
-from rllib_seqmarl.ops.decoding.cached_pack import cached_pack
 from rllib_seqmarl.ops.numba_math import aligned, kernel
 
 VECTOR_BYTES = 64
@@ -167,7 +166,6 @@ def composed(first: Any, second: Any, bias: Any = None) -> Any:
     return _compose(first, second, second[0, :0] if bias is None else bias)
 
 
-@cached_pack
 def packed_layer(layer: nn.Linear) -> Any:
-    """Pack a layer; cached within `cached_packs`."""
+    """Pack a layer as in :func:`packed`."""
     return packed(array(layer.weight), None if layer.bias is None else array(layer.bias))

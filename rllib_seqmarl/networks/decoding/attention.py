@@ -6,11 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from rllib_seqmarl.ops.decoding.cached_pack import cached_pack
-from rllib_seqmarl.ops.decoding.step import CompiledStep
-from rllib_seqmarl.ops.decoding.tiles import affine, array, composed, packed, packed_layer
+from rllib_seqmarl.mixers.attention import CausalSelfAttention
+from rllib_seqmarl.networks.decoding.step import CompiledStep
+from rllib_seqmarl.networks.decoding.tiles import affine, array, composed, packed, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 
@@ -120,49 +119,36 @@ def _step(
             y[begin + r, i] = q[r, i]
 
 
-@cached_pack
-def _projections(query: nn.Linear, key_value: nn.Linear, output: nn.Linear, is_folded: bool) -> tuple[Any, Any, Any]:
-    """Pack the three layers; if folded, the second one is merged into the other two and returned empty."""
-    packed_query, packed_output = packed_layer(query), packed_layer(output)
-    if not is_folded:
-        return packed_query, packed_layer(key_value), packed_output
-    d = query.in_features
-    weight, bias = array(key_value.weight), array(key_value.bias)
-    packed_query = composed(packed_query, packed(weight[:d], is_transposed=True))
-    packed_output = composed(packed(weight[d:], bias[d:]), packed(array(output.weight)), array(output.bias))
-    return packed_query, packed_output[:0], packed_output
-
-
 class AttentionStep(CompiledStep):
-    """Keys and values of the tokens so far, and packed projections.
+    """Self and cross attention: packed projections, and the keys and values of the tokens so far.
 
-    Args:
-        batch_size: Number of sequences.
-        heads: Number of heads and the width of each.
-        query: Projects tokens to queries (d to d).
-        key_value: Projects tokens to keys and values (d to 2 d).
-        output: Projects averaged values to outputs (d to d).
-        is_folded: Whether tokens serve as keys and values, which requires a single head; ``key_value`` is then merged
-            into the other two.
+    With folding, tokens serve as keys and values, and the second projection is merged into the other two.
     """
 
-    def __init__(
-        self, batch_size: int, heads: tuple[int, int], query: nn.Linear, key_value: nn.Linear, output: nn.Linear,
-        is_folded: bool,
-    ) -> None:  # fmt: skip
-        self.query, self.key_value, self.output = _projections(query, key_value, output, is_folded)
-        d = heads[0] * heads[1]
-        super().__init__(batch_size, self.output, d, self.output.size + self.query.size + self.key_value.size)
-        self.length = 0
-        n_entries, capacity = 1 if is_folded else 2, 8
-        self.entries = np.empty((n_entries, batch_size, heads[0], capacity, heads[1]), self.output.dtype)
+    def __init__(self, mixer: CausalSelfAttention) -> None:
+        self.query, self.output = packed_layer(mixer.query), packed_layer(mixer.proj)
+        weight, bias = array(mixer.key_value.weight), array(mixer.key_value.bias)
+        self.key_value = packed(weight, bias)
+        d = mixer.query.in_features
+        if mixer.is_folded:
+            self.query = composed(self.query, packed(weight[:d], is_transposed=True))
+            self.output = composed(
+                packed(weight[d:], bias[d:]), packed(array(mixer.proj.weight)), array(mixer.proj.bias)
+            )
+            self.key_value = self.key_value[:0]
+        self.entry_shape = 1 if mixer.is_folded else 2, mixer.n_head, mixer.head_dim
+        super().__init__(self.output, d, self.output.size + self.query.size + self.key_value.size)
 
-    def advance(self, x: Any, context: Any = None) -> Any:
-        """The output (batch, d) for the next token ``x`` (batch, d); queries come from the context (batch, d) or x."""
-        if self.length == self.entries.shape[3]:  # capacity doubles when full, so appending is amortised O(1)
-            self.entries = np.concatenate([self.entries, np.empty_like(self.entries)], axis=3)
+    def start(self, batch_size: int, length: int) -> None:
+        super().start(batch_size, length)
+        n_entries, heads, size = self.entry_shape
+        self.entries = np.empty((n_entries, batch_size, heads, length, size), self.dtype)
+        self.count = 0
+
+    def __call__(self, x: Any, context: Any = None) -> Any:
+        """The output for the next token ``x``; queries come from the context or, without one, from x."""
         source = x if context is None else context
         keys, values = self.entries[0], self.entries[-1]
-        y = self.run(_step, x, source, self.query, self.key_value, keys, values, self.length, self.output)
-        self.length += 1
+        y = self.run(_step, x, source, self.query, self.key_value, keys, values, self.count, self.output)
+        self.count += 1
         return y

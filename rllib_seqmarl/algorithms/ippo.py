@@ -1,0 +1,37 @@
+"""IPPO, independent PPO (de Witt et al. 2020, arXiv 2011.09533)."""
+
+from __future__ import annotations
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.annotations import override
+
+from rllib_seqmarl.algorithms.joint_ppo import JointPPO
+from rllib_seqmarl.algorithms.mappo import MAPPOConfig
+
+
+class IPPOConfig(MAPPOConfig):
+    """Config of IPPO: actor and critic read the agent's own observation, and all agents share their weights.
+
+    The other defaults are those of MAPPO, whose published code also implements IPPO.
+
+    ```python
+    from rllib_seqmarl import IPPOConfig
+
+    config = IPPOConfig().environment("mpe/simple_spread", env_config={"N": 3}).network(activation="tanh")
+    algo = config.build_algo()
+    algo.train()
+    ```
+    """
+
+    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
+        super().__init__(algo_class=algo_class or IPPO)
+        self.critic = "observations"
+
+
+class IPPO(JointPPO):
+    """Independent PPO."""
+
+    @classmethod
+    @override(JointPPO)
+    def get_default_config(cls) -> IPPOConfig:
+        return IPPOConfig()

@@ -1,0 +1,85 @@
+"""The steps of decoding: a token in, a token out, a kernel or plain torch in between."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rllib_seqmarl.mixers import CausalMixer
+from rllib_seqmarl.ops.numba_support import over_batch
+
+# Number of multiply-adds of a matrix product that cost as much as one element of other work.
+PRODUCTS_PER_ELEMENT = 32
+
+
+class Step(Protocol):
+    """A causal mixer, with the state of a batch of sequences. Tokens are contiguous arrays (batch, width)."""
+
+    def start(self, batch_size: int, length: int) -> None:
+        """Set the state to that before the first token of sequences of at most this length."""
+
+    def __call__(self, x: Any, context: Any = None) -> Any:
+        """The output for the next token ``x`` and its context; the state changes in place."""
+
+
+class CompiledStep:
+    """A module with its weights packed for a kernel.
+
+    Args:
+        like: An array with the dtype of the numbers.
+        width: Width of a token.
+        products: Multiplications in matrix products per token; determines the number of threads.
+    """
+
+    def __init__(self, like: Any, width: int, products: int) -> None:
+        self.dtype, self.width, self.products = like.dtype, width, products
+
+    def start(self, batch_size: int, length: int) -> None:
+        """As in :class:`Step`; steps with a state create its arrays here."""
+        self.batch_size = batch_size
+
+    def zeros(self, *shape: int) -> Any:
+        """An array (batch, *shape) of zeros."""
+        return np.zeros((self.batch_size, *shape), self.dtype)
+
+    def run(self, kernel: Any, *args: Any) -> Any:
+        """Run ``kernel(begin, end, *args, output)`` and return its output, an array (batch, width)."""
+        y = np.empty((self.batch_size, self.width), self.dtype)
+        over_batch(kernel, self.batch_size, self.batch_size * self.products // PRODUCTS_PER_ELEMENT, *args, y)
+        return y
+
+
+class TorchStep:
+    """Runs a causal mixer by its plain torch step among compiled ones."""
+
+    def __init__(self, mixer: CausalMixer) -> None:
+        self.mixer = mixer
+
+    def start(self, batch_size: int, length: int) -> None:
+        self.state = self.mixer.initial_state(batch_size)
+
+    def __call__(self, x: Any, context: Any = None) -> Any:
+        context = None if context is None else torch.from_numpy(context)
+        y, self.state = self.mixer.step(torch.from_numpy(x), self.state, context)
+        return as_array(y, x)
+
+
+def as_array(x: Tensor, like: Any) -> Any:
+    """Convert ``x`` to a contiguous array with the dtype of ``like``, and check its shape: kernels check no bounds.
+
+    Raises:
+        ValueError: ``x`` has another shape than ``like``.
+    """
+    if tuple(x.shape) != like.shape:
+        raise ValueError(f"a step returned a tensor of shape {tuple(x.shape)} instead of {like.shape}")
+    return np.ascontiguousarray(x.detach().numpy(), like.dtype)
+
+
+def step_of(module: nn.Module) -> Step:
+    """The compiled step of a causal mixer or block, or its plain torch step if the table has none."""
+    from rllib_seqmarl.networks.decoding.table import STEPS  # deferred: some of its steps consist of others
+
+    return STEPS.get(type(module), TorchStep)(module)

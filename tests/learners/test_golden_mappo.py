@@ -1,0 +1,205 @@
+"""MAPPO's network and whole updates compared with the published implementations' numbers.
+
+`mappo_update` is of HARL, with one state, reward and value per environment; `rmappo_update*` are of the original code,
+where every agent has its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from torch import Tensor
+
+from rllib_seqmarl import MAPPOConfig
+from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalize_advantages, per_agent_gae
+from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
+from rllib_seqmarl.policies import IndependentPolicy
+
+Golden = dict[str, np.ndarray]
+FILES = ("mappo_update", "rmappo_update", "rmappo_update_continuous")
+VARIANTS = [
+    ("mappo_update", "once"),
+    ("mappo_update", "fresh_epochs"),
+    ("rmappo_update", "once"),
+    ("rmappo_update", "epochs"),
+    ("rmappo_update_continuous", "once"),
+    ("rmappo_update_continuous", "epochs"),
+]
+T, ENVS, N = 6, 4, 3
+
+
+def load(name: str) -> Golden:
+    with np.load(Path(__file__).parent.parent / "golden" / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def option(golden: Golden, key: str) -> Any:
+    return golden[f"config/{key}"].item()
+
+
+def spaces(golden: Golden) -> tuple[gym.Space, gym.Space]:
+    def box(array: np.ndarray) -> gym.Space:
+        return gym.spaces.Box(-np.inf, np.inf, array.shape[2:], np.float32)
+
+    arrays = {"observations": box(golden["obs"]), "alive": gym.spaces.MultiBinary(N), "state": box(golden["state"])}
+    if not (n_actions := option(golden, "n_actions")):
+        return gym.spaces.Dict(arrays), box(golden["actions"])
+    return (
+        gym.spaces.Dict(arrays | {"action_mask": gym.spaces.MultiBinary((N, n_actions))}),
+        gym.spaces.MultiDiscrete([n_actions] * N),
+    )
+
+
+def make_learner(golden: Golden) -> JointPPOTorchLearner:
+    """Create a learner in the state of the published one before its update."""
+    config = (
+        MAPPOConfig()
+        .network(hidden_sizes=[16, 16], activation=option(golden, "activation"), std="exp")
+        .training(
+            lr=option(golden, "lr"),
+            critic_lr=option(golden, "critic_lr"),
+            adam_epsilon=option(golden, "adam_eps"),
+            clip_param=option(golden, "clip"),
+            huber_delta=option(golden, "huber_delta"),
+            entropy_coeff=option(golden, "entropy_coef"),
+            vf_loss_coeff=option(golden, "value_loss_coef"),
+            grad_clip=option(golden, "max_grad_norm"),
+        )
+    )
+    joint_spaces = spaces(golden)
+    learner = config.build_learner(
+        spaces={DEFAULT_MODULE_ID: joint_spaces, "__env__": (None, None), "__env_single__": joint_spaces}
+    )
+    module = learner.module[DEFAULT_MODULE_ID]
+    module.policy.load_state_dict(published_state(golden, "weights/", module.policy), strict=False)
+    for ours, theirs in (("mean", "mean"), ("mean_square", "mean_sq"), ("debias", "debias")):
+        getattr(module.value_normalizer, ours).fill_(golden[f"valuenorm_{theirs}_before"].item())
+    return learner
+
+
+def published_state(golden: Golden, prefix: str, policy: IndependentPolicy) -> dict[str, Tensor]:
+    """The published weights by our names; in both, layers are in order, and the logarithm of the deviations is last."""
+    state = {}
+    for part, group in policy.parameter_groups().items():
+        arrays = [array for key, array in golden.items() if key.startswith(f"{prefix}{part}/")]
+        names = {id(parameter): name for name, parameter in policy.named_parameters()}
+        for parameter, array in zip(group, arrays, strict=True):
+            state[names[id(parameter)]] = torch.from_numpy(array).reshape(parameter.shape)
+    return state
+
+
+def observations(golden: Golden) -> dict[str, Tensor]:
+    """The joint observations of all rows, including the last one after the rollout."""
+    keys = {"observations": "obs", "alive": "active", "state": "state", "action_mask": "available_actions"}
+    return {ours: rows(golden[key], T + 1) for ours, key in keys.items() if key in golden}
+
+
+def rows(array: np.ndarray, n_rows: int = T) -> Tensor:
+    """The first rows (n_rows, ENVS, ...) as one axis."""
+    return torch.from_numpy(array[:n_rows]).flatten(0, 1)
+
+
+def per_agent(array: np.ndarray) -> np.ndarray:
+    """(T, ENVS, N) of an array that may have one entry per environment."""
+    return array if array.ndim == 3 else np.repeat(array[..., None], N, axis=-1)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_forward(name: str) -> None:
+    golden = load(name)
+    policy = make_learner(golden).module[DEFAULT_MODULE_ID].policy
+    obs = observations(golden)
+    values = policy.values(obs).detach()
+    torch.testing.assert_close(values, rows(per_agent(golden["values_normalised"]), T + 1), rtol=0, atol=1e-5)
+    if option(golden, "action_dim") > 1:
+        obs["alive"] = torch.ones_like(obs["alive"])  # dead agents go on acting in this file
+    evaluation = policy.evaluate({key: array[: T * ENVS] for key, array in obs.items()}, rows(golden["actions"]))
+    torch.testing.assert_close(
+        evaluation.log_probs.detach(), rows(golden["log_probs_before_update"]), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(evaluation.entropy.detach(), rows(golden["entropy_per_step"]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_returns(name: str) -> None:
+    """The returns of episodes that a time limit ends like a termination, the setting that both have."""
+    golden = load(name)
+    normalizer = make_learner(golden).module[DEFAULT_MODULE_ID].value_normalizer
+    values = normalizer.denormalize(torch.from_numpy(per_agent(golden["value_predictions_normalised"]))).numpy()
+    advantages = per_agent_gae(
+        per_agent(golden["rewards"]),
+        values,
+        per_agent(golden["episode_continues"])[1:],
+        gamma=option(golden, "gamma"),
+        lambda_=option(golden, "gae_lambda"),
+    )
+    key = "returns_time_limits_ignored" if option(golden, "use_proper_time_limits") else "returns"
+    np.testing.assert_allclose(advantages + values[:-1], per_agent(golden[key]), atol=1e-5)
+
+
+def train_batch(golden: Golden, variant: str) -> dict[str, Any]:
+    """The columns of the published rollout, with its advantages and returns."""
+    data = golden
+    if variant == "fresh_epochs":  # the policy that acted is the one before the update
+        data = golden | {key.removeprefix("fresh/"): x for key, x in golden.items() if key.startswith("fresh/")}
+    alive = rows(data["active"])
+    advantages = normalize_advantages(rows(per_agent(data["advantages"])), alive)
+    torch.testing.assert_close(advantages, rows(data[f"{variant}/advantages_normalised"]), rtol=0, atol=1e-5)
+    masks_values = option(golden, "use_value_active_masks")  # never in HARL
+    return {
+        Columns.OBS: {key: array[: T * ENVS] for key, array in observations(data).items()},
+        Columns.ACTIONS: rows(data["actions"]),
+        Columns.ACTION_LOGP: rows(data["log_probs"]),
+        Columns.VF_PREDS: rows(per_agent(data["value_predictions_normalised"])),
+        # The published surrogate of continuous actions counts every dimension (a broadcast), so its scale differs.
+        Postprocessing.ADVANTAGES: advantages * option(golden, "action_dim"),
+        Postprocessing.VALUE_TARGETS: rows(per_agent(data["returns"])),
+        AGENT_EARNS: alive if masks_values else torch.ones_like(alive),
+    }
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_whole_update(name: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses, gradient norms (means over epochs), normaliser and weights after one or three epochs."""
+    golden = load(name)
+    learner = make_learner(golden)
+    module = learner.module[DEFAULT_MODULE_ID]
+    update = module.update_value_normalizer  # the published one is updated with the returns of all agents
+    monkeypatch.setattr(
+        module, "update_value_normalizer", lambda returns, weights=None, sync=None: update(returns, sync=sync)
+    )
+    columns, epochs = train_batch(golden, variant), golden[f"{variant}/epochs"].item()
+    sums: dict[str, float] = {}
+    for _ in range(epochs):
+        batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=T * ENVS)
+        results = learner.update(training_data=TrainingData(batch=batch))[DEFAULT_MODULE_ID]
+        for key, value in results.items():
+            if key.startswith(("gradients", "policy_loss", "vf_loss", "entropy")):
+                sums[key] = sums.get(key, 0.0) + float(getattr(value, "peek", lambda v=value: v)())
+    for ours, theirs in {
+        "policy_loss": "policy_loss",
+        "vf_loss": "value_loss",
+        "entropy": "entropy",
+        "gradients_actor_optimizer_global_norm": "actor_grad_norm",
+        "gradients_critic_optimizer_global_norm": "critic_grad_norm",
+    }.items():
+        assert sums[ours] / epochs == pytest.approx(golden[f"{variant}/{theirs}"].item(), abs=1e-5), ours
+    for ours, theirs in (("mean", "mean"), ("mean_square", "mean_sq"), ("debias", "debias")):
+        expected = golden[f"{variant}/valuenorm_{theirs}_after"].item()
+        assert getattr(module.value_normalizer, ours).item() == pytest.approx(expected, abs=1e-8), ours
+    before = published_state(golden, "weights/", module.policy)
+    after = published_state(golden, f"{variant}/weights_after/", module.policy)
+    for key, weight in after.items():
+        np.testing.assert_allclose(module.policy.get_parameter(key).detach(), weight, atol=1e-5, err_msg=key)
+    # The tolerance is only meaningful if the weights have changed by more.
+    assert max((after[key] - before[key]).abs().max() for key in before) > 9e-4
