@@ -54,6 +54,17 @@ class Registry(dict[str, Entry]):
             )
         return self[name]
 
+    def name_of(self, entry: Entry) -> str:
+        """Return the name of an entry; one that was defined again since keeps its name.
+
+        Raises:
+            ValueError: It is not registered.
+        """
+        for name, known in self.items():
+            if _definition(known) == _definition(entry):
+                return name
+        raise ValueError(f"{entry!r} has no name. Call rllib_seqmarl.register_{self.kind}(name, ...) with it first.")
+
     @property
     def of_users(self) -> dict[str, Entry]:
         """The entries that users have added."""

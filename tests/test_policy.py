@@ -116,6 +116,41 @@ def test_names_and_spaces_that_cannot_be_saved_are_rejected(name: Any, space: sp
         TeamLayout((name,), (space,), (CHOICE,))
 
 
+# -- state ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def orders(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[int]]]:
+    """A function that acts for four teams, and returns the order in which the agents decided."""
+    policy = team(agent_order="shuffled", names=tuple(range(8)))
+    act, seen = policy.network.act, []
+
+    def record(*args: Any, **kwargs: Any) -> Decision:
+        seen.append(act(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(policy.network, "act", record)
+
+    def orders(teams: int = 4, reset: bool = False, **options: Any) -> list[list[int]]:
+        if reset:
+            policy.reset()
+        policy.act_for_many(policy.layout.blank(teams), **options)
+        return seen[-1].extras["order"].tolist()
+
+    return orders
+
+
+def test_state_is_kept_until_episodes_begin(orders: Callable[..., list[list[int]]]) -> None:
+    first = orders()
+    assert orders() == orders(explore=True) == first
+    some = orders(resets=np.array([True, False, False, True]))
+    assert [one == other for one, other in zip(some, first, strict=True)] == [False, True, True, False]
+    assert orders() == some
+    again = orders(reset=True)
+    assert not any(one == other for one, other in zip(again, some, strict=True))
+    assert len(orders(teams=2)) == 2, "another number of teams begins new episodes"
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +319,22 @@ def test_onnx_export_matches_the_policy_for_any_number_of_teams(
         assert {argument.name for argument in session.get_inputs()} == set(arrays)
         (actions,) = session.run(None, arrays)
         np.testing.assert_allclose(actions, policy.act_for_many(arrays), atol=1e-5)
+
+
+def test_onnx_export_carries_the_state_from_step_to_step(tmp_path: Path) -> None:
+    """Here an order of agents, drawn where the state is zero."""
+    policy = team(agent_order="shuffled")
+    session = onnxruntime.InferenceSession(policy.to_onnx(tmp_path / "team.onnx"))
+    for teams in (1, 2, 5):
+        arrays = some_observations(policy, teams)
+        _, drawn = session.run(None, {**arrays, "memory_0": np.zeros((teams, 3), np.int64)})
+        np.testing.assert_array_equal(np.sort(drawn), np.arange(3)[None].repeat(teams, 0))
+        actions, kept = session.run(None, {**arrays, "memory_0": drawn})
+        decision = policy.network.act(
+            {key: torch.from_numpy(array) for key, array in arrays.items()}, {"order": torch.from_numpy(drawn)}
+        )
+        np.testing.assert_array_equal(actions, decision.actions)
+        np.testing.assert_array_equal(kept, drawn)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

@@ -92,7 +92,7 @@ class JointPPOConfig(PPOConfig):
 
         # Settings of the policy.
         self.policy = self.default_policy
-        self._set(**self._options)
+        self._set(**copy.deepcopy(self._options))
         self.mixer_modules: list[str] = []
         self._registries = MIXERS, POLICIES  # carry users' entries to other processes
         self.initial_policy: str | None = None
@@ -183,8 +183,12 @@ class JointPPOConfig(PPOConfig):
 
         Raises:
             TypeError: The policy has no such option.
+            ValueError: The policy is unknown.
         """
         self._set(policy=policy, mixer_modules=mixer_modules, initial_policy=initial_policy)
+        if options and self.policy not in POLICIES:
+            import_mixers(self.mixer_modules)
+            POLICIES.find("policy", self.policy)
         known = self._options
         for key in options:
             if key not in known:

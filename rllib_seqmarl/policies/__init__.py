@@ -40,8 +40,12 @@ def register_policy(name: str, policy: type[Policy]) -> None:
 
 
 def policy_name(policy: Policy) -> str:
-    """Return the name under which a policy's class is registered."""
-    return next(name for name, cls in POLICIES.items() if cls is type(policy))
+    """Return the name under which a policy's class is registered.
+
+    Raises:
+        ValueError: It is not registered.
+    """
+    return POLICIES.name_of(type(policy))
 
 
 __all__ = [

@@ -143,7 +143,10 @@ def in_order(obs: TeamObs, order: Tensor | None) -> TeamObs:
 
 def _permute(x: Tensor, order: Tensor | None) -> Tensor:
     """Permute the agents of `x` (B, n, ...)."""
-    return x if order is None else torch.take_along_dim(x, order.view(*order.shape, *[1] * (x.dim() - 2)), dim=1)
+    if order is None:
+        return x
+    index = order.view(*order.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])  # (B, n, ...)
+    return x.gather(1, index)
 
 
 def _restore(x: Tensor, order: Tensor | None) -> Tensor:
