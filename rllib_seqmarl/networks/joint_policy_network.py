@@ -80,9 +80,8 @@ class JointPolicyNetwork(nn.Module):
         head, shape = self.head, (*encoder_output.shape[:2], self.config.action.width)
         action_mask = head.effective_mask(action_mask, alive)
         noise = None if deterministic else head.noise(shape, action_mask)  # (B, n, width), like action_mask
-        run = fast_decoder(self.decoder, head, self.config.backend, self._kept_decoders)
-        run = run or partial(decide, self.decoder, head)
-        scores, actions = run(encoder_output, action_mask, noise)
+        fast = fast_decoder(self.decoder, head, self.config.backend, self._kept_decoders)
+        scores, actions = (fast or partial(decide, self.decoder, head))(encoder_output, action_mask, noise)
         return actions, head.log_probs(scores, actions, action_mask), values
 
     def evaluate(
