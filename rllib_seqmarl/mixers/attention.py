@@ -89,7 +89,7 @@ class CausalSelfAttention(Attention, CausalMixer):
         source = self.source(x, context)
         if state is None and resets is None:
             return self.attend(source, self.entries(x), causal=True), None
-        old = self.initial_state(len(x)) if state is None else state
+        old = self.initial_state(x.shape[0]) if state is None else state
         entries = torch.cat([old["entries"], self.entries(x)], dim=3)
         mask, count = visible(old["count"], resets, x.shape[1], entries.shape[3])
         y = self.attend(source, entries, mask)

@@ -79,7 +79,7 @@ class CausalMixer(Mixer):
             resets: (B, L) bool; the state is set to zeros before these positions.
 
         Returns:
-            The output (B, L, d) and the state after the window, None if ``state`` is None. The given state is unchanged.
+            The output (B, L, d), and the state after the window or None. The given state is unchanged.
         """
 
     @abstractmethod

@@ -49,7 +49,7 @@ def check_mixer(mixers: Mixers | type[Mixer] | str, shape: MixerShape | None = N
             if not isinstance(mixer, needed):
                 raise TypeError(f"{name} is not a {needed.__name__}; derive its class from {needed.__name__}.")
             for parameter in mixer.double().eval().parameters():
-                parameter += 0.1 * torch.randn_like(parameter)  # initial weights are often zero
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)  # initial weights are often zero
             _Check(name, mixer, shape.embed_dim, has_context=role in ("", "cross")).run()
 
 

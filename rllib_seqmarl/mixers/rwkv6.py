@@ -6,6 +6,7 @@ Unlike RWKV-5, token shifts and decays depend on the token, through low-rank lay
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -62,10 +63,10 @@ class RWKV6TimeMix(MatrixTimeMix):
         self.decay_up = nn.Parameter(torch.empty(d, decay_rank).uniform_(-0.01, 0.01))
 
     def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> Projected:
-        before = {"initial_state": previous, "resets": resets, "backend": self.backend}
-        (first,) = token_shift(x, self.first_mix, **before)
+        shift = partial(token_shift, initial_state=previous, resets=resets, backend=self.backend)
+        (first,) = shift(x, self.first_mix)
         token_mix = self._token_mix(first.flatten(0, 1)).view(5, *x.shape)
-        for_decay, *others = token_shift(x, self.mix, token_mix, **before)
+        for_decay, *others = shift(x, self.mix, token_mix)
         outputs = (F.linear(y, w) for y, w in zip(others, self.projections.weight.chunk(4), strict=True))  # (B, L, d)
         return Projected(self._log_decay(for_decay), *outputs)
 

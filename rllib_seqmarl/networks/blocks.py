@@ -66,7 +66,8 @@ class PostNormDecoderBlock(CausalMixer):
         return self._end(context, y), (mixed, crossed)
 
     def _end(self, context: Tensor | None, y: Tensor) -> Tensor:
-        x: Tensor = self.norm2(context + y)
+        assert context is not None, "these blocks need the encoder's output as context"
+        x = self.norm2(context + y)
         return self.norm3(x + self.mlp(x))
 
 

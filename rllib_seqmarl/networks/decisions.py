@@ -53,7 +53,7 @@ def decide(
     Returns:
         Scores (B, n, width) and actions (B, n, *action_shape).
     """
-    batch_size = len(encoder_output)
+    batch_size = encoder_output.shape[0]
     decisions = Decisions(head, action_mask, noise)
     token, state = head.start(batch_size), decoder.initial_state(batch_size)
     for context in encoder_output.unbind(1):

@@ -38,7 +38,7 @@ class Decoder(CausalMixer):
     def forward(
         self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        x = x + context if self.is_pre_norm else self.norm(x)  # (B, L, d)
+        x = self._begin(x, context)  # (B, L, d)
         states = []
         for i, block in enumerate(self.blocks):
             x, block_state = block(x, context, None if state is None else state[i], resets)
@@ -49,9 +49,13 @@ class Decoder(CausalMixer):
         return [block.initial_state(batch_size) for block in self.blocks]
 
     def step(self, x: Tensor, state: State, context: Tensor | None = None) -> tuple[Tensor, State]:
-        x = x + context if self.is_pre_norm else self.norm(x)  # (B, d)
+        x = self._begin(x, context)  # (B, d)
         states = []
         for block, block_state in zip(self.blocks, state, strict=True):
             x, block_state = block.step(x, block_state, context)
             states.append(block_state)
         return self.norm(x) if self.is_pre_norm else x, states
+
+    def _begin(self, x: Tensor, context: Tensor | None) -> Tensor:
+        assert context is not None, "the decoder needs the encoder's output as context"
+        return x + context if self.is_pre_norm else self.norm(x)

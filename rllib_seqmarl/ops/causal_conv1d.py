@@ -73,7 +73,8 @@ def causal_conv1d(
         # Channels stay adjacent in memory.
         x = torch.cat([initial_state.to(x.dtype).mT, x.mT], dim=1).mT  # (batch, dim, before + length)
         resets = None if resets is None else F.pad(resets, (before, 0))
-    y = CAUSAL_CONV1D.choose(backend, x)(x, weight, bias, activation, resets)[..., -length:]
+    y = CAUSAL_CONV1D.choose(backend, x)(x, weight, bias, activation, resets)
+    y = y if initial_state is None else y[..., before:]
     return (y, _since_reset(x, resets)[..., length:]) if return_last_state else y
 
 

@@ -9,30 +9,32 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rllib_seqmarl.ops.causal_conv1d import reference_conv1d
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
-from rllib_seqmarl.ops.numba_support import over_batch, rows
+from rllib_seqmarl.ops.numba_support import flags, over_batch, rows
 
 
 @kernel
-def _convolve(b: Any, x: Any, weight: Any, bias: Any, out: Any) -> None:
-    """out (length, dim) = the convolution of x[b]; weight (width, dim)."""
+def _convolve(b: Any, x: Any, weight: Any, bias: Any, resets: Any, out: Any) -> None:
+    """out (length, dim) = the convolution of x[b]; weight (width, dim); resets (batch, length), or (0, 0) for none."""
     width = weight.shape[0]
     length, dim = out.shape
+    start = 0  # of the episode
     for t in range(length):
+        if len(resets) > 0 and resets[b, t]:
+            start = t
         for d in range(dim):
             out[t, d] = bias[d]
-        for k in range(max(0, width - 1 - t), width):
+        for k in range(max(0, width - 1 - t + start), width):
             for d in range(dim):
                 out[t, d] += weight[k, d] * x[b, t - width + 1 + k, d]
 
 
 @kernel
-def _forward(begin: Any, end: Any, x: Any, weight: Any, bias: Any, silu: Any, y: Any) -> None:
+def _forward(begin: Any, end: Any, x: Any, weight: Any, bias: Any, silu: Any, resets: Any, y: Any) -> None:
     """x, y (batch, length, dim); weight (width, dim)."""
     one = x.dtype.type(1)
     for b in range(begin, end):
-        _convolve(b, x, weight, bias, y[b])
+        _convolve(b, x, weight, bias, resets, y[b])
         if silu:
             for t in range(x.shape[1]):
                 for d in range(x.shape[2]):
@@ -53,7 +55,7 @@ def _silu_backward(b: Any, before: Any, grad_y: Any, silu: Any, grad: Any) -> No
 
 @kernel
 def _backward(
-    begin: Any, end: Any, x: Any, weight: Any, bias: Any, silu: Any, grad_y: Any, grad_x: Any
+    begin: Any, end: Any, x: Any, weight: Any, bias: Any, silu: Any, resets: Any, grad_y: Any, grad_x: Any
 ) -> Any:  # fmt: skip
     """Fill the gradient of x, and return those of weight (width, dim) and bias."""
     _, length, dim = x.shape
@@ -64,27 +66,31 @@ def _backward(
     grad = planes[1][: length * dim].reshape(length, dim)
     grad_weight, grad_bias = np.zeros_like(weight), np.zeros_like(bias)
     for b in range(begin, end):
-        _convolve(b, x, weight, bias, before)
+        _convolve(b, x, weight, bias, resets, before)
         _silu_backward(b, before, grad_y, silu, grad)
+        start = 0  # of the episode
         for t in range(length):
+            if len(resets) > 0 and resets[b, t]:
+                start = t
             for d in range(dim):
                 grad_bias[d] += grad[t, d]
             for d in range(dim):
                 grad_x[b, t, d] = zero
-            for k in range(max(0, t + width - length), width):
+            for k in range(max(0, width - 1 - t + start), width):
                 for d in range(dim):
-                    grad_x[b, t, d] += weight[k, d] * grad[t + width - 1 - k, d]
-            for k in range(max(0, width - 1 - t), width):
+                    grad_x[b, t - width + 1 + k, d] += weight[k, d] * grad[t, d]
                 for d in range(dim):
-                    grad_weight[k, d] += grad[t, d] * x[b, t - width + 1 + k, d]
+                    grad_weight[k, d] += x[b, t - width + 1 + k, d] * grad[t, d]
     return grad_weight, grad_bias
 
 
 class _NumbaConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, resets: Tensor | None
+    ) -> Tensor:
         batch_size, dim, length = x.shape
-        ctx.arguments = _inputs(x, weight, bias, activation)
+        ctx.arguments = _inputs(x, weight, bias, activation, resets)
         ctx.save_for_backward(x, weight, bias)
         y = x.new_empty(batch_size, length, dim)
         over_batch(_forward, batch_size, x.numel() * weight.shape[1], *ctx.arguments, y.numpy())
@@ -100,20 +106,21 @@ class _NumbaConv(torch.autograd.Function):
             _backward, batch_size, x.numel() * weight.shape[1], *ctx.arguments, rows(grad_y), grad_x.numpy()
         )
         grad_weight, grad_bias = (torch.from_numpy(sum(parts)) for parts in zip(*shares, strict=True))
-        return grad_x.mT, grad_weight.T, None if bias is None else grad_bias, None
+        return grad_x.mT, grad_weight.T, None if bias is None else grad_bias, None, None
 
 
-def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> tuple[Any, ...]:
+def _inputs(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, resets: Tensor | None
+) -> tuple[Any, ...]:
     """The leading arguments of both kernels."""
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    return rows(x), weight.detach().T.contiguous().numpy(), bias.detach().numpy(), activation is not None
+    weight_rows = weight.detach().T.contiguous().numpy()
+    return rows(x), weight_rows, bias.detach().numpy(), activation is not None, flags(resets)
 
 
 def numba_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, resets: Tensor | None
 ) -> Tensor:
     """Backend "numba" of ``causal_conv1d``."""
-    if resets is not None:
-        return reference_conv1d(x, weight, bias, activation, resets)
-    y: Tensor = _NumbaConv.apply(x, weight, bias, activation)
+    y: Tensor = _NumbaConv.apply(x, weight, bias, activation, resets)
     return y

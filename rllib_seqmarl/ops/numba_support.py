@@ -50,6 +50,14 @@ def rows(x: Tensor) -> Any:
     return x.detach().mT.contiguous().numpy()
 
 
+NO_RESETS = torch.empty(0, 0, dtype=torch.bool).numpy()
+
+
+def flags(resets: Tensor | None) -> Any:
+    """(batch, length) resets as a numpy array; an empty one if there are none, since kernels expect an array."""
+    return NO_RESETS if resets is None else resets.contiguous().numpy()
+
+
 @lru_cache
 def _threads(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="rllib_seqmarl_scan")

@@ -150,7 +150,7 @@ def reference_scan(
     dtype, inputs = u.dtype, (u, delta, A, B, C, D, z, delta_bias, delta_proj)
     u, delta, A, B, C, D, z, delta_bias, delta_proj = promote_dtypes(*inputs, at_least=torch.float32)
     delta = activated(delta if delta_proj is None else delta_proj @ delta, delta_bias, delta_softplus)
-    h = u.new_zeros(len(u), *A.shape) if initial_state is None else initial_state  # (batch, dim, state)
+    h = u.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state  # (batch, dim, state)
     outputs = []
     tokens = zip(u.unbind(-1), delta.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True)
     for t, (u_t, delta_t, B_t, C_t) in enumerate(tokens):

@@ -104,17 +104,18 @@ def _planes(b: Any, u: Any, D: Any, dt: Any, du: Any, y: Any) -> None:
 @kernel
 def forward(
     begin: Any, end: Any, u: Any, delta: Any, weight: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any,
-    C: Any, D: Any, z: Any, gated: Any, states: Any, y: Any,
+    C: Any, D: Any, z: Any, gated: Any, resets: Any, states: Any, y: Any,
 ) -> None:  # fmt: skip
     """Scan sequences ``begin`` to ``end`` of the batch: fill y and advance states in place.
 
     u, z, y (batch, length, dim); delta and weight as in `_steps`; B, C (batch, length, state); A (state, dim), times
-    log2(e); D, bias (dim,); states (batch, state, dim), or (0, state, dim) to start from zeros and discard them.
+    log2(e); D, bias (dim,); states (batch, state, dim), or (0, state, dim) to start from zeros and discard them;
+    resets (batch, length), or (0, 0) for none.
     """
     _, length, dim = u.shape
     n = length * dim
     zero = D.dtype.type(0)
-    has_states = len(states) > 0
+    has_states, has_resets = len(states) > 0, len(resets) > 0
     planes = scratch(4, n, D)
     raw, dt = planes[0][:n].reshape(length, dim), planes[1][:n].reshape(length, dim)
     du, h = planes[2][:n].reshape(length, dim), planes[3][:dim]
@@ -126,6 +127,9 @@ def forward(
                 h[d] = states[b, s, d] if has_states else zero
             for t in range(length):
                 b_ts, c_ts = B[b, t, s], C[b, t, s]
+                if has_resets and resets[b, t]:
+                    for d in range(dim):
+                        h[d] = zero
                 for d in range(dim):
                     h[d] = exp2(dt[t, d] * A[s, d]) * h[d] + du[t, d] * b_ts
                     y[b, t, d] += c_ts * h[d]
@@ -139,14 +143,19 @@ def forward(
 @kernel
 def backward(
     begin: Any, end: Any, u: Any, delta: Any, weight: Any, bias: Any, softplus: Any, highest: Any, A: Any, B: Any,
-    C: Any, D: Any, z: Any, gated: Any, grad_y: Any, grad_u: Any, grad_delta: Any, grad_B: Any, grad_C: Any,
-    grad_z: Any,
+    C: Any, D: Any, z: Any, gated: Any, resets: Any, states: Any, grad_y: Any, grad_states: Any, grad_u: Any,
+    grad_delta: Any, grad_B: Any, grad_C: Any, grad_z: Any,
 ) -> Any:  # fmt: skip
-    """Fill the gradients of batched inputs, and return those of A (before its scaling), D, bias, weight."""
+    """Fill the gradients of batched inputs, and return those of A (before its scaling), D, bias, weight.
+
+    ``states`` holds the states that `forward` started from. ``grad_states`` holds the gradient of the last states, and
+    is overwritten by that of the first.
+    """
     _, length, dim = u.shape
     state = A.shape[0]
     dtype = u.dtype
     zero, from_log2 = dtype.type(0), dtype.type(1 / LOG2_E)
+    has_states, has_resets = len(states) > 0, len(resets) > 0
     grad_A = np.zeros((state, dim), dtype)
     grad_D, grad_bias, grad_weight = np.zeros(dim, dtype), np.zeros(dim, dtype), np.zeros_like(weight)
     n = length * dim
@@ -166,9 +175,13 @@ def backward(
         grad_du[:] = zero
         grad_dt[:] = zero
         for s in range(state):
-            h[:] = zero
+            for d in range(dim):
+                h[d] = states[b, s, d] if has_states else zero
             for t in range(length):
                 b_ts, c_ts = B[b, t, s], C[b, t, s]
+                if has_resets and resets[b, t]:
+                    for d in range(dim):
+                        h[d] = zero
                 for d in range(dim):
                     a = exp2(dt[t, d] * A[s, d])
                     decay[t, d] = a
@@ -178,7 +191,8 @@ def backward(
                 if gated:
                     for d in range(dim):
                         y[t, d] += c_ts * h[d]
-            grad_h[:] = zero
+            for d in range(dim):
+                grad_h[d] = grad_states[b, s, d] if has_states else zero
             for t in range(length - 1, -1, -1):
                 b_ts, c_ts, sum_b, sum_c = B[b, t, s], C[b, t, s], zero, zero
                 for d in range(dim):
@@ -195,6 +209,12 @@ def backward(
                     grad_A[s, d] += g * dt[t, d]
                 grad_B[b, t, s] = sum_b
                 grad_C[b, t, s] = sum_c
+                if has_resets and resets[b, t]:
+                    for d in range(dim):
+                        grad_h[d] = zero
+            if has_states:
+                for d in range(dim):
+                    grad_states[b, s, d] = grad_h[d]
         if gated:
             _gate_backward(b, z, y, grad_y, grad_z)
         for t in range(length):

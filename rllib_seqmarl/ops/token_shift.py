@@ -45,19 +45,17 @@ def token_shift(
         initial_state=(initial_state, (batch_size, dim)),
     )  # fmt: skip
     x, mix, own = promote_dtypes(x, mix, own)
-    initial_state = None if initial_state is None else initial_state.to(x.dtype)
-    outputs: tuple[Tensor, ...] = TOKEN_SHIFT.choose(backend, x)(x, mix, own, initial_state, resets)
+    if initial_state is not None:
+        x = torch.cat([initial_state.to(x.dtype).unsqueeze(1), x], dim=1)  # (batch, 1 + length, dim)
+    outputs: tuple[Tensor, ...] = TOKEN_SHIFT.choose(backend, x)(x, mix, own, resets, initial_state is not None)
     return outputs
 
 
 def reference_token_shift(
-    x: Tensor, mix: Tensor, own: Tensor | None, initial_state: Tensor | None, resets: Tensor | None
+    x: Tensor, mix: Tensor, own: Tensor | None, resets: Tensor | None, has_state: bool
 ) -> tuple[Tensor, ...]:
     """The shift in plain torch, differentiated by autograd."""
-    if initial_state is None:
-        before = F.pad(x, (0, 0, 1, -1))  # (batch, length, dim)
-    else:
-        before = torch.cat([initial_state.unsqueeze(1), x[:, :-1]], dim=1)
+    before, x = (x[:, :-1], x[:, 1:]) if has_state else (F.pad(x, (0, 0, 1, -1)), x)  # (batch, length, dim)
     if resets is not None:
         before = before.masked_fill(resets.unsqueeze(-1), 0)
     difference = before - x

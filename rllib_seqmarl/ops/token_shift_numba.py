@@ -10,42 +10,48 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_math import kernel, scratch
-from rllib_seqmarl.ops.numba_support import over_batch
-from rllib_seqmarl.ops.token_shift import reference_token_shift
+from rllib_seqmarl.ops.numba_support import flags, over_batch
 
 
 @kernel
-def _forward(begin: Any, end: Any, x: Any, mix: Any, own: Any, out: Any) -> None:
-    """x (batch, length, dim), mix (inputs, dim), out (inputs, batch, length, dim); own like out, or empty."""
+def _forward(begin: Any, end: Any, x: Any, mix: Any, own: Any, resets: Any, skipped: Any, out: Any) -> None:
+    """x (batch, skipped + length, dim), mix (inputs, dim), out (inputs, batch, length, dim).
+
+    Empty if absent: own like out, resets (batch, length).
+    """
     inputs, _, length, dim = out.shape
     difference = scratch(1, dim, x)[0]
     for b in range(begin, end):
         for t in range(length):
+            at = t + skipped
             for d in range(dim):
-                difference[d] = -x[b, t, d]
-            if t > 0:
+                difference[d] = -x[b, at, d]
+            if at > 0 and not (len(resets) > 0 and resets[b, t]):
                 for d in range(dim):
-                    difference[d] += x[b, t - 1, d]
+                    difference[d] += x[b, at - 1, d]
             for m in range(inputs):
                 if own.size > 0:
                     for d in range(dim):
-                        out[m, b, t, d] = x[b, t, d] + difference[d] * (mix[m, d] + own[m, b, t, d])
+                        out[m, b, t, d] = x[b, at, d] + difference[d] * (mix[m, d] + own[m, b, t, d])
                 else:
                     for d in range(dim):
-                        out[m, b, t, d] = x[b, t, d] + difference[d] * mix[m, d]
+                        out[m, b, t, d] = x[b, at, d] + difference[d] * mix[m, d]
 
 
 @kernel
 def _backward(
-    begin: Any, end: Any, m: Any, x: Any, mix: Any, own: Any, grad: Any, grad_x: Any, grad_own: Any
+    begin: Any, end: Any, m: Any, x: Any, mix: Any, own: Any, resets: Any, skipped: Any, grad: Any, grad_x: Any,
+    grad_own: Any,
 ) -> Any:  # fmt: skip
     """From the gradient of input m: add to that of x, fill that of own, and return that of mix[m]."""
-    _, length, dim = x.shape
+    _, length, dim = grad.shape
     zero = x.dtype.type(0)
     grad_mix = np.zeros(dim, x.dtype)
     grad_shift = scratch(1, dim, x)[0]
     for b in range(begin, end):
         for t in range(length):
+            at = t + skipped
+            has_predecessor = at > 0 and not (len(resets) > 0 and resets[b, t])
             if own.size > 0:
                 for d in range(dim):
                     grad_shift[d] = grad[b, t, d] * (mix[m, d] + own[m, b, t, d])
@@ -53,13 +59,13 @@ def _backward(
                 for d in range(dim):
                     grad_shift[d] = grad[b, t, d] * mix[m, d]
             for d in range(dim):
-                grad_x[b, t, d] += grad[b, t, d] - grad_shift[d]
-            if t > 0:
+                grad_x[b, at, d] += grad[b, t, d] - grad_shift[d]
+            if has_predecessor:
                 for d in range(dim):
-                    grad_x[b, t - 1, d] += grad_shift[d]
+                    grad_x[b, at - 1, d] += grad_shift[d]
             for d in range(dim):
-                before = x[b, t - 1, d] if t > 0 else zero
-                grad_shift[d] = grad[b, t, d] * (before - x[b, t, d])
+                before = x[b, at - 1, d] if has_predecessor else zero
+                grad_shift[d] = grad[b, t, d] * (before - x[b, at, d])
                 grad_mix[d] += grad_shift[d]
             if own.size > 0:
                 for d in range(dim):
@@ -69,25 +75,28 @@ def _backward(
 
 class _NumbaTokenShift(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mix: Tensor, own: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, mix: Tensor, own: Tensor | None, resets: Tensor | None, skipped: int
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, mix, own)
-        out = x.new_empty(len(mix), *x.shape)
-        over_batch(_forward, len(x), out.numel(), *_arrays(x, mix, own), out.numpy())
+        ctx.options = flags(resets), skipped
+        out = x.new_empty(len(mix), len(x), x.shape[1] - skipped, x.shape[2])
+        over_batch(_forward, len(x), out.numel(), *_arrays(x, mix, own), *ctx.options, out.numpy())
         return out.unbind(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         x, mix, own = ctx.saved_tensors
         grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
         grad_own = None if own is None else torch.empty_like(own, memory_format=torch.contiguous_format)
-        arrays, own_array = _arrays(x, mix, own), _arrays(x, mix, grad_own)[2]
+        arrays, own_array = [*_arrays(x, mix, own), *ctx.options], _arrays(x, mix, grad_own)[2]
         # One input at a time: stacking their gradients would cost as much as reading x for each.
         grad_mix = [
             sum(over_batch(_backward, len(x), x.numel(), m, *arrays, *_arrays(grad), grad_x.numpy(), own_array))
             for m, grad in enumerate(grads)
         ]
-        return grad_x, torch.from_numpy(np.stack(grad_mix)), grad_own
+        return grad_x, torch.from_numpy(np.stack(grad_mix)), grad_own, None, None
 
 
 def _arrays(*tensors: Tensor | None) -> list[Any]:
@@ -98,10 +107,8 @@ def _arrays(*tensors: Tensor | None) -> list[Any]:
 
 
 def numba_token_shift(
-    x: Tensor, mix: Tensor, own: Tensor | None, initial_state: Tensor | None, resets: Tensor | None
+    x: Tensor, mix: Tensor, own: Tensor | None, resets: Tensor | None, has_state: bool
 ) -> tuple[Tensor, ...]:
     """Backend "numba" of ``token_shift``."""
-    if initial_state is not None or resets is not None:
-        return reference_token_shift(x, mix, own, initial_state, resets)
-    outputs: tuple[Tensor, ...] = _NumbaTokenShift.apply(x, mix, own)
+    outputs: tuple[Tensor, ...] = _NumbaTokenShift.apply(x, mix, own, resets, int(has_state))
     return outputs

@@ -175,9 +175,7 @@ def test_wrong_types_are_named() -> None:
         check_mixer(PostNormMixers(encoder=SelfAttention, decoder=SelfAttention, cross=CausalSelfAttention))
     with pytest.raises(TypeError, match="Linear is not a Mixer; derive its class from Mixer"):
         check_mixer(lambda shape: torch.nn.Linear(8, 8))
-    with pytest.raises(
-        TypeError, match="check_mixer takes PostNormMixers, PreNormMixers, a name or a mixer class, not 3"
-    ):
+    with pytest.raises(TypeError, match="takes PostNormMixers, PreNormMixers, a name or a mixer class, not 3"):
         check_mixer(3)
     with pytest.raises(ValueError, match="no mixer is registered as 'atention'. Did you mean 'attention'"):
         check_mixer("atention")

@@ -85,7 +85,7 @@ def test_compiled_head_equals_torch_head(action, batch_size, n, seed):
     noise = head.noise(torch.empty(batch_size, n, action.width, dtype=torch.float64), action_mask)
     contexts = np.zeros((n, batch_size, 10))
     steps = COMPILED_HEADS[type(head)](head), TorchHead(head)
-    tokens = [step.start(contexts, action_mask, noise) for step in steps]
+    tokens = [step.begin(contexts, action_mask, noise) for step in steps]
     np.testing.assert_allclose(*tokens, rtol=0, atol=1e-10)
     for _ in range(n):
         features = np.random.default_rng(seed).normal(size=(batch_size, 10))

@@ -127,14 +127,12 @@ class AttentionStep(CompiledStep):
 
     def __init__(self, mixer: CausalSelfAttention) -> None:
         self.query, self.output = packed_layer(mixer.query), packed_layer(mixer.proj)
-        weight, bias = array(mixer.key_value.weight), array(mixer.key_value.bias)
-        self.key_value = packed(weight, bias)
-        d = mixer.query.in_features
+        self.key_value, d = packed_layer(mixer.key_value), mixer.query.in_features
         if mixer.is_folded:
+            weight, bias = array(mixer.key_value.weight), array(mixer.key_value.bias)
             self.query = composed(self.query, packed(weight[:d], is_transposed=True))
-            self.output = composed(
-                packed(weight[d:], bias[d:]), packed(array(mixer.proj.weight)), array(mixer.proj.bias)
-            )
+            values, proj = packed(weight[d:], bias[d:]), packed(array(mixer.proj.weight))
+            self.output = composed(values, proj, array(mixer.proj.bias))
             self.key_value = self.key_value[:0]
         self.entry_shape = 1 if mixer.is_folded else 2, mixer.n_head, mixer.head_dim
         super().__init__(self.output, d, self.output.size + self.query.size + self.key_value.size)

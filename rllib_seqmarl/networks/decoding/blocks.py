@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ class NormStep(CompiledStep):
 class MLPStep(CompiledStep):
     """The end of a post-norm block: x = LN(x + y), then LN(x + MLP(x))."""
 
-    def __init__(self, norm: nn.LayerNorm, mlp: nn.Sequential, last_norm: nn.LayerNorm) -> None:
+    def __init__(self, norm: nn.LayerNorm, mlp: Iterable[Any], last_norm: nn.LayerNorm) -> None:
         up, _, down = mlp
         self.weights = norm_weights(norm), packed_layer(up), packed_layer(down), norm_weights(last_norm)
         super().__init__(self.weights[0], self.weights[0].shape[1], 2 * self.weights[1].size)

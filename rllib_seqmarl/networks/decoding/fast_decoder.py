@@ -26,7 +26,7 @@ class FastDecoder:
         """Scores and actions, as by :func:`rllib_seqmarl.networks.decisions.decide`, without gradients."""
         contexts = np.ascontiguousarray(encoder_output.detach().transpose(0, 1).numpy(), self.dtype)  # (n, B, d)
         self.decoder.start(encoder_output.shape[0], len(contexts))
-        token = self.head.start(contexts, action_mask, noise)  # (B, d)
+        token = self.head.begin(contexts, action_mask, noise)  # (B, d)
         for context in contexts:
             token = self.head(self.decoder(token, context))
         return self.head.scores, self.head.actions

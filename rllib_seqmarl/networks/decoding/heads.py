@@ -107,8 +107,8 @@ class HeadStep(CompiledStep):
         self.head, self.weights = head, (packed_layer(up), norm_weights(norm), packed_layer(down))
         super().__init__(self.weights[1], self.weights[1].shape[1], self.weights[0].size + self.weights[2].size)
 
-    def start(self, contexts: Any, action_mask: Tensor | None, noise: Tensor | None) -> Any:
-        """Start the decisions of a batch of teams.
+    def begin(self, contexts: Any, action_mask: Tensor | None, noise: Tensor | None) -> Any:
+        """Begin the decisions of a batch of teams.
 
         Args:
             contexts: Array (agents, batch, d), for its shape and dtype.
@@ -118,7 +118,7 @@ class HeadStep(CompiledStep):
         Returns:
             The token (batch, d) before the first agent.
         """
-        self.batch_size = contexts.shape[1]
+        self.start(contexts.shape[1], len(contexts))
         shape = self.batch_size, len(contexts), self.head.spec.width
         masks = _as_array(action_mask, shape, np.dtype(bool)), self.dtype.type(self.illegal)
         self.policy = (*self.weights, *masks, _as_array(noise, shape, self.dtype))
@@ -146,8 +146,8 @@ class CategoricalStep(HeadStep):
         super().__init__(head)
         self.embedding = np.array([0, *accumulate(head.spec.nvec)]), array(head.choice_rows)
 
-    def start(self, contexts: Any, action_mask: Tensor | None, noise: Tensor | None) -> Any:
-        token = super().start(contexts, action_mask, noise)
+    def begin(self, contexts: Any, action_mask: Tensor | None, noise: Tensor | None) -> Any:
+        token = super().begin(contexts, action_mask, noise)
         if len(self.head.spec.nvec) == 1:
             self.actions = self.actions.squeeze(-1)
         return token
@@ -178,7 +178,7 @@ class TorchHead:
     def __init__(self, head: ActionHead) -> None:
         self.head = head
 
-    def start(self, contexts: Any, action_mask: Tensor | None, noise: Tensor | None) -> Any:
+    def begin(self, contexts: Any, action_mask: Tensor | None, noise: Tensor | None) -> Any:
         self.decisions = Decisions(self.head, action_mask, noise)
         return as_array(self.head.start(contexts.shape[1]), contexts[0])
 

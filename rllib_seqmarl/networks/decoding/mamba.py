@@ -109,13 +109,13 @@ class MambaStep(CompiledStep):
         (self.channels, self.n_state), self.n_inputs = A.shape, core.conv_weight.shape[1]
         input_in, gate_in = array(core.in_proj.weight).reshape(2, self.channels, -1)
         norm, x_proj, number = norm_weights(mixer.norm), packed_layer(core.x_proj), D.dtype.type
-        reading = norm, x_proj[:0]
+        conv, reading = np.concatenate([array(core.conv_weight).T, array(core.conv_bias)[None]]), (norm, x_proj[:0])
         if isinstance(mixer, CrossMamba):
             reading = norm_weights(mixer.context_norm), packed_layer(mixer.C_proj)
         self.weights = (
-            norm, packed(input_in), packed(gate_in), np.concatenate([array(core.conv_weight).T, array(core.conv_bias)[None]]),
-            x_proj, packed_layer(core.dt_proj), number(MAX_DELTA), np.ascontiguousarray(A.T * number(LOG2_E)), D,
-            packed_layer(core.out_proj), norm_weights(mixer.outer_norm), *reading,
+            norm, packed(input_in), packed(gate_in), conv, x_proj, packed_layer(core.dt_proj), number(MAX_DELTA),
+            np.ascontiguousarray(A.T * number(LOG2_E)), D, packed_layer(core.out_proj), norm_weights(mixer.outer_norm),
+            *reading,
         )  # fmt: skip
         d = norm.shape[1]
         # An element of the scan costs about as much as 32 products.
