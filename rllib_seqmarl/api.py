@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from rllib_seqmarl.envs import JointEnv, check_joint_env, make_joint_env
 from rllib_seqmarl.mixers import register_mixer
 from rllib_seqmarl.mixers.check import check_mixer
+from rllib_seqmarl.networks.action_heads import register_head
 from rllib_seqmarl.policies import register_policy
 from rllib_seqmarl.policies.published import load_published_marwkv, load_published_mat
 from rllib_seqmarl.policy import JointPolicy
@@ -19,6 +20,7 @@ __all__ = [
     "load_published_marwkv",
     "load_published_mat",
     "make_joint_env",
+    "register_head",
     "register_mixer",
     "register_policy",
 ]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rllib_internals import RLLIB_INTERNALS, Internal
 
 import rllib_seqmarl
-from rllib_seqmarl.rllib_internals import RLLIB_INTERNALS, Internal
 
 ROOT = Path(rllib_seqmarl.__file__).parent
 FOLDERS = ("algorithms", "env_runners", "experiments", "learners", "modules", "rollouts")

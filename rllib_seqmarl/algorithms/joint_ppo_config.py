@@ -31,6 +31,7 @@ from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
 from rllib_seqmarl.modules.team_connectors import FitActionsToBounds, ModuleToTeam, TeamToModule
 from rllib_seqmarl.modules.users_connectors import adapt_connectors
+from rllib_seqmarl.networks.action_heads import HEADS
 from rllib_seqmarl.networks.policy_config import Option, declared_options
 from rllib_seqmarl.policies import POLICIES
 from rllib_seqmarl.suggestions import did_you_mean
@@ -94,7 +95,7 @@ class JointPPOConfig(PPOConfig):
         self.policy = self.default_policy
         self._set(**copy.deepcopy(self._options))
         self.mixer_modules: list[str] = []
-        self._registries = MIXERS, POLICIES  # carry users' entries to other processes
+        self._registries = MIXERS, HEADS, POLICIES  # carry users' entries to other processes
         self.initial_policy: str | None = None
 
         # Settings of the joint environment.

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu
 
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
-from rllib_seqmarl.networks.config import ActionSpec
 from rllib_seqmarl.networks.distributions import Categorical, Distribution, Gaussian
+from rllib_seqmarl.networks.policy_config import ActionSpec
+from rllib_seqmarl.registration import Registry
 
 
 def output_head(embed_dim: int, width: int) -> nn.Sequential:
@@ -82,3 +83,23 @@ class GaussianHead(ActionHead, Gaussian):
 
     def embedder(self) -> Callable[[Tensor], Tensor]:
         return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
+
+
+HEADS: Registry[type[ActionHead]] = Registry("head", {"categorical": CategoricalHead, "gaussian": GaussianHead})
+DEFAULT_HEADS = {"discrete": "categorical", "continuous": "gaussian"}
+
+
+def register_head(name: str, head: type[ActionHead]) -> None:
+    """Register an action head of the sequence policy under a name, for `network(head=name)`; see `register_mixer`.
+
+    Args:
+        name: The name.
+        head: A class that derives from `ActionHead`, or from one of the built-in heads, and takes the same arguments.
+
+    Raises:
+        ValueError: The name is taken by another head, or is not a non-empty string.
+        TypeError: `head` is not a head.
+    """
+    if not (isinstance(head, type) and issubclass(head, ActionHead)):
+        raise TypeError(f"register_head({name!r}, ...) takes a class that derives from ActionHead, not {head!r}.")
+    HEADS.add(name, head)

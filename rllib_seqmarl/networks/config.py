@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from rllib_seqmarl.mixers import MIXERS, Mixers, MixerShape, PostNormMixers, PreNormMixers
+from rllib_seqmarl.networks.action_heads import DEFAULT_HEADS, HEADS, ActionHead
 from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig, check_choice, check_counts
 from rllib_seqmarl.ops.backends import AUTO, check_backend
 from rllib_seqmarl.suggestions import did_you_mean
@@ -123,6 +124,8 @@ class NetworkConfig(EncoderConfig):
 
     Attributes:
         decoder_mixer: The mixer in the decoder; independent of the encoder's.
+        head: The action head: "auto" for "categorical" or "gaussian" by the kind of actions, or the name of a head
+            registered with `rllib_seqmarl.register_head`.
         decoder_cross: "mixer", or "addition" to replace the cross mixer of an attention or mamba decoder by the sum
             with the encoder's output (an ablation).
         agent_order: The order in which agents decide: "fixed" as in the environment, "shuffled" in every episode,
@@ -135,6 +138,7 @@ class NetworkConfig(EncoderConfig):
     free_options: ClassVar[frozenset[str]] = frozenset({"agent_order", "backend"})
 
     decoder_mixer: str = "attention"
+    head: str = "auto"
     decoder_cross: Literal["mixer", "addition"] = "mixer"
     agent_order: Literal["fixed", "shuffled", "shuffled_steps"] = "fixed"
 
@@ -143,6 +147,8 @@ class NetworkConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "agent_order", AGENT_ORDERS)
+        if self.head != "auto":
+            HEADS.find("head", self.head)
         check_choice(self, "decoder_cross", ("mixer", "addition"))
         if self.decoder_cross == "addition" and isinstance(self.decoder_mixers, PreNormMixers):
             raise ValueError(
@@ -153,6 +159,18 @@ class NetworkConfig(EncoderConfig):
     @property
     def needs_n_agents(self) -> bool:
         return self.agent_order == "shuffled"  # the order of an episode is carried from step to step
+
+    @property
+    def head_class(self) -> type[ActionHead]:
+        """The class of the action head.
+
+        Raises:
+            ValueError: The head is for another kind of actions.
+        """
+        head = HEADS[DEFAULT_HEADS[self.action.kind] if self.head == "auto" else self.head]
+        if head.kind != self.action.kind:
+            raise ValueError(f"head={self.head!r} is for {head.kind} actions, not {self.action.kind} ones; remove it")
+        return head
 
     @property
     def decoder_mixers(self) -> Mixers:

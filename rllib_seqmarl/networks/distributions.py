@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,12 @@ class Distribution(nn.Module, ABC):
     """A distribution for each agent, given scores (..., width): logits, or the mean of a Gaussian.
 
     ``action_mask`` is always (..., width) bool or None (everything is legal), as returned by :meth:`effective_mask`.
+
+    Attributes:
+        kind: The kind of actions, "discrete" or "continuous".
     """
+
+    kind: ClassVar[Literal["discrete", "continuous"]]
 
     def __init__(self, spec: ActionSpec) -> None:
         super().__init__()
@@ -65,6 +70,7 @@ class Distribution(nn.Module, ABC):
 class Categorical(Distribution):
     """One or several independent choices per agent. Actions are int64."""
 
+    kind = "discrete"
     first_choices: Tensor
     offsets: Tensor
 
@@ -138,6 +144,7 @@ class Gaussian(Distribution):
         n_agents: The number of agents if each has its own standard deviations; None if they share them.
     """
 
+    kind = "continuous"
     log_std: nn.Parameter | nn.ParameterList
 
     def __init__(self, spec: ActionSpec, std: Literal["sigmoid", "exp"] = "sigmoid", n_agents: int | None = None):

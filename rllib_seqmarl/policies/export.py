@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from rllib_seqmarl.mixers import MIXERS
+from rllib_seqmarl.networks.action_heads import HEADS
 from rllib_seqmarl.ops.backends import AUTO
 from rllib_seqmarl.policies import POLICIES, Policy, policy_name
 from rllib_seqmarl.version import __version__
@@ -143,9 +144,10 @@ def _without_backend(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _modules(network: Policy) -> list[str]:
-    """The modules outside this package that define the policy and its mixers."""
+    """The modules outside this package that define the policy and its parts."""
     mixers = [getattr(network.config, key, "") for key in ("encoder_mixer", "decoder_mixer")]
-    return sorted(MIXERS.modules_of(*mixers) | POLICIES.modules_of(policy_name(network)))
+    parts = MIXERS.modules_of(*mixers) | HEADS.modules_of(getattr(network.config, "head", ""))
+    return sorted(parts | POLICIES.modules_of(policy_name(network)))
 
 
 def _with_checksum(unsigned: bytes, digest: str) -> bytes:

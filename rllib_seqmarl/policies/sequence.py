@@ -13,7 +13,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, GaussianHead
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.decisions import decide
 from rllib_seqmarl.networks.decoder import Decoder
@@ -44,8 +43,7 @@ class SequencePolicy(Policy):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        head = CategoricalHead if config.action.kind == "discrete" else GaussianHead
-        self.head: ActionHead = head(config.action, config.embed_dim)
+        self.head = config.head_class(config.action, config.embed_dim)
         self._kept_decoders: KeptDecoders | None = None
 
     @classmethod

@@ -1,6 +1,6 @@
 """Every private part of Ray that this package uses, with the reason.
 
-Ray may change them in any release. `tests/test_rllib_internals.py` checks them against the installed version, and that
+Ray may change them in any release. `test_rllib_internals.py` checks them against the installed version, and that
 the list is complete; after an upgrade of Ray it says what to adapt.
 """
 
