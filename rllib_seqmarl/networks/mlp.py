@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -33,13 +33,13 @@ def mlp(n_inputs: int, hidden_sizes: Sequence[int], n_outputs: int, activation: 
     return nn.Sequential(*layers, linear(n_inputs, n_outputs, gain=gain))
 
 
-def apply_each(networks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
-    """Apply the i-th of n networks of equal shape to agent i: (B, n, outputs) from (B, n, inputs).
+def apply_each(networks: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Apply the i-th of n networks of :func:`mlp` of equal shape to agent i: (B, n, outputs) from (B, n, inputs).
 
     One matrix product per layer for all agents.
     """
     x = x.transpose(0, 1)  # (n, B, inputs)
-    for layers in zip(*networks, strict=True):
+    for layers in zip(*(cast(nn.Sequential, network) for network in networks), strict=True):
         if not isinstance(layers[0], nn.Linear | nn.LayerNorm):
             x = layers[0](x)
             continue

@@ -181,8 +181,8 @@ class IndependentPolicy(Policy):
         observations = checked_observations(self.config, obs)
         if self.actor_image is not None:
             observations = self.actor_image(observations)
-        actors = list(self.actors)
-        outputs = actors[0](observations) if self.config.share_actor else apply_each(actors, observations)
+        is_shared = self.config.share_actor
+        outputs = self.actors[0](observations) if is_shared else apply_each(self.actors, observations)
         action_mask = self.distribution.effective_mask(obs.get("action_mask"), obs.get("alive"))
         return self.distribution.scores(outputs, action_mask), action_mask
 
