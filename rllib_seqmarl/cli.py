@@ -209,8 +209,8 @@ def _exit_on_sigterm() -> Iterator[None]:
 def _override_settings(experiment: Experiment, options: dict[str, Any]) -> Experiment:
     """Return the experiment with its settings overridden by command-line options."""
     from rllib_seqmarl.experiments.experiment import parse_checkpoints
-    from rllib_seqmarl.experiments.limits import check_numbers
     from rllib_seqmarl.experiments.results_folder import check_storage_path
+    from rllib_seqmarl.experiments.value_kinds import check_numbers
 
     def where(*path: Any) -> str:
         return f"--{str(path[0]).replace('_', '-')}"

@@ -170,15 +170,8 @@ def check_startable(experiments: Sequence[Experiment], resume: bool) -> None:
 def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: SavedRun | None) -> tune.Tuner:
     metric, mode = experiment.metric
     search, space = experiment.search, _param_space(experiment)
-    checkpoints = tune.CheckpointConfig(
-        num_to_keep=experiment.checkpoints.keep,
-        checkpoint_frequency=experiment.checkpoints.frequency,
-        checkpoint_at_end=experiment.checkpoints.at_end,
-        checkpoint_score_attribute=experiment.checkpoints.score_attribute,
-        checkpoint_score_order=experiment.checkpoints.score_order,
-    )
     if saved is not None:
-        saved.update(space, checkpoints)
+        saved.update(space)
     resume = tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)
     tuner = tune.Tuner(
         experiment.run,
@@ -205,7 +198,7 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
                 TensorBoard(),
             ],
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
-            checkpoint_config=checkpoints,
+            checkpoint_config=experiment.checkpoints,
         ),
         _tuner_kwargs={"resume_config": resume} if saved is not None else None,
     )
