@@ -217,7 +217,7 @@ def _override_settings(experiment: Experiment, options: dict[str, Any]) -> Exper
 
     given = {key: value for key, value in options.items() if value is not None}
     check_numbers(given, where)
-    overrides = {key: given[key] for key in ("num_samples", "max_failures", "restore") if key in given}
+    overrides: dict[str, Any] = {key: given[key] for key in ("num_samples", "max_failures", "restore") if key in given}
     if "local_dir" in given:
         check_storage_path(given["local_dir"], "--local-dir")
         overrides["storage_path"] = given["local_dir"]

@@ -47,6 +47,9 @@ _CHECKPOINT_KINDS: dict[str, Any] = {
     "checkpoint_score_order": str,
 }
 
+# Keys that are fields of an experiment as they are.
+_RUN_KEYS = ("num_samples", "max_concurrent_trials", "time_budget_s", "max_failures", "restore")
+
 _CLASSIC_CHECKPOINT_KEYS = {
     "checkpoint_freq": "checkpoint_frequency",
     "checkpoint_at_end": "checkpoint_at_end",
@@ -188,15 +191,11 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         run=spec["run"],
         config=config,
         stop=stop,
-        num_samples=spec.get("num_samples", 1),
-        max_concurrent_trials=spec.get("max_concurrent_trials"),
-        time_budget_s=spec.get("time_budget_s"),
-        max_failures=spec.get("max_failures", 0),
         storage_path=spec.get("storage_path", spec.get("local_dir")),
         checkpoints=checkpoints,
         search=search,
         scheduler=scheduler,
-        restore=spec.get("restore"),
+        **{key: spec[key] for key in _RUN_KEYS if key in spec},
     )
     _check_metrics_are_reported(experiment, spec.get("stop", {}), where)
     return experiment
@@ -204,15 +203,13 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
 
 def _check_not_twice(spec: dict[str, Any], where: Where) -> None:
     """Reject two keys for the same setting, of which one would be ignored."""
-    pairs = [
-        ("local_dir", ("storage_path",)),
-        ("checkpoint_score_attr", ("checkpoint_config", "checkpoint_score_attribute")),
-    ]
-    pairs += [(old, ("checkpoint_config", new)) for old, new in _CLASSIC_CHECKPOINT_KEYS.items()]
+    same = {"local_dir": "storage_path", "checkpoint_score_attr": "checkpoint_config.checkpoint_score_attribute"}
+    same |= {old: f"checkpoint_config.{new}" for old, new in _CLASSIC_CHECKPOINT_KEYS.items()}
+    given = {*spec, *(f"checkpoint_config.{key}" for key in spec.get("checkpoint_config", {}))}
     problems = Problems()
-    for classic, (*parents, key) in pairs:
-        if classic in spec and key in (spec.get(parents[0], {}) if parents else spec):
-            problems.add(f"{where(classic)}: '{classic}' and '{'.'.join([*parents, key])}' are the same; remove one.")
+    for classic, key in same.items():
+        if {classic, key} <= given:
+            problems.add(f"{where(classic)}: '{classic}' and '{key}' are the same; remove one.")
     problems.report()
 
 

@@ -13,12 +13,7 @@ from rllib_seqmarl.experiments.metrics import ENV_STEPS, TEAM_RETURN, best, metr
 
 @dataclass(frozen=True)
 class Curve:
-    """The learning curve of a trial.
-
-    Attributes:
-        steps: Env steps at which a return was reported.
-        returns: The team's mean episode returns at these steps.
-    """
+    """The learning curve of a trial: env steps, and the team's mean episode returns reported at them."""
 
     steps: list[float]
     returns: list[float]
