@@ -18,14 +18,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 @contextmanager
 def drawing(path: Path, title: str, width: float, height: float) -> Iterator[Any]:
-    """Yield Matplotlib axes to draw on, and write the figure on exit.
-
-    Args:
-        path: The file to write; its suffix selects the format (.png, .svg, .pdf).
-        title: The title.
-        width: The width of the figure in inches.
-        height: The height of the figure in inches.
-    """
+    """Yield Matplotlib axes, and write the figure on exit; its size is in inches, its format the suffix of `path`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")

@@ -65,10 +65,7 @@ class RaySession:
         logger.info("Starting Ray's processes ...", extra={"under_way": "starting Ray's processes"})
         try:
             ray.init(
-                address=cluster,
-                logging_level=self._level,
-                log_to_driver=self.verbose > 0,
-                **({} if cluster else local),
+                address=cluster, logging_level=self._level, log_to_driver=self.verbose > 0, **({} if cluster else local)
             )
         except SystemExit:  # how Ray reacts to SIGTERM during startup
             raise SystemExit(128 + signal.SIGTERM) from None
