@@ -24,31 +24,26 @@ from rllib_seqmarl.version import __version__
 if TYPE_CHECKING:
     from rllib_seqmarl.experiments.experiment import Experiment
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+@contextmanager
+def _reporting_errors(show_traceback: bool = False) -> Iterator[None]:
+    """Show log messages during the block, and report a user error as a single message."""
+    from rllib_seqmarl.experiments.console import Console
+    from rllib_seqmarl.experiments.errors import ExperimentError
+
+    try:
+        with Console():
+            yield
+    except ExperimentError as error:
+        if show_traceback:
+            click.echo(traceback.format_exc(), err=True)
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
 
 
-def _reporting_errors(show_traceback: bool = False) -> Callable[[Callable[[], Any]], Any]:
-    """Return a runner that shows log messages and reports user errors as a single message."""
-
-    def run(body: Callable[[], Any]) -> Any:
-        from rllib_seqmarl.experiments.console import Console
-        from rllib_seqmarl.experiments.errors import ExperimentError
-
-        try:
-            with Console():
-                return body()
-        except ExperimentError as error:
-            if show_traceback:
-                click.echo(traceback.format_exc(), err=True)
-            raise click.ClickException(str(error)) from None
-        except KeyboardInterrupt:
-            click.echo("Stopped.", err=True)
-            sys.exit(130)
-
-    return run
-
-
-@click.group(context_settings=CONTEXT)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="rllib (rllib_seqmarl)")
 def main() -> None:
     """Train and evaluate multi-agent policies with RLlib."""
@@ -56,6 +51,8 @@ def main() -> None:
     if "" not in sys.path:
         sys.path.append("")
 
+
+_TRACE = click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
 
 _RUN_OPTIONS = [
     click.option(
@@ -83,7 +80,7 @@ _RUN_OPTIONS = [
     click.option("--ray-num-cpus", type=click.IntRange(min=1), help="CPUs of a locally started Ray. [all]"),
     click.option("--ray-num-gpus", type=click.IntRange(min=0), help="GPUs of a locally started Ray. [all]"),
     click.option("-v", "--verbose", count=True, help="Show output of Ray Tune and the workers; -vv adds tracebacks."),
-    click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error."),
+    _TRACE,
 ]
 
 
@@ -93,7 +90,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@main.group(invoke_without_command=True, context_settings=CONTEXT)
+@main.group(invoke_without_command=True)
 @click.option("--run", "--algo", "run", help="Name of the algorithm; see `rllib list`.")
 @click.option("--env", help="Name of the environment; see `rllib list`.")
 @click.option("--config", "config_text", default="{}", help="The algorithm's config, as JSON or YAML.")
@@ -143,7 +140,7 @@ def train(
     _train(experiments, **options)
 
 
-@train.command("file", context_settings=CONTEXT)
+@train.command("file")
 @click.argument("files", nargs=-1, required=True)
 @_run_options
 def train_file(files: tuple[str, ...], **options: Any) -> None:
@@ -166,8 +163,7 @@ def _log_ray_start() -> None:
 
 def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: bool, **options: Any) -> None:
     show_traceback = trace or verbose > 1
-
-    def body() -> int:
+    with _exit_on_sigterm(), _reporting_errors(show_traceback):
         _log_ray_start()
         from rllib_seqmarl.experiments.ray_session import RaySession
         from rllib_seqmarl.experiments.report import closing_message, results_table
@@ -188,11 +184,8 @@ def _train(experiments: Callable[[], list[Experiment]], *, verbose: int, trace: 
                         click.echo(f"\n{Path(failure.error_file).read_text()}", err=True)
                 failed += len(outcome.failures)
                 if outcome.interrupted:
-                    return 128 + (outcome.signum or signal.SIGINT)
-        return 1 if failed else 0
-
-    with _exit_on_sigterm():
-        sys.exit(_reporting_errors(show_traceback)(body))
+                    sys.exit(128 + (outcome.signum or signal.SIGINT))
+        sys.exit(1 if failed else 0)
 
 
 @contextmanager
@@ -216,27 +209,26 @@ def _exit_on_sigterm() -> Iterator[None]:
 def _override_settings(experiment: Experiment, options: dict[str, Any]) -> Experiment:
     """Return the experiment with its settings overridden by command-line options."""
     from rllib_seqmarl.experiments.experiment import parse_checkpoints
-    from rllib_seqmarl.experiments.limits import check_numbers
     from rllib_seqmarl.experiments.results_folder import check_storage_path
+    from rllib_seqmarl.experiments.value_kinds import check_numbers
 
     def where(*path: Any) -> str:
         return f"--{str(path[0]).replace('_', '-')}"
 
-    check_numbers({key: value for key, value in options.items() if value is not None}, where)
-    overrides = {key: options[key] for key in ("num_samples", "max_failures", "restore") if options[key] is not None}
-    if options["local_dir"] is not None:
-        check_storage_path(options["local_dir"], "--local-dir")
-        overrides["storage_path"] = options["local_dir"]
-    keys = ("checkpoint_freq", "checkpoint_at_end", "keep_checkpoints_num", "checkpoint_score_attr")
-    spec = {key: options[key] for key in keys if options[key] is not None}
-    overrides["checkpoints"] = parse_checkpoints(spec, where, experiment.checkpoints)
-    if options["seed"] is not None:
-        overrides["config"] = experiment.config | {"seed": options["seed"]}
-        overrides["search"] = experiment.search and replace(experiment.search, seed=options["seed"])
+    given = {key: value for key, value in options.items() if value is not None}
+    check_numbers(given, where)
+    overrides: dict[str, Any] = {key: given[key] for key in ("num_samples", "max_failures", "restore") if key in given}
+    if "local_dir" in given:
+        check_storage_path(given["local_dir"], "--local-dir")
+        overrides["storage_path"] = given["local_dir"]
+    overrides["checkpoints"] = parse_checkpoints(given, where, experiment.checkpoints)
+    if "seed" in given:
+        overrides["config"] = experiment.config | {"seed": given["seed"]}
+        overrides["search"] = experiment.search and replace(experiment.search, seed=given["seed"])
     return replace(experiment, **overrides)
 
 
-@main.command(context_settings=CONTEXT)
+@main.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Number of episodes.")
 @click.option("--explore", is_flag=True, help="Sample actions instead of taking the most probable ones.")
@@ -246,7 +238,7 @@ def _override_settings(experiment: Experiment, options: dict[str, Any]) -> Exper
 )
 @click.option("--env", help="Use this environment instead of the training environment.")
 @click.option("--env-config", "env_config_text", default="{}", help="Options of the environment, as JSON or YAML.")
-@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
+@_TRACE
 def evaluate(
     checkpoint: Path,
     episodes: int,
@@ -263,7 +255,7 @@ def evaluate(
     newest checkpoint of its best trial).
     """
 
-    def body() -> None:
+    with _reporting_errors(trace):
         from rllib_seqmarl.experiments.animation import write_gif
         from rllib_seqmarl.experiments.errors import ExperimentError
         from rllib_seqmarl.experiments.evaluation import PARALLEL_EPISODES, load_policy, policy_env
@@ -293,14 +285,12 @@ def evaluate(
             write_gif(evaluation.frames, render)
             click.echo(f"Animation of the first episode: {render}")
 
-    _reporting_errors(trace)(body)
 
-
-@main.command(context_settings=CONTEXT)
+@main.command()
 @click.argument("file")
 @click.option("--iterations", type=click.IntRange(min=1), default=5, show_default=True, help="Iterations to measure.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write the figure. [EXPERIMENT-profile.png]")
-@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
+@_TRACE
 def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
     """Show where the time of a training iteration goes.
 
@@ -308,7 +298,7 @@ def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
     a search or a grid, the first config is run. Only the figure is kept.
     """
 
-    def body() -> None:
+    with _reporting_errors(trace):
         _log_ray_start()
         from rllib_seqmarl.experiments.profile import plot_profile, profile_experiment
         from rllib_seqmarl.experiments.ray_session import RaySession
@@ -333,10 +323,8 @@ def profile(file: str, iterations: int, out: Path | None, trace: bool) -> None:
         plot_profile(measured, picture, title)
         click.echo(f"\nPicture: {picture}")
 
-    _reporting_errors(trace)(body)
 
-
-@main.command("list", context_settings=CONTEXT)
+@main.command("list")
 @click.argument("word", default="")
 def list_command(word: str) -> None:
     """List algorithms, environments and tuned experiments.
@@ -345,12 +333,10 @@ def list_command(word: str) -> None:
     contain it are listed, in more detail.
     """
 
-    def body() -> None:
+    with _reporting_errors():
         from rllib_seqmarl.experiments.inventory import inventory
 
         click.echo(inventory(word))
-
-    _reporting_errors()(body)
 
 
 def _check_finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -359,7 +345,7 @@ def _check_finite(context: click.Context, parameter: click.Parameter, value: flo
     return value
 
 
-@main.command(context_settings=CONTEXT)
+@main.command()
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0.01),
@@ -372,17 +358,15 @@ def _check_finite(context: click.Context, parameter: click.Parameter, value: flo
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("results/quickstart"), show_default=True
 )
-@click.option("--trace", "--traceback", "trace", is_flag=True, help="Show the full traceback of an error.")
+@_TRACE
 def quickstart(minutes: float, steps: int | None, out: Path, trace: bool) -> None:
     """Train a team in minutes and watch it play."""
 
-    def body() -> None:
+    with _reporting_errors(trace):
         _log_ray_start()
         from rllib_seqmarl.experiments.quickstart import run_quickstart
 
         run_quickstart(out, minutes=minutes, steps=steps)
-
-    _reporting_errors(trace)(body)
 
 
 if __name__ == "__main__":

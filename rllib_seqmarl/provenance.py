@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,12 +29,7 @@ _DERIVED = {"simple_optimizer", "callbacks", "callbacks_class", "env_runner_cls"
 
 @dataclass(frozen=True)
 class ProvenanceFile:
-    """The record in one run's folder.
-
-    Attributes:
-        filesystem: Where the folder is: this machine, or a bucket.
-        path: The file.
-    """
+    """The record in one run's folder, on the file system of this machine or of a bucket."""
 
     filesystem: FileSystem
     path: str
@@ -109,10 +105,8 @@ def _command() -> str:
 def _versions(suite_packages: Iterable[str]) -> dict[str, str]:
     found = {"rllib_seqmarl": __version__, "python": platform.python_version(), "platform": platform.platform()}
     for package in (*_PACKAGES, *(name.partition(".")[0] for name in suite_packages)):
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +27,8 @@ def write_checksums(checkpoint: str | Path, names: Iterable[str]) -> None:
         names: The files and folders that belong to the checkpoint; missing ones are skipped.
     """
     root = Path(checkpoint)
-    digests = {file.relative_to(root).as_posix(): _digest(file) for name in names for file in _files(root / name)}
+    files = [file for name in names for file in (root / name, *(root / name).rglob("*")) if file.is_file()]
+    digests = {file.relative_to(root).as_posix(): _digest(file) for file in files}
     (root / CHECKSUMS).write_text(json.dumps(digests, indent=1, sort_keys=True), encoding="utf-8")
 
 
@@ -53,13 +54,6 @@ def verify_checksums(checkpoint: str | Path) -> None:
             raise DamagedCheckpointError(
                 f"{root}: the checkpoint's file {name} has changed since it was written (its SHA-256 differs). {remedy}"
             )
-
-
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    else:
-        yield from sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def _digest(file: Path) -> str:

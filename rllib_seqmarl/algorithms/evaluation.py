@@ -34,19 +34,19 @@ def check_evaluation_options(config: JointPPOConfig) -> None:
     overrides = config.evaluation_config
     if not overrides:
         return
-    if not isinstance(overrides, dict):
-        if not isinstance(overrides, type(config)):
-            raise ValueError(
-                f"evaluation_config is a {type(overrides).__name__}; pass a dict of the options that differ, or a "
-                f"{type(config).__name__}."
-            )
-        overrides = {}
+    if not isinstance(overrides, dict | type(config)):
+        raise ValueError(
+            f"evaluation_config is a {type(overrides).__name__}; pass a dict of the options that differ, or a "
+            f"{type(config).__name__}."
+        )
     try:
         config.get_evaluation_config_object().validate()
     except ValueError as error:
         raise ValueError(f"evaluation_config: {error}") from None
-    training_options = _method_options(type(config), "training", "network", "learners")
-    no_effect = {**dict.fromkeys(training_options, _LEARNING), **_OVERWRITTEN}
+    if not isinstance(overrides, dict):
+        return
+    no_effect = dict.fromkeys(_method_options(type(config), "training", "network", "learners"), _LEARNING)
+    no_effect |= _OVERWRITTEN
     for name, value in overrides.items():
         key = config._translate_special_keys(name, warn_deprecated=False)
         if key in no_effect and value != getattr(config, key, None):
@@ -85,13 +85,10 @@ def _network_inputs(config: JointPPOConfig, obs_space: Any, action_space: gym.Sp
     return replace(policy, n_agents=None) if any_number else policy, obs_dim
 
 
-def _describe(obs_space: Any, action_space: gym.Space) -> str:
+def _describe(obs_space: Any, action_space: Any) -> str:
     n_agents, *obs_dim = obs_space["observations"].shape
     state = f", a state of {obs_space['state'].shape[0]}" if "state" in obs_space.spaces else ""
-    return f"{n_agents} agents with {obs_dim[-1]} observed numbers each{state} and {_describe_actions(action_space)}"
-
-
-def _describe_actions(space: Any) -> str:
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return f"{space.nvec.reshape(len(space.nvec), -1).max(axis=0).tolist()} actions"
-    return f"actions of {space.shape[-1]} numbers"
+    actions = f"actions of {action_space.shape[-1]} numbers"
+    if isinstance(action_space, gym.spaces.MultiDiscrete):
+        actions = f"{action_space.nvec.reshape(n_agents, -1).max(axis=0).tolist()} actions"
+    return f"{n_agents} agents with {obs_dim[-1]} observed numbers each{state} and {actions}"

@@ -19,9 +19,6 @@ from rllib_seqmarl.suggestions import did_you_mean
 if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
-# Fields of an RLModuleSpec that only the algorithm may set.
-_SPEC_FIELDS = ("observation_space", "action_space", "catalog_class", "learner_only")
-
 
 def check_user_code(config: JointPPOConfig) -> None:
     """Check user-provided classes, connectors and callbacks.
@@ -79,7 +76,7 @@ def _check_module_spec(spec: Any, options: set[str]) -> None:
         )
     _check_class("rl_module_spec.module_class", spec.module_class, JointSequenceModule)
     _check_model_config("rl_module_spec.model_config", spec.model_config or {}, options)
-    for name in _SPEC_FIELDS:
+    for name in ("observation_space", "action_space", "catalog_class", "learner_only"):  # set by the algorithm only
         if getattr(spec, name):
             raise ValueError(f"rl_module_spec.{name} has no effect on a joint policy; remove it.")
 
@@ -95,9 +92,7 @@ def _check_model_config(key: str, model_config: Any, options: set[str]) -> None:
 
 
 def _check_connector(key: str, function: Any) -> None:
-    if function is None:
-        return
-    if isinstance(function, ConnectorV2 | type) or not callable(function):
+    if function is not None and (isinstance(function, ConnectorV2 | type) or not callable(function)):
         raise ValueError(
             f"{key}={getattr(function, '__name__', f'{type(function).__name__}(...)')} is not a function that makes "
             f"connectors. Write `{key}=lambda *args, **kwargs: MyConnector()`; it may also return a list."

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
 
-# Values that RLlib itself assigns to unused options.
-_SET_BY_RLLIB: dict[str, tuple[Any, ...]] = {"simple_optimizer": (False,)}
-
-
 def check_options(config: JointPPOConfig) -> None:
     """Check all options of a config.
 
@@ -49,11 +45,12 @@ def check_options(config: JointPPOConfig) -> None:
 
 def _check_unused(config: JointPPOConfig) -> None:
     default = type(config)()
-    tables = ((RETIRED_OPTIONS, "RLlib's new API stack"), (UNUSED_OPTIONS, "a joint policy"))
-    for advice, where in tables:
+    for advice, where in ((RETIRED_OPTIONS, "RLlib's new API stack"), (UNUSED_OPTIONS, "a joint policy")):
         for key in sorted(advice.keys() & {*vars(config), "train_batch_size"} - {"policies"}):  # see _check_stack
             value, unset = getattr(config, key), getattr(default, key, None)
-            if _differs(value, unset) and value not in _SET_BY_RLLIB.get(key, ()):
+            if key == "simple_optimizer" and value is False:
+                continue  # RLlib itself sets it
+            if _differs(value, unset):
                 if isinstance(value, dict) and isinstance(unset, dict):
                     value = {name: entry for name, entry in value.items() if _differs(entry, unset.get(name))}
                 raise ValueError(f"{key}={reprlib.repr(value)} has no effect on {where}; {advice[key]}.")
@@ -127,24 +124,20 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_count(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_count_or_zero(value: Any) -> bool:
-    return _is_count(value, least=0)
-
-
-def _is_seed(value: Any) -> bool:
-    return _is_count_or_zero(value) and value < 2**32  # the range of NumPy's global generator
-
-
 def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
 def _is_non_negative(value: Any) -> bool:
     return _is_number(value) and value >= 0
+
+
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_count_or_zero(value: Any) -> bool:
+    return _is_count(value, least=0)
 
 
 def _is_schedule(value: Any) -> bool:
@@ -157,73 +150,74 @@ def _is_schedule(value: Any) -> bool:
     )
 
 
-def _is_fraction(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
+Check = tuple[Callable[[Any], bool], str]  # whether a value is valid, and what it must be
 
 
-def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or check(value)
+def _or_none(is_valid: Callable[[Any], bool], expected: str, meaning: str = "") -> Check:
+    return lambda value: value is None or is_valid(value), f"{expected}, or None{meaning}"
 
 
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
+def _one_of(*choices: str) -> Check:
+    *others, last = map(repr, choices)
+    return lambda value: value in choices, f"{', '.join(others)} or {last}"
 
 
-def _is_duration(value: Any) -> bool:
-    return _is_non_negative(value) or value == math.inf
+_SCHEDULE: Check = (
+    _is_schedule,
+    "a number >= 0 or a schedule of such numbers, [[0, value], [timestep, value], ...], in order of timesteps",
+)
+_FRACTION: Check = (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
+_NON_NEGATIVE: Check = (_is_non_negative, "a number >= 0")
+_COUNT: Check = (_is_count, "a whole number >= 1")
+_DURATION: Check = (lambda value: _is_non_negative(value) or value == math.inf, "a number of seconds >= 0")
 
-
-_A_SCHEDULE = "a number >= 0 or a schedule of such numbers, [[0, value], [timestep, value], ...], in order of timesteps"
-OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": (_is_schedule, _A_SCHEDULE),
-    "critic_lr": (_or_none(_is_schedule), f"{_A_SCHEDULE}, or None for the value of lr"),
-    "entropy_coeff": (_is_schedule, _A_SCHEDULE),
-    "gamma": (_is_fraction, "a number from 0 to 1"),
-    "lambda_": (_is_fraction, "a number from 0 to 1"),
+OPTION_CHECKS: dict[str, Check] = {
+    "lr": _SCHEDULE,
+    "critic_lr": _or_none(*_SCHEDULE, " for the value of lr"),
+    "entropy_coeff": _SCHEDULE,
+    "gamma": _FRACTION,
+    "lambda_": _FRACTION,
     "clip_param": (_is_positive, "a number > 0, such as 0.2"),
-    "vf_clip_param": (_or_none(_is_positive), "a number > 0, or None for the value of clip_param"),
-    "huber_delta": (_or_none(_is_positive), "a number > 0, or None for a quadratic loss"),
+    "vf_clip_param": _or_none(_is_positive, "a number > 0", " for the value of clip_param"),
+    "huber_delta": _or_none(_is_positive, "a number > 0", " for a quadratic loss"),
     "adam_epsilon": (_is_positive, "a number > 0, such as 1e-5"),
-    "vf_loss_coeff": (_is_non_negative, "a number >= 0"),
-    "grad_clip": (_or_none(_is_positive), "a number > 0, or None for no clipping"),
-    "grad_clip_by": (lambda value: value in ("value", "norm", "global_norm"), "'value', 'norm' or 'global_norm'"),
-    "num_epochs": (_is_count, "a whole number >= 1"),
-    "minibatch_size": (_or_none(_is_count), "a whole number >= 1, or None for the whole batch"),
-    "train_batch_size_per_learner": (_is_count, "a whole number >= 1"),
+    "vf_loss_coeff": _NON_NEGATIVE,
+    "grad_clip": _or_none(_is_positive, "a number > 0", " for no clipping"),
+    "grad_clip_by": _one_of("value", "norm", "global_norm"),
+    "num_epochs": _COUNT,
+    "minibatch_size": _or_none(_is_count, "a whole number >= 1", " for the whole batch"),
+    "train_batch_size_per_learner": _COUNT,
     "num_env_runners": (_is_count_or_zero, "a whole number >= 0; 0 samples in the algorithm's process"),
-    "num_envs_per_env_runner": (_is_count, "a whole number >= 1"),
+    "num_envs_per_env_runner": _COUNT,
     "rollout_fragment_length": (
         lambda value: value == "auto" or _is_count(value),
         "a whole number >= 1, or 'auto' for a share of the batch",
     ),
-    "batch_mode": (
-        lambda value: value in ("truncate_episodes", "complete_episodes"),
-        "'truncate_episodes' or 'complete_episodes'",
-    ),
+    "batch_mode": _one_of("truncate_episodes", "complete_episodes"),
     "num_learners": (_is_count_or_zero, "a whole number >= 0; 0 learns in the algorithm's process"),
-    "evaluation_interval": (_or_none(_is_count_or_zero), "a whole number >= 1, or None for no evaluation"),
+    "evaluation_interval": _or_none(_is_count_or_zero, "a whole number >= 1", " for no evaluation"),
     "evaluation_num_env_runners": (_is_count_or_zero, "a whole number >= 0"),
-    "evaluation_duration_unit": (
-        lambda value: value in ("episodes", "timesteps"),
-        "'episodes' or 'timesteps'",
+    "evaluation_duration_unit": _one_of("episodes", "timesteps"),
+    "seed": _or_none(
+        lambda value: _is_count_or_zero(value) and value < 2**32,  # the range of NumPy's global generator
+        "a whole number from 0 to 2**32 - 1",
+        " for a drawn one",
     ),
-    "seed": (_or_none(_is_seed), "a whole number from 0 to 2**32 - 1, or None for a drawn one"),
-    "metrics_num_episodes_for_smoothing": (_is_count, "a whole number >= 1"),
-    "min_sample_timesteps_per_iteration": (_or_none(_is_non_negative), "a number >= 0, or None"),
-    "min_train_timesteps_per_iteration": (_or_none(_is_non_negative), "a number >= 0, or None"),
-    "min_time_s_per_iteration": (_or_none(_is_duration), "a number of seconds >= 0, or None"),
-    "metrics_episode_collection_timeout_s": (_is_duration, "a number of seconds >= 0"),
-    "sample_timeout_s": (_is_duration, "a number of seconds >= 0"),
-    "evaluation_sample_timeout_s": (_is_duration, "a number of seconds >= 0"),
-    "num_cpus_per_env_runner": (_is_non_negative, "a number >= 0"),
-    "num_gpus_per_env_runner": (_is_non_negative, "a number >= 0"),
-    "num_gpus_per_learner": (_is_non_negative, "a number >= 0"),
-    "team_reward": (lambda value: value in ("mean", "sum"), "'mean' or 'sum'"),
-    "initial_policy": (
-        _or_none(lambda value: isinstance(value, str | PathLike)),
-        "the path of a checkpoint or an exported policy, or None",
+    "metrics_num_episodes_for_smoothing": _COUNT,
+    "min_sample_timesteps_per_iteration": _or_none(*_NON_NEGATIVE),
+    "min_train_timesteps_per_iteration": _or_none(*_NON_NEGATIVE),
+    "min_time_s_per_iteration": _or_none(*_DURATION),
+    "metrics_episode_collection_timeout_s": _DURATION,
+    "sample_timeout_s": _DURATION,
+    "evaluation_sample_timeout_s": _DURATION,
+    "num_cpus_per_env_runner": _NON_NEGATIVE,
+    "num_gpus_per_env_runner": _NON_NEGATIVE,
+    "num_gpus_per_learner": _NON_NEGATIVE,
+    "team_reward": _one_of("mean", "sum"),
+    "initial_policy": _or_none(
+        lambda value: isinstance(value, str | PathLike), "the path of a checkpoint or an exported policy"
     ),
-    "update_order": (lambda value: value in ("together", "sequential"), "'together' or 'sequential'"),
+    "update_order": _one_of("together", "sequential"),
     "env_config": (lambda value: isinstance(value, dict), "a dict of keyword arguments of the environment"),
 }
 
@@ -234,7 +228,7 @@ def _check_values(config: JointPPOConfig) -> None:
         if not is_valid(value):
             raise ValueError(f"{key}={value!r} is not {expected}.")
     for key, default in vars(type(config)()).items():
-        if isinstance(default, bool) and not key.startswith("_") and not _is_bool(getattr(config, key)):
+        if isinstance(default, bool) and not key.startswith("_") and not isinstance(getattr(config, key), bool):
             raise ValueError(f"{key}={getattr(config, key)!r} is not True or False.")
     if NUM_ENVS in config.env_config and config.gym_env_vectorize_mode == "vector_entry_point":
         raise ValueError(

@@ -21,11 +21,6 @@ class Console(logging.Handler):
     """
 
     def __init__(self, interval: float = 5.0) -> None:
-        """Initialise the handler.
-
-        Args:
-            interval: Seconds of silence after which a line is printed.
-        """
         super().__init__()
         self._interval = interval
         self._under_way: str | None = None

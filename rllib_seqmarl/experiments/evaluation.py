@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from rllib_seqmarl.envs.vector_env import JointVectorEnv
 from rllib_seqmarl.experiments.animation import Frame
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.failures import root_message
+from rllib_seqmarl.experiments.random_policy import RandomPolicy
 from rllib_seqmarl.policies.export import ExportError
 from rllib_seqmarl.policy import JointPolicy
 
@@ -91,18 +92,15 @@ def policy_env(
     """
     deployment = policy.deployment
     name = env or deployment["env"]
-    is_other = name != deployment["env"]
     left_out = [key for key in deployment["env_config_left_out"] if env is None and key not in (env_config or {})]
     if left_out:
         raise ExperimentError(
             f"the policy's environment cannot be created: its env_config had {', '.join(map(repr, left_out))}, which "
             f"cannot be saved. Use `JointPolicy.from_checkpoint(...).act(...)` in a program that creates it."
         )
-    options = {
-        **({} if is_other else deployment["env_config"]),
-        **(env_config or {}),
-        **({"render_mode": "rgb_array"} if render else {}),
-    }
+    options = ({} if name != deployment["env"] else deployment["env_config"]) | dict(env_config or {})
+    if render:
+        options["render_mode"] = "rgb_array"
     try:
         joint = JointEnvCreator(name, **deployment["joint_options"]).make_vector(num_envs, options)
     except (ValueError, TypeError, ImportError) as error:
@@ -120,18 +118,8 @@ def policy_env(
     return joint
 
 
-class Team(Protocol):
-    """A policy for batches of teams, such as `JointPolicy` or `RandomPolicy`."""
-
-    def reset(self) -> None:
-        """Begin new episodes in all teams."""
-
-    def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool) -> np.ndarray:
-        """Return joint actions (teams, n, ...) for joint observations."""
-
-
 def evaluate(
-    policy: Team,
+    policy: JointPolicy | RandomPolicy,
     env: JointVector,
     episodes: int,
     *,
@@ -139,7 +127,7 @@ def evaluate(
     seed: int = 0,
     draw: int = 0,
 ) -> Evaluation:
-    """Play whole episodes. The same policy, environment and seed give the same result.
+    """Play whole episodes and return their results. The same policy, environment and seed give the same result.
 
     Args:
         policy: The team's policy.
@@ -149,9 +137,6 @@ def evaluate(
         explore: Whether to sample actions instead of taking the most probable ones.
         seed: The seed of the episodes and of sampling.
         draw: The number of the first environment's episodes to render.
-
-    Returns:
-        The results per episode.
 
     Raises:
         ExperimentError: The environment does not render pictures.
@@ -197,9 +182,9 @@ def _headline(
     first: int, step: int, team_return: float, reward: float, infos: Mapping[str, Any], *, ended: bool
 ) -> str:
     parts = [f"episode {first + 1}", f"step {step}", f"reward {reward:.2f}", f"return {team_return:.2f}"]
-    if ended and "win" in infos:
-        parts.append("won" if infos["win"][0] > 0 else "lost")
-    return " | ".join([*parts, *(["end"] if ended and "win" not in infos else [])])
+    if ended:
+        parts.append("end" if "win" not in infos else "won" if infos["win"][0] > 0 else "lost")
+    return " | ".join(parts)
 
 
 def _frame(env: JointVector, headline: str, actions: np.ndarray | None = None, alive: Any = None) -> Frame:

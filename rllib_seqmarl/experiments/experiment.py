@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.tune import CheckpointConfig
 
 from rllib_seqmarl.experiments.config_check import algorithm_class, check_config
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems
-from rllib_seqmarl.experiments.limits import check_numbers
 from rllib_seqmarl.experiments.metrics import CLOCKS, TEAM_RETURN, resolve_metric
 from rllib_seqmarl.experiments.mutations import check_mutations
 from rllib_seqmarl.experiments.results_folder import check_name, check_storage_path
-from rllib_seqmarl.experiments.retired_keys import RETIRED_EXPERIMENT_KEYS
 from rllib_seqmarl.experiments.search import SchedulerChoice, Search, parse_scheduler, parse_search
 from rllib_seqmarl.experiments.search_space import distributions, to_search_space
-from rllib_seqmarl.experiments.value_kinds import check_mapping, fits, format_value
-
-Where = Callable[..., str]
+from rllib_seqmarl.experiments.value_kinds import Where, check_mapping, check_numbers, fits, format_value
 
 _KINDS: dict[str, Any] = {
     "run": str,
@@ -51,6 +47,9 @@ _CHECKPOINT_KINDS: dict[str, Any] = {
     "checkpoint_score_order": str,
 }
 
+# Keys that are fields of an experiment as they are.
+_RUN_KEYS = ("num_samples", "max_concurrent_trials", "time_budget_s", "max_failures", "restore")
+
 _CLASSIC_CHECKPOINT_KEYS = {
     "checkpoint_freq": "checkpoint_frequency",
     "checkpoint_at_end": "checkpoint_at_end",
@@ -58,23 +57,22 @@ _CLASSIC_CHECKPOINT_KEYS = {
 }
 
 
-@dataclass(frozen=True)
-class Checkpoints:
-    """When a trial writes checkpoints, and which of them it keeps.
+def default_checkpoints() -> CheckpointConfig:
+    """Return the defaults: a checkpoint every 20 iterations and at the end, of which the last two are kept."""
+    return CheckpointConfig(checkpoint_frequency=20, checkpoint_at_end=True, num_to_keep=2)
 
-    Attributes:
-        frequency: Training iterations between checkpoints; 0 for none during training.
-        at_end: Whether a checkpoint is written when a trial meets its stop criteria.
-        keep: The number of checkpoints to keep, always including the newest; None for all.
-        score_attribute: The metric that selects the checkpoints to keep; None to keep the newest.
-        score_order: "max" or "min".
-    """
 
-    frequency: int = 20
-    at_end: bool = True
-    keep: int | None = 2
-    score_attribute: str | None = None
-    score_order: str = "max"
+# Experiment keys of earlier Ray versions, and their replacements.
+_RETIRED_KEYS = {
+    "resources_per_trial": "RLlib computes a trial's resources from its config: set 'num_env_runners', "
+    "'num_cpus_per_env_runner', 'num_learners' and 'num_gpus_per_learner' there",
+    "trial_resources": "RLlib computes a trial's resources from its config",
+    "upload_dir": "write 'storage_path', which may be s3://..., instead",
+    "sync_config": "write 'storage_path', which may be s3://..., instead",
+    "export_formats": "leave it out: every checkpoint holds the policy as safetensors and JSON",
+    "repeat": "write 'num_samples' instead",
+    "search_alg": "write 'search: {algorithm: optuna}' instead",
+}
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Experiment:
         time_budget_s: Seconds after which the whole experiment stops.
         max_failures: How many times a failed trial is restarted from its last checkpoint.
         storage_path: The folder of the results; None for Ray's default, ~/ray_results.
-        checkpoints: When checkpoints are written.
+        checkpoints: When a trial writes checkpoints, and which of them it keeps.
         search: The search algorithm and space; None for Tune's grid and random search.
         scheduler: The scheduler that stops trials early; None to run all trials to their end.
         restore: A checkpoint folder that every trial starts from.
@@ -106,7 +104,7 @@ class Experiment:
     time_budget_s: float | None = None
     max_failures: int = 0
     storage_path: str | None = None
-    checkpoints: Checkpoints = Checkpoints()
+    checkpoints: CheckpointConfig = field(default_factory=default_checkpoints)
     search: Search | None = None
     scheduler: SchedulerChoice | None = None
     restore: str | None = None
@@ -126,7 +124,7 @@ class Experiment:
     def ranking_metrics(self) -> dict[str, str]:
         """Metric -> the setting, other than `stop`, that needs it in every result."""
         settings = {
-            "checkpoint_score_attr": self.checkpoints.score_attribute,
+            "checkpoint_score_attr": self.checkpoints.checkpoint_score_attribute,
             "scheduler": self.scheduler and self.scheduler.options.get("time_attr"),
             "search": self.search and self.search.metric,
         }
@@ -139,15 +137,9 @@ class Experiment:
 
 
 def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
-    """Parse and check the mapping of an experiment.
+    """Parse and check the mapping of an experiment, which is plain data.
 
-    Args:
-        name: The experiment's name.
-        spec: The mapping, as plain data.
-        where: Returns the source location of a path in the mapping, for error messages; `where()` is the experiment's.
-
-    Returns:
-        The experiment.
+    `where(*path)` returns the source location of a path in the mapping, for messages; `where()` is the experiment's.
 
     Raises:
         ExperimentError: The experiment is invalid; has a line for each problem.
@@ -161,9 +153,9 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
             f"got {format_value(spec)}."
         )
         problems.report()
-    retired = [key for key in spec if key in RETIRED_EXPERIMENT_KEYS]
+    retired = [key for key in spec if key in _RETIRED_KEYS]
     for key in retired:
-        problems.add(f"{where(key)}: key '{key}' is no longer used; {RETIRED_EXPERIMENT_KEYS[key]}.")
+        problems.add(f"{where(key)}: key '{key}' is no longer used; {_RETIRED_KEYS[key]}.")
     with problems.collect():
         check_mapping({key: spec[key] for key in spec if key not in retired}, _KINDS, where)
     if "run" not in spec:
@@ -175,14 +167,14 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         check_numbers(spec, where)
     with problems.collect():
         _check_not_twice(spec, where)
-    if "storage_path" in spec or "local_dir" in spec:
-        key = "storage_path" if "storage_path" in spec else "local_dir"
-        with problems.collect():
-            check_storage_path(spec[key], where(key))
+    for key in ("storage_path", "local_dir"):
+        if key in spec:
+            with problems.collect():
+                check_storage_path(spec[key], where(key))
     with problems.collect():
         stop = _parse_stop(spec.get("stop", {}), where)
     with problems.collect():
-        checkpoints = parse_checkpoints(spec, where, Checkpoints())
+        checkpoints = parse_checkpoints(spec, where, default_checkpoints())
     with problems.collect():
         scheduler = parse_scheduler(spec.get("scheduler"), where)
     with problems.collect():
@@ -199,15 +191,11 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         run=spec["run"],
         config=config,
         stop=stop,
-        num_samples=spec.get("num_samples", 1),
-        max_concurrent_trials=spec.get("max_concurrent_trials"),
-        time_budget_s=spec.get("time_budget_s"),
-        max_failures=spec.get("max_failures", 0),
         storage_path=spec.get("storage_path", spec.get("local_dir")),
         checkpoints=checkpoints,
         search=search,
         scheduler=scheduler,
-        restore=spec.get("restore"),
+        **{key: spec[key] for key in _RUN_KEYS if key in spec},
     )
     _check_metrics_are_reported(experiment, spec.get("stop", {}), where)
     return experiment
@@ -215,15 +203,13 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
 
 def _check_not_twice(spec: dict[str, Any], where: Where) -> None:
     """Reject two keys for the same setting, of which one would be ignored."""
-    pairs = [
-        ("local_dir", ("storage_path",)),
-        ("checkpoint_score_attr", ("checkpoint_config", "checkpoint_score_attribute")),
-    ]
-    pairs += [(old, ("checkpoint_config", new)) for old, new in _CLASSIC_CHECKPOINT_KEYS.items()]
+    same = {"local_dir": "storage_path", "checkpoint_score_attr": "checkpoint_config.checkpoint_score_attribute"}
+    same |= {old: f"checkpoint_config.{new}" for old, new in _CLASSIC_CHECKPOINT_KEYS.items()}
+    given = {*spec, *(f"checkpoint_config.{key}" for key in spec.get("checkpoint_config", {}))}
     problems = Problems()
-    for classic, (*parents, key) in pairs:
-        if classic in spec and key in (spec.get(parents[0], {}) if parents else spec):
-            problems.add(f"{where(classic)}: '{classic}' and '{'.'.join([*parents, key])}' are the same; remove one.")
+    for classic, key in same.items():
+        if {classic, key} <= given:
+            problems.add(f"{where(classic)}: '{classic}' and '{key}' are the same; remove one.")
     problems.report()
 
 
@@ -266,19 +252,19 @@ def _parse_stop(stop: dict[str, Any], where: Where) -> dict[str, float]:
     parsed, problems = {}, Problems()
     for name, value in stop.items():
         with problems.collect():
-            parsed[resolve_metric(name, where("stop", name))] = _stop_value(name, value, where("stop", name))
+            metric = resolve_metric(name, where("stop", name))
+            parsed[metric] = _stop_value(name, metric, value, where("stop", name))
     problems.report()
     return parsed
 
 
-def _stop_value(name: str, value: Any, place: str) -> float:
+def _stop_value(name: str, metric: str, value: Any, place: str) -> float:
     if isinstance(value, dict):
         raise ExperimentError(
             f"{place}: write nested metrics with slashes, as in '{name}/{next(iter(value), '...')}: ...'."
         )
     if not fits(value, float):
         raise ExperimentError(f"{place}: {name} must be a number; got {format_value(value)}.")
-    metric = resolve_metric(name, place)
     if metric in CLOCKS and value <= 0:
         raise ExperimentError(f"{place}: {name} must be greater than 0; {value} is reached before training starts.")
     if metric.endswith("/win_rate") and not 0 < value <= 1:
@@ -293,14 +279,14 @@ def _check_metrics_are_reported(experiment: Experiment, stop: dict[str, Any], wh
     places = {resolve_metric(name, ""): where("stop", name) for name in stop}
     if experiment.search is not None:
         places[experiment.search.metric] = where("search", "metric")
-    if experiment.checkpoints.score_attribute is not None:
-        places[experiment.checkpoints.score_attribute] = where("checkpoint_score_attr")
+    if experiment.checkpoints.checkpoint_score_attribute is not None:
+        places[experiment.checkpoints.checkpoint_score_attribute] = where("checkpoint_score_attr")
     for name, place in places.items():
         if name.startswith("evaluation/"):
             raise ExperimentError(f"{place}: '{name}' needs evaluation; add 'evaluation_interval: 10' to config.")
 
 
-def parse_checkpoints(spec: dict[str, Any], where: Where, defaults: Checkpoints) -> Checkpoints:
+def parse_checkpoints(spec: dict[str, Any], where: Where, defaults: CheckpointConfig) -> CheckpointConfig:
     """Parse `checkpoint_config` and the classic keys `checkpoint_freq`, `keep_checkpoints_num`, ...
 
     Missing settings are taken from `defaults`.
@@ -316,16 +302,17 @@ def parse_checkpoints(spec: dict[str, Any], where: Where, defaults: Checkpoints)
             f"{where('checkpoint_config', 'checkpoint_score_order')}: checkpoint_score_order must be 'max' or 'min'; "
             f"got {given['checkpoint_score_order']!r}."
         )
-    given |= {new: spec[old] for old, new in _CLASSIC_CHECKPOINT_KEYS.items() if old in spec}
+    classic = {old: spec[old] for old in _CLASSIC_CHECKPOINT_KEYS if old in spec}
+    check_numbers(classic, where)
+    given |= {_CLASSIC_CHECKPOINT_KEYS[old]: value for old, value in classic.items()}
     if "checkpoint_score_attr" in spec:  # classic: "min-x" for the lowest x
         attribute = spec["checkpoint_score_attr"]
         given["checkpoint_score_order"] = "min" if attribute.startswith("min-") else "max"
         given["checkpoint_score_attribute"] = attribute.removeprefix("min-")
-    attribute = given.get("checkpoint_score_attribute", defaults.score_attribute)
-    return Checkpoints(
-        frequency=given.get("checkpoint_frequency", defaults.frequency),
-        at_end=given.get("checkpoint_at_end", defaults.at_end),
-        keep=given.get("num_to_keep", defaults.keep) or None,
-        score_attribute=attribute and resolve_metric(attribute, where("checkpoint_score_attr")),
-        score_order=given.get("checkpoint_score_order", defaults.score_order),
-    )
+    if given.get("checkpoint_score_attribute"):
+        given["checkpoint_score_attribute"] = resolve_metric(
+            given["checkpoint_score_attribute"], where("checkpoint_score_attr")
+        )
+    if "num_to_keep" in given:
+        given["num_to_keep"] = given["num_to_keep"] or None  # 0 means all
+    return replace(defaults, **given)

@@ -8,8 +8,6 @@ from rllib_seqmarl.experiments.errors import ExperimentError, Problems
 from rllib_seqmarl.experiments.experiment import Experiment, parse_experiment
 from rllib_seqmarl.experiments.plain_yaml import Document, parse_yaml
 
-__all__ = ["Document", "load_experiments", "parse_yaml", "read_document"]
-
 
 def read_document(path: str | Path) -> Document:
     """Read an experiment file without checking its experiments.

@@ -13,14 +13,7 @@ _SELF_EXPLANATORY = ("ValueError", "RuntimeError", "JointEnvError", "LayoutError
 
 
 def root_message(error: BaseException) -> str:
-    """Return the message of the original error inside Ray's task and actor errors.
-
-    Args:
-        error: The error that ended a trial.
-
-    Returns:
-        The original error's message, with its class name if that adds information.
-    """
+    """Return the message of the original error inside Ray's errors, with its class name if that adds information."""
     outer, inner = error, _cause(error)
     while inner is not None:
         outer, inner = inner, _cause(inner)

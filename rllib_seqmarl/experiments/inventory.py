@@ -14,13 +14,10 @@ from rllib_seqmarl.suggestions import did_you_mean
 
 
 def inventory(word: str = "") -> str:
-    """List algorithms, environments and tuned experiments as text.
+    """List algorithms, environments and tuned experiments as tables and paragraphs of text.
 
     Args:
         word: If given, only names that contain it, in any case, are listed, and environments are described.
-
-    Returns:
-        Tables and paragraphs, separated by empty lines.
 
     Raises:
         ExperimentError: No name contains `word`.

@@ -65,16 +65,20 @@ def resolve_metric(name: str, where: str) -> str:
     return name
 
 
+def lookup(result: Mapping[str, Any], name: str) -> Any:
+    """Return the value at `name` ("a/b/c") in a nested or flat mapping; None if there is none."""
+    if name in result:
+        return result[name]
+    value: Any = result
+    for key in name.split("/"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
 def metric(result: Mapping[str, Any] | None, name: str) -> float | None:
     """Return the value at `name` ("a/b/c") in a nested or flat result; None if it is not a finite number."""
-    value: Any = result or {}
-    if name in value:
-        value = value[name]
-    else:
-        for key in name.split("/"):
-            value = value.get(key) if isinstance(value, Mapping) else None
     try:
-        number = float(value)
+        number = float(lookup(result or {}, name))
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None

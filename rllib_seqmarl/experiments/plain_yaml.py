@@ -50,12 +50,11 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def check(self, root: yaml.Node) -> None:
-        """Reject trees that aliases make too large or infinite, and nodes that are not plain data."""
-        self._size(root, {})
+    def size(self, node: yaml.Node, sizes: dict[int, int]) -> int:
+        """Return the number of values under a node, counting each alias as a copy; memoised in `sizes`, by `id(node)`.
 
-    def _size(self, node: yaml.Node, sizes: dict[int, int]) -> int:
-        """Return the number of values under a node, counting each alias as a copy."""
+        Rejects trees that aliases make too large or infinite, and nodes that are not plain data.
+        """
         if id(node) in sizes:
             if not sizes[id(node)]:
                 raise _error_at("an alias refers to a node that contains it", node)
@@ -76,7 +75,7 @@ class _Loader(yaml.SafeLoader):
         if node.tag not in _PLAIN_TAGS:
             tag = node.tag.replace(_TAG, "!!")
             raise _error_at(f"could not determine a constructor for the tag '{tag}': only plain data can be read", node)
-        size = 1 + sum(self._size(child, sizes) for child in children)
+        size = 1 + sum(self.size(child, sizes) for child in children)
         if size > 10 * MAX_VALUES:
             raise _error_at(f"more than {10 * MAX_VALUES:,} values, counting each alias as a copy", node)
         sizes[id(node)] = size
@@ -114,9 +113,7 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
 
 
@@ -142,21 +139,15 @@ class Document:
             return self.source
         line, node = self.root.start_mark.line, self.root
         for key in path:
-            step = _child(node, key)
-            if step is None:
+            children: list[tuple[int, yaml.Node]] = []
+            if isinstance(node, yaml.MappingNode):
+                children = [(k.start_mark.line, v) for k, v in node.value if str(k.value) == str(key)]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+                children = [(entry.start_mark.line, entry) for entry in node.value[key : key + 1]]
+            if not children:
                 break
-            line, node = step
+            line, node = children[-1]  # of equal keys, the last one counts
         return f"{self.source}:{line + 1}"
-
-
-def _child(node: yaml.Node, key: Hashable) -> tuple[int, yaml.Node] | None:
-    """Return the line and node of an entry of a mapping (the last one with that key, which counts) or sequence."""
-    if isinstance(node, yaml.MappingNode):
-        found = [(k.start_mark.line, v) for k, v in node.value if str(k.value) == str(key)]
-        return found[-1] if found else None
-    if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-        return node.value[key].start_mark.line, node.value[key]
-    return None
 
 
 def _without_json_tabs(text: str) -> str:
@@ -180,14 +171,11 @@ def parse_yaml(text: str, source: str, numbered: bool = True) -> Document:
     if len(text) > MAX_CHARACTERS:
         raise ExperimentError(f"{source}: too long for an experiment: more than {MAX_CHARACTERS:,} characters.")
     try:
-        loader = _Loader(text)
-        try:
-            root = loader.get_single_node()
-            if root is not None:
-                loader.check(root)
-            value = loader.construct_document(root) if root is not None else None
-        finally:
-            loader.dispose()
+        loader, value = _Loader(text), None
+        root = loader.get_single_node()
+        if root is not None:
+            loader.size(root, {})
+            value = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}" if numbered and mark is not None else source

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rllib_seqmarl.experiments.trial_files import Curve
 
 _REACH = 8  # reported returns on either side that the bold line averages
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-)  # distinguishable with colour-blindness
+# Distinguishable with colour-blindness.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+@contextmanager
+def drawing(path: Path, title: str, width: float, height: float) -> Iterator[Any]:
+    """Yield Matplotlib axes, and write the figure on exit; its size is in inches, its format the suffix of `path`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    yield axes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
 
 
 def plot_learning_curves(
@@ -27,36 +37,28 @@ def plot_learning_curves(
 
     Args:
         curves: Label -> curve. Each is drawn as reported (thin) and as a running mean (bold).
-        path: The file to write; its suffix selects the format (.png, .svg, .pdf).
+        path: The file to write.
         title: The title.
         marks: Label -> return to mark with a dashed line, such as an evaluation result.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(7.0, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for number, (label, curve) in enumerate(curves.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot(curve.steps, curve.returns, color=colour, linewidth=0.7, alpha=0.35)
-        axes.plot(curve.steps, running_mean(curve.returns, _REACH), color=colour, linewidth=2.0, label=label)
-    for number, (label, value) in enumerate((marks or {}).items()):
-        colour = ("#bbbbbb", "#888888", "#333333")[number % 3]
-        axes.axhline(value, color=colour, linestyle=(0, (4, 3)), linewidth=1.1, label=f"{label}: {value:.4g}")
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("team return per episode")
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlim(left=0)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if curves or marks:
-        axes.legend(frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with drawing(path, title, 7.0, 4.2) as axes:
+        for number, (label, curve) in enumerate(curves.items()):
+            colour = _COLOURS[number % len(_COLOURS)]
+            axes.plot(curve.steps, curve.returns, color=colour, linewidth=0.7, alpha=0.35)
+            axes.plot(curve.steps, running_mean(curve.returns, _REACH), color=colour, linewidth=2.0, label=label)
+        for number, (label, value) in enumerate((marks or {}).items()):
+            colour = ("#bbbbbb", "#888888", "#333333")[number % 3]
+            axes.axhline(value, color=colour, linestyle=(0, (4, 3)), linewidth=1.1, label=f"{label}: {value:.4g}")
+        axes.set_xlabel("environment steps")
+        axes.set_ylabel("team return per episode")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlim(left=0)
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        if curves or marks:
+            axes.legend(frameon=False, fontsize=9)
 
 
 def running_mean(values: Sequence[float], reach: int) -> list[float]:

@@ -14,8 +14,10 @@ from ray.tune.registry import get_trainable_cls
 from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment
-from rllib_seqmarl.experiments.report import table
+from rllib_seqmarl.experiments.metrics import metric
+from rllib_seqmarl.experiments.plots import drawing
 from rllib_seqmarl.experiments.search_space import corners
+from rllib_seqmarl.experiments.table import table
 from rllib_seqmarl.provenance import FILE as PROVENANCE
 
 SAMPLING_PARTS = {
@@ -59,12 +61,8 @@ class Profile:
 
     def table(self) -> str:
         """Return a text table of seconds, share of the iteration and microseconds per env step."""
-        rows = [
-            (part, parts[part], meaning)
-            for parts, meanings in ((self.sampling, SAMPLING_PARTS), (self.learning, LEARNING_PARTS))
-            for part, meaning in meanings.items()
-            if part in parts
-        ]
+        meanings = SAMPLING_PARTS | LEARNING_PARTS
+        rows = [(part, spent, meanings[part]) for part, spent in (self.sampling | self.learning).items()]
         rows.append(("other", self.other, "RLlib's bookkeeping, evaluation"))
         for side, parts in (("env runners", self.sampling), ("learner", self.learning)):
             rows.append((f"{side} idle", self.total - sum(parts.values()), "waiting for the other side"))
@@ -114,85 +112,53 @@ def _profile(results: list[tuple[float, dict[str, Any]]], algo: Any) -> Profile:
     config = algo.config
     runners, learners = max(1, config.num_env_runners), max(1, config.num_learners)
 
-    def mean(*keys: str) -> float:
-        """Return the mean over iterations of the value at `keys` in their results."""
-        values = []
-        for _, result in results:
-            found: Any = result
-            for key in keys:
-                found = found.get(key, 0.0) if isinstance(found, dict) else 0.0
-            values.append(float(found))
-        return sum(values) / len(values)
+    def mean(name: str) -> float:
+        """Return a metric's mean over the iterations; where it is missing, it is 0."""
+        return sum(metric(result, name) or 0.0 for _, result in results) / len(results)
 
-    sampling = {part: mean("env_runners", "seconds", part) / runners for part in ("environment", "network", "rollout")}
-    connector = mean("learners", "__all_modules__", "seconds", "connector") / learners
-    waited = mean("seconds", "sampling")
-    is_overlapped = bool(config.sample_while_learning)
-    note = _note(algo)
-    if not is_overlapped:
-        sampling["answering"] = max(0.0, waited - sum(sampling.values()))
+    sampling = {part: mean(f"env_runners/seconds/{part}") / runners for part in ("environment", "network", "rollout")}
+    connector = mean("learners/__all_modules__/seconds/connector") / learners
+    if not config.sample_while_learning:
+        sampling["answering"] = max(0.0, mean("seconds/sampling") - sum(sampling.values()))
+    obstacles = algo.env_runner_group.foreach_env_runner(
+        lambda runner: runner.obstacle() if isinstance(runner, RolloutEnvRunner) else type(runner).__name__,
+        local_env_runner=config.num_env_runners == 0,
+    )
+    obstacle = next(filter(None, obstacles), None)
     return Profile(
         total=sum(seconds for seconds, _ in results) / len(results),
-        env_steps=mean("env_runners", "num_env_steps_sampled"),
+        env_steps=mean("env_runners/num_env_steps_sampled"),
         sampling=sampling,
         learning={
             "connector": connector,
-            "learner": max(0.0, mean("seconds", "learning") - connector),
-            "sync": mean("seconds", "sync"),
+            "learner": max(0.0, mean("seconds/learning") - connector),
+            "sync": mean("seconds/sync"),
         },
-        is_overlapped=is_overlapped,
-        note=note,
+        is_overlapped=bool(config.sample_while_learning),
+        note=f"Sampling uses RLlib's own loop, all of which is counted as 'answering': {obstacle}." if obstacle else "",
     )
-
-
-def _note(algo: Any) -> str:
-    """Return why the parts of sampling cannot be measured; empty if they can."""
-    obstacles = algo.env_runner_group.foreach_env_runner(
-        lambda runner: runner.obstacle() if isinstance(runner, RolloutEnvRunner) else type(runner).__name__,
-        local_env_runner=algo.config.num_env_runners == 0,
-    )
-    found = next(filter(None, obstacles), None)
-    if found is None:
-        return ""
-    return f"Sampling uses RLlib's own loop, all of which is counted as 'answering': {found}."
 
 
 def plot_profile(profile: Profile, path: Path, title: str) -> None:
-    """Write a timeline of an iteration, with one bar for the env runners and one for the learner.
-
-    Args:
-        profile: The measured profile.
-        path: The file to write; its suffix selects the format (.png, .svg, .pdf).
-        title: The title.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Write a timeline of an iteration, with one bar for the env runners and one for the learner."""
     palette = ("#0072b2", "#56b4e9", "#9ecae1", "#c6dbef", "#e69f00", "#d55e00", "#f0e442")
     colours = dict(zip((*SAMPLING_PARTS, *LEARNING_PARTS), palette, strict=True))
-    figure = Figure(figsize=(8.0, 2.9), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    sampled = sum(profile.sampling.values())
-    lanes = (
-        ("env runners", 0.0, profile.sampling),
-        ("learner", 0.0 if profile.is_overlapped else sampled, profile.learning),
-    )
-    for row, (_, start, parts) in enumerate(lanes):
-        axes.barh(row, profile.total, color="#eeeeee", height=0.55)
-        for part, seconds in parts.items():
-            axes.barh(row, seconds, left=start, color=colours[part], height=0.55, label=part)
-            if seconds > 0.06 * profile.total:
-                share = f"{seconds / profile.total:.0%}"
-                axes.text(start + seconds / 2, row, share, ha="center", va="center", fontsize=9)
-            start += seconds
-    axes.set_yticks(range(len(lanes)), [lane for lane, *_ in lanes])
-    axes.invert_yaxis()
-    axes.set_xlim(0, profile.total)
-    axes.set_xlabel("seconds of an iteration (grey: idle)")
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(left=False)
-    axes.legend(frameon=False, fontsize=9, ncols=7, loc="upper center", bbox_to_anchor=(0.5, -0.28), handlelength=1.0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    learning_starts = 0.0 if profile.is_overlapped else sum(profile.sampling.values())
+    lanes = (("env runners", 0.0, profile.sampling), ("learner", learning_starts, profile.learning))
+    with drawing(path, title, 8.0, 2.9) as axes:
+        for row, (_, start, parts) in enumerate(lanes):
+            axes.barh(row, profile.total, color="#eeeeee", height=0.55)
+            for part, seconds in parts.items():
+                axes.barh(row, seconds, left=start, color=colours[part], height=0.55, label=part)
+                if seconds > 0.06 * profile.total:
+                    share = f"{seconds / profile.total:.0%}"
+                    axes.text(start + seconds / 2, row, share, ha="center", va="center", fontsize=9)
+                start += seconds
+        axes.set_yticks(range(len(lanes)), [lane for lane, *_ in lanes])
+        axes.invert_yaxis()
+        axes.set_xlim(0, profile.total)
+        axes.set_xlabel("seconds of an iteration (grey: idle)")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(left=False)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.28)}
+        axes.legend(frameon=False, fontsize=9, ncols=7, handlelength=1.0, **below)

@@ -33,15 +33,10 @@ _NUM_RENDERED = 3  # episodes in an animation
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """The results of the quick start. All three teams play the same episodes.
+    """The results of the quick start.
 
-    Attributes:
-        random: The evaluation of uniformly random actions.
-        before: The evaluation of the untrained network's greedy actions.
-        after: The evaluation of the trained network's greedy actions.
-        checkpoint: The checkpoint of the trained team.
-        curve: The figure of the learning curve.
-        animation: The animation of the trained team.
+    The evaluations, on the same episodes, are of uniformly random actions and of the network's greedy actions before
+    and after training. The files are the trained team's checkpoint, its learning curve and an animation of it.
     """
 
     random: Evaluation
@@ -60,9 +55,6 @@ def run_quickstart(out: Path, minutes: float = 4.0, steps: int | None = None, ep
         minutes: The training time.
         steps: Stop after this many env steps if that comes first; None for the tuned configuration's number.
         episodes: The number of episodes per evaluation.
-
-    Returns:
-        The three evaluations and the files written.
 
     Raises:
         ExperimentError: A package is missing, or training failed.

@@ -10,15 +10,9 @@ from rllib_seqmarl.envs.layout import ACTION_MASK, TeamLayout
 
 
 class RandomPolicy:
-    """Draws every agent's action uniformly from its legal actions."""
+    """Draws every agent's action uniformly from its legal actions; has the interface of `JointPolicy`."""
 
     def __init__(self, layout: TeamLayout, seed: int = 0) -> None:
-        """Initialise the policy.
-
-        Args:
-            layout: The layout of the team's spaces.
-            seed: The seed of the random numbers.
-        """
         self.layout = layout
         self._rng = np.random.default_rng(seed)
 
@@ -26,7 +20,7 @@ class RandomPolicy:
         """Do nothing: the policy has no memory."""
 
     def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool = True) -> np.ndarray:
-        """Return random joint actions, with the signature of `JointPolicy.act_for_many`; ignores `explore`."""
+        """Return random joint actions (teams, n, ...); ignores `explore`."""
         layout = self.layout
         teams = len(observations["alive"])
         if not layout.is_discrete:

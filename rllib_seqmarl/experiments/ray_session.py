@@ -60,19 +60,12 @@ class RaySession:
             yield
             return
         cluster = self._cluster
-        local_options: dict[str, Any] = {
-            "num_cpus": self.num_cpus,
-            "num_gpus": self.num_gpus,
-            "include_dashboard": False,
-        }
+        local: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "include_dashboard": False}
         on_terminate = signal.getsignal(signal.SIGTERM)
         logger.info("Starting Ray's processes ...", extra={"under_way": "starting Ray's processes"})
         try:
             ray.init(
-                address=cluster,
-                logging_level=self._level,
-                log_to_driver=self.verbose > 0,
-                **({} if cluster else local_options),
+                address=cluster, logging_level=self._level, log_to_driver=self.verbose > 0, **({} if cluster else local)
             )
         except SystemExit:  # how Ray reacts to SIGTERM during startup
             raise SystemExit(128 + signal.SIGTERM) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rllib_seqmarl.experiments.metrics import ENV_STEPS, SECONDS, best, metric
+from rllib_seqmarl.experiments.metrics import ENV_STEPS, SECONDS, best, lookup, metric
 from rllib_seqmarl.experiments.progress import duration
 from rllib_seqmarl.experiments.runner import Outcome
 from rllib_seqmarl.experiments.table import table
@@ -20,10 +20,11 @@ def results_table(outcome: Outcome) -> str:
         column = history[name] if history is not None and name in history else ()
         best_value = best((metric({"value": value}, "value") for value in column), mode)
         last = result.metrics or {}
-        cells = [str(number), *(_parameter(last.get("config") or {}, key) for key in keys)]
-        cells += [
-            _number(best_value),
-            _number(metric(last, name)),
+        cells = [
+            str(number),
+            *(_format(lookup(last.get("config") or {}, key)) for key in keys),
+            "-" if best_value is None else _format(best_value),
+            "-" if (final := metric(last, name)) is None else _format(final),
             f"{metric(last, ENV_STEPS) or 0:,.0f}",
             duration(metric(last, SECONDS) or 0.0),
             "failed" if result.error else "done" if last.get("done") else "stopped",
@@ -36,15 +37,8 @@ def results_table(outcome: Outcome) -> str:
     return table(header, [cells for _, cells in rows])
 
 
-def _parameter(config: dict[str, Any], key: str) -> str:
-    value: Any = config
-    for part in key.split("/"):
-        value = value.get(part) if isinstance(value, dict) else None
+def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def closing_message(outcome: Outcome) -> str:

@@ -49,12 +49,9 @@ class ResultFiles(CSVLoggerCallback):
 
 
 def drop_results_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
-    """Truncate a trial's `result.json` and `progress.csv` after an iteration from which training is repeated.
+    """Truncate a trial's `result.json` and `progress.csv` after the last iteration to keep; 0 for none.
 
-    Args:
-        trial_folder: The trial's folder.
-        iteration: The last iteration to keep; 0 for none.
-        fs: The file system of the folder; None for the local one.
+    Training is repeated from there. `fs` is the file system of the folder, by default the local one.
     """
     fs = fs or pyarrow.fs.LocalFileSystem()
     for name, ends in FILES.items():
@@ -62,18 +59,15 @@ def drop_results_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSys
 
 
 def drop_events_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSystem | None = None) -> None:
-    """Truncate a trial's TensorBoard files. Must precede `drop_results_after`, since it reads steps from the results.
+    """Truncate a trial's TensorBoard files in the same way.
 
-    Args:
-        trial_folder: The trial's folder.
-        iteration: The last iteration to keep; 0 for none.
-        fs: The file system of the folder; None for the local one.
+    Must precede `drop_results_after`, since it reads steps from the results.
     """
     fs = fs or pyarrow.fs.LocalFileSystem()
     path = f"{trial_folder}/result.json"
     if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
         return
-    content = _read(fs, path)
+    content = read_bytes(fs, path)
     kept = _bytes_until(iteration, _ends_of_results, content)
     steps = _steps(content[kept:]) - _steps(content[:kept])
     for entry in fs.get_file_info(pyarrow.fs.FileSelector(trial_folder)):
@@ -84,7 +78,7 @@ def drop_events_after(trial_folder: str, iteration: int, fs: pyarrow.fs.FileSyst
 def _truncate(fs: pyarrow.fs.FileSystem, path: str, length: Callable[[bytes], int]) -> None:
     if fs.get_file_info(path).type != pyarrow.fs.FileType.File:
         return
-    content = _read(fs, path)
+    content = read_bytes(fs, path)
     kept = length(content)
     if isinstance(fs, pyarrow.fs.LocalFileSystem):
         os.truncate(path, kept)  # in place, since a logger may have it open
@@ -93,7 +87,8 @@ def _truncate(fs: pyarrow.fs.FileSystem, path: str, length: Callable[[bytes], in
             file.write(content[:kept])
 
 
-def _read(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
+def read_bytes(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
+    """Return the content of a file."""
     with fs.open_input_stream(path) as file:
         return bytes(file.readall())
 

@@ -11,9 +11,9 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rllib_seqmarl.experiments.errors import ExperimentError
 
@@ -25,11 +25,7 @@ _RESERVED = re.compile(r'[\x00-\x1f\x7f/\\<>:"|?*]')
 
 
 def check_name(name: Any, place: str) -> None:
-    """Check that a name is valid for an experiment and its folder.
-
-    Args:
-        name: The name.
-        place: Its source location.
+    """Check that a name, given at a source location, is valid for an experiment and its folder.
 
     Raises:
         ExperimentError: The name is invalid; gives the reason.
@@ -85,11 +81,7 @@ def unused_name(storage_path: str | None, name: str) -> str:
 
 
 def check_storage_path(path: str, place: str) -> None:
-    """Check that a path can be the folder or remote address of results.
-
-    Args:
-        path: The path.
-        place: Its source location.
+    """Check that a path, given at a source location, can be the folder or remote address of results.
 
     Raises:
         ExperimentError: The path is invalid; gives the reason.
@@ -111,8 +103,7 @@ def check_folder(folder: Path, name: str, resume: bool) -> None:
         _try_to_write(folder)
         used = is_used(folder)
         if (folder / LOCK).exists():
-            with _lock(folder):
-                pass
+            _lock(folder).close()
     except OSError as error:
         raise _cannot_write(folder, error) from None
     if used and not resume:
@@ -123,12 +114,7 @@ def check_folder(folder: Path, name: str, resume: bool) -> None:
 
 
 def check_output_file(path: Path, option: str, suffixes: Sequence[str]) -> None:
-    """Check that a file can be written, so that no work is lost. Nothing is created.
-
-    Args:
-        path: The file.
-        option: The command-line option that names it.
-        suffixes: The suffixes of the formats that can be written.
+    """Check that the file named by a command-line option can be written, so that no work is lost. Creates nothing.
 
     Raises:
         ExperimentError: The format is unknown, or the file cannot be written.
@@ -162,30 +148,30 @@ def lock_folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
-        lock.__enter__()
     except OSError as error:
         raise _cannot_write(folder, error) from None
-    with ExitStack() as stack:
-        stack.push(lock)
-        stack.callback((folder / LOCK).unlink, missing_ok=True)
-        yield
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    path = folder / LOCK
-    with path.open("a+") as file:
+    with lock:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExperimentError(f"{folder}: {_owner(path)} is writing results there; wait or stop it.") from None
-        except OSError:
-            logger.info("%s: this file system does not support locks; do not start a second run there", folder)
-        file.seek(0)
-        file.truncate()
-        json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
-        file.flush()
-        yield
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def _lock(folder: Path) -> TextIO:
+    """Return the open lock file, which names this process; closing it releases the lock."""
+    path = folder / LOCK
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ExperimentError(f"{folder}: {_owner(path)} is writing results there; wait or stop it.") from None
+    except OSError:
+        logger.info("%s: this file system does not support locks; do not start a second run there", folder)
+    file.truncate(0)
+    json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
+    file.flush()
+    return file
 
 
 def _owner(lock: Path) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow.fs
 from ray import cloudpickle
 from ray.train._internal.storage import get_fs_and_path
-from ray.tune import CheckpointConfig
 from ray.tune.experiment import Trial
 from ray.tune.utils import flatten_dict
 from ray.tune.utils.serialization import TuneFunctionEncoder, _loads_with_cloudpickle
@@ -25,24 +24,20 @@ from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.experiment_record import ABSENT, config_changes, read_record
 from rllib_seqmarl.experiments.metrics import ITERATION
-from rllib_seqmarl.experiments.result_files import drop_events_after, drop_results_after
+from rllib_seqmarl.experiments.result_files import drop_events_after, drop_results_after, read_bytes
+from rllib_seqmarl.experiments.trial_files import checkpoint_number
 
 logger = logging.getLogger(__name__)
 
 _STATE = re.compile(r"experiment_state-.*\.json")
 _SEARCH_STATE = re.compile(r"(search_gen_state|basic-variant-state)-.*\.json")
-_CHECKPOINT = re.compile(r"checkpoint_(\d+)")
 
 
 class SavedRun:
     """The saved state of an experiment's earlier run."""
 
     def __init__(self, experiment: Experiment, folder: str) -> None:
-        """Read the state.
-
-        Args:
-            experiment: The experiment to resume.
-            folder: Its folder or remote address.
+        """Read the state from the experiment's folder or remote address.
 
         Raises:
             ExperimentError: The state cannot be read, or settings differ that cannot be changed.
@@ -55,7 +50,7 @@ class SavedRun:
             return
         self._path = f"{self._folder}/{name}"
         try:
-            self._state = _loads_with_cloudpickle(self._read(self._path))
+            self._state = _loads_with_cloudpickle(read_bytes(self._fs, self._path))
             self._trials = [self._trial(*saved) for saved in self._state["trial_data"]]
             self._read_search()
         except Exception as error:  # damaged pickles inside the JSON may raise anything
@@ -72,12 +67,10 @@ class SavedRun:
     def trial_ids(self) -> list[str]:
         return [trial.trial_id for trial in self._trials]
 
-    def update(self, param_space: dict[str, Any], checkpoints: CheckpointConfig) -> None:
+    def update(self, param_space: dict[str, Any]) -> None:
         """Write the experiment's settings into the saved state and prepare each trial to continue.
 
-        Args:
-            param_space: The config passed to Tune, from which changed values are taken.
-            checkpoints: Tune's new checkpoint config.
+        Changed values of the config are taken from `param_space`, the config passed to Tune.
         """
         changes = {key: param_space.get(key, ABSENT) for key in self._changes}
         unfinished = 0
@@ -85,7 +78,7 @@ class SavedRun:
             trial.stopping_criterion, old_stop = dict(self._experiment.stop), trial.stopping_criterion
             trial.max_failures = self._experiment.max_failures
             trial.run_metadata.num_failures = 0
-            trial.run_metadata.checkpoint_manager._checkpoint_config = checkpoints
+            trial.run_metadata.checkpoint_manager._checkpoint_config = self._experiment.checkpoints
             _apply(changes, trial.config)
             _apply(changes, trial._Trial__unresolved_config)
             if trial.status == Trial.TERMINATED and self._should_continue(trial, old_stop):
@@ -100,7 +93,7 @@ class SavedRun:
         for key in ("_stopper", "_trial_checkpoint_config"):
             self._state["runner_data"].pop(key, None)
         self._write(self._path, json.dumps(self._state, cls=TuneFunctionEncoder).encode())
-        self._update_search(changes, checkpoints)
+        self._update_search(changes)
         name, changed = self._experiment.name, f"; changed: {', '.join(changes)}" if changes else ""
         logger.info("%s: %d of %d trials continue%s", name, unfinished, len(self._trials), changed)
 
@@ -124,23 +117,17 @@ class SavedRun:
         if latest is not None and Path(latest.checkpoint.path).name not in existing:
             kept = sorted(manager._checkpoint_results, key=lambda result: result.metrics.get(ITERATION, 0))
             latest = manager._latest_checkpoint_result = kept[-1] if kept else None
-        iteration, number = 0, -1
-        if latest is not None:
-            iteration = latest.metrics.get(ITERATION, 0)
-            match = _CHECKPOINT.fullmatch(Path(latest.checkpoint.path).name)
-            number = int(match[1]) if match else -1
+        iteration = latest.metrics.get(ITERATION, 0) if latest else 0
+        number = checkpoint_number(latest.checkpoint.path) if latest else -1
         for name in existing:
-            match = _CHECKPOINT.fullmatch(name)
-            if match and int(match[1]) > number:
+            if checkpoint_number(name) > number:
                 self._fs.delete_dir(f"{trial.path}/{name}")  # written after the state, perhaps incompletely
-        for folder, fs in (
-            (trial.path, self._fs),
-            (trial.local_path, None),
-        ):  # the storage, and Ray's copy for this session
+        # The storage, and Ray's copy for this session.
+        for folder, fs in ((trial.path, self._fs), (trial.local_path, None)):
             drop_events_after(folder, iteration, fs)
             drop_results_after(folder, iteration, fs)
 
-    def _update_search(self, changes: dict[str, Any], checkpoints: CheckpointConfig) -> None:
+    def _update_search(self, changes: dict[str, Any]) -> None:
         """Write the new settings into the state of the search, for trials that have not started."""
         path, state = self._read_search()
         if path is None:
@@ -151,7 +138,7 @@ class SavedRun:
         for spec in specs:
             spec["stop"] = dict(self._experiment.stop)
             spec["max_failures"] = self._experiment.max_failures
-            spec["checkpoint_config"] = checkpoints
+            spec["checkpoint_config"] = self._experiment.checkpoints
             _apply(changes, spec["config"])
         self._write(path, cloudpickle.dumps(state))
 
@@ -159,7 +146,7 @@ class SavedRun:
         """Return the path and content of the search algorithm's state; None and an empty dict if there is none."""
         name = _newest(self._names(self._folder), _SEARCH_STATE)
         path = name and f"{self._folder}/{name}"
-        return path, cloudpickle.loads(self._read(path)) if path else {}
+        return path, cloudpickle.loads(read_bytes(self._fs, path)) if path else {}
 
     def _trial(self, state: str, metadata: str) -> Trial:
         trial = Trial.from_json_state(state)
@@ -173,10 +160,6 @@ class SavedRun:
     def _names(self, folder: str) -> list[str]:
         selector = pyarrow.fs.FileSelector(folder, allow_not_found=True)
         return [entry.base_name for entry in self._fs.get_file_info(selector)]
-
-    def _read(self, path: str) -> bytes:
-        with self._fs.open_input_stream(path) as file:
-            return bytes(file.readall())
 
     def _write(self, path: str, content: bytes) -> None:
         with self._fs.open_output_stream(f"{path}.new") as file:

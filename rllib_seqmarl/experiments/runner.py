@@ -37,17 +37,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Failure:
-    """A trial that ended with an error.
-
-    Attributes:
-        message: The error message.
-        error: The error.
-        checkpoint: The trial's last checkpoint; None if it wrote none.
-        error_file: The file with the full traceback.
-    """
+    """The message of a trial that ended with an error, its last checkpoint, if any, and the file of its traceback."""
 
     message: str
-    error: BaseException
     checkpoint: str | None
     error_file: str
 
@@ -74,7 +66,7 @@ class Outcome:
 
 
 def run_experiment(experiment: Experiment, session: RaySession, resume: bool = False) -> Outcome:
-    """Run all trials of an experiment.
+    """Run all trials of an experiment; the outcome includes those that fail.
 
     Args:
         experiment: A checked experiment.
@@ -82,9 +74,6 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
         resume: Whether to resume the experiment of the same name and storage path, if it exists. Trials that did not
             finish, failed, or have not met the (possibly changed) stop criteria continue from their last checkpoints
             with the experiment's config.
-
-    Returns:
-        The outcome, including failed trials.
 
     Raises:
         ExperimentError: The folder is in use, contains another run's results or is not writable, or settings differ
@@ -100,10 +89,9 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
             saved = None
         stack.enter_context(session.open())
         stopping = Stopping(
-            experiment.stop,
+            experiment.ranking_metrics | dict.fromkeys(experiment.stop, "stop"),
             allow_late=any(key.startswith("callbacks") for key in experiment.config),
             resumed=saved.trial_ids if saved else (),
-            others=experiment.ranking_metrics,
         )
         try:
             with stopping.signals():
@@ -115,7 +103,6 @@ def run_experiment(experiment: Experiment, session: RaySession, resume: bool = F
     failures = [
         Failure(
             message=trial_message(result.error, _folder(experiment)),
-            error=result.error,
             checkpoint=result.checkpoint.path if result.checkpoint else None,
             error_file=str(Path(result.path) / "error.txt"),
         )
@@ -170,15 +157,8 @@ def check_startable(experiments: Sequence[Experiment], resume: bool) -> None:
 def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: SavedRun | None) -> tune.Tuner:
     metric, mode = experiment.metric
     search, space = experiment.search, _param_space(experiment)
-    checkpoints = tune.CheckpointConfig(
-        num_to_keep=experiment.checkpoints.keep,
-        checkpoint_frequency=experiment.checkpoints.frequency,
-        checkpoint_at_end=experiment.checkpoints.at_end,
-        checkpoint_score_attribute=experiment.checkpoints.score_attribute,
-        checkpoint_score_order=experiment.checkpoints.score_order,
-    )
     if saved is not None:
-        saved.update(space, checkpoints)
+        saved.update(space)
     resume = tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)
     tuner = tune.Tuner(
         experiment.run,
@@ -191,7 +171,8 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
             time_budget_s=experiment.time_budget_s,
             search_alg=search.build() if search else None,
             scheduler=experiment.scheduler.build() if experiment.scheduler else None,
-            trial_dirname_creator=_trial_folder,
+            # Tune's default contains all parameters of a sweep.
+            trial_dirname_creator=lambda trial: f"{trial.trainable_name}_{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name=experiment.name,
@@ -205,7 +186,7 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
                 TensorBoard(),
             ],
             failure_config=tune.FailureConfig(max_failures=experiment.max_failures),
-            checkpoint_config=checkpoints,
+            checkpoint_config=experiment.checkpoints,
         ),
         _tuner_kwargs={"resume_config": resume} if saved is not None else None,
     )
@@ -213,19 +194,13 @@ def _tuner(experiment: Experiment, verbose: int, stopping: Stopping, saved: Save
     return tuner
 
 
-def _trial_folder(trial: Any) -> str:
-    """Return a short folder name for a trial; Tune's default contains all parameters of a sweep."""
-    return f"{trial.trainable_name}_{trial.trial_id}"
-
-
 def _param_space(experiment: Experiment) -> dict[str, Any]:
     space = dict(experiment.config)
     if "initial_policy" in space:
         space["initial_policy"] = _make_absolute(space["initial_policy"])  # trials have their own working directories
     if experiment.restore is not None:
-        space["callbacks_on_algorithm_init"] = partial(
-            _start_from, str(find_checkpoint(Path(experiment.restore)).absolute())
-        )
+        checkpoint = find_checkpoint(Path(experiment.restore)).absolute()
+        space["callbacks_on_algorithm_init"] = partial(_start_from, str(checkpoint))
     return space
 
 
@@ -286,11 +261,6 @@ def _check_restorable(path: str, run: str) -> None:
     except Exception as error:  # unpickling may raise anything
         raise ExperimentError(f"restore: checkpoint {checkpoint} is damaged ({type(error).__name__}).") from error
     wanted = get_trainable_cls(run)
-    # Ray derives the class of an actor from the algorithm's, under the same name.
-    if _class_name(saved_class) != _class_name(wanted):
+    if repr(saved_class) != repr(wanted):  # compares names: Ray derives the classes of actors under the same name
         name = getattr(saved_class, "__name__", str(saved_class))
         raise ExperimentError(f"restore: {checkpoint} is a checkpoint of {name}, not of {wanted.__name__}.")
-
-
-def _class_name(cls: Any) -> tuple[str | None, str | None]:
-    return getattr(cls, "__module__", None), getattr(cls, "__qualname__", None)

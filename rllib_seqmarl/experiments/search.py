@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_type_hints
 
 from ray.tune.schedulers import (
     ASHAScheduler,
@@ -16,16 +15,13 @@ from ray.tune.schedulers import (
     PopulationBasedTraining,
     TrialScheduler,
 )
+from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search.optuna import OptunaSearch
 
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.metrics import TEAM_RETURN, resolve_metric
 from rllib_seqmarl.experiments.search_space import distributions, merge, to_search_space
-from rllib_seqmarl.experiments.value_kinds import check_mapping
-
-if TYPE_CHECKING:
-    from ray.tune.search import SearchAlgorithm, Searcher
-
-Where = Callable[..., str]
+from rllib_seqmarl.experiments.value_kinds import Where, check_mapping
 
 SEARCH_ALGORITHMS = ("random", "optuna")
 SCHEDULERS: dict[str, type[TrialScheduler]] = {
@@ -33,15 +29,6 @@ SCHEDULERS: dict[str, type[TrialScheduler]] = {
     "hyperband": HyperBandScheduler,
     "median": MedianStoppingRule,
     "pbt": PopulationBasedTraining,
-}
-
-_SEARCH_KINDS: dict[str, Any] = {
-    "algorithm": str,
-    "metric": str,
-    "mode": str,
-    "space": dict,
-    "max_concurrent": int | None,
-    "seed": int | None,
 }
 
 
@@ -77,8 +64,6 @@ class Search:
             if importlib.util.find_spec("optuna") is None:
                 raise ExperimentError(f'{where("search")}: Optuna is not installed; run `pip install -e ".[sweep]"`.')
             try:
-                from ray.tune.search.optuna import OptunaSearch
-
                 OptunaSearch.convert_search_space(config)
             except ValueError as error:
                 grid = any(isinstance(domain, dict) for domain in found)
@@ -91,13 +76,20 @@ class Search:
         if self.algorithm == "optuna":
             import optuna
 
-            from rllib_seqmarl.experiments.patient_optuna import PatientOptunaSearch
-
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             return PatientOptunaSearch(metric=self.metric, mode=self.mode, seed=self.seed)
-        from ray.tune.search.basic_variant import BasicVariantGenerator
-
         return BasicVariantGenerator(random_state=self.seed)
+
+
+class PatientOptunaSearch(OptunaSearch):
+    """Tune's `OptunaSearch`, except that results without the metric are ignored instead of ending the sweep.
+
+    The first results of a run may precede the end of the first episode.
+    """
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if self.metric in result:
+            super().on_trial_result(trial_id, result)
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ def parse_search(block: Any, where: Where) -> Search | None:
     if block is None:
         return None
     given = {"algorithm": block} if isinstance(block, str) else dict(block)
-    check_mapping(given, _SEARCH_KINDS, where, "search")
+    check_mapping(given, get_type_hints(Search), where, "search")
     search = Search(**given)
     if search.algorithm not in SEARCH_ALGORITHMS:
         raise ExperimentError(
@@ -136,12 +128,10 @@ def parse_search(block: Any, where: Where) -> Search | None:
         )
     if not 0 <= (search.seed or 0) < 2**32:
         raise ExperimentError(f"{where('search', 'seed')}: seed must be from 0 to 2**32 - 1; got {search.seed}.")
-    return Search(
-        **given
-        | {
-            "metric": resolve_metric(search.metric, where("search", "metric")),
-            "space": to_search_space(search.space, lambda *path: where("search", "space", *path)),
-        }
+    return replace(
+        search,
+        metric=resolve_metric(search.metric, where("search", "metric")),
+        space=to_search_space(search.space, lambda *path: where("search", "space", *path)),
     )
 
 

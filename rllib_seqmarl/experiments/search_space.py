@@ -12,36 +12,29 @@ from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float, Integer
 
 from rllib_seqmarl.experiments.errors import ExperimentError
+from rllib_seqmarl.experiments.value_kinds import Where
 
 Path = tuple[Any, ...]
 
-DISTRIBUTIONS: dict[str, Callable[..., Any]] = {
-    name: getattr(tune, name)
-    for name in [
-        "uniform",
-        "quniform",
-        "loguniform",
-        "qloguniform",
-        "randn",
-        "qrandn",
-        "randint",
-        "qrandint",
-        "lograndint",
-        "qlograndint",
-        "choice",
-        "grid_search",
-    ]
+_EXAMPLES = {  # of arguments, by the name of Tune's function
+    "uniform": "[0.0, 1.0]",
+    "quniform": "[0.0, 1.0, 0.1]",
+    "loguniform": "[1e-5, 1e-3]",
+    "qloguniform": "[1e-5, 1e-3, 1e-5]",
+    "randn": "[0.0, 1.0]",
+    "qrandn": "[0.0, 1.0, 0.1]",
+    "randint": "[1, 10]",
+    "qrandint": "[10, 100, 10]",
+    "lograndint": "[1, 10]",
+    "qlograndint": "[10, 1000, 10]",
+    "choice": "[0.1, 0.2]",
+    "grid_search": "[0.1, 0.2]",
 }
-_TAKES_A_LIST = ("choice", "grid_search")
+DISTRIBUTIONS: dict[str, Callable[..., Any]] = {name: getattr(tune, name) for name in _EXAMPLES}
 
 
-def to_search_space(value: Any, where: Callable[..., str], path: Path = ()) -> Any:
-    """Return `value` with every `{distribution: arguments}`, at any depth, replaced by Tune's distribution.
-
-    Args:
-        value: Plain data.
-        where: Returns the source location of a path, for error messages.
-        path: The path of `value`.
+def to_search_space(value: Any, where: Where, path: Path = ()) -> Any:
+    """Return plain data with every `{distribution: arguments}`, at any depth, replaced by Tune's distribution.
 
     Raises:
         ExperimentError: The arguments of a distribution are invalid.
@@ -61,24 +54,21 @@ def to_search_space(value: Any, where: Callable[..., str], path: Path = ()) -> A
 
 
 def _distribution(name: str, arguments: Any, place: str) -> Any:
-    function = DISTRIBUTIONS[name]
-    if name in _TAKES_A_LIST:
+    function, example = DISTRIBUTIONS[name], f"{{{name}: {_EXAMPLES[name]}}}"
+    if name in ("choice", "grid_search"):
         if not isinstance(arguments, list) or not arguments:
-            raise ExperimentError(f"{place}: {name} takes a list of values, such as {{{name}: [0.1, 0.2]}}.")
+            raise ExperimentError(f"{place}: {name} takes a list of values, such as {example}.")
         return function(arguments)
     signature = inspect.signature(function)
     try:
-        if isinstance(arguments, dict):
-            numbers = signature.bind(**arguments).arguments
-        else:
-            numbers = signature.bind(*(arguments if isinstance(arguments, list) else [arguments])).arguments
+        given = arguments if isinstance(arguments, dict | list) else [arguments]
+        numbers = (signature.bind(**given) if isinstance(given, dict) else signature.bind(*given)).arguments
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers.values()):
             raise TypeError
     except TypeError:
         names = ", ".join(parameter for parameter in signature.parameters if parameter != "base")
-        example = _EXAMPLES.get(name, "[1, 10]")
         raise ExperimentError(
-            f"{place}: {name} takes the numbers [{names}], such as {{{name}: {example}}}; got {arguments!r}."
+            f"{place}: {name} takes the numbers [{names}], such as {example}; got {arguments!r}."
         ) from None
     if "lower" in numbers and not numbers["lower"] < numbers["upper"]:
         raise ExperimentError(f"{place}: {name} needs lower < upper; got {arguments!r}.")
@@ -86,18 +76,6 @@ def _distribution(name: str, arguments: Any, place: str) -> Any:
         return function(**numbers)
     except ValueError as error:
         raise ExperimentError(f"{place}: {name}: {error}") from None
-
-
-_EXAMPLES = {
-    "uniform": "[0.0, 1.0]",
-    "quniform": "[0.0, 1.0, 0.1]",
-    "loguniform": "[1e-5, 1e-3]",
-    "qloguniform": "[1e-5, 1e-3, 1e-5]",
-    "randn": "[0.0, 1.0]",
-    "qrandn": "[0.0, 1.0, 0.1]",
-    "qrandint": "[10, 100, 10]",
-    "qlograndint": "[10, 1000, 10]",
-}
 
 
 def distributions(space: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:

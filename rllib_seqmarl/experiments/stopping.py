@@ -29,25 +29,18 @@ class Stopping(Callback):
         problem: The problem with a metric that a setting names; None if there is none.
     """
 
-    def __init__(
-        self,
-        stop: Iterable[str],
-        allow_late: bool,
-        resumed: Iterable[str] = (),
-        others: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, settings: Mapping[str, str], allow_late: bool, resumed: Iterable[str] = ()) -> None:
         """Initialise the callback.
 
         Args:
-            stop: The metrics of the stop criteria.
+            settings: Metric that must be reported -> the setting that names it, such as "stop".
             allow_late: Whether user callbacks may report metrics only after the first episodes.
             resumed: The ids of the trials that Tune must resume.
-            others: Other metrics that must be reported -> the setting that names them.
         """
         self.signum: int | None = None
         self.problem: str | None = None
-        self._settings = {**(others or {}), **dict.fromkeys(stop, "stop")}
-        self._missing = set(self._settings)
+        self._settings = settings
+        self._missing = set(settings)
         self._allow_late = allow_late
         self._resumed = set(resumed)
         self._saved: set[str] = set()

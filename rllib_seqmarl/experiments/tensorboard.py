@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.utils import flatten_dict
+from tensorboardX.summary import hparams
 
 from rllib_seqmarl.experiments.metrics import ENV_STEPS, metric
 
@@ -72,16 +73,11 @@ class TensorBoard(TBXLoggerCallback):
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         if trial in self._trial_writer and self._trial_result[trial] and not trial.evaluated_params:
-            parameters = {key: value for key, value in flatten_dict(trial.config).items() if value is not None}
-            self._log_hyperparameters(trial, parameters)
+            plain = {
+                key: value if isinstance(value, str | bool | int | float) else str(value)
+                for key, value in flatten_dict(trial.config).items()
+                if value is not None
+            }
+            for summary in hparams(hparam_dict=plain, metric_dict=self._trial_result[trial]):
+                self._trial_writer[trial].file_writer.add_summary(summary)
         super().log_trial_end(trial, failed)
-
-    def _log_hyperparameters(self, trial: Any, parameters: dict[str, Any]) -> None:
-        from tensorboardX.summary import hparams
-
-        plain = {
-            key: value if isinstance(value, str | bool | int | float) else str(value)
-            for key, value in parameters.items()
-        }
-        for summary in hparams(hparam_dict=plain, metric_dict=self._trial_result[trial]):
-            self._trial_writer[trial].file_writer.add_summary(summary)

@@ -10,17 +10,10 @@ from pathlib import Path
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.metrics import ENV_STEPS, TEAM_RETURN, best, metric
 
-_CHECKPOINT = re.compile(r"checkpoint_(\d+)")
-
 
 @dataclass(frozen=True)
 class Curve:
-    """The learning curve of a trial.
-
-    Attributes:
-        steps: Env steps at which a return was reported.
-        returns: The team's mean episode returns at these steps.
-    """
+    """The learning curve of a trial: env steps, and the team's mean episode returns reported at them."""
 
     steps: list[float]
     returns: list[float]
@@ -49,10 +42,16 @@ def read_curve(trial: Path) -> Curve:
     return Curve(steps, returns)
 
 
+def checkpoint_number(path: str | Path) -> int:
+    """Return the number in the name of a checkpoint's folder; -1 for any other path."""
+    match = re.fullmatch(r"checkpoint_(\d+)", Path(path).name)
+    return int(match[1]) if match else -1
+
+
 def newest_checkpoint(trial: Path) -> Path | None:
     """Return a trial's newest checkpoint; None if it has none."""
-    numbered = [(int(match[1]), path) for path in trial.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
-    return max(numbered)[1] if numbered else None
+    newest = max(trial.iterdir(), key=checkpoint_number, default=Path())
+    return newest if checkpoint_number(newest) >= 0 else None
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -70,19 +69,16 @@ def find_checkpoint(path: Path) -> Path:
         raise ExperimentError(f"{path}: no such folder. Pass the folder of a checkpoint, a trial or an experiment.")
     if not path.is_dir():
         raise ExperimentError(f"{path}: a checkpoint is a folder, not a file. Pass the folder that contains it.")
-    if not path.name.startswith("checkpoint_"):
-        own = newest_checkpoint(path)
-        if own is not None:
-            return own
-        trials = [child for child in path.iterdir() if child.is_dir() and newest_checkpoint(child)]
-        if trials:
-            newest = newest_checkpoint(max(trials, key=_best_return))
-            assert newest is not None
-            return newest
-        if (path / "tuner.pkl").exists() or (path / "result.json").exists():
-            raise ExperimentError(
-                f"{path}: no checkpoint has been written yet. One is written every 'checkpoint_freq' iterations."
-            )
+    if path.name.startswith("checkpoint_"):
+        return path
+    with_checkpoints = [folder for folder in path.iterdir() if folder.is_dir() and newest_checkpoint(folder)]
+    trial = max(with_checkpoints, key=_best_return, default=path)
+    if (newest := newest_checkpoint(path) or newest_checkpoint(trial)) is not None:
+        return newest
+    if (path / "tuner.pkl").exists() or (path / "result.json").exists():
+        raise ExperimentError(
+            f"{path}: no checkpoint has been written yet. One is written every 'checkpoint_freq' iterations."
+        )
     return path
 
 

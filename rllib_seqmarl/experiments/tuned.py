@@ -17,12 +17,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class TunedConfig:
-    """A tuned experiment.
-
-    Attributes:
-        file: The experiment file, which may contain several experiments with shared settings.
-        experiment: The experiment's name in the file.
-    """
+    """A tuned experiment: its file, which may contain several that share settings, and its name in the file."""
 
     file: Path
     experiment: str

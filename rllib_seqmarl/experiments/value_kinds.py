@@ -1,4 +1,4 @@
-"""Checks of plain values against type annotations, and descriptions of annotations in words."""
+"""Checks of plain values: against type annotations, which are described in words, and of numbers against limits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ _WORDS: dict[Any, str] = {
     type(None): "null",
 }
 
+# The minimum of each numeric setting, and the meaning of special values.
+_LEAST: dict[str, tuple[int, str]] = {
+    "num_samples": (1, ", or -1 for endless sampling"),
+    "max_concurrent_trials": (1, ""),
+    "max_failures": (0, ", or -1 for no limit"),
+    "checkpoint_freq": (0, " (0 for none during training)"),
+    "checkpoint_frequency": (0, " (0 for none during training)"),
+    "keep_checkpoints_num": (0, " (0 for all)"),
+    "num_to_keep": (0, " (0 for all)"),
+}
+
 
 def _options(hint: Any) -> tuple[Any, ...]:
     """Return the members of a union, resolving nested unions; any other hint is its only member."""
@@ -40,17 +51,13 @@ def _fits_one(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     kind = get_origin(hint) or hint
-    if kind is bool:
-        return isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(value, bool):  # which Python also takes for an int
+        return kind not in _WORDS or kind is bool
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and math.isfinite(value)
     if kind in (list, tuple):
         return isinstance(value, list | tuple)
-    if kind in (str, dict, type(None)):
-        return isinstance(value, kind)
-    return True
+    return kind not in _WORDS or isinstance(value, kind)
 
 
 def describe_kind(hint: Any) -> str:
@@ -66,13 +73,7 @@ def describe_kind(hint: Any) -> str:
 
 
 def check_mapping(given: Mapping[str, Any], kinds: Mapping[str, Any], where: Where, *path: str) -> None:
-    """Check the keys and values of a mapping.
-
-    Args:
-        given: Plain data.
-        kinds: Key -> annotation.
-        where: Returns the source location of a path.
-        path: The path of `given`.
+    """Check the keys and values of the mapping at `path`; `kinds` has the annotation of each key.
 
     Raises:
         ExperimentError: Keys are unknown or values have the wrong type. Has a line for each, with its location and the
@@ -103,3 +104,22 @@ def non_finite(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[A
     elif isinstance(value, dict | list):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             yield from non_finite(entry, (*path, key))
+
+
+def check_numbers(spec: Mapping[str, Any], where: Where, *path: str) -> None:
+    """Reject numbers of an experiment, or of its mapping at `path`, that are not finite or below their minimum.
+
+    Raises:
+        ExperimentError: Some numbers are invalid; has a line for each.
+    """
+    problems = Problems()
+    for place, number in non_finite({key: value for key, value in spec.items() if key != "config"}):
+        problems.add(f"{where(*path, *place)}: {place[-1]} must be a finite number; got {number}.")
+    for key, (least, special) in _LEAST.items():
+        value = spec.get(key)
+        if isinstance(value, int) and value < least and not ("-1" in special and value == -1):
+            problems.add(f"{where(*path, key)}: {key} must be at least {least}{special}; got {value}.")
+    budget = spec.get("time_budget_s")
+    if budget is not None and budget <= 0:
+        problems.add(f"{where(*path, 'time_budget_s')}: time_budget_s must be greater than 0; got {budget}.")
+    problems.report()

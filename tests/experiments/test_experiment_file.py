@@ -75,8 +75,9 @@ def test_several_experiments_with_anchors_merge_keys_and_numbers(write):
     assert second.stop == {"num_env_steps_sampled_lifetime": 4e5, "env_runners/episode_return_mean": -15}
     assert (second.num_samples, second.storage_path) == (3, "results")
     checkpoints = second.checkpoints
-    assert (checkpoints.frequency, checkpoints.keep, checkpoints.at_end) == (7, None, True)
-    assert (checkpoints.score_attribute, checkpoints.score_order) == ("env_runners/episode_len_mean", "min")
+    assert (checkpoints.checkpoint_frequency, checkpoints.num_to_keep, checkpoints.checkpoint_at_end) == (7, None, True)
+    assert checkpoints.checkpoint_score_attribute == "env_runners/episode_len_mean"
+    assert checkpoints.checkpoint_score_order == "min"
 
 
 def test_one_of_several_is_read_without_the_others(write):
@@ -122,7 +123,7 @@ def test_checkpoint_config_is_equivalent(write):
     (experiment,) = load_experiments(
         write("a: {run: PPO, env: CartPole-v1, checkpoint_config: {checkpoint_frequency: 3, num_to_keep: 1}}")
     )
-    assert (experiment.checkpoints.frequency, experiment.checkpoints.keep) == (3, 1)
+    assert (experiment.checkpoints.checkpoint_frequency, experiment.checkpoints.num_to_keep) == (3, 1)
 
 
 def test_env_may_be_in_the_config(write):

@@ -25,7 +25,7 @@ def result(**metrics: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_stops_when_every_running_trial_is_saved(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[int] = []
-    stopping = Stopping([], allow_late=False)
+    stopping = Stopping({}, allow_late=False)
     trials = [trial("a"), trial("b"), trial("c", "PENDING"), trial("d", "TERMINATED")]
     before = signal.getsignal(number)
     with stopping.signals():
@@ -72,7 +72,7 @@ def test_a_signal_stops_when_every_running_trial_is_saved(number: int, monkeypat
     ],
 )
 def test_a_criterion_that_is_missing_after_the_first_episodes(stop: str, reported: Any, problem: str | None) -> None:
-    stopping = Stopping([stop], allow_late=False)
+    stopping = Stopping({stop: "stop"}, allow_late=False)
     stopping.on_trial_result(0, [], trial("a"), reported)
     assert (stopping.problem is None) if problem is None else (problem in str(stopping.problem))
     assert stopping.is_requested == (problem is not None)
@@ -87,7 +87,7 @@ def test_a_criterion_that_is_missing_after_the_first_episodes(stop: str, reporte
     ],
 )
 def test_metrics_of_other_settings_that_are_missing(setting: str, remedy: str) -> None:
-    stopping = Stopping([], allow_late=False, others={"env_runners/episode_retrun": setting})
+    stopping = Stopping({"env_runners/episode_retrun": setting}, allow_late=False)
     stopping.on_trial_result(0, [], trial("a"), result(episode_return_mean=1.0))
     assert stopping.problem is not None and remedy in stopping.problem
     assert stopping.problem.startswith(f"{setting}: metric 'env_runners/episode_retrun' is not in the results. Did you")
@@ -96,7 +96,7 @@ def test_metrics_of_other_settings_that_are_missing(setting: str, remedy: str) -
 def test_sigusr1_saves_checkpoints_before_tune_stops() -> None:
     received: list[int] = []
     before = signal.getsignal(signal.SIGUSR1)
-    stopping = Stopping([], allow_late=False)
+    stopping = Stopping({}, allow_late=False)
     with stopping.signals():
         signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))  # as Tune does when it starts
         stopping.on_step_begin(0, [trial("a")])
@@ -109,7 +109,7 @@ def test_sigusr1_saves_checkpoints_before_tune_stops() -> None:
 
 
 def test_user_callbacks_may_report_metrics_later(caplog: pytest.LogCaptureFixture) -> None:
-    stopping = Stopping(["env_runners/mine"], allow_late=True)
+    stopping = Stopping({"env_runners/mine": "stop"}, allow_late=True)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             stopping.on_trial_result(0, [], trial("a"), result(episode_return_mean=1.0))
@@ -117,7 +117,7 @@ def test_user_callbacks_may_report_metrics_later(caplog: pytest.LogCaptureFixtur
 
 
 def test_trials_that_tune_did_not_resume_raise_an_error() -> None:
-    stopping = Stopping([], allow_late=False, resumed=["a", "b"])
+    stopping = Stopping({}, allow_late=False, resumed=["a", "b"])
     stopping.on_step_begin(0, [trial("a"), trial("b"), trial("new")])
     with pytest.raises(ExperimentError, match="could not resume"):
         stopping.on_step_begin(0, [trial("a")])
