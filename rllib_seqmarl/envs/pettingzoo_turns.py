@@ -1,15 +1,12 @@
 """PettingZoo tasks in which agents move simultaneously although they are implemented turn by turn."""
 
-import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
-
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints a greeting on import
 
@@ -91,34 +88,3 @@ class PettingZooTurns(ParallelEnv):
     def _last_info(self) -> dict[str, Any]:
         """Entries of the infos at the end of an episode."""
         return {}
-
-
-def check_package_options(
-    owner: str,
-    make: Callable[..., Any],
-    options: Mapping[str, Any],
-    limits: Mapping[str, tuple[float, float | None]],
-    others: Iterable[str] = (),
-) -> None:
-    """Raise ValueError for the first option that a package's constructor does not have or allow.
-
-    Args:
-        owner: The task's name in messages.
-        make: The constructor, whose defaults determine the types of options: boolean, integer or real number.
-        options: The options to check.
-        limits: Lowest and highest value of numeric options; None if unlimited.
-        others: Options that do not belong to the package.
-    """
-    parameters = {name: parameter for name, parameter in inspect.signature(make).parameters.items() if name != "self"}
-    check_names(owner, options, [*parameters, *others])
-    for name, value in options.items():
-        if name not in parameters:
-            continue
-        default = parameters[name].default
-        if name == "render_mode":
-            check_choice(name, value, (None, "rgb_array"))
-        elif isinstance(default, bool):
-            check_choice(name, value, (False, True))
-        elif isinstance(default, int | float):
-            is_real = isinstance(default, float) or parameters[name].annotation in (float, "float")
-            check_number(name, value, *limits.get(name, (None, None)), whole=not is_real)

@@ -41,7 +41,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.options import check_names, check_options
 from rllib_seqmarl.envs.suite import Suite
 
 
@@ -69,10 +69,8 @@ class _ChoiceTask(ParallelEnv):
     first_success = 1  # the first step of an episode that can succeed
 
     def __init__(self, n_agents: int, n_choices: int, max_cycles: int, render_mode: str | None, observation: int):
-        check_number("n_agents", n_agents, 2)
-        check_number("n_choices", n_choices, n_agents)
-        check_number("max_cycles", max_cycles, self.first_success)
-        check_choice("render_mode", render_mode, (None, "rgb_array"))
+        limits = {"n_agents": 2, "n_choices": n_agents, "max_cycles": self.first_success}
+        check_options(_ChoiceTask, locals(), limits)
         self.n_agents, self.n_choices, self.max_cycles = n_agents, n_choices, max_cycles
         self.render_mode = render_mode
         self.possible_agents = [f"agent_{i}" for i in range(n_agents)]

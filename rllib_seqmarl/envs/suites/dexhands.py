@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.options import check_choice, check_options
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.dexhands_model import (
     CONTROL_HZ,
@@ -120,9 +120,7 @@ class DexHands(ParallelEnv):
     ):
         check_choice("task", task, TASKS)
         check_choice("agents", agents, AGENTS)
-        check_number("episode_length", episode_length, 1)
-        check_number("reset_noise", reset_noise, 0, 1, whole=False)
-        check_choice("render_mode", render_mode, (None, "rgb_array"))
+        check_options(DexHands, locals(), {"episode_length": 1, "reset_noise": (0, 1)})
         if render_mode:
             select_gl_backend()
         import mujoco

@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
-from rllib_seqmarl.envs.options import check_choice, check_number
-from rllib_seqmarl.envs.single_team import SingleTeam
+from rllib_seqmarl.envs.options import check_choice, check_options
+from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites import isaac_worker
 from rllib_seqmarl.envs.suites.dexhands import AGENTS
@@ -103,8 +102,7 @@ class IsaacHands(BatchedSimulator):
     ):
         check_choice("task", task, TASKS)
         check_choice("agents", agents, PARTS)
-        if episode_length is not None:
-            check_number("episode_length", episode_length, 1)
+        check_options(IsaacHands, locals(), {"episode_length": 1})
         if shutil.which(python) is None:
             raise ValueError(f"python={python!r} is not an executable. {INSTALL}.")
         arguments = ["--headless", "--num_envs", str(num_envs), "--sim_device", device, "--rl_device", device]
@@ -189,22 +187,10 @@ def _start_worker(python: str, settings: dict[str, Any]) -> tuple[subprocess.Pop
     return process, Connection(ours.detach())
 
 
-def make_isaac(
-    task: str,
-    *,
-    python: str = "",
-    agents: str = "hands",
-    episode_length: int | None = None,
-    device: str = "cuda:0",
-) -> ParallelEnv:
-    """Make one copy; options as for :class:`IsaacHands`."""
-    return SingleTeam(IsaacHands(task, 1, python=python, agents=agents, episode_length=episode_length, device=device))
-
-
 SUITE = Suite(
     name="dexhands-isaac",
     tasks=TASKS,
-    make=make_isaac,
+    make=single(IsaacHands),
     make_batch=IsaacHands,
     external="Isaac Gym",
     install=INSTALL,

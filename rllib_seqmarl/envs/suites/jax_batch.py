@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,12 @@ class JaxSimulator(ABC):
             return carry, StepResult(jax.vmap(self.observe)(carry[1]), rewards, terminated, truncated, wins)
 
         return jax.jit(step, donate_argnums=0)
+
+
+@lru_cache(maxsize=32)
+def make_simulator(kind: type[JaxSimulator], **options: Any) -> JaxSimulator:
+    """Make a simulator. Those with equal options in a process are one object, so they are compiled once."""
+    return kind(**options)
 
 
 def _expand_like(mask: Any, leaf: Any) -> Any:

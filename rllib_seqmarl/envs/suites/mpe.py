@@ -5,14 +5,13 @@ teams against each other and are left out.
 """
 
 import importlib
-import inspect
-from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.options import check_names, check_options
 from rllib_seqmarl.envs.suite import Suite
 
 _VERSIONS = {
@@ -23,6 +22,12 @@ _VERSIONS = {
     "simple_formation": 1,
     "simple_line": 1,
     "collect_treasure": 1,
+}
+_LIMITS: dict[str, float | tuple[float, float]] = {
+    **dict.fromkeys(("max_cycles", "N", "num_agent_neighbors", "num_landmark_neighbors"), 1),
+    **dict.fromkeys(("num_collectors", "num_treasures"), 1),
+    "num_deposits": (1, 6),
+    "local_ratio": (0, 1),
 }
 
 
@@ -49,43 +54,10 @@ def make_mpe(task: str, **options: Any) -> ParallelEnv:
     Raises:
         ValueError: An option is unknown (the message suggests the closest match) or out of range.
     """
-    module = importlib.import_module(f"mpe2.{task}_v{_VERSIONS[task]}")
-    option_names = [name for name in inspect.signature(module.raw_env.__init__).parameters if name != "self"]
-    check_names(f"mpe/{task}", options, option_names)
-    for option, value in options.items():
-        _CHECKS[option](option, value)
-    return ParallelMPE(module.raw_env(**options))
-
-
-def _check_bool(option: str, value: Any) -> None:
-    check_choice(option, value, (False, True))
-
-
-def _check_count(option: str, value: Any) -> None:
-    check_number(option, value, 1)
-
-
-def _check_count_or_none(option: str, value: Any) -> None:
-    if value is not None:
-        check_number(option, value, 1)
-
-
-_CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "max_cycles": _check_count,
-    "continuous_actions": _check_bool,
-    "render_mode": lambda option, value: check_choice(option, value, (None, "rgb_array", "human")),
-    "dynamic_rescaling": _check_bool,
-    "benchmark_data": _check_bool,
-    "N": _check_count,
-    "local_ratio": lambda option, value: check_number(option, value, 0, 1, whole=False),
-    "terminate_on_success": _check_bool,
-    "curriculum": _check_bool,
-    "num_agent_neighbors": _check_count_or_none,
-    "num_landmark_neighbors": _check_count_or_none,
-    "num_collectors": _check_count,
-    "num_deposits": lambda option, value: check_number(option, value, 1, 6),
-    "num_treasures": _check_count,
-}
+    raw_env = importlib.import_module(f"mpe2.{task}_v{_VERSIONS[task]}").raw_env
+    check_names(f"mpe/{task}", options, signature(raw_env).parameters)
+    check_options(raw_env, options, _LIMITS, render_modes=("rgb_array", "human"))
+    return ParallelMPE(raw_env(**options))
 
 
 class ParallelMPE(ParallelEnv):

@@ -15,7 +15,7 @@ from pettingzoo import ParallelEnv
 from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, TASK_KEY, Space
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.layout import ACTION_MASK, ALIVE, OBSERVATIONS, Arrays
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.options import check_choice, check_names, check_number, check_options
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.multitask_actions import make_common_actions
 
@@ -51,8 +51,7 @@ def make_multitask(
         ValueError: A value is invalid, or the tasks cannot be mixed.
     """
     check_choice("sampling", sampling, SAMPLINGS)
-    check_choice("task_ids", task_ids, (True, False))
-    check_choice("render_mode", render_mode, (None, "rgb_array"))
+    check_options(make_multitask, locals())
     entries = [_check_entry(entry, "tasks") for entry in _to_list("tasks", tasks)]
     unplayed = [_check_entry(entry, "pad_to") for entry in _to_list("pad_to", pad_to)]
     weights = np.array([entry.get("weight", 1.0) for entry in entries])

@@ -22,8 +22,8 @@ import numpy as np
 from gymnasium import spaces
 
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
-from rllib_seqmarl.envs.single_team import SingleTeam
+from rllib_seqmarl.envs.options import check_names, check_number, check_options
+from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
 
 # Time limits of BenchMARL's published configurations; VMAS itself has none.
@@ -111,9 +111,7 @@ class VmasBatch(BatchedSimulator):
     ):
         if max_steps is None:
             max_steps = MAX_STEPS.get(task, DEFAULT_MAX_STEPS)
-        check_number("max_steps", max_steps, 1)
-        check_choice("continuous_actions", continuous_actions, (True, False))
-        check_choice("render_mode", render_mode, (None, "rgb_array"))
+        check_options(VmasBatch, locals(), {"max_steps": 1})
         self._scenario = _load_scenario_class(task)()
         check_names(f"vmas/{task}", scenario, _list_options(self._scenario))
         for name, value in scenario.items():
@@ -256,11 +254,6 @@ class VmasBatch(BatchedSimulator):
             self._env.viewer = None
 
 
-def make_vmas(task: str, **options: Any) -> SingleTeam:
-    """Make one copy of a scenario; options as for VmasBatch."""
-    return SingleTeam(VmasBatch(task, 1, **options))
-
-
 def _load_scenario_class(task: str) -> Any:
     with contextlib.redirect_stderr(io.StringIO()):  # VMAS imports gym, which prints a deprecation notice
         importlib.import_module("vmas")
@@ -290,7 +283,7 @@ def _pad_bounds(bounds: Sequence[tuple[np.ndarray, np.ndarray]], side: int) -> n
 SUITE = Suite(
     name="vmas",
     tasks=TASKS,
-    make=make_vmas,
+    make=single(VmasBatch),
     make_batch=VmasBatch,
     requires=("vmas",),
     extra="vmas",
