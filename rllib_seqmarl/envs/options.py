@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, get_args
 
 from rllib_seqmarl.suggestions import did_you_mean
@@ -59,8 +59,8 @@ def check_options(
         render_modes: The allowed values of `render_mode`, besides None.
     """
     for name, parameter in inspect.signature(make, eval_str=True).parameters.items():
-        default, kind = parameter.default, parameter.annotation
-        kinds = {type(default)} if kind is parameter.empty else {type(default), kind, *get_args(kind)}
+        annotated = parameter.annotation
+        kinds = {type(parameter.default), *(get_args(annotated) if isinstance(annotated, UnionType) else (annotated,))}
         if name not in options or (options[name] is None and NoneType in kinds):
             continue
         if name == "render_mode":

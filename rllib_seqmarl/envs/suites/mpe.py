@@ -12,6 +12,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.options import check_names, check_options
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 from rllib_seqmarl.envs.suite import Suite
 
 _VERSIONS = {
@@ -60,7 +61,7 @@ def make_mpe(task: str, **options: Any) -> ParallelEnv:
     return ParallelMPE(raw_env(**options))
 
 
-class ParallelMPE(ParallelEnv):
+class ParallelMPE(BaseParallelEnv):
     """A task of mpe2 in which all agents act simultaneously.
 
     mpe2's own `parallel_env` steps agent by agent through five wrappers, which takes longer than the physics. Here all
@@ -68,18 +69,11 @@ class ParallelMPE(ParallelEnv):
     """
 
     def __init__(self, env: Any):
+        spaces = (map(of.__getitem__, env.possible_agents) for of in (env.observation_spaces, env.action_spaces))
+        super().__init__(env.possible_agents, *spaces, env.render_mode)
         self.env = env
         self.metadata = dict(env.metadata)  # copied: mpe2's tasks share one dict, renamed by each new instance
-        self.render_mode = env.render_mode
-        self.possible_agents = env.possible_agents
-        self.agents: list[str] = []
         self._can_win = getattr(env.scenario, "terminate_on_success", False)
-
-    def observation_space(self, agent: str) -> Any:
-        return self.env.observation_spaces[agent]
-
-    def action_space(self, agent: str) -> Any:
-        return self.env.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         self.env.reset(seed=seed, options=options)
@@ -87,27 +81,19 @@ class ParallelMPE(ParallelEnv):
         return self._observe(), dict(self.env.infos)
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        env, agents = self.env, self.agents
-        env.current_actions = [self._legal_action(agent, actions[agent]) for agent in agents]
+        env = self.env
+        env.current_actions = [self._legal_action(agent, actions[agent]) for agent in self.agents]
         env._execute_world_step()
         env.steps += 1
         won = env.scenario.is_terminal(env.world)
         truncated = env.steps >= env.max_cycles
         terminated = won and not truncated
         infos = dict(env.infos)
-        if truncated or terminated:
-            self.agents = []
-            if self._can_win:
-                infos = {agent: {**info, "win": float(won)} for agent, info in infos.items()}
+        if (truncated or terminated) and self._can_win:
+            infos = {agent: {**info, "win": float(won)} for agent, info in infos.items()}
         if self.render_mode == "human":
             env.render()
-        return (
-            self._observe(),
-            dict(env.rewards),
-            dict.fromkeys(agents, terminated),
-            dict.fromkeys(agents, truncated),
-            infos,
-        )
+        return self.end_step(self._observe(), dict(env.rewards), terminated, truncated, infos)
 
     def state(self) -> np.ndarray:
         return self.env.state()

@@ -1,17 +1,12 @@
 """SMAC: the StarCraft Multi-Agent Challenge (Samvelyan et al. 2019), from github.com/oxwhirl/smac."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from rllib_seqmarl.envs.options import check_choice
+from rllib_seqmarl.envs.options import check_choice, check_options
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites.starcraft import (
-    INSTALL_GAME,
-    REQUIREMENTS,
-    StarCraftTeam,
-    check_battle_options,
-    import_package,
-)
+from rllib_seqmarl.envs.suites.starcraft import INSTALL_GAME, REQUIREMENTS, StarCraftTeam, import_package
 
 TASKS = {
     "3m": "3 marines against 3.",
@@ -38,6 +33,9 @@ TASKS = {
     "bane_vs_bane": "20 zerglings and 4 banelings against the same.",
     "2c_vs_64zg": "2 colossi against 64 zerglings.",
 }
+
+
+DIFFICULTIES = "123456789A"  # of the built-in AI, from "very easy" to "cheats insanely"
 
 
 def make_smac(
@@ -95,10 +93,17 @@ def make_smac(
     options = {name: value for name, value in locals().items() if name != "task"}
     check_choice("task", task, TASKS)
     check_battle_options(options)
-    check_choice("restart_on_seed", restart_on_seed, (True, False))
     del options["restart_on_seed"], options["render_mode"]
     make_game = partial(_make_game, task, options)
     return StarCraftTeam(f"smac/{task}", make_game, restart_on_seed=restart_on_seed, render_mode=render_mode)
+
+
+def check_battle_options(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first invalid option of `make_smac`."""
+    check_choice("difficulty", options["difficulty"], DIFFICULTIES)
+    limits = dict.fromkeys(("move_amount", "reward_death_value", "reward_win", "reward_negative_scale"), 0)
+    others = {"step_mul": 1, "reward_scale_rate": 1e-6, "reward_defeat": (-1e6, 0)}
+    check_options(make_smac, options, {**limits, **others})
 
 
 def _make_game(map_name: str, options: dict[str, Any], seed: int | None) -> Any:
