@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rllib_seqmarl.envs.adapters import ALL, adapt, reset_options
+from rllib_seqmarl.envs.adapters import ALL, agent_names, is_multi_agent, require_multi_agent, reset_options, spaces_of
 from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, TASK_KEY, AgentID, Space, check_channels
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.layout import Arrays, TeamLayout, missing_mask
@@ -64,11 +64,11 @@ class TeamReader:
 
     def __init__(self, env: Any, *, agent_ids: bool, global_state: bool):
         self.env = env
-        self._adapter = adapt(env)
-        self._is_parallel = self._adapter.is_parallel
+        require_multi_agent(env)
+        self._is_parallel = not is_multi_agent(env)  # `env.agents` lists the agents that act next
         self._has_warned = False
         self._accepts = reset_options(env)
-        self._agents = self._adapter.agents
+        self._agents = agent_names(env)
         spaces = [self._spaces_of(agent) for agent in self._agents]
         _, infos = self._read_reset(self._call_reset(None, None))
         self.layout = TeamLayout(
@@ -88,7 +88,7 @@ class TeamReader:
 
     def _spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         try:
-            observation, action = self._adapter.spaces_of(agent)
+            observation, action = spaces_of(self.env, agent)
         except JointEnvError:
             raise
         except Exception as error:
