@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from rllib_seqmarl.envs.adapters import spaces_of
+from rllib_seqmarl.envs.adapters import reset_options, spaces_of
 from rllib_seqmarl.envs.agent_spaces import Space
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.catalog import EnvConfig, make_batch, make_joint_env
@@ -148,7 +148,7 @@ def _out_of_bounds(space: Space, observation: Any) -> list[np.ndarray]:
 def _check_determinism(joint: JointEnv, seed: int, first: list[Any], second: list[Any]) -> Violations:
     """Compare two episodes with the same seed."""
     if len(first) != len(second) or not all(map(_same, first, second)):
-        remedy = "" if joint.reader.can_be_seeded else " Its reset() has no parameter `seed`: add it."
+        remedy = "" if "seed" in reset_options(joint.env) else " Its reset() has no parameter `seed`: add it."
         yield "play the same episode for the same seed and actions", f"Two with reset(seed={seed}) differed.{remedy}"
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.agent_spaces import AgentID, Space
@@ -35,6 +37,16 @@ class BaseParallelEnv(ParallelEnv):
 
     def action_space(self, agent: AgentID) -> Any:
         return self.action_spaces[agent]
+
+    def legal_action(self, agent: AgentID, action: Any) -> Any:
+        """Clip a continuous action to its bounds, or check a discrete one, as PettingZoo's wrappers do."""
+        space = self.action_spaces[agent]
+        if isinstance(space, spaces.Box):
+            return np.clip(action, space.low, space.high)
+        assert isinstance(space, spaces.Discrete)
+        if not 0 <= action < space.n:
+            raise ValueError(f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0).")
+        return action
 
     def end_step(
         self, observations: dict, rewards: dict, terminated: bool, truncated: bool, infos: dict

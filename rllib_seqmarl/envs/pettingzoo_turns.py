@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
-from pettingzoo import ParallelEnv
+
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints a greeting on import
 
 
-class PettingZooTurns(ParallelEnv):
+class PettingZooTurns(BaseParallelEnv):
     """All turns of a PettingZoo task as one step, like its `parallel_env` but without wrappers.
 
     The wrappers compute every observation twice, which dominates the time if agents observe images. Actions are checked
@@ -23,17 +23,10 @@ class PettingZooTurns(ParallelEnv):
     """
 
     def __init__(self, env: Any, render_mode: str | None = None):
+        agents = env.possible_agents
+        super().__init__(agents, map(env.observation_space, agents), map(env.action_space, agents), render_mode)
         self.env = env
         self.metadata = env.metadata
-        self.render_mode = render_mode
-        self.possible_agents: list[str] = env.possible_agents[:]
-        self.agents: list[str] = []
-
-    def observation_space(self, agent: str) -> spaces.Space:
-        return self.env.observation_space(agent)
-
-    def action_space(self, agent: str) -> spaces.Space:
-        return self.env.action_space(agent)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         self.env.reset(seed=seed, options=options)
@@ -44,7 +37,7 @@ class PettingZooTurns(ParallelEnv):
         env, agents = self.env, self.agents
         rewards = dict.fromkeys(agents, 0.0)
         for agent in agents:
-            env.step(self._legal_action(agent, actions[agent]))
+            env.step(self.legal_action(agent, actions[agent]))
             for other in agents:
                 rewards[other] += env.rewards[other]
         terminated = {agent: self._has_terminated(agent) for agent in agents}
@@ -65,14 +58,6 @@ class PettingZooTurns(ParallelEnv):
 
     def close(self) -> None:
         """Do nothing: PettingZoo's own `close` would quit pygame for all other environments in the process."""
-
-    def _legal_action(self, agent: str, action: Any) -> Any:
-        space = self.env.action_space(agent)
-        if isinstance(space, spaces.Box):
-            return np.clip(action, space.low, space.high)
-        if not 0 <= action < space.n:
-            raise ValueError(f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0).")
-        return action
 
     # Overridden by tasks.
 

@@ -7,10 +7,6 @@ from typing import Any
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 
 
-def _no_other(task: str) -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Suite:
     """The contents of one adapter file.
@@ -37,5 +33,5 @@ class Suite:
     extra: str = ""
     external: str = ""
     install: str = ""
-    knows: Callable[[str], bool] = _no_other
+    knows: Callable[[str], bool] = lambda task: False
     other_tasks: str = ""

@@ -76,9 +76,7 @@ class PixelTurns(PettingZooTurns):
         super().__init__(env, render_mode)
         height, width, _ = env.observation_space(self.possible_agents[0]).shape
         self.images = SmallImages(height, width, **image_options)
-
-    def observation_space(self, agent: str) -> spaces.Space:
-        return self.images.space
+        self.observation_spaces = dict.fromkeys(self.possible_agents, self.images.space)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         self.images.reset()
@@ -190,10 +188,8 @@ class VectorZombies(Zombies):
 
     def __init__(self, env: Any, render_mode: str | None):
         super().__init__(env, render_mode)
-        self._space = spaces.Box(-1.0, 1.0, env.observation_space(self.possible_agents[0]).shape, np.float32)
-
-    def observation_space(self, agent: str) -> spaces.Space:
-        return self._space
+        space = spaces.Box(-1.0, 1.0, env.observation_space(self.possible_agents[0]).shape, np.float32)
+        self.observation_spaces = dict.fromkeys(self.possible_agents, space)
 
     def _observe(self, agents: Iterable[str]) -> dict[str, np.ndarray]:
         return {agent: self.env.observe(agent).astype(np.float32) for agent in agents}

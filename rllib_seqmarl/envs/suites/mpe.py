@@ -82,7 +82,7 @@ class ParallelMPE(BaseParallelEnv):
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         env = self.env
-        env.current_actions = [self._legal_action(agent, actions[agent]) for agent in self.agents]
+        env.current_actions = [self.legal_action(agent, actions[agent]) for agent in self.agents]
         env._execute_world_step()
         env.steps += 1
         won = env.scenario.is_terminal(env.world)
@@ -106,14 +106,6 @@ class ParallelMPE(BaseParallelEnv):
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {agent: self.env.observe(agent) for agent in self.possible_agents}
-
-    def _legal_action(self, agent: str, action: Any) -> Any:
-        space = self.env.action_spaces[agent]
-        if self.env.continuous_actions:
-            return np.clip(action, space.low, space.high)  # as mpe2 does
-        if not 0 <= action < space.n:
-            raise ValueError(f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0).")
-        return action
 
 
 SUITE = Suite(

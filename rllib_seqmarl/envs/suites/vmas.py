@@ -121,7 +121,14 @@ class VmasBatch(BatchedSimulator):
         self.metadata = {"name": f"vmas/{task}", "render_modes": ["rgb_array"], "render_fps": 10}
         self._won = _WINS.get(task)
         try:
-            self._env = self._make_env(max_steps, continuous_actions, scenario)
+            self._env = importlib.import_module("vmas").make_env(
+                self._scenario,
+                num_envs,
+                max_steps=max_steps,
+                continuous_actions=continuous_actions,
+                terminated_truncated=True,
+                **scenario,
+            )
         except Exception as error:  # scenarios raise anything from AssertionError to ZeroDivisionError
             raise ValueError(f"vmas/{task} cannot be made with {scenario}: {error!r}.") from error
         # VMAS's decorated methods swap the states of three generators around every call, which costs as much as a small
@@ -141,18 +148,6 @@ class VmasBatch(BatchedSimulator):
         else:
             self.action_spaces = tuple(spaces.Discrete(int(space.n)) for space in self._env.action_space)
             self._bounds = None
-
-    def _make_env(self, max_steps: int, continuous_actions: bool, scenario: dict[str, Any]) -> Any:
-        from vmas import make_env
-
-        return make_env(
-            self._scenario,
-            self.num_envs,
-            max_steps=max_steps,
-            continuous_actions=continuous_actions,
-            terminated_truncated=True,
-            **scenario,
-        )
 
     def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         if seeds is not None:
