@@ -79,10 +79,7 @@ class CheckedBatch:
         """Copy the arrays, with zeros for dead agents, for padding, and for wins before the end of an episode."""
         observation = result if isinstance(result, BatchObservation) else result.observation
         alive = observation.alive[:, :, None]
-        snapshot = {
-            "observations": np.where(alive, observation.observations, 0.0),
-            "alive": observation.alive.copy(),
-        }
+        snapshot = {"observations": np.where(alive, observation.observations, 0.0), "alive": observation.alive.copy()}
         if observation.action_mask is not None:
             snapshot["action_mask"] = (observation.action_mask != 0) & alive & (self.layout.own_actions != 0)
         if observation.state is not None:

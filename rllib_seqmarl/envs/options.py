@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 from rllib_seqmarl.suggestions import did_you_mean
 
+Limits = Mapping[str, float | tuple[float, float]]  # the lowest value of a number, or its lowest and highest
+
 
 def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raise ValueError for the first option that `owner` does not have, suggesting similar ones."""
@@ -45,7 +47,7 @@ def check_number(
 def check_options(
     make: Callable[..., Any],
     options: Mapping[str, Any],
-    limits: Mapping[str, float | tuple[float, float]] | None = None,
+    limits: Limits | None = None,
     *,
     render_modes: Iterable[str] = ("rgb_array",),
 ) -> None:
@@ -55,7 +57,7 @@ def check_options(
         make: The class or function that takes the options. Annotations or defaults of its parameters tell which options
             are flags, integers and real numbers, and which may be None; others are not checked.
         options: The options; names that `make` does not have are ignored.
-        limits: The lowest value of a number, or its lowest and highest.
+        limits: The limits of numbers that have any.
         render_modes: The allowed values of `render_mode`, besides None.
     """
     for name, parameter in inspect.signature(make, eval_str=True).parameters.items():

@@ -26,7 +26,7 @@ class BaseParallelEnv(ParallelEnv):
         action_spaces: Iterable[Space],
         render_mode: str | None,
     ):
-        self.possible_agents = list(agents)
+        self.possible_agents: list[Any] = list(agents)
         self.agents: list[Any] = []
         self.observation_spaces = dict(zip(self.possible_agents, observation_spaces, strict=True))
         self.action_spaces = dict(zip(self.possible_agents, action_spaces, strict=True))

@@ -1,6 +1,6 @@
 """Cooperative games of PettingZoo's Butterfly suite, most of them with image observations."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from inspect import signature
 from typing import Any
 
@@ -9,7 +9,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 from PIL import Image
 
-from rllib_seqmarl.envs.options import check_choice, check_names, check_options
+from rllib_seqmarl.envs.options import Limits, check_choice, check_names, check_options
 from rllib_seqmarl.envs.pettingzoo_turns import PettingZooTurns
 from rllib_seqmarl.envs.small_images import Rectangle, SmallImages
 from rllib_seqmarl.envs.suite import Suite
@@ -53,7 +53,7 @@ def make_butterfly(task: str, **options: Any) -> ParallelEnv:
 
 
 def _split_options(
-    task: str, make: Callable[..., Any], options: dict[str, Any], limits: Mapping[str, float | tuple[float, float]]
+    task: str, make: Callable[..., Any], options: dict[str, Any], limits: Limits
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Check options and split them into those of the package's game, made by `make`, and those of `SmallImages`."""
     check_names(f"butterfly/{task}", options, [*signature(make).parameters, *_IMAGE_OPTIONS])
@@ -136,7 +136,7 @@ def _cooperative_pong(options: dict[str, Any]) -> ParallelEnv:
     from pettingzoo.butterfly.cooperative_pong.cooperative_pong import raw_env
 
     speeds = dict.fromkeys(("ball_speed", "left_paddle_speed", "right_paddle_speed"), 0)
-    limits = {**speeds, "max_cycles": 1, "render_ratio": (1, 10), "render_fps": 1}
+    limits: Limits = {**speeds, "max_cycles": 1, "render_ratio": (1, 10), "render_fps": 1}
     package, images = _split_options("cooperative_pong", Game, options, limits)
     return CooperativePong(raw_env(**{**package, "render_mode": "rgb_array"}), options.get("render_mode"), images)
 
@@ -157,7 +157,7 @@ class CooperativePong(PixelTurns):
 def _knights_archers_zombies(options: dict[str, Any]) -> ParallelEnv:
     from pettingzoo.butterfly.knights_archers_zombies.knights_archers_zombies import raw_env
 
-    counts = {"num_archers": (0, 20), "num_knights": (0, 20), "max_zombies": 0, "max_arrows": 0}
+    counts: Limits = {"num_archers": (0, 20), "num_knights": (0, 20), "max_zombies": 0, "max_arrows": 0}
     limits = {**counts, "spawn_delay": 1, "max_cycles": 1}
     package, images = _split_options("knights_archers_zombies", raw_env, options, limits)
     obs_method = options.get("obs_method", "vector")

@@ -75,7 +75,9 @@ class _ChoiceTask(BaseParallelEnv):
         self.n_agents, self.n_choices, self.max_cycles = n_agents, n_choices, max_cycles
         agents = [f"agent_{i}" for i in range(n_agents)]
         observation_space = spaces.Box(0.0, 1.0, (observation,), np.float32)
-        action_spaces = [spaces.Discrete(n_choices) for _ in agents]  # one per agent, for independent sampling
+        action_spaces: list[Any] = [
+            spaces.Discrete(n_choices) for _ in agents
+        ]  # one per agent, for independent sampling
         super().__init__(agents, [observation_space] * n_agents, action_spaces, render_mode)
         self._rng = np.random.default_rng()
         self._cycle = self._successes = 0
@@ -152,11 +154,7 @@ class DistinctChoice(_ChoiceTask):
     metadata = {"name": "distinct_choice", "render_modes": ["rgb_array"], "render_fps": 2}
 
     def __init__(
-        self,
-        n_agents: int = 5,
-        n_choices: int | None = None,
-        max_cycles: int = 10,
-        render_mode: str | None = None,
+        self, n_agents: int = 5, n_choices: int | None = None, max_cycles: int = 10, render_mode: str | None = None
     ):
         n_choices = n_agents if n_choices is None else n_choices
         super().__init__(n_agents, n_choices, max_cycles, render_mode, observation=n_choices)

@@ -23,33 +23,12 @@ from gymnasium import spaces
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.options import check_choice, check_options
 from rllib_seqmarl.envs.single_team import single
-from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suite import Suite, listed_tasks
 from rllib_seqmarl.envs.suites import isaac_worker
 from rllib_seqmarl.envs.suites.dexhands import AGENTS
 from rllib_seqmarl.envs.suites.dexhands_model import HANDS
 
-TASKS = {
-    "ShadowHandOver": "One hand throws an object, the other one catches it.",
-    "ShadowHandCatchUnderarm": "Hands throw an object to each other, underarm.",
-    "ShadowHandTwoCatchUnderarm": "Hands exchange two objects, underarm.",
-    "ShadowHandCatchAbreast": "Hands side by side throw an object to each other.",
-    "ShadowHandCatchOver2Underarm": "One hand throws overarm, the other one catches underarm.",
-    "ShadowHandLiftUnderarm": "Two hands lift a pot.",
-    "ShadowHandDoorOpenInward": "Two hands pull a shut double door open.",
-    "ShadowHandDoorOpenOutward": "Two hands push a shut double door open.",
-    "ShadowHandDoorCloseInward": "Two hands push an open double door shut.",
-    "ShadowHandDoorCloseOutward": "Two hands pull an open double door shut.",
-    "ShadowHandBottleCap": "Two hands unscrew a bottle.",
-    "ShadowHandPushBlock": "Two hands each push a block to its goal.",
-    "ShadowHandSwingCup": "Two hands turn a cup by its handles.",
-    "ShadowHandGraspAndPlace": "Two hands lift a block into a bucket.",
-    "ShadowHandScissors": "Two hands open a pair of scissors.",
-    "ShadowHandSwitch": "Two hands each press a switch.",
-    "ShadowHandPen": "Two hands open a pen.",
-    "ShadowHandReOrientation": "Two hands each turn an object.",
-    "ShadowHandKettle": "Two hands pour water from a kettle into a bucket.",
-    "ShadowHandBlockStack": "Two hands stack two blocks.",
-}
+TASKS = listed_tasks("dexhands-isaac")
 # Each agent's parts of a hand, in Bi-DexHands' notation: 0 is the palm, 1 to 5 are the fingers from index to thumb.
 PARTS = {"hands": "[[0, 1, 2, 3, 4, 5]]", "fingers": "[[0], [1], [2], [3], [4], [5]]"}
 BOUND = 5.0  # to which Bi-DexHands clips observations

@@ -25,32 +25,12 @@ from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.options import check_names, check_number, check_options
 from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
-from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suite import Suite, listed_tasks
 from rllib_seqmarl.envs.suites.mamujoco_joints import Joints, import_from_package
 from rllib_seqmarl.envs.suites.mamujoco_observations import ObservationFn, fuse_observations
 from rllib_seqmarl.envs.suites.mujoco_rendering import select_gl_backend, try_to_render
 
-_TASKS = {
-    "Ant-2x4": "A four-legged robot runs; 2 agents with two neighbouring legs each.",
-    "Ant-2x4d": "A four-legged robot runs; 2 agents with two diagonal legs each.",
-    "Ant-4x2": "A four-legged robot runs; 4 agents with a leg each.",
-    "Ant-8x1": "A four-legged robot runs; 8 agents with a joint each.",
-    "HalfCheetah-2x3": "A two-legged robot runs in the plane; 2 agents with a leg each.",
-    "HalfCheetah-6x1": "A two-legged robot runs in the plane; 6 agents with a joint each.",
-    "Hopper-3x1": "A one-legged robot hops along; 3 agents with a joint each.",
-    "Humanoid-9_8": "A humanoid walks; 2 agents, one with the upper body and one with the legs.",
-    "Humanoid-17x1": "A humanoid walks; 17 agents with a joint each.",
-    "HumanoidStandup-9_8": "A humanoid stands up; 2 agents, one with the upper body and one with the legs.",
-    "HumanoidStandup-17x1": "A humanoid stands up; 17 agents with a joint each.",
-    "Pusher-3p": "An arm pushes a cylinder to its goal; 3 agents with shoulder, elbow and wrist.",
-    "Pusher-7x1": "An arm pushes a cylinder to its goal; 7 agents with a joint each.",
-    "Reacher-2x1": "An arm reaches for a point; 2 agents with a joint each.",
-    "Swimmer-2x1": "A chain of three links swims; 2 agents with a joint each.",
-    "Walker2d-2x3": "A two-legged robot walks in the plane; 2 agents with a leg each.",
-    "Walker2d-6x1": "A two-legged robot walks in the plane; 6 agents with a joint each.",
-    "ManySegmentAnt-2x3": "A chain of ants runs; 2 agents with three ants each.",
-    "ManySegmentSwimmer-10x2": "A chain of links swims; 10 agents with two joints each.",
-}
+_TASKS = listed_tasks("mamujoco")
 _SEGMENTED = {  # domain -> (base domain, the package's module that adds segments to it)
     "ManySegmentAnt": ("Ant", "many_segment_ant"),
     "ManySegmentSwimmer": ("Swimmer", "many_segment_swimmer"),

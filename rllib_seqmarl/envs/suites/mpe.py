@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_names, check_options
+from rllib_seqmarl.envs.options import Limits, check_names, check_options
 from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 from rllib_seqmarl.envs.suite import Suite
 
@@ -24,7 +24,7 @@ _VERSIONS = {
     "simple_line": 1,
     "collect_treasure": 1,
 }
-_LIMITS: dict[str, float | tuple[float, float]] = {
+_LIMITS: Limits = {
     **dict.fromkeys(("max_cycles", "N", "num_agent_neighbors", "num_landmark_neighbors"), 1),
     **dict.fromkeys(("num_collectors", "num_treasures"), 1),
     "num_deposits": (1, 6),
@@ -69,8 +69,8 @@ class ParallelMPE(BaseParallelEnv):
     """
 
     def __init__(self, env: Any):
-        spaces = (map(of.__getitem__, env.possible_agents) for of in (env.observation_spaces, env.action_spaces))
-        super().__init__(env.possible_agents, *spaces, env.render_mode)
+        agents = env.possible_agents
+        super().__init__(agents, map(env.observation_space, agents), map(env.action_space, agents), env.render_mode)
         self.env = env
         self.metadata = dict(env.metadata)  # copied: mpe2's tasks share one dict, renamed by each new instance
         self._can_win = getattr(env.scenario, "terminate_on_success", False)

@@ -24,7 +24,7 @@ from gymnasium import spaces
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.options import check_names, check_number, check_options
 from rllib_seqmarl.envs.single_team import single
-from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.suite import Suite, listed_tasks
 
 # Time limits of BenchMARL's published configurations; VMAS itself has none.
 MAX_STEPS = {
@@ -33,45 +33,13 @@ MAX_STEPS = {
 }
 DEFAULT_MAX_STEPS = 100
 
-TASKS = {
-    "balance": "Agents below a line lift a package on it to a goal, against gravity.",
-    "ball_passage": "Two agents push a ball through a gap in a wall to a goal.",
-    "ball_trajectory": "Two agents linked to a ball by joints drive it along a circle.",
-    "buzz_wire": "Two agents carry a ring through a corridor without touching it.",
-    "discovery": "Agents find targets, each of which several agents must cover at once.",
-    "dispersion": "Agents spread out to eat all the food.",
-    "dropout": "Any one agent must reach the goal while the others save energy.",
-    "flocking": "Agents flock around a target among obstacles.",
-    "give_way": "Two agents have to pass each other in a corridor that is wide enough for one.",
-    "joint_passage": "Two agents linked by a joint pass a narrow gap.",
-    "joint_passage_size": "Two linked agents of different sizes pass gaps of different sizes.",
-    "multi_give_way": "Four agents cross a junction of corridors that are wide enough for one.",
-    "navigation": "Every agent goes to its goal without collisions.",
-    "passage": "A formation passes a gap one by one and forms up again.",
-    "reverse_transport": "Agents inside a package push it to a goal.",
-    "sampling": "Agents spread over a field to collect rare samples.",
-    "simple_spread": "Agents cover landmarks without colliding; the particle environments' task in this simulator.",
-    "transport": "Agents push a package to a goal; it is too heavy for one of them.",
-    "wheel": "Agents turn a heavy line at a given speed.",
-    "wind_flocking": "Two agents fly in formation against the wind, one in the lee of the other.",
-}
+TASKS = listed_tasks("vmas")
 
 # Win conditions of tasks that have a goal. Most of them terminate only when it is reached.
 _WINS: dict[str, Callable[[Any, Any], Any]] = {
-    **dict.fromkeys(
-        (
-            "discovery",
-            "dispersion",
-            "dropout",
-            "joint_passage",
-            "joint_passage_size",
-            "navigation",
-            "passage",
-            "reverse_transport",
-            "transport",
-        ),
-        lambda scenario, ended: ended,
-    ),
+    **dict.fromkeys(("discovery", "dispersion", "dropout", "navigation", "passage"), lambda scenario, ended: ended),
+    **dict.fromkeys(("joint_passage", "joint_passage_size"), lambda scenario, ended: ended),
+    **dict.fromkeys(("reverse_transport", "transport"), lambda scenario, ended: ended),
     "balance": lambda scenario, ended: ended & ~scenario.on_the_ground,
     "ball_passage": lambda scenario, ended: (scenario.ball.state.pos - scenario.goal.state.pos).norm(dim=1) <= 0.01,
     "buzz_wire": lambda scenario, ended: ended & ~scenario.collided,
@@ -275,11 +243,4 @@ def _pad_bounds(bounds: Sequence[tuple[np.ndarray, np.ndarray]], side: int) -> n
     return np.stack([np.pad(pair[side], (0, dim - pair[side].size)) for pair in bounds])
 
 
-SUITE = Suite(
-    name="vmas",
-    tasks=TASKS,
-    make=single(VmasBatch),
-    make_batch=VmasBatch,
-    requires=("vmas",),
-    extra="vmas",
-)
+SUITE = Suite(name="vmas", tasks=TASKS, make=single(VmasBatch), make_batch=VmasBatch, requires=("vmas",), extra="vmas")
