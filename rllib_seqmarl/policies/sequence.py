@@ -66,10 +66,10 @@ class SequencePolicy(Policy):
         return {ORDER: torch.zeros(batch_size, n or 0, dtype=torch.int64, device=self.decoder.norm.weight.device)}
 
     def act(self, obs: TeamObs, state: State = None, deterministic: bool = True) -> Decision:
+        order = self._draw_order(obs["observations"], state)
         # Inference mode is 10% faster, but torch.compile's own backend and exports do not support it.
         is_traced = torch.compiler.is_compiling() or is_exporting()
         with torch.no_grad() if is_traced else torch.inference_mode():
-            order = self._draw_order(obs["observations"], state)
             actions, log_probs, values = self._decode(in_order(obs, order), deterministic)
             actions, log_probs, values = (_restore(x, order) for x in (actions, log_probs, values))
         extras = {} if order is None else {ORDER: order}

@@ -229,7 +229,7 @@ def test_states_of_earlier_versions_are_supported() -> None:
     state.pop("_train_batch_size")
     state |= {
         "train_batch_size": 4000,
-        "env": JointEnvCreator(ENV, agent_ids=True),
+        "env": JointEnvCreator(ENV, agent_ids=True, agent_order="shuffled"),
         "env_runner_cls": RolloutEnvRunner,
         "callbacks_class": [TeamMetrics, RLlibCallback],
         "simple_optimizer": False,

@@ -50,6 +50,14 @@ def test_earlier_arrays_are_unchanged() -> None:
     np.testing.assert_array_equal(first["observations"], copied)
 
 
+def test_a_reset_leaves_earlier_infos_unchanged() -> None:
+    env = JointVectorEnv([make_joint_env("coordination/distinct_choice", {"max_cycles": 1})])
+    env.reset(seed=0)
+    *_, infos = env.step(env.action_space.sample())
+    env.reset()
+    assert infos["_episode_agent_returns"].all()
+
+
 def test_one_environment_twice_is_rejected() -> None:
     team = ToyTeam()
     with pytest.raises(JointEnvError, match="toy_team: its creator returned the same environment twice. Make a"):
