@@ -223,14 +223,13 @@ def _check_physics(name: str, base: str, physics: Mapping[str, Any]) -> None:
     for option, value in physics.items():
         if option in ("width", "height"):
             check_number(option, value, 1)
-        elif kinds[option] == tuple[float, float] and not (
-            _are_numbers(value) and len(value) == 2 and value[0] <= value[1]
-        ):
+        elif kinds[option] == tuple[float, float] and not _is_range(value):
             raise ValueError(f"{option}={value!r} is not a range: give two numbers, the lower one first.")
 
 
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
+def _is_range(value: Any) -> bool:
+    are_numbers = isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
+    return are_numbers and len(value) == 2 and value[0] <= value[1]
 
 
 def _is_valid_task(task: str) -> bool:
