@@ -1,13 +1,14 @@
-"""A common interface for PettingZoo's ParallelEnv and RLlib's MultiAgentEnv.
+"""What differs between PettingZoo's ParallelEnv and RLlib's MultiAgentEnv.
 
-Both step with dictionaries. They differ in where the agents' names and spaces are, which agents act next, and how the
-end of an episode is signalled. Environments are recognised by their methods, so that neither library has to be
-installed for the other's environments.
+Both step with dictionaries. They differ in where the agents' names and spaces are; in which agents act next: those in
+PettingZoo's `agents`, but those with an observation in RLlib; and in how the end of an episode is signalled: PettingZoo
+empties `agents`, RLlib sets a flag for `__all__`. Environments are recognised by their methods, so that neither library
+has to be installed for the other's environments.
 """
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 
@@ -18,63 +19,36 @@ from rllib_seqmarl.envs.errors import JointEnvError
 ALL = "__all__"  # RLlib's key for the whole team
 
 
-class TeamAdapter(Protocol):
-    """The interface that JointEnv needs from an environment."""
-
-    agents: tuple[AgentID, ...]
-    is_parallel: bool
-    """Whether `env.agents` lists the agents that act next; otherwise those with an observation act."""
-
-    def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
-        """The agent's observation and action space."""
-
-
-class ParallelAdapter:
-    """PettingZoo: `agents` lists the agents that act next and is empty when the episode is over."""
-
-    is_parallel = True
-
-    def __init__(self, env: Any):
-        self.env = env
-        self.agents: tuple[AgentID, ...] = _names(getattr(env, "possible_agents", ()))
-
-    def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
-        return self.env.observation_space(agent), self.env.action_space(agent)
-
-
-class MultiAgentAdapter:
-    """RLlib: agents with an observation act next (others pause); `__all__` ends the episode."""
-
-    is_parallel = False
-
-    def __init__(self, env: Any):
-        self.env = env
-        # The current API lists the agents; older environments only have dictionaries of spaces.
-        attributes = ("possible_agents", "agents", "action_spaces", "observation_spaces")
-        candidates = (_names(getattr(env, attribute, None)) for attribute in attributes)
-        self.agents: tuple[AgentID, ...] = next(filter(None, candidates), ())
-
-    def spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
-        observation, action = self.env.get_observation_space(agent), self.env.get_action_space(agent)
-        if observation is None or action is None:
-            raise JointEnvError(
-                f"agent {agent!r} has no spaces. Set `observation_spaces` and `action_spaces` "
-                "(agent -> space) in the environment's __init__."
-            )
-        return observation, action
-
-
-def _names(names: Any) -> tuple[AgentID, ...]:
-    """The agents' names in an attribute of an environment; empty if it is None.
+def agent_names(env: Any) -> tuple[AgentID, ...]:
+    """The names of all agents; empty if the environment lists none.
 
     A set of strings has another order in every process, so it is sorted: all env runners need the same rows.
     """
-    if names is None:
-        return ()
-    if not isinstance(names, Iterable):
-        raise JointEnvError(f"its agents are {names!r}. Set `possible_agents` to a list of the agents' names.")
-    is_set = isinstance(names, set | frozenset)
-    return tuple(sorted(names, key=lambda name: (len(repr(name)), repr(name))) if is_set else names)
+    # RLlib's current API lists the agents; its older environments only have dictionaries of spaces.
+    older = ("agents", "action_spaces", "observation_spaces") if is_multi_agent(env) else ()
+    for attribute in ("possible_agents", *older):
+        names = getattr(env, attribute, None)
+        if not (names is None or isinstance(names, Iterable)):
+            raise JointEnvError(f"its agents are {names!r}. Set `possible_agents` to a list of the agents' names.")
+        if isinstance(names, set | frozenset):
+            names = sorted(names, key=lambda name: (len(repr(name)), repr(name)))
+        found = () if names is None else tuple(names)
+        if found:
+            return found
+    return ()
+
+
+def spaces_of(env: Any, agent: AgentID) -> tuple[Space, Space]:
+    """The agent's observation and action space."""
+    if not is_multi_agent(env):
+        return env.observation_space(agent), env.action_space(agent)
+    observation, action = env.get_observation_space(agent), env.get_action_space(agent)
+    if observation is None or action is None:
+        raise JointEnvError(
+            f"agent {agent!r} has no spaces. Set `observation_spaces` and `action_spaces` "
+            "(agent -> space) in the environment's __init__."
+        )
+    return observation, action
 
 
 def reset_options(env: Any) -> set[str]:
@@ -105,17 +79,10 @@ def is_turn_based(env: Any) -> bool:
     return callable(getattr(env, "agent_iter", None))
 
 
-def adapt(env: Any) -> TeamAdapter:
-    """Return the adapter for a multi-agent environment.
-
-    Raises:
-        TypeError: `env` is anything else; the message suggests a remedy.
-    """
-    if is_multi_agent(env):
-        return MultiAgentAdapter(env)
-    if is_parallel(env):
-        return ParallelAdapter(env)
-    raise unsupported_env(env)
+def require_multi_agent(env: Any) -> None:
+    """Raise TypeError, with a remedy, unless `env` is a multi-agent environment."""
+    if not (is_multi_agent(env) or is_parallel(env)):
+        raise unsupported_env(env)
 
 
 def unsupported_env(env: Any) -> TypeError:

@@ -79,29 +79,27 @@ def check_channels(agent: AgentID, space: Space) -> None:
 
     They would be flattened. Exported policies that were trained on such observations still load.
     """
-    if isinstance(space, spaces.Dict) and MASK_KEY in space.spaces and len(space.spaces) == 2:
-        (space,) = (part for key, part in space.spaces.items() if key != MASK_KEY)
-    if _has_channels_first(space):
-        raise LayoutError(
-            f"agent {agent!r} observes images of shape {space.shape}, channels first. Put the channels last: "
-            "(height, width, channels), for example with np.moveaxis(image, 0, -1)."
-        )
+    key = AgentObservation.of(agent, space).key
+    part: Any = space if key is None else space[key]  # type: ignore[index]
+    if _has_pixels(part):
+        channels, height, width = part.shape
+        # The first axis is too short for an image: it contains the channels, such as stacked frames.
+        if channels < SMALLEST_IMAGE <= min(height, width) and (part.high == 255).all():
+            raise LayoutError(
+                f"agent {agent!r} observes images of shape {part.shape}, channels first. Put the channels last: "
+                "(height, width, channels), for example with np.moveaxis(image, 0, -1)."
+            )
 
 
-def _has_channels_first(space: Space) -> bool:
-    """Return whether the first axis of pixels is too short for an image: the channels, such as stacked frames."""
-    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3):
-        return False
-    channels, height, width = space.shape
-    return channels < SMALLEST_IMAGE <= min(height, width) and bool((space.high == 255).all())
+def _has_pixels(space: Space) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
 
 
 def _image_shape(space: Space) -> tuple[int, int, int] | None:
-    if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
-        height, width, channels = space.shape
-        if min(height, width) >= SMALLEST_IMAGE:
-            return height, width, channels
-    return None
+    if not _has_pixels(space):
+        return None
+    height, width, channels = space.shape  # type: ignore[misc]
+    return (height, width, channels) if min(height, width) >= SMALLEST_IMAGE else None
 
 
 def flat_pixels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rllib_seqmarl.envs.agent_spaces import AgentAction
 from rllib_seqmarl.envs.batch_contract import BATCH, check_observation, check_step_result
+from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
 from rllib_seqmarl.envs.contract import Violations, raise_violations
 
@@ -35,69 +35,18 @@ class Recording:
         return next(restarts, len(self.snapshots)) - 1
 
 
-class RandomPlayer:
-    """Draws legal actions for all agents and takes comparable snapshots of results.
-
-    Args:
-        batch: The simulator; its attributes are valid.
-    """
-
-    def __init__(self, batch: BatchedSimulator):
-        self.agent_actions = [
-            AgentAction.of(agent, space) for agent, space in zip(batch.agents, batch.action_spaces, strict=True)
-        ]
-        self.is_discrete = self.agent_actions[0].is_discrete
-        widest = max(action.width for action in self.agent_actions)
-        self.shape = (batch.num_envs, len(self.agent_actions), widest)
-        # Bool (n, width): the choices or dimensions that are not padding.
-        self.is_own = np.arange(self.shape[2]) < np.array([[action.width] for action in self.agent_actions])
-        if not self.is_discrete:
-            low, high = (np.zeros(self.shape[1:], np.float32) for _ in range(2))
-            for row, action in enumerate(self.agent_actions):
-                low[row, : action.dim], high[row, : action.dim] = action.bounds()
-            self.bounds = np.clip(low, -1e3, 1e3), np.clip(high, -1e3, 1e3)
-
-    def action_mask(self, snapshot: Snapshot) -> np.ndarray:
-        """The legal choices, bool (B, n, width)."""
-        return np.broadcast_to(snapshot.get("action_mask", self.is_own), self.shape)
-
-    def draw(self, snapshot: Snapshot, rng: np.random.Generator) -> np.ndarray:
-        """Draw random legal actions, int64 (B, n) or float32 (B, n, dim)."""
-        if self.is_discrete:
-            return np.where(self.action_mask(snapshot), rng.random(self.shape), -1.0).argmax(axis=2)
-        return rng.uniform(*self.bounds, self.shape).astype(np.float32)
-
-    def snapshot(self, result: BatchObservation | StepResult) -> Snapshot:
-        """Copy the arrays, with zeros for dead agents, for padding, and for wins before the end of an episode."""
-        observation = result if isinstance(result, BatchObservation) else result.observation
-        alive = observation.alive[:, :, None]
-        snapshot = {
-            "observations": np.where(alive, observation.observations, 0.0),
-            "alive": observation.alive.copy(),
-        }
-        if observation.action_mask is not None:
-            snapshot["action_mask"] = (observation.action_mask != 0) & alive & self.is_own
-        if observation.state is not None:
-            snapshot["state"] = observation.state.copy()
-        if isinstance(result, StepResult):
-            snapshot |= {name: getattr(result, name).copy() for name in ("rewards", *END_KEYS)}
-            if result.wins is not None:
-                snapshot["wins"] = np.where(ended(snapshot), result.wins, 0.0)
-        return snapshot
-
-
 class CheckedBatch:
     """A batch whose results are checked for their form whenever it is reset or stepped.
 
     Args:
-        batch: The simulator; its attributes are valid.
+        batch: The simulator; its attributes are checked.
         seed: Seed of the first copy; copy i has `seed + i`.
     """
 
     def __init__(self, batch: BatchedSimulator, seed: int):
         self.batch = batch
         self.seed = seed
-        self.player = RandomPlayer(batch)
+        self.layout = JointBatchEnv(batch).layout
 
     def raise_violations(self, where: str, violations: Violations) -> None:
         """Raise JointEnvError if there are violations."""
@@ -120,7 +69,26 @@ class CheckedBatch:
 
     def process(self, where: str, result: BatchObservation | StepResult) -> Snapshot:
         """Take a snapshot of a well-formed result; subclasses may add checks."""
-        return self.player.snapshot(result)
+        return self.snapshot(result)
+
+    def draw(self, snapshot: Snapshot, rng: np.random.Generator) -> np.ndarray:
+        """Draw random legal actions, int64 (B, n) or float32 (B, n, dim)."""
+        return self.layout.sample(rng, self.batch.num_envs, snapshot.get("action_mask"))
+
+    def snapshot(self, result: BatchObservation | StepResult) -> Snapshot:
+        """Copy the arrays, with zeros for dead agents, for padding, and for wins before the end of an episode."""
+        observation = result if isinstance(result, BatchObservation) else result.observation
+        alive = observation.alive[:, :, None]
+        snapshot = {"observations": np.where(alive, observation.observations, 0.0), "alive": observation.alive.copy()}
+        if observation.action_mask is not None:
+            snapshot["action_mask"] = (observation.action_mask != 0) & alive & (self.layout.own_actions != 0)
+        if observation.state is not None:
+            snapshot["state"] = observation.state.copy()
+        if isinstance(result, StepResult):
+            snapshot |= {name: getattr(result, name).copy() for name in ("rewards", *END_KEYS)}
+            if result.wins is not None:
+                snapshot["wins"] = np.where(ended(snapshot), result.wins, 0.0)
+        return snapshot
 
 
 def ended(snapshot: Snapshot) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from rllib_seqmarl.envs.adapters import adapt, is_multi_agent, is_parallel, unsupported_env
+from rllib_seqmarl.envs.adapters import is_multi_agent, is_parallel, require_multi_agent, unsupported_env
 from rllib_seqmarl.envs.batch_creators import makes_batches, with_num_envs
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.joint_env import JointEnv
@@ -131,7 +131,7 @@ def make_env(source: EnvSource, env_config: EnvConfig | None = None) -> Any:
     config = {} if env_config is None else env_config
     env = creator(config if takes_keywords(creator) else _env_context(config))
     if not isinstance(env, JointEnv):
-        adapt(env)  # raises TypeError for anything else
+        require_multi_agent(env)
     return env
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from rllib_seqmarl.envs.adapters import adapt
+from rllib_seqmarl.envs.adapters import reset_options, spaces_of
 from rllib_seqmarl.envs.agent_spaces import Space
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
 from rllib_seqmarl.envs.catalog import EnvConfig, make_batch, make_joint_env
 from rllib_seqmarl.envs.check_batch import check_batch
 from rllib_seqmarl.envs.contract import Violations, check_rendering, raise_violations
 from rllib_seqmarl.envs.joint_env import JointEnv
-from rllib_seqmarl.envs.layout import ACTION_MASK, Arrays, TeamLayout
+from rllib_seqmarl.envs.layout import ACTION_MASK
 from rllib_seqmarl.envs.vector_env import check_copies
 
 COPIES = 3  # of a batch made for the check: enough to detect interference
@@ -97,22 +97,14 @@ def _play(joint: JointEnv, wrapped: _LastObservations, seed: int, max_steps: int
     _raise_violations(joint, f"At reset(seed={seed}): ", _check_bounds(joint, wrapped))
     record: list[Any] = [observation]
     for step in range(1, max_steps + 1):
-        observation, *rest, info = joint.step(_draw(joint.layout, observation, rng))
+        mask = observation.get(ACTION_MASK)  # (n, width)
+        (action,) = joint.layout.sample(rng, 1, None if mask is None else mask[None])
+        observation, *rest, info = joint.step(action)
         _raise_violations(joint, f"At step {step} after reset(seed={seed}): ", _check_bounds(joint, wrapped))
         record.append({**observation, "agent_rewards": info["agent_rewards"], "result": np.array(rest)})
         if rest[1] or rest[2]:
             break
     return record
-
-
-def _draw(layout: TeamLayout, observation: Arrays, rng: np.random.Generator) -> np.ndarray:
-    """Draw a random legal joint action."""
-    if not layout.is_discrete:
-        return layout.fit(rng.uniform(-1.0, 1.0, layout.action_shape).astype(np.float32), normalize=True, clip=True)
-    mask = observation.get(ACTION_MASK, layout.own_actions)
-    scores = np.where(mask, rng.random((layout.n_agents, layout.width)), -1.0)
-    components = np.split(scores, np.cumsum(layout.nvec)[:-1], axis=1)
-    return np.stack([part.argmax(axis=1) for part in components], axis=1).reshape(layout.action_shape)
 
 
 def _raise_violations(joint: JointEnv, where: str, violations: Violations) -> None:
@@ -124,10 +116,8 @@ def _raise_violations(joint: JointEnv, where: str, violations: Violations) -> No
 
 def _check_spaces(joint: JointEnv) -> Violations:
     layout = joint.layout
-    first = zip(layout.agents, layout.observation_spaces, layout.action_spaces, strict=True)
-    adapter = adapt(joint.env)
-    for agent, *pair in first:
-        if adapter.spaces_of(agent) != tuple(pair):
+    for agent, *pair in zip(layout.agents, layout.observation_spaces, layout.action_spaces, strict=True):
+        if spaces_of(joint.env, agent) != tuple(pair):
             yield "return the same spaces every time", f"Those of agent {agent!r} differed the second time."
 
 
@@ -158,7 +148,7 @@ def _out_of_bounds(space: Space, observation: Any) -> list[np.ndarray]:
 def _check_determinism(joint: JointEnv, seed: int, first: list[Any], second: list[Any]) -> Violations:
     """Compare two episodes with the same seed."""
     if len(first) != len(second) or not all(map(_same, first, second)):
-        remedy = "" if joint.reader.can_be_seeded else " Its reset() has no parameter `seed`: add it."
+        remedy = "" if "seed" in reset_options(joint.env) else " Its reset() has no parameter `seed`: add it."
         yield "play the same episode for the same seed and actions", f"Two with reset(seed={seed}) differed.{remedy}"
 
 

@@ -1,8 +1,8 @@
 """The check of a batched simulator by random play."""
 
 import numpy as np
+from gymnasium import spaces
 
-from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.batch_play import (
     END_KEYS,
     OBSERVATION_KEYS,
@@ -37,7 +37,6 @@ def check_batch(batch: BatchedSimulator, *, episodes: int, max_steps: int, seed:
     Raises:
         JointEnvError: The batch violates the contract.
     """
-    JointBatchEnv(batch)  # checks the attributes, as training does
     check = _Check(batch, seed)
     recording = check.play(episodes, max_steps)
     check.raise_violations("", check.check_determinism(recording))
@@ -53,12 +52,6 @@ class _Check(CheckedBatch):
         super().__init__(batch, seed)
         self.has_wins: bool | None = None
         self.results: list[tuple[BatchObservation | StepResult, Snapshot]] = []  # since the last reset
-        sizes = np.array([[space.shape[0]] for space in batch.observation_spaces if space.shape])
-        self.is_own = np.arange(sizes.max()) < sizes  # (n, size), entries that are not padding
-        low, high = (np.zeros(self.is_own.shape) for _ in range(2))
-        for row, space in enumerate(batch.observation_spaces):
-            low[row, self.is_own[row]], high[row, self.is_own[row]] = space.low, space.high  # type: ignore[attr-defined]
-        self.bounds = low, high
 
     # -- playing and replaying -------------------------------------------------------------------------------
 
@@ -86,7 +79,7 @@ class _Check(CheckedBatch):
         reset_mask = np.zeros(self.batch.num_envs, np.bool_)
         lengths, finished = np.zeros((2, self.batch.num_envs), np.int64)
         while finished.min() < episodes:
-            recording.actions.append(self.player.draw(snapshot, rng))
+            recording.actions.append(self.draw(snapshot, rng))
             recording.reset_masks.append(reset_mask)
             snapshot = self.step(len(recording.actions), recording.actions[-1], reset_mask)
             recording.snapshots.append(snapshot)
@@ -109,41 +102,31 @@ class _Check(CheckedBatch):
         alive = (result if isinstance(result, BatchObservation) else result.observation).alive
         agents, observations = self.batch.agents, snapshot["observations"]
         for copy, row, entry in np.argwhere(~np.isfinite(observations))[:1]:
-            value = observations[copy, row, entry]
-            yield (
-                "return finite observations",
-                f"In copy {copy}, agent {agents[row]!r} observes {value} at entry {entry}.",
-            )
-        if "state" in snapshot and not np.isfinite(snapshot["state"]).all():
-            copy, entry = np.argwhere(~np.isfinite(snapshot["state"]))[0]
-            value = snapshot["state"][copy, entry]
-            yield "return finite global states", f"In copy {copy}, the state is {value} at entry {entry}."
-        if "rewards" in snapshot and not np.isfinite(snapshot["rewards"]).all():
-            copy, row = np.argwhere(~np.isfinite(snapshot["rewards"]))[0]
-            value = snapshot["rewards"][copy, row]
-            yield "return finite rewards", f"In copy {copy}, the reward of agent {agents[row]!r} is {value}."
+            finding = f"agent {agents[row]!r} observes {observations[copy, row, entry]} at entry {entry}."
+            yield "return finite observations", f"In copy {copy}, {finding}"
+        for copy, entry in np.argwhere(~np.isfinite(snapshot.get("state", np.zeros((0, 0)))))[:1]:
+            finding = f"the state is {snapshot['state'][copy, entry]} at entry {entry}."
+            yield "return finite global states", f"In copy {copy}, {finding}"
+        for copy, row in np.argwhere(~np.isfinite(snapshot.get("rewards", np.zeros((0, 0)))))[:1]:
+            finding = f"the reward of agent {agents[row]!r} is {snapshot['rewards'][copy, row]}."
+            yield "return finite rewards", f"In copy {copy}, {finding}"
         for copy in np.flatnonzero(~np.isfinite(snapshot.get("wins", np.zeros(0))))[:1]:
             yield "return finite wins at the end of an episode", f"In copy {copy}, it is {snapshot['wins'][copy]}."
-        outside = ((observations < self.bounds[0]) | (observations > self.bounds[1])) & self.is_own & alive[:, :, None]
-        for copy, row, entry in np.argwhere(outside)[:1]:
-            yield (
-                "return observations within the bounds of their space",
-                f"In copy {copy}, agent {agents[row]!r} observes {observations[copy, row, entry]} at entry {entry}. "
-                "Clip it, or widen the space.",
-            )
-        for copy, row, entry in np.argwhere((observations != 0) & ~self.is_own)[:1]:
-            yield (
-                "pad observations with zeros",
-                f"In copy {copy}, agent {agents[row]!r} has {observations[copy, row, entry]} at entry {entry}, which "
-                "is padding. Set it to zero.",
-            )
-        over = ended(snapshot) if "terminated" in snapshot else np.zeros(len(observations), np.bool_)
-        stuck = alive & ~self.player.action_mask(snapshot).any(axis=2) & ~over[:, None]
-        for copy, row in np.argwhere(stuck)[:1]:
-            yield (
-                "leave every living agent a legal action",
-                f"In copy {copy}, agent {agents[row]!r} has none; give it a no-op.",
-            )
+        for row, (agent, space) in enumerate(zip(agents, self.batch.observation_spaces, strict=True)):
+            assert isinstance(space, spaces.Box)
+            own, padding = np.split(observations[:, row], [space.shape[0]], axis=1)
+            outside = ((own < space.low) | (own > space.high)) & alive[:, row, None]
+            for copy, entry in np.argwhere(outside)[:1]:
+                finding = f"agent {agent!r} observes {own[copy, entry]} at entry {entry}. Clip it, or widen the space."
+                yield "return observations within the bounds of their space", f"In copy {copy}, {finding}"
+            for copy, entry in np.argwhere(padding != 0)[:1]:
+                finding = f"{padding[copy, entry]} at entry {own.shape[1] + entry}, which is padding. Set it to zero."
+                yield "pad observations with zeros", f"In copy {copy}, agent {agent!r} has {finding}"
+        if "action_mask" in snapshot:
+            over = ended(snapshot) if "terminated" in snapshot else np.zeros(len(observations), np.bool_)
+            for copy, row in np.argwhere(alive & ~snapshot["action_mask"].any(axis=2) & ~over[:, None])[:1]:
+                finding = f"In copy {copy}, agent {agents[row]!r} has none; give it a no-op."
+                yield "leave every living agent a legal action", finding
         if isinstance(result, StepResult):
             has_wins = result.wins is not None
             if self.has_wins not in (None, has_wins):
@@ -154,7 +137,7 @@ class _Check(CheckedBatch):
     def check_earlier_arrays(self) -> Violations:
         copies = range(self.batch.num_envs)
         for step, (result, snapshot) in enumerate(self.results):
-            difference = first_difference(self.player.snapshot(result), snapshot, copies)
+            difference = first_difference(self.snapshot(result), snapshot, copies)
             if difference:
                 name, copy = difference
                 yield (
@@ -210,11 +193,10 @@ class _Check(CheckedBatch):
         snapshots, rng = self.replay(recording, restart - 1), np.random.default_rng(self.seed)
         for step in range(restart, last + 1):
             actions, reset_mask = recording.actions[step - 1].copy(), recording.reset_masks[step - 1].copy()
-            if self.player.is_discrete:
-                is_legal = np.take_along_axis(
-                    self.player.action_mask(snapshots[-1])[copy], actions[copy][:, None], axis=1
-                )[:, 0]
-                actions[copy] = np.where(is_legal, actions[copy], self.player.draw(snapshots[-1], rng)[copy])
+            mask = snapshots[-1].get("action_mask")
+            if mask is not None:
+                is_legal = mask[copy][np.arange(len(actions[copy])), actions[copy]]  # (n,)
+                actions[copy] = np.where(is_legal, actions[copy], self.draw(snapshots[-1], rng)[copy])
             reset_mask[copy] = step == restart or bool(ended(snapshots[-1])[copy])
             snapshots.append(self.step(step, actions, reset_mask))
         return snapshots

@@ -27,68 +27,53 @@ class EnvTeams(JointTeams):
         self._readers = tuple(readers)
 
     def _reset(self, arrays: Arrays, seeds: Sequence[int | None], options: dict[str, Any] | None) -> Infos:
-        agent_infos = [
-            self._reset_one(i, arrays, seed, options) for i, seed in zip(range(self.num_envs), seeds, strict=True)
-        ]
-        return _vector_infos({AGENT_INFOS: agent_infos})
+        infos: Infos = {}
+        for i, seed in zip(range(self.num_envs), seeds, strict=True):
+            self._reset_one(infos, i, arrays, seed, options)
+        return infos
 
-    def _reset_one(self, i: int, arrays: Arrays, seed: int | None = None, options: Any = None) -> Any:
-        """Reset one team and return its environment's infos."""
+    def _reset_one(self, infos: Infos, i: int, arrays: Arrays, seed: int | None = None, options: Any = None) -> None:
+        """Reset one team and add its environment's infos."""
         reader = self._readers[i]
         try:
-            infos = reader.reset(_row(arrays, i), seed, options)
+            agent_infos = reader.reset(_row(arrays, i), seed, options)
         except (LayoutError, JointEnvError) as error:
             raise self._error(i, str(error)) from error.__cause__
         if self._takes_mean:
             self._shares[i] = 1.0 / reader.num_present()
-        return infos
+        if agent_infos is not None:
+            _add_info(infos, AGENT_INFOS, i, agent_infos, self.num_envs)
 
     def _step(self, actions: np.ndarray, reset_mask: np.ndarray, arrays: Arrays) -> TeamsStep:
         layout, num_envs = self.layout, self.num_envs
         rewards = [[0.0] * layout.n_agents] * num_envs
         terminated, truncated = [False] * num_envs, [False] * num_envs
-        agent_infos: list[Any] = [None] * num_envs
-        optional: dict[str, list[Any]] = {}
+        infos: Infos = {}
         rows = layout.rows(actions)
         for i, (reader, is_reset) in enumerate(zip(self._readers, reset_mask.tolist(), strict=True)):
             if is_reset:
-                agent_infos[i] = self._reset_one(i, arrays)
+                self._reset_one(infos, i, arrays)
                 continue
             try:
                 result = reader.step(rows[i], _row(arrays, i))
             except (LayoutError, JointEnvError) as error:
                 raise self._error(i, str(error)) from error.__cause__
-            rewards[i], terminated[i], truncated[i], agent_infos[i], ended, earns, summary = result
-            if ended is not None:
-                optional.setdefault("agent_terminateds", [None] * num_envs)[i] = ended
-            if earns is not None:
-                optional.setdefault("agent_earns", [None] * num_envs)[i] = earns
-            for key, value in summary.items():
-                optional.setdefault(key, [None] * num_envs)[i] = value
-        infos = _vector_infos({AGENT_INFOS: agent_infos, **optional})
+            rewards[i], terminated[i], truncated[i] = result.rewards, result.terminated, result.truncated
+            parts = {AGENT_INFOS: result.infos, "agent_terminateds": result.ended, "agent_earns": result.earns}
+            for name, value in (parts | result.summary).items():
+                if value is not None:
+                    _add_info(infos, name, i, value, num_envs)
         return TeamsStep(np.array(rewards), np.array(terminated), np.array(truncated), infos)
 
 
-_DTYPES = {"agent_terminateds": np.bool_, "agent_earns": np.bool_, "win": np.float64}
-
-
-def _vector_infos(parts: dict[str, list[Any]]) -> Infos:
-    """Convert to a vector environment's infos: for each part an array of values and a mask of the teams with one."""
-    infos: Infos = {}
-    for name, values in parts.items():
-        has_value = [value is not None for value in values]
-        if not any(has_value):
-            continue
-        example = next(value for value in values if value is not None)
-        dtype = _DTYPES.get(name, object)
-        if dtype is object:
-            array = np.empty(len(values), object)
-            array[:] = values
-        else:
-            blank = [False] * len(example) if isinstance(example, list) else 0.0
-            array = np.array([blank if value is None else value for value in values], dtype)
-        infos[name], infos[f"_{name}"] = array, np.array(has_value)
-    return infos
+def _add_info(infos: Infos, name: str, i: int, value: Any, num_envs: int) -> None:
+    """Set team i's value in a vector environment's infos: an array of values, and a mask of the teams with one."""
+    if name not in infos:
+        is_number = isinstance(value, list | float)  # flags of the agents, or the win
+        example = np.array(value) if is_number else np.array(None)
+        infos[name] = np.full((num_envs, *example.shape), False if is_number else None, example.dtype)
+        infos[f"_{name}"] = np.zeros(num_envs, np.bool_)
+    infos[name][i], infos[f"_{name}"][i] = value, True
 
 
 def _row(arrays: Arrays, i: int) -> Arrays:

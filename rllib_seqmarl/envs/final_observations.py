@@ -16,10 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rllib_seqmarl.envs.batch_contract import BATCH, check_attributes
 from rllib_seqmarl.envs.batch_play import CheckedBatch, Snapshot, ended
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
-from rllib_seqmarl.envs.contract import Violations, raise_violations
+from rllib_seqmarl.envs.contract import Violations
 
 FINAL = "return the final observation with the last step of an episode"
 MAX_COPIES = 64
@@ -42,7 +41,6 @@ def check_start(batch: BatchedSimulator) -> None:
     """
     if not batch.check_at_start:
         return
-    raise_violations(type(batch).__name__, BATCH, "", check_attributes(batch))
     checked = CheckedBatch(batch, seed=0)
     violations = check_final_observations(checked, max_steps=START_STEPS, seconds=START_SECONDS)
     otherwise = "If it does not reset itself, and its episodes do end like this, set its `check_at_start` to False."
@@ -59,7 +57,7 @@ def check_final_observations(checked: CheckedBatch, *, max_steps: int, seconds: 
         seconds: Time after which no new episodes are started and those in their first pass are abandoned.
     """
     # The first step may compile and is not counted in the time.
-    actions = checked.player.draw(checked.reset(), np.random.default_rng(0))
+    actions = checked.draw(checked.reset(), np.random.default_rng(0))
     checked.step(1, actions, np.zeros(checked.batch.num_envs, np.bool_))
     deadline = time.monotonic() + seconds
     mid_episode: Counter[int] = Counter()  # digests of observations that are neither initial nor final
@@ -127,7 +125,7 @@ def _play(checked: CheckedBatch, seed: int, max_steps: int, deadline: float, act
     reset_mask = np.zeros(checked.batch.num_envs, np.bool_)
     ends, truncated = np.zeros(len(digests[0]), np.int64), np.zeros(len(digests[0]), np.bool_)
     while len(digests) <= max_steps and not ends.all() and time.monotonic() < deadline:
-        snapshot = checked.step(len(digests), checked.player.draw(snapshot, rng), reset_mask)
+        snapshot = checked.step(len(digests), checked.draw(snapshot, rng), reset_mask)
         reset_mask = ended(snapshot)
         over = reset_mask[: len(ends)] & (ends == 0)
         ends[over] = len(digests)

@@ -122,6 +122,23 @@ class JointActions:
             return actions
         return fit_to_bounds(actions, self.low, self.high, normalize=normalize, clip=clip)
 
+    def sample(self, rng: np.random.Generator, num_envs: int, mask: np.ndarray | None = None) -> np.ndarray:
+        """Draw random legal joint actions, (num_envs, *action_shape); from -1 to 1 in unbounded dimensions.
+
+        Args:
+            rng: The source of randomness.
+            num_envs: The number of teams.
+            mask: Legal choices, (num_envs, n, width); None if the agents may choose anything that they have.
+        """
+        if not self.is_discrete:
+            actions = rng.uniform(-1.0, 1.0, (num_envs, *self.action_shape)).astype(np.float32)
+            return self.fit(actions, normalize=True, clip=True)
+        shape = (num_envs, len(self.agents), self.width)
+        legal = np.broadcast_to(self.own_actions if mask is None else mask, shape) != 0
+        ranks = np.where(legal, rng.random(shape), -1.0)
+        chosen = [component.argmax(axis=2) for component in np.split(ranks, self._component_starts[1:], axis=2)]
+        return np.stack(chosen, axis=2).reshape(num_envs, *self.action_shape)
+
     # -- decoding --------------------------------------------------------------------------------------------
 
     @cached_property

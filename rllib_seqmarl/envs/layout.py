@@ -16,14 +16,7 @@ from typing import Any, Self
 import numpy as np
 from gymnasium import spaces
 
-from rllib_seqmarl.envs.agent_spaces import (
-    MASK_KEY,
-    AgentID,
-    AgentObservation,
-    Space,
-    check_joinable,
-    flat_pixels,
-)
+from rllib_seqmarl.envs.agent_spaces import MASK_KEY, AgentID, AgentObservation, Space, check_joinable, flat_pixels
 from rllib_seqmarl.envs.errors import LayoutError
 from rllib_seqmarl.envs.flattening import brief
 from rllib_seqmarl.envs.joint_actions import JointActions

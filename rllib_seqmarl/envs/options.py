@@ -1,9 +1,13 @@
 """Checks of options; messages name the option, its value and the allowed values."""
 
-from collections.abc import Iterable
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Any, get_args
 
 from rllib_seqmarl.suggestions import did_you_mean
+
+Limits = Mapping[str, float | tuple[float, float]]  # the lowest value of a number, or its lowest and highest
 
 
 def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -38,3 +42,34 @@ def check_number(
         limits = f" from {low} to {high}" if None not in (low, high) else ""
         limits = limits or (f" >= {low}" if low is not None else f" <= {high}" if high is not None else "")
         raise ValueError(f"{name}={value!r} is out of range: give {noun}{limits}.")
+
+
+def check_options(
+    make: Callable[..., Any],
+    options: Mapping[str, Any],
+    limits: Limits | None = None,
+    *,
+    render_modes: Iterable[str] = ("rgb_array",),
+) -> None:
+    """Raise ValueError for the first flag, number or render mode that is not among the allowed ones.
+
+    Args:
+        make: The class or function that takes the options. Annotations or defaults of its parameters tell which options
+            are flags, integers and real numbers, and which may be None; others are not checked.
+        options: The options; names that `make` does not have are ignored.
+        limits: The limits of numbers that have any.
+        render_modes: The allowed values of `render_mode`, besides None.
+    """
+    for name, parameter in inspect.signature(make, eval_str=True).parameters.items():
+        annotated = parameter.annotation
+        kinds = {type(parameter.default), *(get_args(annotated) if isinstance(annotated, UnionType) else (annotated,))}
+        if name not in options or (options[name] is None and NoneType in kinds):
+            continue
+        if name == "render_mode":
+            check_choice(name, options[name], (None, *render_modes))
+        elif bool in kinds:
+            check_choice(name, options[name], (False, True))
+        elif kinds & {int, float}:
+            limit = (limits or {}).get(name)
+            low, high = limit if isinstance(limit, tuple) else (limit, None)
+            check_number(name, options[name], low, high, whole=float not in kinds)

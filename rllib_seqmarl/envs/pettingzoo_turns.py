@@ -1,20 +1,17 @@
 """PettingZoo tasks in which agents move simultaneously although they are implemented turn by turn."""
 
-import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame prints a greeting on import
 
 
-class PettingZooTurns(ParallelEnv):
+class PettingZooTurns(BaseParallelEnv):
     """All turns of a PettingZoo task as one step, like its `parallel_env` but without wrappers.
 
     The wrappers compute every observation twice, which dominates the time if agents observe images. Actions are checked
@@ -26,17 +23,10 @@ class PettingZooTurns(ParallelEnv):
     """
 
     def __init__(self, env: Any, render_mode: str | None = None):
+        agents = env.possible_agents
+        super().__init__(agents, map(env.observation_space, agents), map(env.action_space, agents), render_mode)
         self.env = env
         self.metadata = env.metadata
-        self.render_mode = render_mode
-        self.possible_agents: list[str] = env.possible_agents[:]
-        self.agents: list[str] = []
-
-    def observation_space(self, agent: str) -> spaces.Space:
-        return self.env.observation_space(agent)
-
-    def action_space(self, agent: str) -> spaces.Space:
-        return self.env.action_space(agent)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         self.env.reset(seed=seed, options=options)
@@ -47,7 +37,7 @@ class PettingZooTurns(ParallelEnv):
         env, agents = self.env, self.agents
         rewards = dict.fromkeys(agents, 0.0)
         for agent in agents:
-            env.step(self._legal_action(agent, actions[agent]))
+            env.step(self.legal_action(agent, actions[agent]))
             for other in agents:
                 rewards[other] += env.rewards[other]
         terminated = {agent: self._has_terminated(agent) for agent in agents}
@@ -69,14 +59,6 @@ class PettingZooTurns(ParallelEnv):
     def close(self) -> None:
         """Do nothing: PettingZoo's own `close` would quit pygame for all other environments in the process."""
 
-    def _legal_action(self, agent: str, action: Any) -> Any:
-        space = self.env.action_space(agent)
-        if isinstance(space, spaces.Box):
-            return np.clip(action, space.low, space.high)
-        if not 0 <= action < space.n:
-            raise ValueError(f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0).")
-        return action
-
     # Overridden by tasks.
 
     def _observe(self, agents: Iterable[str]) -> dict[str, np.ndarray]:
@@ -91,34 +73,3 @@ class PettingZooTurns(ParallelEnv):
     def _last_info(self) -> dict[str, Any]:
         """Entries of the infos at the end of an episode."""
         return {}
-
-
-def check_package_options(
-    owner: str,
-    make: Callable[..., Any],
-    options: Mapping[str, Any],
-    limits: Mapping[str, tuple[float, float | None]],
-    others: Iterable[str] = (),
-) -> None:
-    """Raise ValueError for the first option that a package's constructor does not have or allow.
-
-    Args:
-        owner: The task's name in messages.
-        make: The constructor, whose defaults determine the types of options: boolean, integer or real number.
-        options: The options to check.
-        limits: Lowest and highest value of numeric options; None if unlimited.
-        others: Options that do not belong to the package.
-    """
-    parameters = {name: parameter for name, parameter in inspect.signature(make).parameters.items() if name != "self"}
-    check_names(owner, options, [*parameters, *others])
-    for name, value in options.items():
-        if name not in parameters:
-            continue
-        default = parameters[name].default
-        if name == "render_mode":
-            check_choice(name, value, (None, "rgb_array"))
-        elif isinstance(default, bool):
-            check_choice(name, value, (False, True))
-        elif isinstance(default, int | float):
-            is_real = isinstance(default, float) or parameters[name].annotation in (float, "float")
-            check_number(name, value, *limits.get(name, (None, None)), whole=not is_real)

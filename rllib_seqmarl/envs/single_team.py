@@ -5,14 +5,14 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
-from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, AgentAction, AgentID, AgentObservation, Space
+from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, AgentAction, AgentID
 from rllib_seqmarl.envs.batch_creators import with_num_envs
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 
 
-class SingleTeam(ParallelEnv):
+class SingleTeam(BaseParallelEnv):
     """A batch with one copy as a ParallelEnv.
 
     A dead agent stays in `agents` until the end, with observations of zeros and `alive: False` in its info.
@@ -23,25 +23,12 @@ class SingleTeam(ParallelEnv):
 
     def __init__(self, batch: BatchedSimulator):
         assert batch.num_envs == 1
+        super().__init__(batch.agents, batch.observation_spaces, batch.action_spaces, batch.render_mode)
         self.batch = batch
         self.metadata = batch.metadata
-        self.render_mode = batch.render_mode
-        self.possible_agents = list(batch.agents)
-        self.agents: list[AgentID] = []
-        self._spaces = dict(
-            zip(batch.agents, zip(batch.observation_spaces, batch.action_spaces, strict=True), strict=True)
-        )
-        self._sizes = [
-            AgentObservation.of(*pair).size for pair in zip(batch.agents, batch.observation_spaces, strict=True)
-        ]
-        self._actions = [AgentAction.of(*pair) for pair in zip(batch.agents, batch.action_spaces, strict=True)]
+        self._sizes = [space.shape[0] for space in batch.observation_spaces if space.shape]
+        self._actions = list(map(AgentAction.of, batch.agents, batch.action_spaces))
         self._state: np.ndarray | None = None
-
-    def observation_space(self, agent: AgentID) -> Space:
-        return self._spaces[agent][0]
-
-    def action_space(self, agent: AgentID) -> Space:
-        return self._spaces[agent][1]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         self.agents = self.possible_agents[:]
@@ -49,20 +36,12 @@ class SingleTeam(ParallelEnv):
         return self._split(observation, {})
 
     def step(self, actions: Mapping[AgentID, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        agents = self.agents
         joint = self._join(actions)
         observation, rewards, terminated, truncated, wins = self.batch.step(joint, np.zeros(1, np.bool_))
         over = bool(terminated[0] or truncated[0])
         observations, infos = self._split(observation, {"win": float(wins[0])} if over and wins is not None else {})
-        if over:
-            self.agents = []
-        return (
-            observations,
-            dict(zip(agents, rewards[0].tolist(), strict=True)),
-            dict.fromkeys(agents, bool(terminated[0])),
-            dict.fromkeys(agents, bool(truncated[0])),
-            infos,
-        )
+        own_rewards = dict(zip(self.agents, rewards[0].tolist(), strict=True))
+        return self.end_step(observations, own_rewards, bool(terminated[0]), bool(truncated[0]), infos)
 
     def state(self) -> np.ndarray:
         """The global state, float32 (state_dim,).

@@ -1,14 +1,12 @@
 """The definition of a benchmark suite: its tasks, their creation, and its requirements."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator
-
-
-def _no_other(task: str) -> bool:
-    return False
 
 
 @dataclass(frozen=True)
@@ -37,5 +35,10 @@ class Suite:
     extra: str = ""
     external: str = ""
     install: str = ""
-    knows: Callable[[str], bool] = _no_other
+    knows: Callable[[str], bool] = lambda task: False
     other_tasks: str = ""
+
+
+def listed_tasks(suite: str) -> dict[str, str]:
+    """The tasks of a suite with a long list of them, and their summaries, from `tasks.json`."""
+    return json.loads(Path(__file__).with_name("tasks.json").read_text())[suite]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rllib_seqmarl.envs.adapters import ALL, adapt, reset_options
+from rllib_seqmarl.envs.adapters import ALL, agent_names, is_multi_agent, require_multi_agent, reset_options, spaces_of
 from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, TASK_KEY, AgentID, Space, check_channels
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.layout import Arrays, TeamLayout, missing_mask
@@ -64,19 +64,20 @@ class TeamReader:
 
     def __init__(self, env: Any, *, agent_ids: bool, global_state: bool):
         self.env = env
-        self._adapter = adapt(env)
-        self._is_parallel = self._adapter.is_parallel
+        require_multi_agent(env)
+        self._is_parallel = not is_multi_agent(env)  # `env.agents` lists the agents that act next
         self._has_warned = False
         self._accepts = reset_options(env)
-        self._agents = self._adapter.agents
+        self._agents = agent_names(env)
         spaces = [self._spaces_of(agent) for agent in self._agents]
         _, infos = self._read_reset(self._call_reset(None, None))
+        own_infos = [(infos or {}).get(agent) or {} for agent in self._agents]
         self.layout = TeamLayout(
             agents=self._agents,
             observation_spaces=tuple(observation for observation, _ in spaces),
             action_spaces=tuple(action for _, action in spaces),
             agent_ids=agent_ids,
-            info_masks=any(_info_of(infos, agent).get(MASK_KEY) is not None for agent in self._agents),
+            info_masks=any(info.get(MASK_KEY) is not None for info in own_infos),
             state_dim=self._state().size if global_state else 0,
         )
         self._has_observed_mask = {own.agent for own in self.layout.observed if own.has_mask}
@@ -88,11 +89,13 @@ class TeamReader:
 
     def _spaces_of(self, agent: AgentID) -> tuple[Space, Space]:
         try:
-            observation, action = self._adapter.spaces_of(agent)
+            observation, action = spaces_of(self.env, agent)
         except JointEnvError:
             raise
         except Exception as error:
-            raise JointEnvError(f"agent {agent!r}: getting its spaces raised {_describe(error)}.") from error
+            raise JointEnvError(
+                f"agent {agent!r}: getting its spaces raised {type(error).__name__}: {error}."
+            ) from error
         check_channels(agent, observation)
         return observation, action
 
@@ -108,11 +111,6 @@ class TeamReader:
         self._absent = set(self._agents)
         self._observe(arrays, observations, infos, over=False)
         return infos
-
-    @property
-    def can_be_seeded(self) -> bool:
-        """Whether the environment's reset accepts a seed."""
-        return "seed" in self._accepts
 
     def num_present(self) -> int:
         """The number of agents present at the start of an episode."""
@@ -370,10 +368,6 @@ def _check_mappings(result: Sequence[Any]) -> None:
             )
 
 
-def _info_of(infos: Infos | None, agent: AgentID) -> Mapping[str, Any]:
-    return (infos or {}).get(agent) or {}
-
-
 def _summary(infos: Infos) -> dict[str, Any]:
     """Extract the outcome from an episode's last infos: `win` (common, or the agents' mean) and `task`."""
     summary: dict[str, Any] = {}
@@ -397,8 +391,6 @@ def _summary(infos: Infos) -> dict[str, Any]:
 
 def _describe(value: Any) -> str:
     """Describe a value in a message: its type, and its repr if that is short."""
-    if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}"
     text = repr(value)
     kind = type(value).__name__
     if isinstance(value, tuple | list):

@@ -15,10 +15,14 @@ from rllib_seqmarl.envs.env_teams import EnvTeams
 from rllib_seqmarl.envs.errors import JointEnvError
 from rllib_seqmarl.envs.joint_teams import JointStep, JointTeams
 from rllib_seqmarl.envs.layout import Arrays
-from rllib_seqmarl.envs.seeding import copy_seeds
 
 if TYPE_CHECKING:
     from rllib_seqmarl.envs.joint_env import JointEnv
+
+
+def copy_seeds(seed: int, num_envs: int) -> list[int]:
+    """Derive a 31-bit seed for each copy of an environment, unrelated even for consecutive values of `seed` >= 0."""
+    return (np.random.SeedSequence(seed).generate_state(num_envs) >> 1).tolist()
 
 
 class JointVector(gym.vector.VectorEnv):

@@ -15,8 +15,8 @@ from vector_steps import assert_same
 
 from rllib_seqmarl.envs import JointEnv, JointEnvError, StepResult, check_joint_env
 from rllib_seqmarl.envs.batch_env import JointBatchEnv
-from rllib_seqmarl.envs.seeding import copy_seeds
 from rllib_seqmarl.envs.single_team import SingleTeam
+from rllib_seqmarl.envs.vector_env import copy_seeds
 
 
 @pytest.mark.parametrize("continuous", [False, True])

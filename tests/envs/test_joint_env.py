@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_envs import TakingTurns, ToyTeam
 
-from rllib_seqmarl.envs.adapters import adapt
+from rllib_seqmarl.envs.adapters import agent_names
 from rllib_seqmarl.envs.catalog import make_joint_env
 from rllib_seqmarl.envs.joint_env import JointEnv
 
@@ -187,7 +187,7 @@ def test_sets_of_agents_have_one_order(names: Any) -> None:
     env.possible_agents = names
     env.observation_spaces = dict.fromkeys(names, env.observation_spaces["x"])
     env.action_spaces = dict.fromkeys(names, env.action_spaces["x"])
-    assert [str(agent)[-2:].strip("_") for agent in adapt(env).agents] == ["1", "2", "10"]
+    assert [str(agent)[-2:].strip("_") for agent in agent_names(env)] == ["1", "2", "10"]
 
 
 def test_images_are_passed_through() -> None:

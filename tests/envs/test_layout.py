@@ -142,6 +142,21 @@ def test_padding_mask_matches_the_joint_action_space(layout: TeamLayout) -> None
         assert all(component[:n].all() for component, n in zip(components, choices, strict=True))
 
 
+@settings(deadline=None)
+@given(layouts(), seeds)
+def test_samples_are_legal(layout: TeamLayout, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for actions in layout.sample(rng, 3):
+        assert actions in layout.action_space
+        assert set(layout.split(actions)) == set(layout.agents)  # which checks the ranges
+    if layout.is_discrete:  # with one legal choice in each component, that one is drawn
+        only = rng.integers(layout.action_space.nvec, size=(2, *layout.action_shape))
+        starts = np.cumsum((0, *layout.nvec))[:-1]
+        mask = np.zeros((2, layout.n_agents, layout.width), np.int8)
+        np.put_along_axis(mask, only.reshape(2, layout.n_agents, -1) + starts, 1, axis=2)
+        np.testing.assert_array_equal(layout.sample(rng, 2, mask), only)
+
+
 def test_float32_bounds_stay_within_float64_bounds() -> None:
     space = spaces.Box(np.array([-0.1, 1 / 3]), np.array([0.1, 2 / 3]), dtype=np.float64)
     layout = TeamLayout(("a",), (spaces.Discrete(1),), (space,))

@@ -13,8 +13,7 @@ from vector_steps import assert_same
 
 from rllib_seqmarl.envs import JointEnvError, check_joint_env, make_joint_env
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
-from rllib_seqmarl.envs.seeding import copy_seeds
-from rllib_seqmarl.envs.vector_env import JointVectorEnv
+from rllib_seqmarl.envs.vector_env import JointVectorEnv, copy_seeds
 
 TASKS = {
     "mpe/simple_spread": {"max_cycles": 4},

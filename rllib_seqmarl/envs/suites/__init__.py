@@ -19,23 +19,6 @@ from rllib_seqmarl.envs.suites import (
     vmas,
 )
 
-SUITES: dict[str, Suite] = {
-    suite.name: suite
-    for suite in (
-        mpe.SUITE,
-        sisl.SUITE,
-        butterfly.SUITE,
-        rware.SUITE,
-        lbf.SUITE,
-        *jumanji.SUITES,
-        smax.SUITE,
-        smac.SUITE,
-        smacv2.SUITE,
-        vmas.SUITE,
-        mamujoco.SUITE,
-        dexhands.SUITE,
-        dexhands_isaac.SUITE,
-        coordination.SUITE,
-        multitask.SUITE,
-    )
-}
+_ALL = [mpe.SUITE, sisl.SUITE, butterfly.SUITE, rware.SUITE, lbf.SUITE, *jumanji.SUITES, smax.SUITE, smac.SUITE]
+_ALL += [smacv2.SUITE, vmas.SUITE, mamujoco.SUITE, dexhands.SUITE, dexhands_isaac.SUITE, coordination.SUITE]
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (*_ALL, multitask.SUITE)}

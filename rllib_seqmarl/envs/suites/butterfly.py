@@ -1,6 +1,7 @@
 """Cooperative games of PettingZoo's Butterfly suite, most of them with image observations."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 from PIL import Image
 
-from rllib_seqmarl.envs.options import check_choice
-from rllib_seqmarl.envs.pettingzoo_turns import PettingZooTurns, check_package_options
+from rllib_seqmarl.envs.options import Limits, check_choice, check_names, check_options
+from rllib_seqmarl.envs.pettingzoo_turns import PettingZooTurns
 from rllib_seqmarl.envs.small_images import Rectangle, SmallImages
 from rllib_seqmarl.envs.suite import Suite
 
@@ -51,8 +52,12 @@ def make_butterfly(task: str, **options: Any) -> ParallelEnv:
     return _MAKERS[task](options)
 
 
-def _split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split options into those of the package and those of `SmallImages`."""
+def _split_options(
+    task: str, make: Callable[..., Any], options: dict[str, Any], limits: Limits
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check options and split them into those of the package's game, made by `make`, and those of `SmallImages`."""
+    check_names(f"butterfly/{task}", options, [*signature(make).parameters, *_IMAGE_OPTIONS])
+    check_options(make, options, limits)
     images = {name: value for name, value in options.items() if name in _IMAGE_OPTIONS}
     return {name: value for name, value in options.items() if name not in images}, images
 
@@ -71,9 +76,7 @@ class PixelTurns(PettingZooTurns):
         super().__init__(env, render_mode)
         height, width, _ = env.observation_space(self.possible_agents[0]).shape
         self.images = SmallImages(height, width, **image_options)
-
-    def observation_space(self, agent: str) -> spaces.Space:
-        return self.images.space
+        self.observation_spaces = dict.fromkeys(self.possible_agents, self.images.space)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         self.images.reset()
@@ -106,15 +109,8 @@ class PixelTurns(PettingZooTurns):
 def _pistonball(options: dict[str, Any]) -> ParallelEnv:
     from pettingzoo.butterfly.pistonball.pistonball import raw_env
 
-    limits = {
-        "n_pistons": (2, None),
-        "ball_mass": (1e-3, None),
-        "ball_friction": (0, None),
-        "ball_elasticity": (0, None),
-        "max_cycles": (1, None),
-    }
-    check_package_options("butterfly/pistonball", raw_env.__init__, options, limits, _IMAGE_OPTIONS)
-    package, images = _split_options(options)
+    limits = {"n_pistons": 2, "ball_mass": 1e-3, "ball_friction": 0, "ball_elasticity": 0, "max_cycles": 1}
+    package, images = _split_options("pistonball", raw_env, options, limits)
     return Pistonball(raw_env(**{**package, "render_mode": "rgb_array"}), options.get("render_mode"), images)
 
 
@@ -139,16 +135,9 @@ def _cooperative_pong(options: dict[str, Any]) -> ParallelEnv:
     from pettingzoo.butterfly.cooperative_pong.cooperative_pong import CooperativePong as Game
     from pettingzoo.butterfly.cooperative_pong.cooperative_pong import raw_env
 
-    limits = {
-        "ball_speed": (0, None),
-        "left_paddle_speed": (0, None),
-        "right_paddle_speed": (0, None),
-        "max_cycles": (1, None),
-        "render_ratio": (1, 10),
-        "render_fps": (1, None),
-    }
-    check_package_options("butterfly/cooperative_pong", Game.__init__, options, limits, _IMAGE_OPTIONS)
-    package, images = _split_options(options)
+    speeds = dict.fromkeys(("ball_speed", "left_paddle_speed", "right_paddle_speed"), 0)
+    limits: Limits = {**speeds, "max_cycles": 1, "render_ratio": (1, 10), "render_fps": 1}
+    package, images = _split_options("cooperative_pong", Game, options, limits)
     return CooperativePong(raw_env(**{**package, "render_mode": "rgb_array"}), options.get("render_mode"), images)
 
 
@@ -168,18 +157,13 @@ class CooperativePong(PixelTurns):
 def _knights_archers_zombies(options: dict[str, Any]) -> ParallelEnv:
     from pettingzoo.butterfly.knights_archers_zombies.knights_archers_zombies import raw_env
 
-    limits: dict[str, tuple[float, float | None]] = {
-        **dict.fromkeys(("num_archers", "num_knights"), (0, 20)),
-        **dict.fromkeys(("max_zombies", "max_arrows"), (0, None)),
-        **dict.fromkeys(("spawn_delay", "max_cycles"), (1, None)),
-    }
-    name = "butterfly/knights_archers_zombies"
-    check_package_options(name, raw_env.__init__, options, limits, _IMAGE_OPTIONS)
+    counts: Limits = {"num_archers": (0, 20), "num_knights": (0, 20), "max_zombies": 0, "max_arrows": 0}
+    limits = {**counts, "spawn_delay": 1, "max_cycles": 1}
+    package, images = _split_options("knights_archers_zombies", raw_env, options, limits)
     obs_method = options.get("obs_method", "vector")
     check_choice("obs_method", obs_method, ("vector", "vector-masked", "image"))
     if not 1 <= options.get("num_archers", 2) + options.get("num_knights", 2) <= 20:
         raise ValueError("num_archers and num_knights are out of range: give 1 to 20 agents in all.")
-    package, images = _split_options(options)
     if obs_method == "image":
         return PixelZombies(raw_env(**package), options.get("render_mode"), images)
     if images:
@@ -204,10 +188,8 @@ class VectorZombies(Zombies):
 
     def __init__(self, env: Any, render_mode: str | None):
         super().__init__(env, render_mode)
-        self._space = spaces.Box(-1.0, 1.0, env.observation_space(self.possible_agents[0]).shape, np.float32)
-
-    def observation_space(self, agent: str) -> spaces.Space:
-        return self._space
+        space = spaces.Box(-1.0, 1.0, env.observation_space(self.possible_agents[0]).shape, np.float32)
+        self.observation_spaces = dict.fromkeys(self.possible_agents, space)
 
     def _observe(self, agents: Iterable[str]) -> dict[str, np.ndarray]:
         return {agent: self.env.observe(agent).astype(np.float32) for agent in agents}

@@ -41,7 +41,8 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.options import check_names, check_options
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 from rllib_seqmarl.envs.suite import Suite
 
 
@@ -59,7 +60,7 @@ def unrepeated_optimum(n_agents: int) -> float:
     return 1.0 - 1.0 / math.factorial(n_agents)
 
 
-class _ChoiceTask(ParallelEnv):
+class _ChoiceTask(BaseParallelEnv):
     """n agents with k choices each and a shared reward of 1 for each successful step.
 
     Episodes are truncated after `max_cycles` steps. The infos of the last step contain "success", the success rate over
@@ -69,29 +70,19 @@ class _ChoiceTask(ParallelEnv):
     first_success = 1  # the first step of an episode that can succeed
 
     def __init__(self, n_agents: int, n_choices: int, max_cycles: int, render_mode: str | None, observation: int):
-        check_number("n_agents", n_agents, 2)
-        check_number("n_choices", n_choices, n_agents)
-        check_number("max_cycles", max_cycles, self.first_success)
-        check_choice("render_mode", render_mode, (None, "rgb_array"))
+        limits = {"n_agents": 2, "n_choices": n_agents, "max_cycles": self.first_success}
+        check_options(_ChoiceTask, locals(), limits)
         self.n_agents, self.n_choices, self.max_cycles = n_agents, n_choices, max_cycles
-        self.render_mode = render_mode
-        self.possible_agents = [f"agent_{i}" for i in range(n_agents)]
-        self.agents: list[str] = []
-        self._observation_space = spaces.Box(0.0, 1.0, (observation,), np.float32)
-        # PettingZoo requires the same space object at each call, and one per agent for independent sampling.
-        self._action_spaces: dict[str, spaces.Discrete] = {
-            agent: spaces.Discrete(n_choices) for agent in self.possible_agents
-        }
+        agents = [f"agent_{i}" for i in range(n_agents)]
+        observation_space = spaces.Box(0.0, 1.0, (observation,), np.float32)
+        action_spaces: list[Any] = [
+            spaces.Discrete(n_choices) for _ in agents
+        ]  # one per agent, for independent sampling
+        super().__init__(agents, [observation_space] * n_agents, action_spaces, render_mode)
         self._rng = np.random.default_rng()
         self._cycle = self._successes = 0
         self._taken: tuple[int, ...] = ()
         self._succeeded = False
-
-    def observation_space(self, agent: str) -> spaces.Box:
-        return self._observation_space
-
-    def action_space(self, agent: str) -> spaces.Discrete:
-        return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         if seed is not None:
@@ -112,16 +103,8 @@ class _ChoiceTask(ParallelEnv):
         self._begin_step()
         over = self._cycle == self.max_cycles
         info = {"success": self._successes / (self.max_cycles - self.first_success + 1)} if over else {}
-        observations = self._observe()
-        if over:
-            self.agents = []
-        return (
-            observations,
-            dict.fromkeys(agents, float(self._succeeded)),
-            dict.fromkeys(agents, False),
-            dict.fromkeys(agents, over),
-            {agent: dict(info) for agent in agents},
-        )
+        rewards, infos = dict.fromkeys(agents, float(self._succeeded)), {agent: dict(info) for agent in agents}
+        return self.end_step(self._observe(), rewards, False, over, infos)
 
     def render(self) -> np.ndarray | None:
         """Render the last step, uint8 (height, width, 3): one row per agent, one column per choice."""
@@ -171,11 +154,7 @@ class DistinctChoice(_ChoiceTask):
     metadata = {"name": "distinct_choice", "render_modes": ["rgb_array"], "render_fps": 2}
 
     def __init__(
-        self,
-        n_agents: int = 5,
-        n_choices: int | None = None,
-        max_cycles: int = 10,
-        render_mode: str | None = None,
+        self, n_agents: int = 5, n_choices: int | None = None, max_cycles: int = 10, render_mode: str | None = None
     ):
         n_choices = n_agents if n_choices is None else n_choices
         super().__init__(n_agents, n_choices, max_cycles, render_mode, observation=n_choices)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.options import check_choice, check_options
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.dexhands_model import (
     CONTROL_HZ,
@@ -72,7 +72,7 @@ TASKS = {
 }
 
 
-class DexHands(ParallelEnv):
+class DexHands(BaseParallelEnv):
     """A door task for two hands.
 
     Each step is 1/60 s. The episode is truncated after `episode_length` steps, and terminated when a hand is too far
@@ -120,9 +120,7 @@ class DexHands(ParallelEnv):
     ):
         check_choice("task", task, TASKS)
         check_choice("agents", agents, AGENTS)
-        check_number("episode_length", episode_length, 1)
-        check_number("reset_noise", reset_noise, 0, 1, whole=False)
-        check_choice("render_mode", render_mode, (None, "rgb_array"))
+        check_options(DexHands, locals(), {"episode_length": 1, "reset_noise": (0, 1)})
         if render_mode:
             select_gl_backend()
         import mujoco
@@ -130,16 +128,14 @@ class DexHands(ParallelEnv):
         self.task = TASKS[task]
         self.episode_length = episode_length
         self.reset_noise = reset_noise
-        self.render_mode = render_mode
         self.model = model = build_model(starts_open=self.task.starts_open)
         self.data = mujoco.MjData(model)
 
         sizes = {f"{hand}_{part}": size for hand in HANDS for part, size in AGENTS[agents].items()}
-        self.possible_agents = list(sizes)
-        self.agents: list[str] = []
+        observation_space = spaces.Box(-BOUND, BOUND, (OWN_SIZE + DOOR_SIZE,), np.float32)
+        action_spaces = [spaces.Box(-1, 1, (size,), np.float32) for size in sizes.values()]
+        super().__init__(sizes, [observation_space] * len(sizes), action_spaces, render_mode)
         self._hand_of = np.array([HANDS.index(agent.partition("_")[0]) for agent in sizes])
-        self._observation_space = spaces.Box(-BOUND, BOUND, (OWN_SIZE + DOOR_SIZE,), np.float32)
-        self._action_spaces = {agent: spaces.Box(-1, 1, (size,), np.float32) for agent, size in sizes.items()}
 
         low, high = model.actuator_ctrlrange.T
         self._control_centre, self._control_reach = (high + low) / 2, (high - low) / 2
@@ -155,12 +151,6 @@ class DexHands(ParallelEnv):
         self._steps, self._solved = 0, False
         self._rng = np.random.default_rng()
         self._renderer = try_to_render(lambda: mujoco.Renderer(model, height=480, width=640)) if render_mode else None
-
-    def observation_space(self, agent: str) -> spaces.Box:
-        return self._observation_space
-
-    def action_space(self, agent: str) -> spaces.Box:
-        return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         import mujoco
@@ -208,17 +198,9 @@ class DexHands(ParallelEnv):
             reward += task.door_reward(separation)
         terminated = max(right, left) >= task.too_far
         truncated = not terminated and self._steps >= self.episode_length
-        info = {}
-        if terminated or truncated:
-            self.agents = []
-            info["win"] = float(self._solved)
-        return (
-            self._observe(),
-            dict.fromkeys(agents, reward),
-            dict.fromkeys(agents, terminated),
-            dict.fromkeys(agents, truncated),
-            {agent: info.copy() for agent in agents},
-        )
+        info = {"win": float(self._solved)} if terminated or truncated else {}
+        infos = {agent: info.copy() for agent in agents}
+        return self.end_step(self._observe(), dict.fromkeys(agents, reward), terminated, truncated, infos)
 
     def state(self) -> np.ndarray:
         return self._state

@@ -19,38 +19,16 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
-from rllib_seqmarl.envs.options import check_choice, check_number
-from rllib_seqmarl.envs.single_team import SingleTeam
-from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.options import check_choice, check_options
+from rllib_seqmarl.envs.single_team import single
+from rllib_seqmarl.envs.suite import Suite, listed_tasks
 from rllib_seqmarl.envs.suites import isaac_worker
 from rllib_seqmarl.envs.suites.dexhands import AGENTS
 from rllib_seqmarl.envs.suites.dexhands_model import HANDS
 
-TASKS = {
-    "ShadowHandOver": "One hand throws an object, the other one catches it.",
-    "ShadowHandCatchUnderarm": "Hands throw an object to each other, underarm.",
-    "ShadowHandTwoCatchUnderarm": "Hands exchange two objects, underarm.",
-    "ShadowHandCatchAbreast": "Hands side by side throw an object to each other.",
-    "ShadowHandCatchOver2Underarm": "One hand throws overarm, the other one catches underarm.",
-    "ShadowHandLiftUnderarm": "Two hands lift a pot.",
-    "ShadowHandDoorOpenInward": "Two hands pull a shut double door open.",
-    "ShadowHandDoorOpenOutward": "Two hands push a shut double door open.",
-    "ShadowHandDoorCloseInward": "Two hands push an open double door shut.",
-    "ShadowHandDoorCloseOutward": "Two hands pull an open double door shut.",
-    "ShadowHandBottleCap": "Two hands unscrew a bottle.",
-    "ShadowHandPushBlock": "Two hands each push a block to its goal.",
-    "ShadowHandSwingCup": "Two hands turn a cup by its handles.",
-    "ShadowHandGraspAndPlace": "Two hands lift a block into a bucket.",
-    "ShadowHandScissors": "Two hands open a pair of scissors.",
-    "ShadowHandSwitch": "Two hands each press a switch.",
-    "ShadowHandPen": "Two hands open a pen.",
-    "ShadowHandReOrientation": "Two hands each turn an object.",
-    "ShadowHandKettle": "Two hands pour water from a kettle into a bucket.",
-    "ShadowHandBlockStack": "Two hands stack two blocks.",
-}
+TASKS = listed_tasks("dexhands-isaac")
 # Each agent's parts of a hand, in Bi-DexHands' notation: 0 is the palm, 1 to 5 are the fingers from index to thumb.
 PARTS = {"hands": "[[0, 1, 2, 3, 4, 5]]", "fingers": "[[0], [1], [2], [3], [4], [5]]"}
 BOUND = 5.0  # to which Bi-DexHands clips observations
@@ -103,8 +81,7 @@ class IsaacHands(BatchedSimulator):
     ):
         check_choice("task", task, TASKS)
         check_choice("agents", agents, PARTS)
-        if episode_length is not None:
-            check_number("episode_length", episode_length, 1)
+        check_options(IsaacHands, locals(), {"episode_length": 1})
         if shutil.which(python) is None:
             raise ValueError(f"python={python!r} is not an executable. {INSTALL}.")
         arguments = ["--headless", "--num_envs", str(num_envs), "--sim_device", device, "--rl_device", device]
@@ -189,22 +166,10 @@ def _start_worker(python: str, settings: dict[str, Any]) -> tuple[subprocess.Pop
     return process, Connection(ours.detach())
 
 
-def make_isaac(
-    task: str,
-    *,
-    python: str = "",
-    agents: str = "hands",
-    episode_length: int | None = None,
-    device: str = "cuda:0",
-) -> ParallelEnv:
-    """Make one copy; options as for :class:`IsaacHands`."""
-    return SingleTeam(IsaacHands(task, 1, python=python, agents=agents, episode_length=episode_length, device=device))
-
-
 SUITE = Suite(
     name="dexhands-isaac",
     tasks=TASKS,
-    make=make_isaac,
+    make=single(IsaacHands),
     make_batch=IsaacHands,
     external="Isaac Gym",
     install=INSTALL,

@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,8 @@ class JaxSimulator(ABC):
             next_states, *outputs = jax.vmap(self.step)(states, actions)
             # Weak types would change the signature and trigger a recompilation at the next step.
             states = jax.tree.map(lambda new, old: new.astype(old.dtype), next_states, states)
-            outputs = jax.tree.map(
-                lambda leaf: jnp.where(_expand_like(reset_mask, leaf), jnp.zeros_like(leaf), leaf), outputs
-            )
+            # Outputs are (B,) or, the rewards, (B, n); transposed, the mask (B,) broadcasts.
+            outputs = jax.tree.map(lambda leaf: jnp.where(reset_mask, jnp.zeros_like(leaf.T), leaf.T).T, outputs)
 
             # A reset costs more than a step, so only the copies in `reset_mask` are reset, in chunks.
             num_envs = len(reset_mask)
@@ -91,9 +90,10 @@ class JaxSimulator(ABC):
         return jax.jit(step, donate_argnums=0)
 
 
-def _expand_like(mask: Any, leaf: Any) -> Any:
-    """Reshape `mask` (B,) so that it broadcasts over the rows of `leaf` (B, ...)."""
-    return mask.reshape(-1, *[1] * (leaf.ndim - 1))
+@lru_cache(maxsize=32)
+def make_simulator(kind: type[JaxSimulator], **options: Any) -> JaxSimulator:
+    """Make a simulator. Those with equal options in a process are one object, so they are compiled once."""
+    return kind(**options)
 
 
 class JaxBatchedSimulator(BatchedSimulator):

@@ -4,32 +4,28 @@ Task names, observations and team returns follow Mava, so results can be compare
 """
 
 import re
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.options import check_options
 from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites.jax_batch import JaxBatchedSimulator
-from rllib_seqmarl.envs.suites.jumanji_simulators import Cleaning, Connecting, Foraging, JumanjiSimulator, Warehouse
+from rllib_seqmarl.envs.suites import lbf, rware
+from rllib_seqmarl.envs.suites.jax_batch import JaxBatchedSimulator, make_simulator
+from rllib_seqmarl.envs.suites.jumanji_simulators import Cleaning, Connecting, Foraging, Warehouse
 
 Sizes = dict[str, Any]
-
-_SHELVES = {"tiny": (1, 3), "small": (2, 3), "medium": (2, 5), "large": (3, 5), "xlarge": (4, 5)}  # rows, columns
-_REQUESTS_PER_AGENT = {"-easy": 2.0, "": 1.0, "-hard": 0.5}
 
 
 def parse_rware(task: str) -> Sizes | None:
     """Parse a task name into the generator's parameters; None if the name or the combination is invalid."""
-    match = re.fullmatch(rf"({'|'.join(_SHELVES)})-([1-9]|1[0-9])ag(|-easy|-hard)", task)
-    if match is None:
+    spec = rware.parse_task(task)
+    if spec is None:
         return None
-    (rows, columns), num_agents = _SHELVES[match[1]], int(match[2])
-    requests = max(1, int(num_agents * _REQUESTS_PER_AGENT[match[3]]))
+    (rows, columns), requests = rware.SIZES[spec.size], max(1, spec.requests)
     if requests >= 16 * (rows * columns - 1):  # one block of shelves is left out for the way to the goals
         return None
-    return dict(shelf_rows=rows, shelf_columns=columns, num_agents=num_agents, request_queue_size=requests)
+    return dict(shelf_rows=rows, shelf_columns=columns, num_agents=spec.n_agents, request_queue_size=requests)
 
 
 def parse_lbf(task: str) -> Sizes | None:
@@ -61,11 +57,6 @@ def parse_cleaner(task: str) -> Sizes | None:
     return dict(num_rows=int(match[1]), num_cols=int(match[1]), num_agents=int(match[2]))
 
 
-@lru_cache(maxsize=32)  # shares the compiled functions among instances in a process
-def _make_simulator(kind: type[JumanjiSimulator], **options: Any) -> JumanjiSimulator:
-    return kind(**options)
-
-
 def _parse_sizes(task: str, parse: Callable[[str], Sizes | None]) -> Sizes:
     sizes = parse(task)
     if sizes is None:
@@ -90,9 +81,8 @@ def make_rware_batch(
         render_mode: None or "rgb_array".
     """
     sizes = _parse_sizes(task, parse_rware)
-    check_number("time_limit", time_limit, 1)
-    check_number("sensor_range", sensor_range, 1, 5)
-    simulator = _make_simulator(Warehouse, time_limit=time_limit, sensor_range=sensor_range, **sizes)
+    check_options(make_rware_batch, locals(), {"time_limit": 1, "sensor_range": (1, 5)})
+    simulator = make_simulator(Warehouse, time_limit=time_limit, sensor_range=sensor_range, **sizes)
     return JaxBatchedSimulator(simulator, num_envs, render_mode)
 
 
@@ -123,11 +113,8 @@ def make_lbf_batch(
         render_mode: None or "rgb_array".
     """
     sizes = _parse_sizes(task, parse_lbf)
-    check_number("time_limit", time_limit, 1)
-    check_number("max_agent_level", max_agent_level, 2)
-    check_choice("normalize_reward", normalize_reward, (True, False))
-    check_number("penalty", penalty, 0, whole=False)
-    simulator = _make_simulator(
+    check_options(make_lbf_batch, locals(), {"time_limit": 1, "max_agent_level": 2, "penalty": 0})
+    simulator = make_simulator(
         Foraging,
         time_limit=time_limit,
         max_agent_level=max_agent_level,
@@ -165,10 +152,8 @@ def make_connector_batch(
     """
     sizes = _parse_sizes(task, parse_connector)
     time_limit = sizes["grid_size"] ** 2 if time_limit is None else time_limit
-    check_number("time_limit", time_limit, 1)
-    check_number("connected_reward", connected_reward, whole=False)
-    check_number("timestep_reward", timestep_reward, whole=False)
-    simulator = _make_simulator(
+    check_options(make_connector_batch, locals(), {"time_limit": 1})
+    simulator = make_simulator(
         Connecting,
         time_limit=time_limit,
         connected_reward=float(connected_reward),
@@ -201,28 +186,22 @@ def make_cleaner_batch(
     """
     sizes = _parse_sizes(task, parse_cleaner)
     time_limit = min(sizes["num_rows"] * sizes["num_cols"], 600) if time_limit is None else time_limit
-    check_number("time_limit", time_limit, 1)
-    check_number("penalty_per_timestep", penalty_per_timestep, 0, whole=False)
-    simulator = _make_simulator(Cleaning, time_limit=time_limit, penalty=float(penalty_per_timestep), **sizes)
+    check_options(make_cleaner_batch, locals(), {"time_limit": 1, "penalty_per_timestep": 0})
+    simulator = make_simulator(Cleaning, time_limit=time_limit, penalty=float(penalty_per_timestep), **sizes)
     return JaxBatchedSimulator(simulator, num_envs, render_mode)
 
 
 def _suite(
     name: str,
-    names: str,
+    names: Iterable[str],
     template: str,
     make_batch: Callable[..., JaxBatchedSimulator],
     parse: Callable[..., Sizes | None],
     other_tasks: str,
 ) -> Suite:
-    def describe(task: str) -> str:
-        sizes = parse(task)
-        assert sizes is not None
-        return template.format(**sizes)
-
     return Suite(
         name=name,
-        tasks={task: describe(task) for task in names.split()},
+        tasks={task: template.format(**_parse_sizes(task, parse)) for task in names},
         make=single(make_batch),
         make_batch=make_batch,
         requires=("jumanji",),
@@ -235,8 +214,7 @@ def _suite(
 SUITES = (
     _suite(
         "jumanji-rware",
-        "tiny-2ag tiny-2ag-hard tiny-4ag tiny-4ag-easy tiny-4ag-hard small-4ag small-4ag-hard medium-4ag "
-        "medium-4ag-hard medium-6ag large-4ag large-4ag-hard large-8ag large-8ag-hard xlarge-4ag xlarge-4ag-hard",
+        rware.SUITE.tasks,
         "{num_agents} robots among {shelf_rows} x {shelf_columns} blocks of shelves, {request_queue_size} requested.",
         make_rware_batch,
         parse_rware,
@@ -244,7 +222,7 @@ SUITES = (
     ),
     _suite(
         "jumanji-lbf",
-        "2s-8x8-2p-2f-coop 8x8-2p-2f-coop 2s-10x10-3p-3f 10x10-3p-3f 15x15-3p-5f 15x15-4p-3f 15x15-4p-5f",
+        lbf.SUITE.tasks,
         "{num_agents} agents eat {num_food} pieces of food together and see {fov} cells far.",
         make_lbf_batch,
         parse_lbf,
@@ -252,7 +230,7 @@ SUITES = (
     ),
     _suite(
         "jumanji-connector",
-        "con-5x5x3a con-7x7x5a con-10x10x5a con-10x10x10a con-15x15x23a",
+        ("con-5x5x3a", "con-7x7x5a", "con-10x10x5a", "con-10x10x10a", "con-15x15x23a"),
         "{num_agents} agents draw paths to their targets; paths must not cross.",
         make_connector_batch,
         parse_connector,
@@ -260,7 +238,7 @@ SUITES = (
     ),
     _suite(
         "jumanji-cleaner",
-        "clean-5x5x5a clean-10x10x3a clean-10x10x10a clean-15x15x15a clean-20x20x20a clean-30x30x30a",
+        [f"clean-{size}a" for size in ("5x5x5", "10x10x3", "10x10x10", "15x15x15", "20x20x20", "30x30x30")],
         "{num_agents} agents clean every tile of a maze.",
         make_cleaner_batch,
         parse_cleaner,

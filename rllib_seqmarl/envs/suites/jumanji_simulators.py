@@ -1,6 +1,5 @@
 """Jumanji's environments as simulators of one team: dynamics, observations and wins."""
 
-from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -51,9 +50,9 @@ class JumanjiSimulator(JaxSimulator):
         """Return 1 if the team has won, else 0; None if the task cannot be won."""
         return None
 
-    @abstractmethod
     def split_observation(self, observation: Any) -> tuple[Any, Any]:
         """Return the agents' observations, (n, ...), and the global state; None if it is their concatenation."""
+        return observation.agents_view, None
 
 
 class Warehouse(JumanjiSimulator):
@@ -71,9 +70,6 @@ class Warehouse(JumanjiSimulator):
         viewer = RobotWarehouseViewer(generator.grid_size, generator.goals, render_mode="rgb_array")
         super().__init__(RobotWarehouse(generator, NEVER, viewer), time_limit)
         self.obs_size = int(self.env.num_obs_features)
-
-    def split_observation(self, observation: Any) -> tuple[Any, Any]:
-        return observation.agents_view, None
 
 
 class Foraging(JumanjiSimulator):
@@ -96,9 +92,6 @@ class Foraging(JumanjiSimulator):
 
     def compute_win(self, state: Any) -> Any:
         return state.food_items.eaten.all().astype(np.float32)
-
-    def split_observation(self, observation: Any) -> tuple[Any, Any]:
-        return observation.agents_view, None
 
 
 class Connecting(JumanjiSimulator):

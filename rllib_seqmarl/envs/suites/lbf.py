@@ -12,7 +12,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.agent_spaces import MASK_KEY
-from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.options import check_options
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.tuple_env import TupleEnv
 
@@ -71,14 +71,8 @@ def make_lbf(
     """
     spec = _parse_task(task)
     assert spec is not None
-    check_number("max_episode_steps", max_episode_steps, 1)
-    check_number("penalty", penalty, 0, whole=False)
-    check_choice("normalize_reward", normalize_reward, (False, True))
-    check_number("max_player_level", max_player_level, 1)
-    if max_food_level is not None:
-        check_number("max_food_level", max_food_level, 1)
-    check_choice("observe_agent_levels", observe_agent_levels, (False, True))
-    check_choice("render_mode", render_mode, (None, "rgb_array"))
+    limits = {"max_episode_steps": 1, "penalty": 0, "max_player_level": 1, "max_food_level": 1}
+    check_options(make_lbf, locals(), limits)
 
     from lbforaging.foraging import ForagingEnv
 

@@ -23,33 +23,14 @@ import numpy as np
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
-from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.options import check_names, check_number, check_options
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
+from rllib_seqmarl.envs.suite import Suite, listed_tasks
 from rllib_seqmarl.envs.suites.mamujoco_joints import Joints, import_from_package
 from rllib_seqmarl.envs.suites.mamujoco_observations import ObservationFn, fuse_observations
 from rllib_seqmarl.envs.suites.mujoco_rendering import select_gl_backend, try_to_render
 
-_TASKS = {
-    "Ant-2x4": "A four-legged robot runs; 2 agents with two neighbouring legs each.",
-    "Ant-2x4d": "A four-legged robot runs; 2 agents with two diagonal legs each.",
-    "Ant-4x2": "A four-legged robot runs; 4 agents with a leg each.",
-    "Ant-8x1": "A four-legged robot runs; 8 agents with a joint each.",
-    "HalfCheetah-2x3": "A two-legged robot runs in the plane; 2 agents with a leg each.",
-    "HalfCheetah-6x1": "A two-legged robot runs in the plane; 6 agents with a joint each.",
-    "Hopper-3x1": "A one-legged robot hops along; 3 agents with a joint each.",
-    "Humanoid-9_8": "A humanoid walks; 2 agents, one with the upper body and one with the legs.",
-    "Humanoid-17x1": "A humanoid walks; 17 agents with a joint each.",
-    "HumanoidStandup-9_8": "A humanoid stands up; 2 agents, one with the upper body and one with the legs.",
-    "HumanoidStandup-17x1": "A humanoid stands up; 17 agents with a joint each.",
-    "Pusher-3p": "An arm pushes a cylinder to its goal; 3 agents with shoulder, elbow and wrist.",
-    "Pusher-7x1": "An arm pushes a cylinder to its goal; 7 agents with a joint each.",
-    "Reacher-2x1": "An arm reaches for a point; 2 agents with a joint each.",
-    "Swimmer-2x1": "A chain of three links swims; 2 agents with a joint each.",
-    "Walker2d-2x3": "A two-legged robot walks in the plane; 2 agents with a leg each.",
-    "Walker2d-6x1": "A two-legged robot walks in the plane; 6 agents with a joint each.",
-    "ManySegmentAnt-2x3": "A chain of ants runs; 2 agents with three ants each.",
-    "ManySegmentSwimmer-10x2": "A chain of links swims; 10 agents with two joints each.",
-}
+_TASKS = listed_tasks("mamujoco")
 _SEGMENTED = {  # domain -> (base domain, the package's module that adds segments to it)
     "ManySegmentAnt": ("Ant", "many_segment_ant"),
     "ManySegmentSwimmer": ("Swimmer", "many_segment_swimmer"),
@@ -98,12 +79,8 @@ def make_mamujoco(
     name, task = f"mamujoco/{task}", task.replace("|", "_")
     domain = task.split("-")[0]
     base, segments_from = _SEGMENTED.get(domain, (domain, None))
-    check_choice("render_mode", render_mode, (None, "rgb_array"))
-    if max_episode_steps is not None:
-        check_number("max_episode_steps", max_episode_steps, 1)
-    if agent_obsk is not None:
-        check_number("agent_obsk", agent_obsk, 0)
-    elif local_categories is not None or global_categories is not None:
+    check_options(make_mamujoco, arguments, {"max_episode_steps": 1, "agent_obsk": 0})
+    if agent_obsk is None and (local_categories is not None or global_categories is not None):
         raise ValueError(
             "agent_obsk=None: all agents observe the whole state, so there are no categories to choose. Leave out "
             "local_categories and global_categories, or give an agent_obsk >= 0."
@@ -136,7 +113,7 @@ def make_mamujoco(
         return team(make(xml_file=model))
 
 
-class MaMuJoCo(ParallelEnv):
+class MaMuJoCo(BaseParallelEnv):
     """A robot as a team.
 
     Args:
@@ -160,16 +137,8 @@ class MaMuJoCo(ParallelEnv):
     ):
         self.robot = robot
         self._recreate = recreate
-        self.render_mode = robot.render_mode
         self.metadata = {"name": name, "render_modes": ["rgb_array"], "render_fps": robot.metadata["render_fps"]}
-        self.possible_agents = [f"agent_{i}" for i in range(len(actuators))]
-        self.agents: list[str] = []
-
         bounds = robot.action_space
-        self._action_spaces = {
-            agent: spaces.Box(bounds.low[own], bounds.high[own], dtype=np.float32)
-            for agent, own in zip(self.possible_agents, map(list, actuators), strict=True)
-        }
         self._actuators = np.concatenate(actuators)
         self._disabled = _check_joints(robot, disabled_joints)
         self._control = np.zeros(bounds.shape)
@@ -177,18 +146,20 @@ class MaMuJoCo(ParallelEnv):
         self._read_observations = (
             None if observation_fns is None else fuse_observations(observation_fns, robot.unwrapped.data)
         )
-        observations, _ = self.reset()
-        self.agents = []
-        self._observation_spaces = {agent: _unbounded_box(len(obs)) for agent, obs in observations.items()}
-        self.state_space = _unbounded_box(len(self._state))
+        state, _ = robot.reset()
+        self._state = state.astype(np.float32)
+        self.state_space = _unbounded_box(len(state))
+        sizes = (
+            [len(state)] * len(actuators) if self._read_observations is None else map(len, self._read_observations())
+        )
+        super().__init__(
+            [f"agent_{i}" for i in range(len(actuators))],
+            map(_unbounded_box, sizes),
+            [spaces.Box(bounds.low[list(own)], bounds.high[list(own)], dtype=np.float32) for own in actuators],
+            robot.render_mode,
+        )
         if self.render_mode:
             try_to_render(self.robot.render)
-
-    def observation_space(self, agent: str) -> spaces.Box:
-        return self._observation_spaces[agent]
-
-    def action_space(self, agent: str) -> spaces.Box:
-        return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         state, info = self.robot.reset(seed=seed, options=options)
@@ -200,15 +171,8 @@ class MaMuJoCo(ParallelEnv):
         control[self._actuators] = np.concatenate([actions[agent] for agent in agents])
         control[self._disabled] = 0.0
         state, reward, terminated, truncated, info = self.robot.step(control)
-        if terminated or truncated:
-            self.agents = []
-        return (
-            self._observe(state),
-            dict.fromkeys(agents, float(reward)),
-            dict.fromkeys(agents, bool(terminated)),
-            dict.fromkeys(agents, bool(truncated)),
-            dict.fromkeys(agents, info),
-        )
+        rewards, infos = dict.fromkeys(agents, float(reward)), dict.fromkeys(agents, info)
+        return self.end_step(self._observe(state), rewards, bool(terminated), bool(truncated), infos)
 
     def state(self) -> np.ndarray:
         """Return the observation of gymnasium's environment, float32."""
@@ -253,24 +217,19 @@ def _check_physics(name: str, base: str, physics: Mapping[str, Any]) -> None:
         if parameter.annotation in (bool, int, float, tuple[float, float])
         and not option.startswith(("include_", "exclude_"))  # these change the state
     }
-    kinds |= {"width": int, "height": int}
-    own_options = [
-        option for option in inspect.signature(make_mamujoco).parameters if option not in ("task", "physics")
-    ]
-    check_names(name, physics, [*own_options, *kinds])
+    *own, _ = list(inspect.signature(make_mamujoco).parameters)[1:]
+    check_names(name, physics, [*own, *kinds, "width", "height"])
+    check_options(maker, physics, {"frame_skip": 1, "reset_noise_scale": 0})
     for option, value in physics.items():
-        if kinds[option] is bool:
-            check_choice(option, value, (True, False))
-        elif kinds[option] is int:
+        if option in ("width", "height"):
             check_number(option, value, 1)
-        elif kinds[option] is float:
-            check_number(option, value, 0 if option == "reset_noise_scale" else None, whole=False)
-        elif not (_are_numbers(value) and len(value) == 2 and value[0] <= value[1]):
+        elif kinds[option] == tuple[float, float] and not _is_range(value):
             raise ValueError(f"{option}={value!r} is not a range: give two numbers, the lower one first.")
 
 
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
+def _is_range(value: Any) -> bool:
+    are_numbers = isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
+    return are_numbers and len(value) == 2 and value[0] <= value[1]
 
 
 def _is_valid_task(task: str) -> bool:

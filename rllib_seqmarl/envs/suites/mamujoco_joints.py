@@ -62,10 +62,7 @@ class Joints:
         return [[joint.act_ids for joint in part] for part in self.parts]
 
     def observation_fns(
-        self,
-        agent_obsk: int,
-        local_categories: Sequence[Sequence[str]] | None,
-        global_categories: Sequence[str] | None,
+        self, agent_obsk: int, local_categories: Sequence[Sequence[str]] | None, global_categories: Sequence[str] | None
     ) -> list[ObservationFn]:
         """Return each agent's observation as a function of MuJoCo's data. Arguments and errors: see `make_mamujoco`."""
         if local_categories is None:

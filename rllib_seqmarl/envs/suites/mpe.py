@@ -5,14 +5,14 @@ teams against each other and are left out.
 """
 
 import importlib
-import inspect
-from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.options import Limits, check_names, check_options
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 from rllib_seqmarl.envs.suite import Suite
 
 _VERSIONS = {
@@ -23,6 +23,12 @@ _VERSIONS = {
     "simple_formation": 1,
     "simple_line": 1,
     "collect_treasure": 1,
+}
+_LIMITS: Limits = {
+    **dict.fromkeys(("max_cycles", "N", "num_agent_neighbors", "num_landmark_neighbors"), 1),
+    **dict.fromkeys(("num_collectors", "num_treasures"), 1),
+    "num_deposits": (1, 6),
+    "local_ratio": (0, 1),
 }
 
 
@@ -49,46 +55,13 @@ def make_mpe(task: str, **options: Any) -> ParallelEnv:
     Raises:
         ValueError: An option is unknown (the message suggests the closest match) or out of range.
     """
-    module = importlib.import_module(f"mpe2.{task}_v{_VERSIONS[task]}")
-    option_names = [name for name in inspect.signature(module.raw_env.__init__).parameters if name != "self"]
-    check_names(f"mpe/{task}", options, option_names)
-    for option, value in options.items():
-        _CHECKS[option](option, value)
-    return ParallelMPE(module.raw_env(**options))
+    raw_env = importlib.import_module(f"mpe2.{task}_v{_VERSIONS[task]}").raw_env
+    check_names(f"mpe/{task}", options, signature(raw_env).parameters)
+    check_options(raw_env, options, _LIMITS, render_modes=("rgb_array", "human"))
+    return ParallelMPE(raw_env(**options))
 
 
-def _check_bool(option: str, value: Any) -> None:
-    check_choice(option, value, (False, True))
-
-
-def _check_count(option: str, value: Any) -> None:
-    check_number(option, value, 1)
-
-
-def _check_count_or_none(option: str, value: Any) -> None:
-    if value is not None:
-        check_number(option, value, 1)
-
-
-_CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "max_cycles": _check_count,
-    "continuous_actions": _check_bool,
-    "render_mode": lambda option, value: check_choice(option, value, (None, "rgb_array", "human")),
-    "dynamic_rescaling": _check_bool,
-    "benchmark_data": _check_bool,
-    "N": _check_count,
-    "local_ratio": lambda option, value: check_number(option, value, 0, 1, whole=False),
-    "terminate_on_success": _check_bool,
-    "curriculum": _check_bool,
-    "num_agent_neighbors": _check_count_or_none,
-    "num_landmark_neighbors": _check_count_or_none,
-    "num_collectors": _check_count,
-    "num_deposits": lambda option, value: check_number(option, value, 1, 6),
-    "num_treasures": _check_count,
-}
-
-
-class ParallelMPE(ParallelEnv):
+class ParallelMPE(BaseParallelEnv):
     """A task of mpe2 in which all agents act simultaneously.
 
     mpe2's own `parallel_env` steps agent by agent through five wrappers, which takes longer than the physics. Here all
@@ -96,18 +69,11 @@ class ParallelMPE(ParallelEnv):
     """
 
     def __init__(self, env: Any):
+        agents = env.possible_agents
+        super().__init__(agents, map(env.observation_space, agents), map(env.action_space, agents), env.render_mode)
         self.env = env
         self.metadata = dict(env.metadata)  # copied: mpe2's tasks share one dict, renamed by each new instance
-        self.render_mode = env.render_mode
-        self.possible_agents = env.possible_agents
-        self.agents: list[str] = []
         self._can_win = getattr(env.scenario, "terminate_on_success", False)
-
-    def observation_space(self, agent: str) -> Any:
-        return self.env.observation_spaces[agent]
-
-    def action_space(self, agent: str) -> Any:
-        return self.env.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         self.env.reset(seed=seed, options=options)
@@ -115,27 +81,19 @@ class ParallelMPE(ParallelEnv):
         return self._observe(), dict(self.env.infos)
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
-        env, agents = self.env, self.agents
-        env.current_actions = [self._legal_action(agent, actions[agent]) for agent in agents]
+        env = self.env
+        env.current_actions = [self.legal_action(agent, actions[agent]) for agent in self.agents]
         env._execute_world_step()
         env.steps += 1
         won = env.scenario.is_terminal(env.world)
         truncated = env.steps >= env.max_cycles
         terminated = won and not truncated
         infos = dict(env.infos)
-        if truncated or terminated:
-            self.agents = []
-            if self._can_win:
-                infos = {agent: {**info, "win": float(won)} for agent, info in infos.items()}
+        if (truncated or terminated) and self._can_win:
+            infos = {agent: {**info, "win": float(won)} for agent, info in infos.items()}
         if self.render_mode == "human":
             env.render()
-        return (
-            self._observe(),
-            dict(env.rewards),
-            dict.fromkeys(agents, terminated),
-            dict.fromkeys(agents, truncated),
-            infos,
-        )
+        return self.end_step(self._observe(), dict(env.rewards), terminated, truncated, infos)
 
     def state(self) -> np.ndarray:
         return self.env.state()
@@ -148,14 +106,6 @@ class ParallelMPE(ParallelEnv):
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {agent: self.env.observe(agent) for agent in self.possible_agents}
-
-    def _legal_action(self, agent: str, action: Any) -> Any:
-        space = self.env.action_spaces[agent]
-        if self.env.continuous_actions:
-            return np.clip(action, space.low, space.high)  # as mpe2 does
-        if not 0 <= action < space.n:
-            raise ValueError(f"agent {agent!r}: action {action} is out of range (choices: {space.n}, from 0).")
-        return action
 
 
 SUITE = Suite(

@@ -5,17 +5,16 @@ task; if it has fewer agents, the last ones are absent and hence dead for a join
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, TASK_KEY, Space
+from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY, TASK_KEY
 from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.layout import ACTION_MASK, ALIVE, OBSERVATIONS, Arrays
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.options import check_choice, check_names, check_number, check_options
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.multitask_actions import make_common_actions
 
@@ -51,8 +50,7 @@ def make_multitask(
         ValueError: A value is invalid, or the tasks cannot be mixed.
     """
     check_choice("sampling", sampling, SAMPLINGS)
-    check_choice("task_ids", task_ids, (True, False))
-    check_choice("render_mode", render_mode, (None, "rgb_array"))
+    check_options(make_multitask, locals())
     entries = [_check_entry(entry, "tasks") for entry in _to_list("tasks", tasks)]
     unplayed = [_check_entry(entry, "pad_to") for entry in _to_list("pad_to", pad_to)]
     weights = np.array([entry.get("weight", 1.0) for entry in entries])
@@ -99,25 +97,7 @@ def _make_labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return labels
 
 
-@dataclass(frozen=True)
-class Team:
-    """A task of the mixture.
-
-    Attributes:
-        name: The task's label.
-        joint: Its joint environment, with one row per agent.
-    """
-
-    name: str
-    joint: JointEnv
-
-    @property
-    def width(self) -> int:
-        """Size of an agent's observation."""
-        return self.joint.layout.obs_dim
-
-
-def _make_team(entry: Mapping[str, Any], label: str, render_mode: str | None) -> Team:
+def _make_team(entry: Mapping[str, Any], label: str, render_mode: str | None) -> JointEnv:
     from rllib_seqmarl.envs.catalog import make_joint_env  # circular import: the catalog lists this suite
 
     options = dict(entry.get("env_config", {}))
@@ -126,10 +106,10 @@ def _make_team(entry: Mapping[str, Any], label: str, render_mode: str | None) ->
     joint = make_joint_env(entry["name"], options, agent_ids=False, name=label)
     if joint.layout.image_shape is not None:
         raise ValueError(f"tasks: {label} has image observations, which cannot be padded to other tasks' observations.")
-    return Team(label, joint)
+    return joint
 
 
-class Mixture(ParallelEnv):
+class Mixture(BaseParallelEnv):
     """Tasks with the same kind of actions, padded to common shapes.
 
     An observation consists of the task's own, zero padding, and the task id if enabled. For discrete actions, the mask
@@ -140,61 +120,54 @@ class Mixture(ParallelEnv):
     own random stream, so that `reset(seed)` determines all following episodes.
 
     Args:
-        teams: All tasks.
+        teams: The joint environments of all tasks, named by their labels, with one row per agent.
         probabilities: Probabilities of the first tasks; the others are only padded for.
         sampling, task_ids, render_mode: See :func:`make_multitask`.
     """
 
     def __init__(
         self,
-        teams: Sequence[Team],
+        teams: Sequence[JointEnv],
         probabilities: np.ndarray,
         sampling: str,
         task_ids: bool,
         render_mode: str | None,
     ):
+        layouts = [team.layout for team in teams]
+        size = max(layout.obs_dim for layout in layouts)
+        ids = np.eye(len(teams)) if task_ids else np.zeros((len(teams), 0))
+        self._actions = make_common_actions([(team.name, team.layout) for team in teams])
+        agents = [f"agent_{i}" for i in range(max(layout.n_agents for layout in layouts))]
+        observation_space = spaces.Box(-np.inf, np.inf, (size + ids.shape[1],), np.float32)
+        super().__init__(
+            agents, [observation_space] * len(agents), [self._actions.space() for _ in agents], render_mode
+        )
         self.metadata = {"name": "multitask", "render_modes": ["rgb_array"], "render_fps": 10}
-        self.render_mode = render_mode
         self.teams = tuple(teams)
         self.probabilities = probabilities
         self.played = np.flatnonzero(probabilities)  # indices of tasks that can be played
         self.sampling = sampling
-        layouts = [team.joint.layout for team in teams]
-        size = max(team.width for team in teams)
-        ids = np.eye(len(teams)) if task_ids else np.zeros((len(teams), 0))
-        self.possible_agents = [f"agent_{i}" for i in range(max(layout.n_agents for layout in layouts))]
         # Observation templates of each task, (n, entries): zeros and the task id.
         self._templates = [
             np.tile(np.r_[np.zeros(size), task_id].astype(np.float32), (layout.n_agents, 1))
             for layout, task_id in zip(layouts, ids, strict=True)
         ]
         self._rows = {agent: row for row, agent in enumerate(self.possible_agents)}
-        self.agents: list[str] = []
-        self._actions = make_common_actions([(team.name, team.joint.layout) for team in teams])
-        observation_space = spaces.Box(-np.inf, np.inf, (size + ids.shape[1],), np.float32)
-        self._observation_spaces = dict.fromkeys(self.possible_agents, observation_space)
-        self._action_spaces = {agent: self._actions.space() for agent in self.possible_agents}
         self._rng = np.random.default_rng()
         self._turn: int | None = None
         self._current = int(self.played[0])
 
     @property
-    def team(self) -> Team:
+    def team(self) -> JointEnv:
         """The current task."""
         return self.teams[self._current]
-
-    def observation_space(self, agent: str) -> Space:
-        return self._observation_spaces[agent]
-
-    def action_space(self, agent: str) -> Space:
-        return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         if seed is not None:
             self._rng, self._turn = np.random.default_rng(seed), None
         self._current = self._choose_task()
-        arrays, _ = self.team.joint.reset(seed=int(self._rng.integers(2**31)), options=options)
-        self.agents = self.possible_agents[: self.team.joint.layout.n_agents]
+        arrays, _ = self.team.reset(seed=int(self._rng.integers(2**31)), options=options)
+        self.agents = self.possible_agents[: self.team.layout.n_agents]
         return self._split_by_agent(arrays, {})
 
     def _choose_task(self) -> int:
@@ -208,7 +181,7 @@ class Mixture(ParallelEnv):
     def step(self, actions: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         agents, rows = self.agents, [self._rows[agent] for agent in self.agents]
         joint_action = self._actions.to_joint_action(self._current, rows, [actions[agent] for agent in agents])
-        arrays, _, terminated, truncated, joint_info = self.team.joint.step(joint_action)
+        arrays, _, terminated, truncated, joint_info = self.team.step(joint_action)
         info = {TASK_KEY: self.team.name} if terminated or truncated else {}
         if "win" in joint_info:
             info["win"] = joint_info["win"]
@@ -228,7 +201,7 @@ class Mixture(ParallelEnv):
     def _split_by_agent(self, arrays: Arrays, info: dict[str, Any]) -> tuple[dict, dict]:
         """Return padded observations and infos of the current agents."""
         padded = self._templates[self._current].copy()
-        padded[:, : self.team.width] = arrays[OBSERVATIONS]
+        padded[:, : self.team.layout.obs_dim] = arrays[OBSERVATIONS]
         alive = arrays[ALIVE].tolist()
         masks = self._actions.pad_masks(self._current, arrays.get(ACTION_MASK))
         observations, infos = {}, {}
@@ -247,7 +220,7 @@ class Mixture(ParallelEnv):
             NotImplementedError: A task has no global state.
         """
         try:
-            states = [np.ravel(team.joint.env.state()) for team in (self.team, *self.teams)]
+            states = [np.ravel(team.env.state()) for team in (self.team, *self.teams)]
         except AttributeError:
             raise NotImplementedError("some of the tasks have no global state") from None
         padded = np.zeros(max(map(len, states)), np.float32)
@@ -255,11 +228,11 @@ class Mixture(ParallelEnv):
         return padded
 
     def render(self) -> Any:
-        return self.team.joint.render()
+        return self.team.render()
 
     def close(self) -> None:
         for team in self.teams:
-            team.joint.close()
+            team.close()
 
 
 SUITE = Suite(

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.options import check_choice, check_number, check_options
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.tuple_env import TupleEnv
 
-_SIZES = {"tiny": (1, 3), "small": (2, 3), "medium": (2, 5), "large": (3, 5), "xlarge": (4, 5)}  # rows, columns
+SIZES = {"tiny": (1, 3), "small": (2, 3), "medium": (2, 5), "large": (3, 5), "xlarge": (4, 5)}  # rows, columns
 _REQUESTS_PER_ROBOT = {"": 1.0, "-easy": 2.0, "-hard": 0.5}
 _REWARD_TYPES = ("individual", "global", "two_stage")
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
     """The parts of a task's name."""
 
     size: str
@@ -28,13 +28,13 @@ class _Task(NamedTuple):
     requests: int
 
 
-def _parse_task(task: str) -> _Task | None:
+def parse_task(task: str) -> Task | None:
     """Parse a task name; None if it is invalid."""
-    match = re.fullmatch(rf"({'|'.join(_SIZES)})-([1-9]|1[0-9])ag(|-easy|-hard)", task)
+    match = re.fullmatch(rf"({'|'.join(SIZES)})-([1-9]|1[0-9])ag(|-easy|-hard)", task)
     if match is None:
         return None
     size, n_agents, difficulty = match.groups()
-    return _Task(size, int(n_agents), int(int(n_agents) * _REQUESTS_PER_ROBOT[difficulty]))
+    return Task(size, int(n_agents), int(int(n_agents) * _REQUESTS_PER_ROBOT[difficulty]))
 
 
 def make_rware(
@@ -68,23 +68,17 @@ def make_rware(
     Raises:
         ValueError: A value is out of range.
     """
-    spec = _parse_task(task)
+    spec = parse_task(task)
     assert spec is not None
-    rows, columns = _SIZES[spec.size]
-    check_number("max_steps", max_steps, 1)
-    if max_inactivity_steps is not None:
-        check_number("max_inactivity_steps", max_inactivity_steps, 1)
+    rows, columns = SIZES[spec.size]
     check_choice("reward_type", reward_type, _REWARD_TYPES)
-    check_number("column_height", column_height, 1)
+    counts = dict.fromkeys(("max_steps", "max_inactivity_steps", "column_height", "sensor_range"), 1)
+    check_options(make_rware, locals(), {**counts, "msg_bits": 0})
     # Columns are two shelves wide; one is left out for the queue at the goals. After a delivery a shelf that is not
     # requested yet is requested, so at least one must remain.
     n_shelves = 2 * column_height * (rows * columns - 1)
     requests = spec.requests if request_queue_size is None else request_queue_size
     check_number("request_queue_size", requests, 1, n_shelves - 1)
-    check_number("sensor_range", sensor_range, 1)
-    check_number("msg_bits", msg_bits, 0)
-    check_choice("normalised_coordinates", normalised_coordinates, (False, True))
-    check_choice("render_mode", render_mode, (None, "rgb_array"))
 
     from rware.warehouse import RewardType, Warehouse
 
@@ -124,7 +118,7 @@ _LISTED = (
 
 
 def _describe(task: str) -> str:
-    spec: Any = _parse_task(task)
+    spec: Any = parse_task(task)
     size = "an extra large" if spec.size == "xlarge" else f"a {spec.size}"
     return f"{spec.n_agents} robots in {size} warehouse bring and return shelves, {spec.requests} requested at a time."
 
@@ -135,6 +129,6 @@ SUITE = Suite(
     make=make_rware,
     requires=("rware",),
     extra="rware",
-    knows=lambda task: _parse_task(task) is not None,
-    other_tasks=f"{{{','.join(_SIZES)}}}-{{1..19}}ag[-easy|-hard]",
+    knows=lambda task: parse_task(task) is not None,
+    other_tasks=f"{{{','.join(SIZES)}}}-{{1..19}}ag[-easy|-hard]",
 )

@@ -3,12 +3,14 @@
 The third task, waterworld, was removed from PettingZoo in version 1.26.
 """
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.pettingzoo_turns import PettingZooTurns, check_package_options
+from rllib_seqmarl.envs.options import check_names, check_options
+from rllib_seqmarl.envs.pettingzoo_turns import PettingZooTurns
 from rllib_seqmarl.envs.suite import Suite
 
 
@@ -43,14 +45,9 @@ def _multiwalker(options: dict[str, Any]) -> ParallelEnv:
     from pettingzoo.sisl.multiwalker.multiwalker import raw_env
     from pettingzoo.sisl.multiwalker.multiwalker_base import MultiWalkerEnv
 
-    limits = {
-        "n_walkers": (1, None),
-        "terrain_length": (1, None),
-        "position_noise": (0, None),
-        "angle_noise": (0, None),
-        "max_cycles": (1, None),
-    }
-    check_package_options("sisl/multiwalker", MultiWalkerEnv.__init__, options, limits)
+    limits = {"n_walkers": 1, "terrain_length": 1, "position_noise": 0, "angle_noise": 0, "max_cycles": 1}
+    check_names("sisl/multiwalker", options, signature(MultiWalkerEnv).parameters)
+    check_options(MultiWalkerEnv, options, limits)
     return Multiwalker(raw_env(**options), options.get("render_mode"))
 
 
@@ -97,14 +94,9 @@ def _pursuit(options: dict[str, Any]) -> ParallelEnv:
     from pettingzoo.sisl.pursuit.pursuit import raw_env
     from pettingzoo.sisl.pursuit.pursuit_base import Pursuit as Game
 
-    counts = ("n_pursuers", "n_evaders", "n_catch", "obs_range", "max_cycles")
-    limits: dict[str, tuple[float, float | None]] = {
-        **dict.fromkeys(counts, (1, None)),
-        "x_size": (2, None),
-        "y_size": (2, None),
-        "constraint_window": (0, 1),
-    }
-    check_package_options("sisl/pursuit", Game.__init__, options, limits)
+    counts = dict.fromkeys(("n_pursuers", "n_evaders", "n_catch", "obs_range", "max_cycles"), 1)
+    check_names("sisl/pursuit", options, signature(Game).parameters)
+    check_options(Game, options, {**counts, "x_size": 2, "y_size": 2, "constraint_window": (0, 1)})
     _check_grid(options)
     return Pursuit(raw_env(**options), options.get("render_mode"))
 

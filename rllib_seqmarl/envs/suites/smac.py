@@ -1,43 +1,17 @@
 """SMAC: the StarCraft Multi-Agent Challenge (Samvelyan et al. 2019), from github.com/oxwhirl/smac."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from rllib_seqmarl.envs.options import check_choice
-from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites.starcraft import (
-    INSTALL_GAME,
-    REQUIREMENTS,
-    StarCraftTeam,
-    check_battle_options,
-    import_package,
-)
+from rllib_seqmarl.envs.options import Limits, check_choice, check_options
+from rllib_seqmarl.envs.suite import Suite, listed_tasks
+from rllib_seqmarl.envs.suites.starcraft import INSTALL_GAME, REQUIREMENTS, StarCraftTeam, import_package
 
-TASKS = {
-    "3m": "3 marines against 3.",
-    "8m": "8 marines against 8.",
-    "25m": "25 marines against 25.",
-    "5m_vs_6m": "5 marines against 6.",
-    "8m_vs_9m": "8 marines against 9.",
-    "10m_vs_11m": "10 marines against 11.",
-    "27m_vs_30m": "27 marines against 30.",
-    "MMM": "1 medivac, 2 marauders and 7 marines against the same.",
-    "MMM2": "1 medivac, 2 marauders and 7 marines against 1, 3 and 8.",
-    "2s3z": "2 stalkers and 3 zealots against the same.",
-    "3s5z": "3 stalkers and 5 zealots against the same.",
-    "3s5z_vs_3s6z": "3 stalkers and 5 zealots against one zealot more.",
-    "3s_vs_3z": "3 stalkers against 3 zealots.",
-    "3s_vs_4z": "3 stalkers against 4 zealots.",
-    "3s_vs_5z": "3 stalkers against 5 zealots.",
-    "1c3s5z": "1 colossus, 3 stalkers and 5 zealots against the same.",
-    "2m_vs_1z": "2 marines against 1 zealot.",
-    "corridor": "6 zealots against 24 zerglings.",
-    "6h_vs_8z": "6 hydralisks against 8 zealots.",
-    "2s_vs_1sc": "2 stalkers against 1 spine crawler.",
-    "so_many_baneling": "7 zealots against 32 banelings.",
-    "bane_vs_bane": "20 zerglings and 4 banelings against the same.",
-    "2c_vs_64zg": "2 colossi against 64 zerglings.",
-}
+TASKS = listed_tasks("smac")
+
+
+DIFFICULTIES = "123456789A"  # of the built-in AI, from "very easy" to "cheats insanely"
 
 
 def make_smac(
@@ -95,10 +69,17 @@ def make_smac(
     options = {name: value for name, value in locals().items() if name != "task"}
     check_choice("task", task, TASKS)
     check_battle_options(options)
-    check_choice("restart_on_seed", restart_on_seed, (True, False))
     del options["restart_on_seed"], options["render_mode"]
     make_game = partial(_make_game, task, options)
     return StarCraftTeam(f"smac/{task}", make_game, restart_on_seed=restart_on_seed, render_mode=render_mode)
+
+
+def check_battle_options(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first invalid option of `make_smac`."""
+    check_choice("difficulty", options["difficulty"], DIFFICULTIES)
+    limits = dict.fromkeys(("move_amount", "reward_death_value", "reward_win", "reward_negative_scale"), 0)
+    others: Limits = {"step_mul": 1, "reward_scale_rate": 1e-6, "reward_defeat": (-1e6, 0)}
+    check_options(make_smac, options, {**limits, **others})
 
 
 def _make_game(map_name: str, options: dict[str, Any], seed: int | None) -> Any:

@@ -5,20 +5,16 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import yaml
 
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
+from rllib_seqmarl.envs.options import check_choice, check_names, check_number, check_options
 from rllib_seqmarl.envs.suite import Suite
-from rllib_seqmarl.envs.suites.starcraft import (
-    INSTALL_GAME,
-    REQUIREMENTS,
-    StarCraftTeam,
-    check_battle_options,
-    import_package,
-)
+from rllib_seqmarl.envs.suites.smac import check_battle_options, make_smac
+from rllib_seqmarl.envs.suites.starcraft import INSTALL_GAME, REQUIREMENTS, StarCraftTeam, import_package
 
 RACES = ("terran", "protoss", "zerg")
 SIZES = ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
@@ -30,10 +26,7 @@ TASKS = {
 # Section of a capability config -> its valid distribution types, its other keys. The package's further sections
 # (`attack`, `health`) are not used by the benchmark's tasks and cannot be seeded.
 SECTIONS = {
-    "team_gen": (
-        ("weighted_teams", "all_teams"),
-        ("unit_types", "weights", "exception_unit_types", "observe"),
-    ),
+    "team_gen": (("weighted_teams", "all_teams"), ("unit_types", "weights", "exception_unit_types", "observe")),
     "start_positions": (("surrounded_and_reflect", "surrounded", "reflect_position"), ("p", "map_x", "map_y")),
     "enemy_mask": (("mask",), ("mask_probability",)),
 }
@@ -50,26 +43,9 @@ def make_smacv2(
     min_attack_range: float = 2,
     prob_obs_enemy: float = 1.0,
     action_mask: bool = True,
-    difficulty: str = "7",
-    game_version: str | None = None,
-    step_mul: int = 8,
-    move_amount: float = 2,
-    obs_last_action: bool = False,
-    obs_pathing_grid: bool = False,
-    obs_terrain_height: bool = False,
-    obs_timestep_number: bool = False,
-    state_last_action: bool = True,
-    state_timestep_number: bool = False,
-    reward_sparse: bool = False,
-    reward_only_positive: bool = True,
-    reward_death_value: float = 10,
-    reward_win: float = 200,
-    reward_defeat: float = 0,
-    reward_negative_scale: float = 0.5,
-    reward_scale: bool = True,
-    reward_scale_rate: float = 20,
     restart_on_seed: bool = True,
     render_mode: str | None = None,
+    **battle: Any,
 ) -> StarCraftTeam:
     """Make one scenario; see `StarCraftTeam`. The defaults are the benchmark's.
 
@@ -93,21 +69,17 @@ def make_smacv2(
         prob_obs_enemy: Probability that a unit sees an enemy that a teammate saw first, from 0 to 1.
         action_mask: Whether only enemies in range can be attacked, or else all living ones. With `prob_obs_enemy=0`
             this is the extended partial observability challenge.
-        difficulty, game_version, step_mul, move_amount, obs_last_action, obs_pathing_grid, obs_terrain_height,
-            obs_timestep_number, state_last_action, state_timestep_number: as in `make_smac`.
-        reward_sparse, reward_only_positive, reward_death_value, reward_win, reward_defeat, reward_negative_scale,
-            reward_scale, reward_scale_rate: as in `make_smac`.
         restart_on_seed: Whether `reset(seed)` restarts the game, which takes seconds. The game's seed can only be set
             at its start; without a restart, seeds determine teams and positions, but not the game's own randomness.
         render_mode: None or "rgb_array".
+        **battle: The other options of `make_smac`, with the same defaults.
     """
-    options = {name: value for name, value in locals().items() if name not in ("task", "capability_config")}
+    own = {name: value for name, value in locals().items() if name not in ("task", "capability_config", "battle")}
+    shared = {name: option.default for name, option in signature(make_smac).parameters.items() if name != "task"}
+    check_names(f"smacv2/{task}", battle, [*own, "capability_config", *shared])
+    options = {**shared, **battle, **own}
     check_battle_options(options)
-    for name in ("conic_fov", "use_unit_ranges", "action_mask", "restart_on_seed"):
-        check_choice(name, options[name], (True, False))
-    check_number("num_fov_actions", num_fov_actions, 1)
-    check_number("min_attack_range", min_attack_range, 0, whole=False)
-    check_number("prob_obs_enemy", prob_obs_enemy, 0, 1, whole=False)
+    check_options(make_smacv2, own, {"num_fov_actions": 1, "min_attack_range": 0, "prob_obs_enemy": (0, 1)})
     del options["restart_on_seed"], options["render_mode"]
 
     match = _match_task(task)

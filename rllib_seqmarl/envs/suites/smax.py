@@ -1,7 +1,7 @@
 """SMAX of JaxMARL: StarCraft-like battles of a team of units against a scripted one, simulated in JAX."""
 
 import sys
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
@@ -10,29 +10,26 @@ from typing import Any
 import numpy as np
 
 from rllib_seqmarl.envs.batched_simulator import BatchObservation
-from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.options import check_choice, check_options
 from rllib_seqmarl.envs.single_team import single
 from rllib_seqmarl.envs.suite import Suite
 from rllib_seqmarl.envs.suites.battle_picture import Unit, draw_battle
-from rllib_seqmarl.envs.suites.jax_batch import NEVER, JaxBatchedSimulator, JaxSimulator, State, import_jax
+from rllib_seqmarl.envs.suites.jax_batch import (
+    NEVER,
+    JaxBatchedSimulator,
+    JaxSimulator,
+    State,
+    import_jax,
+    make_simulator,
+)
+from rllib_seqmarl.envs.suites.smac import TASKS as SMAC_TASKS
 
 STOP = 4  # the action of standing still; 0 to 3 are directions, higher actions shoot at an enemy
 
 TASKS = {
-    "3m": "3 marines against 3.",
-    "8m": "8 marines against 8.",
-    "25m": "25 marines against 25.",
-    "2s3z": "2 stalkers and 3 zealots against the same.",
-    "3s5z": "3 stalkers and 5 zealots against the same.",
-    "5m_vs_6m": "5 marines against 6.",
-    "10m_vs_11m": "10 marines against 11.",
-    "27m_vs_30m": "27 marines against 30.",
-    "3s_vs_5z": "3 stalkers against 5 zealots.",
-    "3s5z_vs_3s6z": "3 stalkers and 5 zealots against one zealot more.",
-    "6h_vs_8z": "6 hydralisks against 8 zealots.",
-    "smacv2_5_units": "5 units against 5, of random types at random positions.",
-    "smacv2_10_units": "10 units against 10, of random types at random positions.",
-    "smacv2_20_units": "20 units against 20, of random types at random positions.",
+    **{name: SMAC_TASKS[name] for name in ("3m", "8m", "25m", "2s3z", "3s5z", "5m_vs_6m", "10m_vs_11m", "27m_vs_30m")},
+    **{name: SMAC_TASKS[name] for name in ("3s_vs_5z", "3s5z_vs_3s6z", "6h_vs_8z")},
+    **{f"smacv2_{n}_units": f"{n} units against {n}, of random types at random positions." for n in (5, 10, 20)},
 }
 
 
@@ -120,9 +117,6 @@ class Smax(JaxSimulator):
         )
 
 
-_make_simulator = lru_cache(maxsize=32)(Smax)  # shares the compiled functions among instances in a process
-
-
 def make_smax_batch(
     task: str,
     num_envs: int,
@@ -153,18 +147,12 @@ def make_smax_batch(
         render_mode: None or "rgb_array".
     """
     check_choice("task", task, TASKS)
-    check_number("max_steps", max_steps, 1)
     check_choice("attack_mode", attack_mode, ("closest", "random"))
-    for name, value in (
-        ("enemy_shoots", enemy_shoots),
-        ("see_enemy_actions", see_enemy_actions),
-        ("walls_cause_death", walls_cause_death),
-    ):
-        check_choice(name, value, (True, False))
-    check_number("won_battle_bonus", won_battle_bonus, 0, whole=False)
-    simulator = _make_simulator(
-        task,
-        max_steps,
+    check_options(make_smax_batch, locals(), {"max_steps": 1, "won_battle_bonus": 0})
+    simulator = make_simulator(
+        Smax,
+        task=task,
+        max_steps=max_steps,
         attack_mode=attack_mode,
         enemy_shoots=bool(enemy_shoots),
         see_enemy_actions=bool(see_enemy_actions),

@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from pettingzoo import ParallelEnv
 
 from rllib_seqmarl.envs.agent_spaces import ALIVE_KEY, MASK_KEY
 from rllib_seqmarl.envs.errors import JointEnvError
-from rllib_seqmarl.envs.options import check_choice, check_number
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 from rllib_seqmarl.envs.suites.battle_picture import Unit, draw_battle
 
-DIFFICULTIES = "123456789A"  # of the built-in AI, from "very easy" to "cheats insanely"
 REQUIREMENTS = ("pysc2", "s2clientprotocol", "portpicker", "websocket")  # imported by both packages
 INSTALL_GAME = (
     "Install StarCraft II (Linux: the 4.10 package of https://github.com/Blizzard/s2client-proto#downloads), set "
@@ -51,21 +49,7 @@ def import_package(name: str) -> ModuleType:
         ) from error
 
 
-def check_battle_options(options: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first invalid value among the options that both packages share."""
-    check_choice("difficulty", options["difficulty"], DIFFICULTIES)
-    check_choice("render_mode", options["render_mode"], (None, "rgb_array"))
-    check_number("step_mul", options["step_mul"], 1)
-    for name in ("move_amount", "reward_death_value", "reward_win", "reward_negative_scale"):
-        check_number(name, options[name], 0, whole=False)
-    check_number("reward_scale_rate", options["reward_scale_rate"], 1e-6, whole=False)
-    check_number("reward_defeat", options["reward_defeat"], -1e6, 0, whole=False)
-    for name, value in options.items():
-        if name.startswith(("obs_", "state_")) or name in ("reward_sparse", "reward_only_positive", "reward_scale"):
-            check_choice(name, value, (True, False))
-
-
-class StarCraftTeam(ParallelEnv):
+class StarCraftTeam(BaseParallelEnv):
     """A battle of one of the two packages.
 
     All units get the same team reward. A dead unit stays in `agents`: its info contains `alive: False`, its observation
@@ -94,25 +78,18 @@ class StarCraftTeam(ParallelEnv):
         self._args = (name, make_game, seed_generators, restart_on_seed, render_mode)
         self._make_game, self._seed_generators, self._restart_on_seed = make_game, seed_generators, restart_on_seed
         self.metadata = {"name": name, "render_modes": ["rgb_array"]}
-        self.render_mode = render_mode
         self._streams = _GlobalStreams(None)
         self._game: Any = make_game(None)
         self._is_started = False
         sizes = self._game.get_env_info()
-        self.possible_agents = [f"agent_{i}" for i in range(sizes["n_agents"])]
-        self.agents: list[str] = []
-        self._observation_space = spaces.Box(-np.inf, np.inf, (int(sizes["obs_shape"]),), np.float32)
-        self._action_space: spaces.Discrete = spaces.Discrete(int(sizes["n_actions"]))
-        self._masks = np.ones((len(self.possible_agents), sizes["n_actions"]), np.int8)
+        n, n_actions = sizes["n_agents"], int(sizes["n_actions"])
+        observation_space = spaces.Box(-np.inf, np.inf, (int(sizes["obs_shape"]),), np.float32)
+        agents = [f"agent_{i}" for i in range(n)]
+        super().__init__(agents, [observation_space] * n, [spaces.Discrete(n_actions)] * n, render_mode)
+        self._masks = np.ones((n, n_actions), np.int8)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StarCraftTeam, self._args  # a copy starts its own game
-
-    def observation_space(self, agent: str) -> spaces.Box:
-        return self._observation_space
-
-    def action_space(self, agent: str) -> spaces.Discrete:
-        return self._action_space
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         """Start an episode.
@@ -152,15 +129,8 @@ class StarCraftTeam(ParallelEnv):
             observations = self._observe()
         truncated = over and bool(info.get("episode_limit"))
         infos = self._infos({"win": float(info["battle_won"])} if over else {})
-        if over:
-            self.agents = []
-        return (
-            observations,
-            dict.fromkeys(agents, float(reward)),
-            dict.fromkeys(agents, bool(over and not truncated)),
-            dict.fromkeys(agents, truncated),
-            infos,
-        )
+        terminated = bool(over and not truncated)
+        return self.end_step(observations, dict.fromkeys(agents, float(reward)), terminated, truncated, infos)
 
     def state(self) -> np.ndarray:
         """Return the package's `get_state()`: all units, their types, and by default the team's last actions."""

@@ -9,12 +9,12 @@ import os
 import sys
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from pettingzoo import ParallelEnv
+
+from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 
 
-class TupleEnv(ParallelEnv):
+class TupleEnv(BaseParallelEnv):
     """A tuple-based gymnasium environment as a ParallelEnv with individual rewards.
 
     Args:
@@ -25,22 +25,13 @@ class TupleEnv(ParallelEnv):
     """
 
     def __init__(self, env: Any, name: str, render_mode: str | None):
+        agents = [f"agent_{i}" for i in range(len(env.action_space))]
+        # The tuples repeat one space object; copies let each agent sample from its own random stream.
+        super().__init__(
+            agents, map(copy.deepcopy, env.observation_space), map(copy.deepcopy, env.action_space), render_mode
+        )
         self.env = env
         self.metadata = {"name": name, "render_modes": ["rgb_array"], "render_fps": env.metadata["render_fps"]}
-        self.render_mode = render_mode
-        self.possible_agents = [f"agent_{i}" for i in range(len(env.action_space))]
-        self.agents: list[str] = []
-        # The tuples repeat one space object; copies let each agent sample from its own random stream.
-        self._observation_spaces = dict(
-            zip(self.possible_agents, map(copy.deepcopy, env.observation_space), strict=True)
-        )
-        self._action_spaces = dict(zip(self.possible_agents, map(copy.deepcopy, env.action_space), strict=True))
-
-    def observation_space(self, agent: str) -> gym.Space:
-        return self._observation_spaces[agent]
-
-    def action_space(self, agent: str) -> gym.Space:
-        return self._action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         observations, _ = self.env.reset(seed=seed, options=options)
@@ -53,16 +44,10 @@ class TupleEnv(ParallelEnv):
         terminated, truncated = self._end_flags() if over else (False, False)
         infos = self._infos()
         if over:
-            self.agents = []
             for info in infos.values():
                 info.update(self._final_info())
-        return (
-            dict(zip(agents, observations, strict=True)),
-            dict(zip(agents, map(float, rewards), strict=True)),
-            dict.fromkeys(agents, terminated),
-            dict.fromkeys(agents, truncated),
-            infos,
-        )
+        own_rewards = dict(zip(agents, map(float, rewards), strict=True))
+        return self.end_step(dict(zip(agents, observations, strict=True)), own_rewards, terminated, truncated, infos)
 
     def render(self) -> np.ndarray | None:
         """Render an image, uint8 (height, width, 3). Without a display this requires EGL (Debian: libegl1, libgl1)."""

@@ -22,9 +22,9 @@ import numpy as np
 from gymnasium import spaces
 
 from rllib_seqmarl.envs.batched_simulator import BatchedSimulator, BatchObservation, StepResult
-from rllib_seqmarl.envs.options import check_choice, check_names, check_number
-from rllib_seqmarl.envs.single_team import SingleTeam
-from rllib_seqmarl.envs.suite import Suite
+from rllib_seqmarl.envs.options import check_names, check_number, check_options
+from rllib_seqmarl.envs.single_team import single
+from rllib_seqmarl.envs.suite import Suite, listed_tasks
 
 # Time limits of BenchMARL's published configurations; VMAS itself has none.
 MAX_STEPS = {
@@ -33,45 +33,13 @@ MAX_STEPS = {
 }
 DEFAULT_MAX_STEPS = 100
 
-TASKS = {
-    "balance": "Agents below a line lift a package on it to a goal, against gravity.",
-    "ball_passage": "Two agents push a ball through a gap in a wall to a goal.",
-    "ball_trajectory": "Two agents linked to a ball by joints drive it along a circle.",
-    "buzz_wire": "Two agents carry a ring through a corridor without touching it.",
-    "discovery": "Agents find targets, each of which several agents must cover at once.",
-    "dispersion": "Agents spread out to eat all the food.",
-    "dropout": "Any one agent must reach the goal while the others save energy.",
-    "flocking": "Agents flock around a target among obstacles.",
-    "give_way": "Two agents have to pass each other in a corridor that is wide enough for one.",
-    "joint_passage": "Two agents linked by a joint pass a narrow gap.",
-    "joint_passage_size": "Two linked agents of different sizes pass gaps of different sizes.",
-    "multi_give_way": "Four agents cross a junction of corridors that are wide enough for one.",
-    "navigation": "Every agent goes to its goal without collisions.",
-    "passage": "A formation passes a gap one by one and forms up again.",
-    "reverse_transport": "Agents inside a package push it to a goal.",
-    "sampling": "Agents spread over a field to collect rare samples.",
-    "simple_spread": "Agents cover landmarks without colliding; the particle environments' task in this simulator.",
-    "transport": "Agents push a package to a goal; it is too heavy for one of them.",
-    "wheel": "Agents turn a heavy line at a given speed.",
-    "wind_flocking": "Two agents fly in formation against the wind, one in the lee of the other.",
-}
+TASKS = listed_tasks("vmas")
 
 # Win conditions of tasks that have a goal. Most of them terminate only when it is reached.
 _WINS: dict[str, Callable[[Any, Any], Any]] = {
-    **dict.fromkeys(
-        (
-            "discovery",
-            "dispersion",
-            "dropout",
-            "joint_passage",
-            "joint_passage_size",
-            "navigation",
-            "passage",
-            "reverse_transport",
-            "transport",
-        ),
-        lambda scenario, ended: ended,
-    ),
+    **dict.fromkeys(("discovery", "dispersion", "dropout", "navigation", "passage"), lambda scenario, ended: ended),
+    **dict.fromkeys(("joint_passage", "joint_passage_size"), lambda scenario, ended: ended),
+    **dict.fromkeys(("reverse_transport", "transport"), lambda scenario, ended: ended),
     "balance": lambda scenario, ended: ended & ~scenario.on_the_ground,
     "ball_passage": lambda scenario, ended: (scenario.ball.state.pos - scenario.goal.state.pos).norm(dim=1) <= 0.01,
     "buzz_wire": lambda scenario, ended: ended & ~scenario.collided,
@@ -111,9 +79,7 @@ class VmasBatch(BatchedSimulator):
     ):
         if max_steps is None:
             max_steps = MAX_STEPS.get(task, DEFAULT_MAX_STEPS)
-        check_number("max_steps", max_steps, 1)
-        check_choice("continuous_actions", continuous_actions, (True, False))
-        check_choice("render_mode", render_mode, (None, "rgb_array"))
+        check_options(VmasBatch, locals(), {"max_steps": 1})
         self._scenario = _load_scenario_class(task)()
         check_names(f"vmas/{task}", scenario, _list_options(self._scenario))
         for name, value in scenario.items():
@@ -123,7 +89,14 @@ class VmasBatch(BatchedSimulator):
         self.metadata = {"name": f"vmas/{task}", "render_modes": ["rgb_array"], "render_fps": 10}
         self._won = _WINS.get(task)
         try:
-            self._env = self._make_env(max_steps, continuous_actions, scenario)
+            self._env = importlib.import_module("vmas").make_env(
+                self._scenario,
+                num_envs,
+                max_steps=max_steps,
+                continuous_actions=continuous_actions,
+                terminated_truncated=True,
+                **scenario,
+            )
         except Exception as error:  # scenarios raise anything from AssertionError to ZeroDivisionError
             raise ValueError(f"vmas/{task} cannot be made with {scenario}: {error!r}.") from error
         # VMAS's decorated methods swap the states of three generators around every call, which costs as much as a small
@@ -143,18 +116,6 @@ class VmasBatch(BatchedSimulator):
         else:
             self.action_spaces = tuple(spaces.Discrete(int(space.n)) for space in self._env.action_space)
             self._bounds = None
-
-    def _make_env(self, max_steps: int, continuous_actions: bool, scenario: dict[str, Any]) -> Any:
-        from vmas import make_env
-
-        return make_env(
-            self._scenario,
-            self.num_envs,
-            max_steps=max_steps,
-            continuous_actions=continuous_actions,
-            terminated_truncated=True,
-            **scenario,
-        )
 
     def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         if seeds is not None:
@@ -256,11 +217,6 @@ class VmasBatch(BatchedSimulator):
             self._env.viewer = None
 
 
-def make_vmas(task: str, **options: Any) -> SingleTeam:
-    """Make one copy of a scenario; options as for VmasBatch."""
-    return SingleTeam(VmasBatch(task, 1, **options))
-
-
 def _load_scenario_class(task: str) -> Any:
     with contextlib.redirect_stderr(io.StringIO()):  # VMAS imports gym, which prints a deprecation notice
         importlib.import_module("vmas")
@@ -287,11 +243,4 @@ def _pad_bounds(bounds: Sequence[tuple[np.ndarray, np.ndarray]], side: int) -> n
     return np.stack([np.pad(pair[side], (0, dim - pair[side].size)) for pair in bounds])
 
 
-SUITE = Suite(
-    name="vmas",
-    tasks=TASKS,
-    make=make_vmas,
-    make_batch=VmasBatch,
-    requires=("vmas",),
-    extra="vmas",
-)
+SUITE = Suite(name="vmas", tasks=TASKS, make=single(VmasBatch), make_batch=VmasBatch, requires=("vmas",), extra="vmas")

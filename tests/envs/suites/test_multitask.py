@@ -80,7 +80,7 @@ def test_episodes_match_the_padded_task() -> None:
     assert env.layout.nvec == (5,)
     for seed in range(6):
         obs, _ = env.reset(seed=seed)
-        own = env.env.team.joint.env
+        own = env.env.team.env
         n = own.n_agents
         assert n in (3, 4)
         twin = DistinctChoice(n_agents=n)
@@ -111,7 +111,7 @@ def test_masks_deaths_and_wins_match_the_task() -> None:
     for _ in range(4):
         obs, _ = env.reset(seed=None)
         team = env.env.team
-        n, infos = team.joint.layout.n_agents, []
+        n, infos = team.layout.n_agents, []
         for step in range(1, 7):
             alive = [1, 1 if n == 2 or step <= 3 else 0, int(n == 3)]
             assert obs["alive"].tolist() == alive
@@ -134,10 +134,10 @@ def test_multi_discrete_actions_are_cut_to_the_task() -> None:
     assert env.action_space("agent_0") == spaces.MultiDiscrete([4, 2])
     for _ in range(2):
         _, infos = env.reset(seed=None)
-        own = env.team.joint.env
+        own = env.team.env
         env.step(
             {
-                agent: np.array([1, 1]) if own is not env.teams[0].joint.env or row == 0 else np.array([1, 0])
+                agent: np.array([1, 1]) if own is not env.teams[0].env or row == 0 else np.array([1, 0])
                 for row, agent in enumerate(env.agents)
             }
         )
@@ -158,7 +158,7 @@ def test_continuous_actions_are_scaled_to_the_task_bounds() -> None:
     for _ in range(2):
         env.reset()
         env.step({agent: action for agent in env.agents})
-        (taken,) = env.team.joint.env.taken
+        (taken,) = env.team.env.taken
         if env.team.name == "toy/far":
             np.testing.assert_allclose(taken["a"], [-2.0, 1.75])
             np.testing.assert_allclose(taken["b"], [0.0])
@@ -210,7 +210,7 @@ def test_the_global_state_is_padded() -> None:
     sizes = {"mpe/simple_spread": 54, "mpe/simple_reference": 42}
     for seed in range(4):
         obs, _ = env.reset(seed=seed)
-        state, size = env.env.team.joint.env.state(), sizes[env.env.team.name]
+        state, size = env.env.team.env.state(), sizes[env.env.team.name]
         assert len(state) == size
         np.testing.assert_allclose(obs["state"], np.r_[state, np.zeros(54 - size)], rtol=1e-6)
     with pytest.raises(ValueError, match="it has no global state"):
