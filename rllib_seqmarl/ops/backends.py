@@ -222,6 +222,16 @@ def single_step(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return step
 
 
+def first_state(
+    initial_state: Tensor | None, return_last_state: bool, shape: Sequence[int], like: Tensor
+) -> Tensor | None:
+    """The state that a recurrence starts from; None for zeros if the last state is not asked for either."""
+    dtype = accumulation_dtype(like.dtype)
+    if initial_state is not None:
+        return initial_state.to(dtype)
+    return like.new_zeros(shape, dtype=dtype) if return_last_state else None
+
+
 def reset_state(state: Tensor, resets: Tensor | None, t: int) -> Tensor:
     """Zero the state (batch, ...) of the sequences that are reset before position t of ``resets`` (batch, length)."""
     if resets is None:

@@ -58,6 +58,11 @@ def flags(resets: Tensor | None) -> Any:
     return NO_RESETS if resets is None else resets.contiguous().numpy()
 
 
+def arrays(*tensors: Tensor) -> list[Any]:
+    """Tensors as contiguous numpy arrays, without a copy where possible."""
+    return [x.detach().contiguous().numpy() for x in tensors]
+
+
 @lru_cache
 def _threads(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="rllib_seqmarl_scan")

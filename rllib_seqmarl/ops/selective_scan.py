@@ -22,9 +22,9 @@ from rllib_seqmarl.ops.backends import (
     AUTO,
     Backend,
     Operation,
-    accumulation_dtype,
     check_shapes,
     cuda_library_obstacle,
+    first_state,
     no_obstacle,
     promote_dtypes,
     reset_state,
@@ -81,19 +81,16 @@ def selective_scan(
     """
     batch_size, dim, length = u.shape
     full = u.shape if delta_proj is None else (batch_size, delta_proj.shape[-1], length)
-    B_shape = batch_size, A.shape[-1], length
+    B_shape, state_shape = (batch_size, A.shape[-1], length), (batch_size, *A.shape)
     check_shapes(
         "u", u, delta=(delta, full), delta_proj=(delta_proj, (dim, full[1])), A=(A, (dim, B_shape[1])), B=(B, B_shape),
         C=(C, B_shape), D=(D, (dim,)), z=(z, u.shape), delta_bias=(delta_bias, (dim,)),
-        initial_state=(initial_state, (batch_size, *A.shape)), resets=(resets, (batch_size, length)),
+        initial_state=(initial_state, state_shape), resets=(resets, (batch_size, length)),
     )  # fmt: skip
     u, delta, A, B, C, D, z, delta_bias, delta_proj = promote_dtypes(u, delta, A, B, C, D, z, delta_bias, delta_proj)
     scan = SELECTIVE_SCAN.choose(backend, u)
-    if initial_state is not None:
-        initial_state = initial_state.to(accumulation_dtype(u.dtype))
-    y, last_state = scan(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, initial_state, resets, return_last_state
-    )
+    state = first_state(initial_state, return_last_state, state_shape, u)
+    y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, state, resets)
     return (y, last_state) if return_last_state else y
 
 
@@ -144,7 +141,7 @@ def activated(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) ->
 def reference_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, initial_state: Tensor | None,
-    resets: Tensor | None, return_last_state: bool,
+    resets: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The recurrence as written, token by token; differentiated by autograd."""
     dtype, inputs = u.dtype, (u, delta, A, B, C, D, z, delta_bias, delta_proj)
@@ -163,25 +160,24 @@ def reference_scan(
     return (y if z is None else y * F.silu(z)).to(dtype), h
 
 
-def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor]]:
+def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor | None]]:
     selective_scan_fn = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
 
     def scan(
         u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
         delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, initial_state: Tensor | None,
-        resets: Tensor | None, return_last_state: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        # The library starts from zeros, and its last state has no gradient.
-        if initial_state is not None or resets is not None or (return_last_state and torch.is_grad_enabled()):
+        resets: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        if initial_state is not None or resets is not None:  # the library has neither
             return reference_scan(
-                u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, initial_state, resets, True
-            )
+                u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, initial_state, resets
+            )  # fmt: skip
         delta = delta if delta_proj is None else delta_proj @ delta
         # The library does not bound step sizes. Softplus is the identity there, so the bound can be applied before it.
         if delta_softplus:
             bias = 0.0 if delta_bias is None else delta_bias.unsqueeze(-1)
             delta, delta_bias = (delta + bias).clamp(max=MAX_DELTA), None
-        return selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state=True)
+        return selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus), None
 
     return scan
 

@@ -19,21 +19,18 @@ MAX_FUSED_RANK = 16
 
 
 class _NumbaScan(torch.autograd.Function):
-    """Arguments as in the public function; None if absent."""
+    """Arguments as in the public function; None if absent, but an absent initial state is of shape (0, dim, state)."""
 
     @staticmethod
     def forward(
         ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
         delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None,
-        initial_state: Tensor | None, resets: Tensor | None, return_last_state: bool,
+        initial_state: Tensor, resets: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         batch_size, dim, length = u.shape
         state = A.shape[1]
         arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, resets)
-        if initial_state is None:
-            h = u.new_zeros(batch_size if return_last_state else 0, state, dim)
-        else:
-            h = initial_state.mT.clone(memory_format=torch.contiguous_format)
+        h = initial_state.mT.clone(memory_format=torch.contiguous_format)
         y = u.new_empty(batch_size, length, dim)
         over_batch(forward, batch_size, batch_size * length * state * dim, *arrays, h.numpy(), y.numpy())
         ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, delta_proj, initial_state, resets)
@@ -48,11 +45,10 @@ class _NumbaScan(torch.autograd.Function):
         state = A.shape[1]
         arrays = _inputs(u, delta, A, B, C, D, z, delta_bias, ctx.delta_softplus, delta_proj, resets)
         grad_states = grad_last_state.mT.clone(memory_format=torch.contiguous_format)
-        states = torch.zeros_like(grad_states).numpy() if initial_state is None else rows(initial_state)
         grads = [torch.empty(batch_size, length, x.shape[1], dtype=u.dtype) for x in (u, delta, B, C)]
         grads.append(torch.empty_like(grads[0]) if z is not None else grads[0].new_empty(0, 0, 0))
         shares = over_batch(
-            backward, batch_size, batch_size * length * state * dim, *arrays, states, rows(grad_y),
+            backward, batch_size, batch_size * length * state * dim, *arrays, rows(initial_state), rows(grad_y),
             grad_states.numpy(), *(g.numpy() for g in grads),
         )  # fmt: skip
         grad_A, grad_D, grad_bias, grad_proj = (torch.from_numpy(sum(parts)) for parts in zip(*shares, strict=True))
@@ -60,7 +56,7 @@ class _NumbaScan(torch.autograd.Function):
         return (
             grad_u, grad_delta, grad_A.T, grad_B, grad_C, None if D is None else grad_D, None if z is None else grad_z,
             None if delta_bias is None else grad_bias, None, None if delta_proj is None else grad_proj.T,
-            None if initial_state is None else grad_states.mT, None, None,
+            grad_states.mT, None,
         )  # fmt: skip
 
 
@@ -84,13 +80,11 @@ def _inputs(
 def numba_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, initial_state: Tensor | None,
-    resets: Tensor | None, return_last_state: bool,
+    resets: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Backend "numba" of ``selective_scan``."""
     if delta_proj is not None and delta_proj.shape[1] > MAX_FUSED_RANK:
         delta, delta_proj = delta_proj @ delta, None
-    y, last_state = _NumbaScan.apply(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, initial_state, resets,
-        return_last_state,
-    )  # fmt: skip
+    state = u.new_empty(0, *A.shape) if initial_state is None else initial_state
+    y, last_state = _NumbaScan.apply(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, state, resets)
     return y, last_state

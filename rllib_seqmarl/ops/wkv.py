@@ -22,6 +22,7 @@ from rllib_seqmarl.ops.backends import (
     accumulation_dtype,
     check_shapes,
     cuda_library_obstacle,
+    first_state,
     no_obstacle,
     promote_dtypes,
     reset_state,
@@ -72,9 +73,11 @@ def wkv4(
         resets=(resets, (batch_size, length)),
     )  # fmt: skip
     w, u, k, v = promote_dtypes(w, u, k, v)
-    if initial_state is not None:
-        initial_state = initial_state.to(accumulation_dtype(k.dtype))
-    y, last_state = WKV4.choose(backend, k)(w, u, k, v, initial_state, resets, return_last_state)
+    state = first_state(initial_state, return_last_state, (batch_size, 3, dim), k)
+    if state is not None:
+        exponent = state[:, 2].detach().masked_fill(state[:, 1] == 0, LOWEST_EXPONENT)
+        state = torch.stack([state[:, 0], state[:, 1], exponent], dim=1)
+    y, last_state = WKV4.choose(backend, k)(w, u, k, v, state, resets)
     return (y, last_state) if return_last_state else y
 
 
@@ -138,16 +141,15 @@ def wkv6(
     Raises:
         ValueError: Shapes do not match, or the backend is unknown or cannot run here.
     """
-    batch_size, length, heads, size = r.shape
+    state_shape = r.shape[0], r.shape[2], r.shape[3], r.shape[3]
     w_shape = r.shape[2:] if w.dim() == 2 else r.shape
     check_shapes(
         "r", r, k=(k, r.shape), v=(v, r.shape), w=(w, w_shape), u=(u, r.shape[2:]), resets=(resets, r.shape[:2]),
-        initial_state=(initial_state, (batch_size, heads, size, size)),
+        initial_state=(initial_state, state_shape),
     )  # fmt: skip
     r, k, v, w, u = promote_dtypes(r, k, v, w, u)
-    if initial_state is not None:
-        initial_state = initial_state.to(accumulation_dtype(r.dtype))
-    y, last_state = WKV6.choose(backend, r)(r, k, v, w, u, initial_state, resets, return_last_state)
+    state = first_state(initial_state, return_last_state, state_shape, r)
+    y, last_state = WKV6.choose(backend, r)(r, k, v, w, u, state, resets)
     return (y, last_state) if return_last_state else y
 
 
@@ -170,25 +172,23 @@ def wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tens
 
 
 def reference_wkv4(
-    w: Tensor, u: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, resets: Tensor | None,
-    return_last_state: bool,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    w: Tensor, u: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """The recurrence, token by token, in units of e^(largest exponent so far); differentiated by autograd."""
     dtype = k.dtype
     w, u, k, v = promote_dtypes(w, u, k, v, at_least=torch.float32)
-    if initial_state is None:
-        state = wkv4_state(k.shape[0], k[0, 0]).unbind(1)  # total, weight, exponent, each (batch, dim)
-    else:
-        total, weight, highest = initial_state.unbind(1)
-        state = total, weight, highest.detach().masked_fill(weight == 0, LOWEST_EXPONENT)
+    state = wkv4_state(len(k), k[0, 0]) if initial_state is None else initial_state
+    state = state.unbind(1)  # total, weight, exponent, each (batch, dim)
     outputs = []
     for t, (k_t, v_t) in enumerate(zip(k.unbind(1), v.unbind(1), strict=True)):
         if resets is not None:
-            total, weight = (reset_state(x, resets, t) for x in state[:2])
-            state = total, weight, state[2].masked_fill(weight == 0, LOWEST_EXPONENT)
+            state = tuple(
+                x.masked_fill(resets[:, t, None], empty)
+                for x, empty in zip(state, (0, 0, LOWEST_EXPONENT), strict=True)
+            )
         y, state = _token4(w, u, k_t, v_t, state)
         outputs.append(y)
-    return torch.stack(outputs, dim=1).to(dtype), torch.stack(state, dim=1) if return_last_state else None
+    return torch.stack(outputs, dim=1).to(dtype), None if initial_state is None else torch.stack(state, dim=1)
 
 
 def _token4(
@@ -205,9 +205,8 @@ def _token4(
 
 
 def reference_wkv6(
-    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial_state: Tensor | None, resets: Tensor | None,
-    return_last_state: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial_state: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The recurrence as written, token by token; differentiated by autograd."""
     dtype = r.dtype
     r, k, v, w, u = promote_dtypes(r, k, v, w, u, at_least=torch.float32)
@@ -234,15 +233,14 @@ def _fla() -> Callable[..., tuple[Tensor, Tensor | None]]:
         )
 
     def run(
-        r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial_state: Tensor | None, resets: Tensor | None,
-        return_last_state: bool,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial_state: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         # The library has no resets and ignores the last state's gradient.
-        if resets is not None or (return_last_state and torch.is_grad_enabled()):
-            return reference_wkv6(r, k, v, w, u, initial_state, resets, return_last_state)
+        if resets is not None or (initial_state is not None and torch.is_grad_enabled()):
+            return reference_wkv6(r, k, v, w, u, initial_state, resets)
         y, last_state = fused_recurrent_rwkv6(
             r, k, v, w.expand_as(k).contiguous(), u, scale=1.0, initial_state=initial_state,
-            output_final_state=return_last_state,
+            output_final_state=initial_state is not None,
         )  # fmt: skip
         return y, last_state
 

@@ -54,11 +54,10 @@ def _work(r: Tensor) -> int:
 
 
 def numba_wkv6(
-    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial_state: Tensor | None, resets: Tensor | None,
-    return_last_state: bool,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, initial_state: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """Backend "numba" of ``wkv6``."""
-    if initial_state is not None or resets is not None or return_last_state:
-        return reference_wkv6(r, k, v, w, u, initial_state, resets, return_last_state)
+    if initial_state is not None or resets is not None:
+        return reference_wkv6(r, k, v, w, u, initial_state, resets)
     y: Tensor = _NumbaWKV6.apply(r, k, v, w, u)
     return y, None

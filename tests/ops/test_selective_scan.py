@@ -199,7 +199,7 @@ def test_without_numba_plain_torch_is_used_with_a_warning(caplog, monkeypatch):
     assert "numba is not installed; `pip install numba`" in caplog.text
     inputs = arguments(1, 2, 3, 2)
     expected = selective_scan(*inputs, True, backend="reference")
-    assert torch.equal(scan(*inputs, True, None, None, None, False)[0], expected)
+    assert torch.equal(scan(*inputs, True, None, None, None)[0], expected)
     with pytest.raises(ValueError, match="backend='numba' of scan cannot run here: numba is not installed; `pip"):
         operation.choose("numba", torch.zeros(1))
 
