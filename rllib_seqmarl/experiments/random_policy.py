@@ -20,9 +20,5 @@ class RandomPolicy:
         """Do nothing: the policy has no memory."""
 
     def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool = True) -> np.ndarray:
-    def reset(self) -> None:
-        """Do nothing: the policy has no memory."""
-
-    def act_for_many(self, observations: Mapping[str, np.ndarray], *, explore: bool = True) -> np.ndarray:
         """Return random joint actions, with the signature of `JointPolicy.act_for_many`; ignores `explore`."""
         return self.layout.sample(self._rng, len(observations[ALIVE]), observations.get(ACTION_MASK))
