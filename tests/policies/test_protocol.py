@@ -81,9 +81,7 @@ def restore_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_registered_policy_can_be_selected() -> None:
     config = MATConfig().environment(ENV).network(policy="linear")
-    with pytest.raises(
-        ValueError, match=r"unknown policy 'linear'. Known policies: independent, sequence.*register_policy\("
-    ):
+    with pytest.raises(ValueError, match=r"unknown policy 'linear'. Known policies: .*sequence.*register_policy\("):
         config.validate()
     register_policy("linear", LinearPolicy)
     config.network(scale=2).validate()
@@ -110,9 +108,10 @@ BAD: dict[str, tuple[Any, Any, str]] = {
 def test_invalid_registrations_are_rejected(case: str) -> None:
     name, policy, message = BAD[case]
     register_policy("linear", LinearPolicy)
+    before = dict(POLICIES)
     with pytest.raises((ValueError, TypeError), match=message):
         register_policy(name, policy)
-    assert set(POLICIES.of_users) == {"linear"}
+    assert before == POLICIES
 
 
 @pytest.mark.parametrize("travels_as", ["config", "dict", "state"])
