@@ -2,7 +2,8 @@
 
 Within a chunk, each token reads every predecessor's key, which is stored and decayed step by step: chunk * size
 operations per token and head, compared with size * size for the state. Only chunks are linked by the state, so a team
-of up to one chunk needs none. Decays are only multiplied, never divided by, so nothing overflows.
+of up to one chunk needs none. A chunk also ends before a reset, which unlinks it from the next one. Decays are only
+multiplied, never divided by, so nothing overflows.
 
 Arrays are indexed [sequence, token, head, channel], with all loops over heads and channels starting from 0: LLVM does
 not vectorise a loop in which an index might be negative.
@@ -17,6 +18,41 @@ import numpy as np
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 CHUNK = 32  # tokens; with 16, teams of 17 took twice as long, and larger teams gained little
+
+
+# Positions in a sequence of ``length`` tokens with ``resets`` (batch, length), or (0, 0) for none.
+
+
+@kernel
+def _chunk_end(b: Any, first: Any, chunk: Any, length: Any, resets: Any) -> Any:
+    """The end of the chunk that begins at ``first``: a multiple of ``chunk``, a reset or the end of the sequence."""
+    last = min((first // chunk + 1) * chunk, length)
+    if len(resets) > 0:
+        for t in range(first + 1, last):
+            if resets[b, t]:
+                return t
+    return last
+
+
+@kernel
+def _chunk_start(b: Any, last: Any, chunk: Any, resets: Any) -> Any:
+    """The beginning of the chunk that ends at ``last``."""
+    first = (last - 1) // chunk * chunk
+    if len(resets) > 0:
+        for t in range(last - 1, first, -1):
+            if resets[b, t]:
+                return t
+    return first
+
+
+@kernel
+def _is_linked(b: Any, t: Any, length: Any, has_states: Any, resets: Any) -> Any:
+    """Whether a state is handed over at the border ``t`` of a chunk."""
+    if t == length:
+        return has_states
+    if len(resets) > 0 and resets[b, t]:
+        return False
+    return has_states or t > 0
 
 
 @kernel
@@ -145,9 +181,16 @@ def _decay_receptances(b: Any, first: Any, last: Any, r: Any, since: Any, factor
 
 
 @kernel
-def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, y: Any) -> None:
-    """r, k, v, y (batch, length, heads, size), w likewise or with batch = length = 1, u (heads, size)."""
+def forward(
+    begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, resets: Any, states: Any, y: Any
+) -> None:  # fmt: skip
+    """Fill y, and advance the states in place.
+
+    r, k, v, y (batch, length, heads, size), w likewise or with batch = length = 1, u (heads, size), resets (batch,
+    length) or empty, states (batch, heads, size, size), or empty to start from zeros and discard them.
+    """
     _, length, heads, size = r.shape
+    has_states = len(states) > 0
     zero = r.dtype.type(0)
     chunk = min(CHUNK, length)
     n = chunk * heads * size
@@ -155,10 +198,12 @@ def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, y: Any
     decay, keys, factors = (rows[0][:n].reshape(chunk, heads, size), rows[1][:n].reshape(chunk, heads, size),
                             rows[2][:n].reshape(chunk, heads, size))  # fmt: skip
     since = rows[3][: n + heads * size].reshape(chunk + 1, heads, size)
-    state = np.empty((heads, size, size) if length > chunk else (0, 0, 0), u.dtype)
+    no_states = np.empty((heads, size, size) if length > chunk else (0, 0, 0), u.dtype)
     for b in range(begin, end):
-        for first in range(0, length, chunk):
-            last = min(first + chunk, length)
+        state = states[b] if has_states else no_states
+        last = 0
+        while last < length:
+            first, last = last, _chunk_end(b, last, chunk, length, resets)
             _decays(b, first, last, w, decay, since)
             for t in range(first, last):
                 for h in range(heads):
@@ -177,11 +222,13 @@ def forward(begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, y: Any
                             keys[s, h, i] *= decay[t - first, h, i]
                     for i in range(size):
                         keys[t - first, h, i] = k[b, t, h, i]
-            if first > 0:
+            is_linked = _is_linked(b, first, length, has_states, resets)
+            if is_linked:
                 _decay_receptances(b, first, last, r, since, factors)
                 _read(b, first, last, factors, state, y)
-            if last < length:  # here the keys are decayed to the first token after the chunk
-                _decay_state(since[last - first], first > 0, state, state)
+            # Here the keys are decayed to the first token after the chunk.
+            if _is_linked(b, last, length, has_states, resets):
+                _decay_state(since[last - first], is_linked, state, state)
                 _write(b, first, last, keys, v, state)
 
 
@@ -200,13 +247,17 @@ def _decay_past_keys(b: Any, first: Any, last: Any, k: Any, decay: Any, past: An
 
 @kernel
 def backward(
-    begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, grad_y: Any, grad_r: Any, grad_k: Any, grad_v: Any,
-    grad_w: Any,
+    begin: Any, end: Any, r: Any, k: Any, v: Any, w: Any, u: Any, resets: Any, first_states: Any, grad_y: Any,
+    grad_states: Any, grad_r: Any, grad_k: Any, grad_v: Any, grad_w: Any,
 ) -> Any:  # fmt: skip
-    """Fill the gradients of r, k, v and w, and return those of u and of a constant w."""
+    """Fill the gradients of r, k, v and w, and return those of u and of a constant w.
+
+    ``first_states`` holds the states that `forward` started from. ``grad_states`` holds the gradient of the last
+    states, and is overwritten by that of the first.
+    """
     _, length, heads, size = r.shape
     zero = r.dtype.type(0)
-    varies = w.shape[1] > 1 or w.shape[0] > 1
+    varies, has_states = w.shape[1] > 1 or w.shape[0] > 1, len(first_states) > 0
     chunk = min(CHUNK, length)
     chunks = (length + chunk - 1) // chunk
     grad_u, grad_const = np.zeros_like(u), np.zeros_like(u)
@@ -219,39 +270,49 @@ def backward(
     since = rows[4][: n + heads * size].reshape(chunk + 1, heads, size)
     past = scratch(1, pairs * heads * size, u)[0][: pairs * heads * size].reshape(pairs, heads, size)
     later = np.empty((heads, size), u.dtype)
-    states = np.empty((chunks, heads, size, size) if chunks > 1 else (1, 1, 1, 1), u.dtype)
-    grad = np.empty((heads, size, size) if chunks > 1 else (1, 1, 1), u.dtype)
+    # A state is handed over only to the first chunk that begins in a stretch of ``chunk`` tokens.
+    has_links = chunks > 1 or has_states
+    states = np.empty((chunks, heads, size, size) if has_links else (1, 1, 1, 1), u.dtype)
+    own_grad = np.empty((heads, size, size) if has_links else (1, 1, 1), u.dtype)
     for b in range(begin, end):
-        for c in range(chunks - 1):
-            first, last = c * chunk, (c + 1) * chunk
-            _decays(b, first, last, w, decay, since)
-            _decay_keys(b, first, last, k, decay, factors)
-            _decay_state(since[chunk], c > 0, states[c], states[c + 1])
-            _write(b, first, last, factors, v, states[c + 1])
+        if has_states:
+            states[0] = first_states[b]
+        first, last = 0, _chunk_end(b, 0, chunk, length, resets)
+        while last < length:
+            if _is_linked(b, last, length, has_states, resets):
+                is_linked = _is_linked(b, first, length, has_states, resets)
+                _decays(b, first, last, w, decay, since)
+                _decay_keys(b, first, last, k, decay, factors)
+                _decay_state(since[last - first], is_linked, states[first // chunk], states[last // chunk])
+                _write(b, first, last, factors, v, states[last // chunk])
+            first, last = last, _chunk_end(b, last, chunk, length, resets)
         grad_k[b] = zero
         grad_v[b] = zero
-        grad[:] = zero
-        for c in range(chunks - 1, -1, -1):
-            first, last = c * chunk, min((c + 1) * chunk, length)
-            tokens = last - first
+        grad = grad_states[b] if has_states else own_grad
+        first = length
+        while first > 0:
+            last, first = first, _chunk_start(b, first, chunk, resets)
+            begins_linked = _is_linked(b, first, length, has_states, resets)
+            ends_linked = _is_linked(b, last, length, has_states, resets)
+            c, tokens = first // chunk, last - first
             _decays(b, first, last, w, decay, since)
             _decay_past_keys(b, first, last, k, decay, past)
             # later[h, i]: the gradient of the logarithm of the decay applied to the state before the chunk.
             later[:] = zero
-            if last < length:
+            if ends_linked:
                 _decay_keys(b, first, last, k, decay, factors)
                 _read(b, first, last, factors, grad, grad_v)
                 _dot_state(b, first, last, v, grad, dots)
-                grad_k[b, first:last] = dots
-                if c > 0:
+                grad_k[b, first:last] = dots[:tokens]
+                if begins_linked:
                     for h in range(heads):
                         for i in range(size):
                             total = zero
                             for j in range(size):
                                 total += grad[h, i, j] * states[c, h, i, j]
                             later[h, i] = since[tokens, h, i] * total
-                _decay_state(since[tokens], c > 0, grad, grad)
-            if c > 0:
+            _decay_state(since[tokens], begins_linked and ends_linked, grad, grad)
+            if begins_linked:
                 _decay_receptances(b, first, last, r, since, factors)
                 _write(b, first, last, factors, grad_y, grad)
                 _dot_state(b, first, last, grad_y, states[c], dots)
@@ -286,7 +347,7 @@ def backward(
                             through = grad_k[b, first + s, h, i] * decay[t, h, i]
                             grad_decay[t, h, i] += through * past[pair, h, i]
                             grad_k[b, first + s, h, i] = through + grad_score * r[b, at, h, i]
-                    if c > 0:
+                    if begins_linked:
                         for i in range(size):
                             grad_r[b, at, h, i] += since[t, h, i] * dots[t, h, i]
                         for i in range(size):

@@ -123,7 +123,12 @@ def with_gradients(y: Tensor, state: Tensor, inputs):
 
 @pytest.mark.parametrize(("name", "backend"), BACKENDS)
 @settings(max_examples=20, deadline=None)
-@given(data=st.data(), batch_size=st.integers(1, 3), length=st.integers(1, 40), has_state=st.booleans())
+@given(
+    data=st.data(),
+    batch_size=st.integers(1, 3),
+    length=st.integers(1, 8) | st.integers(60, 70),  # with three chunks in wkv6
+    has_state=st.booleans(),
+)
 def test_windows_equal_the_whole_sequence(name, backend, data, batch_size, length, has_state):
     inputs = random_inputs(name, batch_size, length, data.draw(st.integers(0, 1000)))
     tokens, parameters, state = inputs
@@ -146,3 +151,58 @@ def test_windows_equal_the_whole_sequence(name, backend, data, batch_size, lengt
     ):
         for a, b in zip(actual, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
+@pytest.mark.parametrize("resets", [None, [[0, 0, 1, 0], [1, 0, 0, 1]]])
+def test_gradients(name, backend, resets):
+    tokens, parameters, state = random_inputs(name, 2, 4)
+    resets = None if resets is None else torch.tensor(resets, dtype=torch.bool)
+
+    def run(*inputs):
+        *leaves, state = inputs
+        return CASES[name][1](leaves[: len(tokens)], leaves[len(tokens) :], state, resets, backend)
+
+    assert torch.autograd.gradcheck(run, (*tokens, *parameters, state))
+
+
+@pytest.mark.parametrize(("name", "backend"), BACKENDS)
+def test_zeros_are_the_state_before_the_first_token(name, backend):
+    tokens, parameters, state = random_inputs(name, 3, 5)
+    function = CASES[name][1]
+    expected, _ = function(tokens, parameters, None, None, backend)
+    torch.testing.assert_close(
+        function(tokens, parameters, torch.zeros_like(state), None, backend)[0], expected, rtol=0, atol=1e-12
+    )
+    resets = torch.zeros(3, 5, dtype=torch.bool).index_fill_(1, torch.tensor(0), True)
+    torch.testing.assert_close(function(tokens, parameters, state, resets, backend)[0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", WKV4.available())
+def test_exponents_of_empty_states_do_not_count(backend):
+    torch.manual_seed(0)
+    w, u, k, v = (
+        x.detach() for x in (-torch.rand(2), torch.randn(2), torch.randn(1, 3, 2) - 1e4, torch.randn(1, 3, 2))
+    )
+    expected = wkv4(w, u, k, v, backend=backend)
+    state = torch.tensor([[[0.0, 0.0], [0.0, 0.0], [0.0, 1e4]]])  # far above the keys
+    torch.testing.assert_close(wkv4(w, u, k, v, initial_state=state, backend=backend), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["scan", "wkv4", "wkv6"])
+def test_states_of_half_precision_inputs_are_float32(name, dtype):
+    tokens, parameters, state = random_inputs(name, 2, 3)
+    tokens, parameters = ([x.detach().to(dtype) for x in group] for group in (tokens, parameters))
+    y, last_state = CASES[name][1](tokens, parameters, state.detach().float(), None, "auto")
+    assert y.dtype == dtype
+    assert last_state.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["scan", "conv", "shift", "wkv4", "wkv6"])
+def test_wrong_shapes_are_named(name):
+    tokens, parameters, state = random_inputs(name, 3, 5)
+    with pytest.raises(ValueError, match=r"initial_state must have shape \(3, .* not \(2, "):
+        CASES[name][1](tokens, parameters, state[:2], None, "auto")
+    with pytest.raises(ValueError, match=r"resets must have shape \(3, 5\) with .* not \(3, 4\)"):
+        CASES[name][1](tokens, parameters, state, torch.zeros(3, 4, dtype=torch.bool), "auto")
