@@ -87,7 +87,7 @@ def _network_inputs(config: JointPPOConfig, obs_space: Any, action_space: gym.Sp
 
 def _describe(obs_space: Any, action_space: Any) -> str:
     n_agents, *obs_dim = obs_space["observations"].shape
-    state = f", a state of {obs_space['state'].shape[0]}" if "state" in obs_space.spaces else ""
+    state = f", a state of {obs_space['state'].shape[-1]}" if "state" in obs_space.spaces else ""
     actions = f"actions of {action_space.shape[-1]} numbers"
     if isinstance(action_space, gym.spaces.MultiDiscrete):
         actions = f"{action_space.nvec.reshape(n_agents, -1).max(axis=0).tolist()} actions"
