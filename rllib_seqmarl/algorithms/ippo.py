@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.utils.annotations import override
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO
 from rllib_seqmarl.algorithms.mappo import MAPPOConfig
@@ -24,14 +23,9 @@ class IPPOConfig(MAPPOConfig):
     """
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        super().__init__(algo_class=algo_class or IPPO)
+        super().__init__(algo_class)
         self.critic = "observations"
 
 
-class IPPO(JointPPO):
+class IPPO(JointPPO, config=IPPOConfig):
     """Independent PPO."""
-
-    @classmethod
-    @override(JointPPO)
-    def get_default_config(cls) -> IPPOConfig:
-        return IPPOConfig()

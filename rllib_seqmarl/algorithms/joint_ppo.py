@@ -44,10 +44,18 @@ class JointPPO(ChecksummedCheckpoints, PPO):
     An environment that violates its API contract ends training with a `JointEnvError`, also on remote env runners.
     """
 
+    _config_class: type[JointPPOConfig] = JointPPOConfig
+
+    def __init_subclass__(cls, config: type[JointPPOConfig] | None = None, **kwargs: Any) -> None:
+        """Make `config` and this algorithm each other's default; without it, the parent's config remains."""
+        super().__init_subclass__(**kwargs)
+        if config is not None:
+            cls._config_class, config.default_algorithm = config, cls
+
     @classmethod
     @override(PPO)
     def get_default_config(cls) -> JointPPOConfig:
-        return JointPPOConfig()
+        return cls._config_class()
 
     @staticmethod
     @override(Algorithm)
@@ -155,3 +163,6 @@ class JointPPO(ChecksummedCheckpoints, PPO):
         self._sampler.close()
         super().cleanup()
         self._env_errors.clear()
+
+
+JointPPOConfig.default_algorithm = JointPPO

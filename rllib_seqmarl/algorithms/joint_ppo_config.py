@@ -48,6 +48,7 @@ class JointPPOConfig(PPOConfig):
     """
 
     output: Any
+    default_algorithm: ClassVar[type[Algorithm]]  # set by the algorithm, see `JointPPO.__init_subclass__`
     default_policy: ClassVar[str] = "sequence"
     more_options: ClassVar[type | None] = None  # a dataclass of further keywords of `network` for the default policy
 
@@ -56,12 +57,7 @@ class JointPPOConfig(PPOConfig):
         document_options(cls)
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        if algo_class is None:
-            from rllib_seqmarl.algorithms.joint_ppo import JointPPO  # deferred: it imports this module
-
-            algo_class = JointPPO
-        super().__init__(algo_class=algo_class)
-
+        super().__init__(algo_class=algo_class or self.default_algorithm)
         self.train_batch_size = None
 
         # PPO's settings, with the defaults of the published MAT (arXiv 2205.14953, appendix).
@@ -141,9 +137,6 @@ class JointPPOConfig(PPOConfig):
             **kwargs: RLlib's PPO settings. `clip_param` applies to each agent's ratio (with continuous actions, to each
                 dimension's), and `vf_clip_param` to the change of the normalised value prediction; None means the
                 value of `clip_param`. `minibatch_size=None` uses the whole batch in each epoch.
-
-        Returns:
-            This updated config.
         """
         super().training(**kwargs)
         return self._set(
@@ -179,9 +172,6 @@ class JointPPOConfig(PPOConfig):
                 depend on it.
             **options: The policy's options.
 
-        Returns:
-            This updated config.
-
         Raises:
             TypeError: The policy has no such option.
             ValueError: The policy is unknown.
@@ -214,9 +204,6 @@ class JointPPOConfig(PPOConfig):
                 without ids, agents with equal observations act alike.
             team_reward: How the agents' rewards are combined into the team's: "mean" or "sum".
             global_state: Whether the environment's global state is observed too.
-
-        Returns:
-            This updated config.
 
         Raises:
             TypeError: There is no such option.
@@ -356,11 +343,7 @@ class JointPPOConfig(PPOConfig):
 
     @property
     def _joint_options(self) -> dict[str, Any]:
-        return {
-            "agent_ids": self.agent_ids,
-            "team_reward": self.team_reward,
-            "global_state": self.global_state,
-        }
+        return {"agent_ids": self.agent_ids, "team_reward": self.team_reward, "global_state": self.global_state}
 
     @override(PPOConfig)
     def validate(self) -> None:

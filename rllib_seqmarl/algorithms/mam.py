@@ -37,7 +37,7 @@ class MAMConfig(JointPPOConfig):
     more_options = MambaOptions
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        super().__init__(algo_class=algo_class or MAM)
+        super().__init__(algo_class)
         self.encoder_mixer = "mamba"
         self.decoder_mixer = "mamba"
         self.embed_dim = 128
@@ -74,10 +74,5 @@ class MAMConfig(JointPPOConfig):
         return options
 
 
-class MAM(JointPPO):
+class MAM(JointPPO, config=MAMConfig):
     """Multi-Agent Mamba."""
-
-    @classmethod
-    @override(JointPPO)
-    def get_default_config(cls) -> MAMConfig:
-        return MAMConfig()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.utils.annotations import override
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO
 from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
@@ -42,14 +41,9 @@ class MAPPOConfig(JointPPOConfig):
     default_policy = "independent"
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        super().__init__(algo_class=algo_class or MAPPO)
+        super().__init__(algo_class)
         self.num_epochs = 5
 
 
-class MAPPO(JointPPO):
+class MAPPO(JointPPO, config=MAPPOConfig):
     """Multi-agent PPO with a centralised critic."""
-
-    @classmethod
-    @override(JointPPO)
-    def get_default_config(cls) -> MAPPOConfig:
-        return MAPPOConfig()

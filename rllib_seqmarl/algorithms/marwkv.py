@@ -50,7 +50,7 @@ class MARWKVConfig(JointPPOConfig):
     more_options = RWKVVersion
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        super().__init__(algo_class=algo_class or MARWKV)
+        super().__init__(algo_class)
         self.encoder_mixer = None  # determined by `version`
         self.decoder_mixer = None
         self.lr = 1e-3
@@ -69,10 +69,5 @@ class MARWKVConfig(JointPPOConfig):
         return {**options, **mixers}
 
 
-class MARWKV(JointPPO):
+class MARWKV(JointPPO, config=MARWKVConfig):
     """Multi-Agent RWKV."""
-
-    @classmethod
-    @override(JointPPO)
-    def get_default_config(cls) -> MARWKVConfig:
-        return MARWKVConfig()

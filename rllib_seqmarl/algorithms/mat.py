@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.utils.annotations import override
-
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO
 from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
@@ -26,14 +23,6 @@ class MATConfig(JointPPOConfig):
     ```
     """
 
-    def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        super().__init__(algo_class=algo_class or MAT)
 
-
-class MAT(JointPPO):
+class MAT(JointPPO, config=MATConfig):
     """The Multi-Agent Transformer."""
-
-    @classmethod
-    @override(JointPPO)
-    def get_default_config(cls) -> MATConfig:
-        return MATConfig()

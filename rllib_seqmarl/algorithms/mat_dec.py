@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.utils.annotations import override
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO
 from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
@@ -30,15 +29,10 @@ class MATDecConfig(JointPPOConfig):
     default_policy = "independent"
 
     def __init__(self, algo_class: type[Algorithm] | None = None) -> None:
-        super().__init__(algo_class=algo_class or MATDec)
+        super().__init__(algo_class)
         self.critic = "encoder"
         self.activation = "gelu"
 
 
-class MATDec(JointPPO):
+class MATDec(JointPPO, config=MATDecConfig):
     """The Multi-Agent Transformer with decentralised actors."""
-
-    @classmethod
-    @override(JointPPO)
-    def get_default_config(cls) -> MATDecConfig:
-        return MATDecConfig()
