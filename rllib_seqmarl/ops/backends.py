@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce, wraps
+from functools import partial, reduce
 from importlib.util import find_spec
 from typing import Any
 
@@ -189,37 +189,6 @@ def promote_dtypes(*tensors: Tensor | None, at_least: torch.dtype | None = None)
         return tensors
     widest = reduce(torch.promote_types, dtypes)
     return tuple(None if x is None else x.to(widest) for x in tensors)
-
-
-def without_gradients(x: Tensor) -> Tensor:
-    """Detach ``x`` for code that does not propagate gradients.
-
-    Raises:
-        RuntimeError: ``x`` requires gradients, which would be lost silently.
-    """
-    if x.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError(
-            "single steps are for choosing actions and do not propagate gradients. For gradients, evaluate whole "
-            "sequences (a mixer's forward, a network's `evaluate`); to choose actions, use `torch.no_grad()`."
-        )
-    return x.detach() if x.requires_grad else x
-
-
-def single_step(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorate a step of a recurrence that updates its state in place, so that it runs without gradients.
-
-    The step raises a RuntimeError for inputs that require gradients, as :func:`without_gradients` does.
-    """
-
-    @wraps(function)
-    def step(*args: Any, **kwargs: Any) -> Tensor:
-        for x in (*args, *kwargs.values()):
-            if isinstance(x, Tensor):
-                without_gradients(x)
-        with torch.no_grad():
-            return function(*args, **kwargs)
-
-    return step
 
 
 def first_state(

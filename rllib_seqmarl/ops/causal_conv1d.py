@@ -23,7 +23,6 @@ from rllib_seqmarl.ops.backends import (
     cuda_library_obstacle,
     no_obstacle,
     promote_dtypes,
-    single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
 
@@ -84,22 +83,6 @@ def _since_reset(x: Tensor, resets: Tensor | None) -> Tensor:
         return x
     episode = resets.cumsum(-1)  # (batch, length)
     return x.masked_fill((episode != episode[..., -1:]).unsqueeze(1), 0)
-
-
-@single_step
-def causal_conv1d_step(
-    state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
-) -> Tensor:
-    """Convolve one token ``x`` (batch, dim), without gradients, in plain torch.
-
-    ``state`` (batch, dim, width) holds the last inputs, zeros before the first token; it is updated in place.
-    """
-    if state.shape[-1] > 1:
-        state[..., :-1] = state[..., 1:].clone()
-    state[..., -1] = x
-    y = (state * weight).sum(-1)  # (batch, dim)
-    y = y if bias is None else y + bias
-    return y if activation is None else F.silu(y)
 
 
 def reference_conv1d(

@@ -28,7 +28,6 @@ from rllib_seqmarl.ops.backends import (
     no_obstacle,
     promote_dtypes,
     reset_state,
-    single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
 
@@ -92,43 +91,6 @@ def selective_scan(
     state = first_state(initial_state, return_last_state, state_shape, u)
     y, last_state = scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, state, resets)
     return (y, last_state) if return_last_state else y
-
-
-@single_step
-def selective_scan_step(
-    state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-) -> Tensor:
-    """Scan one token, without gradients, in plain torch. Arguments as in :func:`selective_scan`, without the length.
-
-    Args:
-        state: (batch, dim, state), zeros before the first token, of float32 or wider; it is updated in place.
-
-    Returns:
-        y (batch, dim).
-    """
-    batch_size, dim = u.shape
-    B_shape = batch_size, A.shape[-1]
-    check_shapes(
-        "u", u, state=(state, (batch_size, *A.shape)), delta=(delta, u.shape), A=(A, (dim, B_shape[1])), B=(B, B_shape),
-        C=(C, B_shape), D=(D, (dim,)), z=(z, u.shape), delta_bias=(delta_bias, (dim,)),
-    )  # fmt: skip
-    dtype = u.dtype
-    state, u, delta, A, B, C, D, z, delta_bias = promote_dtypes(state, u, delta, A, B, C, D, z, delta_bias)
-    delta = activated(delta.unsqueeze(-1), delta_bias, delta_softplus).squeeze(-1)  # (batch, dim)
-    state.mul_(torch.exp(delta.unsqueeze(-1) * A)).addcmul_((delta * u).unsqueeze(-1), B.unsqueeze(1))
-    y = (state @ C.unsqueeze(-1)).squeeze(-1)  # (batch, dim)
-    if D is not None:
-        y = y + D * u
-    return (y if z is None else y * F.silu(z)).to(dtype)
 
 
 def activated(delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool) -> Tensor:

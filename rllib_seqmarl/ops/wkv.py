@@ -19,14 +19,12 @@ from rllib_seqmarl.ops.backends import (
     AUTO,
     Backend,
     Operation,
-    accumulation_dtype,
     check_shapes,
     cuda_library_obstacle,
     first_state,
     no_obstacle,
     promote_dtypes,
     reset_state,
-    single_step,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
 
@@ -81,32 +79,6 @@ def wkv4(
     return (y, last_state) if return_last_state else y
 
 
-def wkv4_state(batch_size: int, like: Tensor) -> Tensor:
-    """The state (batch, 3, dim) before the first token: numerator, denominator, exponent. ``like`` is (dim,).
-
-    Like all states, it is float32 or wider.
-    """
-    state = like.new_zeros(batch_size, 3, len(like), dtype=accumulation_dtype(like.dtype))
-    state[:, 2] = LOWEST_EXPONENT
-    return state
-
-
-@single_step
-def wkv4_step(w: Tensor, u: Tensor, k: Tensor, v: Tensor, state: Tensor) -> Tensor:
-    """Compute one token of :func:`wkv4`, without gradients, in plain torch: k, v and y are (batch, dim).
-
-    ``state`` is updated in place.
-    """
-    check_shapes(
-        "k", k, w=(w, k.shape[1:]), u=(u, k.shape[1:]), v=(v, k.shape), state=(state, (k.shape[0], 3, k.shape[1]))
-    )
-    dtype = k.dtype
-    w, u, k, v, state = promote_dtypes(w, u, k, v, state)
-    y, new_state = _token4(w, u, k, v, state.unbind(1))
-    state.copy_(torch.stack(new_state, dim=1))
-    return y.to(dtype)
-
-
 def wkv6(
     r: Tensor,
     k: Tensor,
@@ -153,39 +125,20 @@ def wkv6(
     return (y, last_state) if return_last_state else y
 
 
-@single_step
-def wkv6_step(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> Tensor:
-    """Compute one token of :func:`wkv6`, without gradients, in plain torch.
-
-    r, k, v and the result are (batch, heads, size), and w is too or is (heads, size). ``state`` (batch, heads, size,
-    size) is zero before the first token and updated in place; its key axis comes before its value axis.
-    """
-    shape, w_shape = r.shape, r.shape[1:] if w.dim() == 2 else r.shape
-    check_shapes(
-        "r", r, k=(k, shape), v=(v, shape), w=(w, w_shape), u=(u, shape[1:]), state=(state, (*shape, shape[-1]))
-    )  # fmt: skip
-    dtype = r.dtype
-    r, k, v, w, u, state = promote_dtypes(r, k, v, w, u, state)
-    y = (r.unsqueeze(-2) @ state).squeeze(-2) + (r * u * k).sum(-1, keepdim=True) * v  # (batch, heads, size)
-    state.mul_(w.exp().unsqueeze(-1)).addcmul_(k.unsqueeze(-1), v.unsqueeze(-2))
-    return y.to(dtype)
-
-
 def reference_wkv4(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """The recurrence, token by token, in units of e^(largest exponent so far); differentiated by autograd."""
     dtype = k.dtype
     w, u, k, v = promote_dtypes(w, u, k, v, at_least=torch.float32)
-    state = wkv4_state(len(k), k[0, 0]) if initial_state is None else initial_state
-    state = state.unbind(1)  # total, weight, exponent, each (batch, dim)
+    zeros = k.new_zeros(k.shape[0], k.shape[2])
+    empty = zeros, zeros, zeros + LOWEST_EXPONENT
+    # Total, weight and exponent, each (batch, dim).
+    state: tuple[Tensor, ...] = empty if initial_state is None else initial_state.unbind(1)
     outputs = []
     for t, (k_t, v_t) in enumerate(zip(k.unbind(1), v.unbind(1), strict=True)):
         if resets is not None:
-            state = tuple(
-                x.masked_fill(resets[:, t, None], empty)
-                for x, empty in zip(state, (0, 0, LOWEST_EXPONENT), strict=True)
-            )
+            state = tuple(old.where(~resets[:, t, None], new) for old, new in zip(state, empty, strict=True))
         y, state = _token4(w, u, k_t, v_t, state)
         outputs.append(y)
     return torch.stack(outputs, dim=1).to(dtype), None if initial_state is None else torch.stack(state, dim=1)

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from rllib_seqmarl.ops import backends, numba_support
-from rllib_seqmarl.ops.causal_conv1d import CAUSAL_CONV1D, causal_conv1d, causal_conv1d_step
+from rllib_seqmarl.ops.causal_conv1d import CAUSAL_CONV1D, causal_conv1d
 from rllib_seqmarl.ops.selective_scan import (
     MAX_DELTA,
     SELECTIVE_SCAN,
     selective_scan,
-    selective_scan_step,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -133,17 +132,6 @@ def test_threads_change_nothing(backend, monkeypatch):
         torch.testing.assert_close(one, three, rtol=1e-5, atol=1e-5)
 
 
-def test_steps_equal_the_scan():
-    torch.manual_seed(0)
-    inputs = [x.detach() for x in arguments(3, 8, 6, 4, torch.float64)]
-    y, last_state = selective_scan(*inputs, True, True)
-    state = torch.zeros(3, 8, 4, dtype=torch.float64)
-    for t in range(6):
-        token = [x[..., t] if x.dim() == 3 else x for x in inputs]
-        torch.testing.assert_close(selective_scan_step(state, *token, True), y[..., t])
-    torch.testing.assert_close(state, last_state)
-
-
 @pytest.mark.parametrize("backend", SCANS)
 def test_extreme_steps_and_decays_stay_finite(backend):
     torch.manual_seed(0)
@@ -167,15 +155,11 @@ def test_the_convolution(backend, activation, width):
     weight = torch.randn(5, width, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(5, dtype=torch.float64, requires_grad=True)
     y = causal_conv1d(x, weight, bias, activation, backend=backend)
-    state = torch.zeros(3, 5, width, dtype=torch.float64)
     for t in range(7):
         past = x[..., max(0, t + 1 - width) : t + 1]
         expected = (past * weight[:, width - past.shape[-1] :]).sum(-1) + bias
         expected = F.silu(expected) if activation else expected
         torch.testing.assert_close(y[..., t], expected)
-        with torch.no_grad():
-            step = causal_conv1d_step(state, x[..., t], weight, bias, activation)
-        torch.testing.assert_close(step, expected)
     arguments = (x, weight, bias)
     assert torch.autograd.gradcheck(lambda *args: causal_conv1d(*args, activation, backend=backend), arguments)
     assert torch.autograd.gradcheck(lambda *args: causal_conv1d(*args, None, activation, backend=backend), (x, weight))
@@ -227,11 +211,6 @@ def test_half_precision_is_accumulated_in_float32(dtype):
     assert y.dtype == dtype
     expected = selective_scan(*(x.float() for x in inputs), True)
     torch.testing.assert_close(y, expected.to(dtype), rtol=1e-2, atol=1e-2)
-    state = torch.zeros(2, 6, 4)
-    for t in range(256):
-        token = [x[..., t] if x.dim() == 3 else x for x in inputs]
-        step = selective_scan_step(state, *token, True)
-        torch.testing.assert_close(step, y[..., t], rtol=2e-2, atol=2e-2)
 
 
 def test_mixed_dtypes_are_promoted_to_the_widest():
@@ -259,10 +238,6 @@ def test_unavailable_backends_are_rejected_with_a_remedy(backend, message):
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"weight must have shape \(4, 2\) with x \(1, 4, 3\), not \(2, 2\)"):
         causal_conv1d(torch.randn(1, 4, 3), torch.randn(2, 2))
-    token = [x[..., 0] if x.dim() == 3 else x for x in arguments(2, 4, 6, 3)]
-    expected = r"state must have shape \(2, 4, 3\) with u \(2, 4\), not \(1, 4, 3\)"
-    with pytest.raises(ValueError, match=expected), torch.no_grad():
-        selective_scan_step(torch.zeros(1, 4, 3), *token)
     inputs = arguments(2, 4, 6, 3)
     inputs[3] = inputs[3].mT
     with pytest.raises(ValueError, match=r"B must have shape \(2, 3, 6\) with u \(2, 4, 6\), not \(2, 6, 3\)"):

@@ -11,10 +11,7 @@ from rllib_seqmarl.ops.wkv import (
     WKV4,
     WKV6,
     wkv4,
-    wkv4_state,
-    wkv4_step,
     wkv6,
-    wkv6_step,
 )
 
 FAST_WKV4 = [name for name in WKV4.available() if name != "reference"]
@@ -182,26 +179,6 @@ def test_full_decay_forgets_and_no_decay_keeps_everything(backend):
     torch.testing.assert_close(keeps, (r.unsqueeze(-2) @ written).squeeze(-2), rtol=0, atol=1e-9)
 
 
-def test_wkv4_steps_equal_the_scan():
-    torch.manual_seed(0)
-    w, u, k, v = (x.detach() for x in arguments4(3, 20, 5, torch.float64))
-    state = wkv4_state(3, w)
-    steps = [wkv4_step(w, u, k_t, v_t, state) for k_t, v_t in zip(k.unbind(1), v.unbind(1), strict=True)]
-    torch.testing.assert_close(torch.stack(steps, dim=1), wkv4(w, u, k, v, backend="reference"), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("is_constant", [False, True])
-def test_wkv6_steps_equal_the_scan(is_constant):
-    torch.manual_seed(0)
-    r, k, v, w, u = (x.detach() for x in arguments6(3, 40, 2, 5, torch.float64, is_constant))
-    state = r.new_zeros(3, 2, 5, 5)
-    steps = []
-    for t in range(40):
-        w_t = w if is_constant else w[:, t]
-        steps.append(wkv6_step(r[:, t], k[:, t], v[:, t], w_t, u, state))
-    torch.testing.assert_close(torch.stack(steps, dim=1), wkv6(r, k, v, w, u, backend="reference"), rtol=0, atol=1e-12)
-
-
 def test_unavailable_backends_are_rejected():
     with pytest.raises(ValueError, match="not a backend of wkv6.*fla, numba, reference"):
         wkv6(*arguments6(1, 2, 1, 4), backend="cuda")
@@ -216,15 +193,6 @@ def test_wrong_shapes_are_named():
     w, u, k, v = arguments4(2, 6, 3)
     with pytest.raises(ValueError, match=r"u must have shape \(3,\) with k \(2, 6, 3\), not \(1,\)"):
         wkv4(w, u[:1], k, v)
-
-
-def test_states_of_the_wrong_size_are_named():
-    w, u, k, v = (x.detach() for x in arguments4(2, 6, 3))
-    with pytest.raises(ValueError, match=r"state must have shape \(2, 3, 3\) with k \(2, 3\), not \(1, 3, 3\)"):
-        wkv4_step(w, u, k[:, 0], v[:, 0], wkv4_state(1, w))
-    r, k, v, w, u = (x.detach() for x in arguments6(2, 6, 3, 4))
-    with pytest.raises(ValueError, match=r"state must have shape \(2, 3, 4, 4\)"):
-        wkv6_step(r[:, 0], k[:, 0], v[:, 0], w[:, 0], u, torch.zeros(2, 3, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
