@@ -6,8 +6,9 @@ sampling: MAT's env runner; RLlib's `SingleAgentEnvRunner` with its default conn
     vector of joint environments ("joint path") and on joint environments that gymnasium steps one by one, as RLlib does
     by default; RLlib's multi-agent PPO, with a network shared by all agents, on the environments one by one. The last
     column is the share of our time spent in the simulator and the network.
-training: MAT, 64 environments x 128 steps, 5 epochs of the whole batch; with the parts of an iteration. The reference
-    is Mava's MAT (JAX, compiled as a whole) with the same settings, measured earlier on two cores; it is not run here.
+training: MAT, 64 environments x 128 steps, 5 epochs of the whole batch, and MAPPO, with 4 epochs of 2 minibatches; with
+    the parts of an iteration. The references are Mava's MAT and MAPPO (JAX, compiled as a whole) with the same
+    settings, measured earlier on two cores; they are not run here.
 cold: the time from process start to a mean return of 0.95 on level-based foraging.
 memory: the memory of a rollout of 128 steps x 256 environments x 10 agents beyond its arrays.
 
@@ -41,21 +42,28 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 from ray.tune.registry import register_env
 
-from rllib_seqmarl import MATConfig
+from rllib_seqmarl import MAPPOConfig, MATConfig
 from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.envs import make_env
 from rllib_seqmarl.experiments.tuned import tuned_configs
 
 SAMPLED = ("vmas/balance", "smax/2s3z", "jumanji-rware/tiny-2ag", "mpe/simple_spread")
 NUM_ENVS = (16, 64, 256)
-# Mava's MAT on two cores: env steps/s, and seconds from process start to 0.95.
-MAVA = {"jumanji-lbf/2s-8x8-2p-2f-coop": 4820, "jumanji-rware/tiny-2ag": 4050, "smax/2s3z": 1340}
+# Mava on two cores: env steps/s, and for MAT seconds from process start to 0.95.
+TASKS = ("jumanji-lbf/2s-8x8-2p-2f-coop", "jumanji-rware/tiny-2ag", "smax/2s3z")
+MAVA = {"MAT": (4820, 4050, 1340), "MAPPO": (16_900, 10_200, 5_900)}
 MAVA_SECONDS_TO_095 = 156
 TRAINING = {"train_batch_size_per_learner": 64 * 128, "lr": 5e-4, "num_epochs": 5, "minibatch_size": None}
 
 
 def mat(env: str, num_envs: int = 64) -> MATConfig:
     config = MATConfig().environment(env).training(**TRAINING).network(embed_dim=64)
+    return config.env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs).debugging(seed=0)
+
+
+def mappo(env: str, num_envs: int = 64) -> MAPPOConfig:
+    config = MAPPOConfig().environment(env).network(hidden_sizes=(128, 128))
+    config.training(train_batch_size_per_learner=64 * 128, lr=2.5e-4, num_epochs=4, minibatch_size=32 * 128)
     return config.env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs).debugging(seed=0)
 
 
@@ -123,10 +131,11 @@ def sampling(rounds: int) -> None:
 
 def training(rounds: int) -> None:
     """Print the second table."""
-    header = "| environment | env steps/s | of Mava's MAT | sampling: simulator, network, rest | update |"
-    print(f"\n{header}\n|---|---|---|---|---|")
-    for env, reference in MAVA.items():
-        algo = mat(env).build_algo()
+    header = "| algorithm | environment | env steps/s | of Mava's | sampling: simulator, network, rest | update |"
+    print(f"\n{header}\n|---|---|---|---|---|---|")
+    rows = [(name, env, speed) for name, speeds in MAVA.items() for env, speed in zip(TASKS, speeds, strict=True)]
+    for name, env, reference in rows:
+        algo = {"MAT": mat, "MAPPO": mappo}[name](env).build_algo()
         algo.train()  # warm-up
         runs = []
         for _ in range(2 * rounds):
@@ -139,7 +148,7 @@ def training(rounds: int) -> None:
             f"{result['env_runners']['seconds'][part]:.2f} s" for part in ("environment", "network", "rollout")
         )
         print(
-            f"| `{env}` | {speed:,.0f} | {reference:,} ({speed / reference:.2f}x) | {parts} "
+            f"| {name} | `{env}` | {speed:,.0f} | {reference:,} ({speed / reference:.2f}x) | {parts} "
             f"| {result['seconds']['learning']:.2f} s |",
             flush=True,
         )
