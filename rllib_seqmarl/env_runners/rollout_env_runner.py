@@ -62,6 +62,7 @@ class RolloutEnvRunner(JointEnvRunner):
     vectorises (including those whose creators use RLlib's `EnvContext`).
     """
 
+    module: Any  # no None once there are samples
     _needs_initial_reset: bool
 
     @override(SingleAgentEnvRunner)
@@ -161,7 +162,6 @@ class RolloutEnvRunner(JointEnvRunner):
     def _fix_weights(self) -> None:
         """Let the network pack its current weights once for the rest of the rollout."""
         self._fixed_weights.close()
-        assert self.module is not None
         self._fixed_weights.enter_context(self.module.network.fixed_weights())
 
     def _reset_all(self) -> None:
@@ -183,7 +183,6 @@ class RolloutEnvRunner(JointEnvRunner):
         # At least every other row is a step: the row after an episode's end is a reset.
         capacity = _INITIAL_CAPACITY if num_timesteps is None else 2 * -(-num_timesteps // self.num_envs) + 1
         assert self._obs is not None
-        assert self.module is not None
         buffer = RolloutBuffer(
             self.env.unwrapped.layout,
             self.num_envs,
@@ -238,7 +237,6 @@ class RolloutEnvRunner(JointEnvRunner):
         batch: dict[str, Any] = {Columns.OBS: buffer.obs_tensors(t)}
         if self._device is not None and torch.device(self._device).type != "cpu":
             batch = {Columns.OBS: {key: x.to(self._device, non_blocking=True) for key, x in batch[Columns.OBS].items()}}
-        assert self.module is not None
         if self.module.is_stateful():
             batch[Columns.OBS] = {key: x.unsqueeze(1) for key, x in batch[Columns.OBS].items()}
             batch[Columns.STATE_IN] = self._take_state()
@@ -257,7 +255,6 @@ class RolloutEnvRunner(JointEnvRunner):
 
     def _take_state(self) -> Any:
         """Return the policy's state before the next step, zeroed where an episode begins."""
-        assert self.module is not None
         if self._state is None:
             self._state = self.module.policy.initial_state(self.num_envs)
         starts = self._record.lengths == 0
