@@ -29,7 +29,6 @@ from ray.rllib.utils.metrics import ALL_MODULES, DIFF_NUM_GRAD_UPDATES_VS_SAMPLE
 from torch import Tensor
 
 from rllib_seqmarl.learners.advantages import AGENT_EARNS
-from rllib_seqmarl.learners.decoupled import decouple
 from rllib_seqmarl.learners.distributed import fail_together, num_learners, sum_over_learners
 from rllib_seqmarl.learners.guard import NonFiniteLossError
 from rllib_seqmarl.learners.guarded_learner import GuardedTorchLearner
@@ -40,6 +39,7 @@ from rllib_seqmarl.learners.objectives import (
     LOSS_WEIGHTS,
     VALUE_LOSS_WEIGHTS,
     check_objective,
+    decouple,
     fake_batch,
     find_objective,
 )
@@ -122,7 +122,6 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         start = time.perf_counter()
         batch = self._make_batch(training_data)
         if self.config.sample_while_learning:
-            # Clip around the current policy instead of the one that acted, which is one update old.
             columns = batch.policy_batches[DEFAULT_MODULE_ID]
             decouple(columns, *self._evaluate(dict(columns)))
         self.metrics.log_value((ALL_MODULES, "seconds", "connector"), time.perf_counter() - start, reduce="sum")
