@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -52,29 +52,13 @@ def find_policy(path: str | os.PathLike[str]) -> Path:
     )
 
 
-class SavedPolicy(NamedTuple):
-    """The contents of a policy's two files.
-
-    Attributes:
-        network: The policy with its weights.
-        normalizer: The state of the value normaliser; empty if the policy was trained without one.
-        layout: The layout of the team's observations and actions in the network's arrays.
-        deployment: See `JointPolicy`.
-    """
-
-    network: Policy
-    normalizer: dict[str, Tensor]
-    layout: TeamLayout
-    deployment: dict[str, Any]
-
-
-def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
+def read_policy(path: str | os.PathLike[str]) -> JointPolicy:
     """Read the files written by `JointPolicy.save` without unpickling; `path` is their path without suffix.
 
     Raises:
         ExportError: A file is missing, damaged, incomplete or of another version; names the file and the key.
     """
-    network, normalizer, description = load_network(path)
+    network, normalizer_state, description = load_network(path)
     try:
         layout = TeamLayout.from_dict(description["layout"])
     except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
@@ -93,7 +77,11 @@ def read_policy(path: str | os.PathLike[str]) -> SavedPolicy:
             f"{path}.json: 'layout' and 'network' belong to different teams: the widths of observations, state and "
             f"choices are {widths} in 'layout' and {expected} in 'network'."
         )
-    return SavedPolicy(network, normalizer, layout, deployment)
+    normalizer = None
+    if normalizer_state:
+        normalizer = ValueNormalizer()
+        normalizer.load_state_dict(normalizer_state)
+    return JointPolicy(network, layout, normalizer, deployment)
 
 
 class JointPolicy:
@@ -148,17 +136,13 @@ class JointPolicy:
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Self:
         """Load the files written by `save` from `path` (without suffix); raises the errors of `from_checkpoint`."""
-        network, normalizer_state, layout, deployment = read_policy(path)
-        if deployment["has_custom_connectors"]:
+        policy = read_policy(path)
+        if policy.deployment["has_custom_connectors"]:
             raise ValueError(
                 f"{path} was trained with custom connectors between environment and module. Their code is not part of "
                 f"the policy's files. Restore it with `Algorithm.from_checkpoint(...)`, which runs them."
             )
-        normalizer = None
-        if normalizer_state:
-            normalizer = ValueNormalizer()
-            normalizer.load_state_dict(normalizer_state)
-        return cls(network, layout, normalizer, deployment).to(device)
+        return cls(policy.network, policy.layout, policy.value_normalizer, policy.deployment).to(device)
 
     def to(self, device: str | torch.device) -> Self:
         """Move the network to a device; observations are moved there too, and actions are returned as NumPy arrays."""
@@ -216,16 +200,13 @@ class JointPolicy:
     def act_for_many(
         self, observations: Mapping[str, np.ndarray], *, explore: bool = False, resets: np.ndarray | None = None
     ) -> np.ndarray:
-        """Choose joint actions of several teams.
+        """Choose joint actions of several teams, (teams, n, ...).
 
         Args:
             observations: Their joint observations, each array (teams, n, ...).
             explore: See `act`.
             resets: bool (teams,), the teams whose episodes begin with this step; None if there are none, except for all
                 teams after `reset`.
-
-        Returns:
-            Joint actions, (teams, n, ...).
         """
         batch = {key: torch.as_tensor(array, device=self.device) for key, array in observations.items()}
         state = self._state_of(len(batch["alive"]))
@@ -256,7 +237,7 @@ class JointPolicy:
         return {agent: value for agent, value in agent_values if agent in observations}
 
     def to_onnx(self, path: str | os.PathLike[str]) -> Path:
-        """Export the greedy policy as an ONNX file, for runtimes that have neither this package nor torch.
+        """Export the greedy policy as an ONNX file, for runtimes that have neither this package nor torch; return it.
 
         The model's inputs are the arrays of joint observations, as created by `TeamLayout.observe`, of any number of
         teams: "observations" (teams, n, obs_dim), "alive" (teams, n), and if the team has them "action_mask"
@@ -266,9 +247,6 @@ class JointPolicy:
 
         Args:
             path: The file to write.
-
-        Returns:
-            The file's path.
 
         Raises:
             ImportError: The package onnx or onnxscript is missing.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
-from torch import Tensor
 
 from rllib_seqmarl.envs.layout import TeamLayout
 from rllib_seqmarl.modules.joint_sequence_module import make_policy
@@ -20,33 +19,7 @@ from rllib_seqmarl.policy import find_policy, read_policy
 if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 
-# Parameter prefixes in JointSequenceModule.
-_NETWORK, _NORMALIZER = "network.", "value_normalizer."
-
-
-@dataclass(frozen=True)
-class InitialPolicy:
-    """The weights of a policy and the team it was trained for.
-
-    Attributes:
-        trained: The policy's class and config, and the layout of its inputs.
-        weights: The policy's parameters.
-        normalizer: The statistics of the value normaliser; empty if the policy was trained without one.
-    """
-
-    trained: Trained
-    weights: dict[str, Tensor]
-    normalizer: dict[str, Tensor]
-
-    @classmethod
-    def read(cls, path: str) -> InitialPolicy:
-        """Read the policy of a checkpoint or an exported policy, without unpickling.
-
-        Raises:
-            ValueError: The policy is missing or damaged.
-        """
-        saved = read_policy(find_policy(path))
-        return cls(_trained(saved.network, saved.layout), saved.network.state_dict(), saved.normalizer)
+_NETWORK, _NORMALIZER = "network.", "value_normalizer."  # prefixes of parameters in JointSequenceModule
 
 
 def check_initial_policy(config: JointPPOConfig, policy_class: type[Policy], options: dict[str, Any]) -> None:
@@ -63,15 +36,17 @@ def check_initial_policy(config: JointPPOConfig, policy_class: type[Policy], opt
     if config.initial_policy is None:
         return
     try:
-        policy = InitialPolicy.read(config.initial_policy)
-        here = replace(policy.trained, policy=policy_class)
-        if policy_class is policy.trained.policy:
+        saved = read_policy(find_policy(config.initial_policy))
+        trained = _trained(saved.network, saved.layout)
+        here = replace(trained, policy=policy_class)
+        if policy_class is trained.policy:
             here = replace(here, config=replace(here.config, **options))
-        check_alike(policy.trained, here)
-        if bool(policy.normalizer) != config.use_value_norm:
+        check_alike(trained, here)
+        uses_norm = saved.value_normalizer is not None
+        if uses_norm != config.use_value_norm:
             raise ValueError(
-                f"it was trained with use_value_norm={bool(policy.normalizer)}, so its values have another scale. "
-                f"Set use_value_norm={bool(policy.normalizer)}."
+                f"it was trained with use_value_norm={uses_norm}, so its values have another scale. Set "
+                f"use_value_norm={uses_norm}."
             )
     except ValueError as error:
         raise _with_path(config.initial_policy, error) from None
@@ -92,21 +67,19 @@ def load_initial_policy(path: str, learners: LearnerGroup, spec: MultiRLModuleSp
     network = make_policy(module.observation_space, module.action_space, module.model_config)
     layout = getattr(module.observation_space, "layout", None)
     state = learners.get_weights()[DEFAULT_MODULE_ID]
-    initial = {name.removeprefix(_NETWORK): torch.tensor(value) for name, value in state.items()}
-    initial = {name: value for name, value in initial.items() if not name.startswith(_NORMALIZER)}
+    initial = {
+        name.removeprefix(_NETWORK): torch.tensor(value) for name, value in state.items() if name.startswith(_NETWORK)
+    }
     try:
-        policy = InitialPolicy.read(path)
-        weights = carried_over(policy.trained, policy.weights, _trained(network, layout), initial)
+        saved = read_policy(find_policy(path))
+        trained = _trained(saved.network, saved.layout)
+        weights = carried_over(trained, saved.network.state_dict(), _trained(network, layout), initial)
     except ValueError as error:
         raise _with_path(path, error) from None
-    learners.set_weights(
-        {
-            DEFAULT_MODULE_ID: {
-                **{_NETWORK + name: value.numpy() for name, value in weights.items()},
-                **{_NORMALIZER + name: value.numpy() for name, value in policy.normalizer.items()},
-            }
-        }
-    )
+    normalizer = {} if saved.value_normalizer is None else saved.value_normalizer.state_dict()
+    tensors = {_NETWORK + name: value for name, value in weights.items()}
+    tensors |= {_NORMALIZER + name: value for name, value in normalizer.items()}
+    learners.set_weights({DEFAULT_MODULE_ID: {name: value.numpy() for name, value in tensors.items()}})
 
 
 def _trained(policy: Policy, layout: TeamLayout | None) -> Trained:

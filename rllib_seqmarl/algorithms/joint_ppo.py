@@ -44,18 +44,20 @@ class JointPPO(ChecksummedCheckpoints, PPO):
     An environment that violates its API contract ends training with a `JointEnvError`, also on remote env runners.
     """
 
-    _config_class: type[JointPPOConfig] = JointPPOConfig
+    _make_config: Callable[[], JointPPOConfig] = staticmethod(lambda: JointPPOConfig())
 
     def __init_subclass__(cls, config: type[JointPPOConfig] | None = None, **kwargs: Any) -> None:
         """Make `config` and this algorithm each other's default; without it, the parent's config remains."""
         super().__init_subclass__(**kwargs)
         if config is not None:
-            cls._config_class, config.default_algorithm = config, cls
+            config.default_algorithm = cls
+            # A function, because Ray follows classes in attributes, here in a circle.
+            cls._make_config = staticmethod(lambda: config())
 
     @classmethod
     @override(PPO)
     def get_default_config(cls) -> JointPPOConfig:
-        return cls._config_class()
+        return cls._make_config()
 
     @staticmethod
     @override(Algorithm)

@@ -39,13 +39,10 @@ def find_env_error(error: BaseException | None) -> JointEnvError | LayoutError |
 
 def find_permanent_error(error: BaseException) -> Exception | None:
     """Find an error that would recur after a restart, in an error and its causes; None if there is none."""
-    return find_env_error(error) or _find_user_code_error(error)
-
-
-def _find_user_code_error(error: BaseException) -> UserCodeError | None:
+    env_error = find_env_error(error)
     source = next(filter(None, (_describe_user_code(frame) for frame, _ in walk_tb(error.__traceback__))), None)
-    if source is None:
-        return None
+    if env_error is not None or source is None:
+        return env_error
     last = extract_tb(error.__traceback__)[-1]
     return UserCodeError(
         f"{source} raised {type(error).__name__}: {error} (in {last.name}, {Path(last.filename).name}, line "

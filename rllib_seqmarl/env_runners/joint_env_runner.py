@@ -135,9 +135,6 @@ class JointEnvRunner(SingleAgentEnvRunner):
         Args:
             function: A function of an environment, or of a `BatchedSimulator` that contains all environments.
 
-        Returns:
-            The function's results.
-
         Raises:
             TypeError: The environments run in subprocesses started by gymnasium.
         """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 import tree
@@ -13,6 +12,9 @@ from torch import Tensor
 from rllib_seqmarl.envs.layout import Arrays, TeamLayout
 from rllib_seqmarl.rollouts import Rollout
 from rllib_seqmarl.rollouts.episodes import find_segments
+from rllib_seqmarl.rollouts.rollout import ROW_ARRAYS
+
+_IN_ARRAYS = ("agent_rewards", "agent_terminateds", "agent_earns", "team_reward")  # infos that are stored as arrays
 
 
 class RolloutBuffer:
@@ -25,11 +27,13 @@ class RolloutBuffer:
         num_envs: Number of environments, B.
         capacity: Number of rows.
         first_obs: The first observations, each array (B, ...).
+        **constants: The rollout's other fields that are known beforehand.
     """
 
-    def __init__(self, layout: TeamLayout, num_envs: int, capacity: int, first_obs: Arrays) -> None:
+    def __init__(self, layout: TeamLayout, num_envs: int, capacity: int, first_obs: Arrays, **constants: Any) -> None:
         shape = capacity, num_envs
         self.capacity = capacity
+        self._constants = constants
         self._blank = layout.blank(num_envs)
         self.obs = {key: np.empty((capacity + 1, *row.shape), row.dtype) for key, row in self._blank.items()}
         self.states: list[Any] = []  # the policy's states before rows 0, max_seq_len, ..., trees of arrays (B, ...)
@@ -76,69 +80,59 @@ class RolloutBuffer:
             self._output_tensors[key][t] = output
         return {key: array[t] for key, array in self.outputs.items()}
 
+    def write_step(self, t: int, is_step: Any, step_result: tuple[Any, ...], keeps_infos: bool) -> None:
+        """Write the results of row `t`; infos of steps that end no episode only if `keeps_infos`.
+
+        Args:
+            t: The row.
+            is_step: Whether the row is a step, (B,).
+            step_result: What `JointVector.step_into` returned: rewards, terminations, truncations (B,) each, and infos.
+            keeps_infos: Whether to store all infos.
+        """
+        rewards, terminated, truncated, infos = step_result
+        self.is_step[t], self.terminated[t], self.truncated[t] = is_step, terminated, truncated
+        self.rewards[t] = self.env_rewards[t] = rewards
+        self.agent_rewards[t] = infos["agent_rewards"]
+        for key, array in (("agent_terminateds", self.agent_terminated), ("agent_earns", self.agent_earns)):
+            if key in infos:
+                has_info = infos[f"_{key}"]  # (B,)
+                array[t, has_info] = np.stack(list(infos[key][has_info])).astype(bool)
+        done = terminated | truncated
+        if keeps_infos or done.any():
+            for key in infos:
+                if key[0] == "_" or key in _IN_ARRAYS:
+                    continue
+                mask = infos[f"_{key}"] if keeps_infos else infos[f"_{key}"] & done  # (B,)
+                for env in np.flatnonzero(mask).tolist():
+                    self.infos.setdefault((t, env), {})[key] = infos[key][env]
+
+    def write_failure(self, t: int) -> None:
+        """Write that the environments failed in row `t`; earlier rows remain valid."""
+        self.write_step(t, False, (0.0, np.False_, np.False_, {"agent_rewards": 0.0}), False)
+
     def grow(self) -> None:
         """Double the capacity."""
+        added = self.capacity
 
-        def extend(array: np.ndarray, rows: int) -> np.ndarray:
-            extended = np.zeros((rows, *array.shape[1:]), array.dtype)
+        def extend(array: np.ndarray) -> np.ndarray:
+            extended = np.zeros((len(array) + added, *array.shape[1:]), array.dtype)
             extended[: len(array)] = array
             return extended
 
-        self.capacity *= 2
-        self.obs = {key: extend(array, self.capacity + 1) for key, array in self.obs.items()}
-        self.outputs = {key: extend(array, self.capacity) for key, array in self.outputs.items()}
-        for name in (
-            "rewards",
-            "env_rewards",
-            "agent_rewards",
-            "terminated",
-            "truncated",
-            "is_step",
-            "agent_terminated",
-            "agent_earns",
-        ):
-            setattr(self, name, extend(getattr(self, name), self.capacity))
-        self.agent_earns[self.capacity // 2 :] = True
+        for name in ROW_ARRAYS:
+            setattr(self, name, tree.map_structure(extend, getattr(self, name)))
+        self.agent_earns[added:] = True
+        self.capacity += added
         self._share_memory()
 
-    def rollout(
-        self,
-        rows: int,
-        *,
-        lengths_before: np.ndarray,
-        episodes_before: np.ndarray,
-        env_ids: list[str],
-        weights_seq_no: int,
-        spaces: tuple[gym.Space, gym.Space],
-        max_seq_len: int = 0,
-        last_state: Any = None,
-        num_episodes: int | None = None,
-    ) -> Rollout:
+    def rollout(self, rows: int, *, num_episodes: int | None = None, last_state: Any = None) -> Rollout:
         """Return the first `rows` rows; with `num_episodes`, only the steps of the episodes that ended first."""
-        is_step = self.is_step[:rows]
+        arrays = {name: tree.map_structure(lambda array: array[:rows], getattr(self, name)) for name in ROW_ARRAYS}
+        arrays["obs"] = {key: array[: rows + 1] for key, array in self.obs.items()}
         if num_episodes is not None:
-            segments = find_segments(is_step, self.terminated[:rows] | self.truncated[:rows])
-            is_step = np.zeros_like(is_step)
+            segments = find_segments(arrays["is_step"], arrays["terminated"] | arrays["truncated"])
+            arrays["is_step"] = np.zeros_like(arrays["is_step"])
             for segment in segments[:num_episodes]:
-                is_step[segment.first : segment.last, segment.env] = segment.is_done
-        return Rollout(
-            obs={key: array[: rows + 1] for key, array in self.obs.items()},
-            outputs={key: array[:rows] for key, array in self.outputs.items()},
-            rewards=self.rewards[:rows],
-            env_rewards=self.env_rewards[:rows],
-            agent_rewards=self.agent_rewards[:rows],
-            terminated=self.terminated[:rows],
-            truncated=self.truncated[:rows],
-            is_step=is_step,
-            agent_terminated=self.agent_terminated[:rows],
-            agent_earns=self.agent_earns[:rows],
-            infos=self.infos,
-            lengths_before=lengths_before,
-            episodes_before=episodes_before,
-            env_ids=env_ids,
-            weights_seq_no=weights_seq_no,
-            spaces=spaces,
-            max_seq_len=max_seq_len,
-            states=tree.map_structure(lambda *x: np.stack(x), *self.states) if self.states else None,
-            last_state=last_state,
-        )
+                arrays["is_step"][segment.first : segment.last, segment.env] = segment.is_done
+        states = tree.map_structure(lambda *x: np.stack(x), *self.states) if self.states else None
+        return Rollout(**arrays, infos=self.infos, states=states, last_state=last_state, **self._constants)

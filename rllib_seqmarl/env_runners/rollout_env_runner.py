@@ -7,8 +7,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import ENV_STEP_TIMER, RLMODULE_INFERENCE_TIMER
 
-from rllib_seqmarl.env_runners.finished_episodes import FinishedEpisodes
+from rllib_seqmarl.env_runners.episode_record import EpisodeRecord
 from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner
 from rllib_seqmarl.env_runners.rollout_buffer import RolloutBuffer
 from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
@@ -40,13 +40,6 @@ logger = logging.getLogger(__name__)
 _DURING_EPISODES = ("on_episode_created", "on_episode_start", "on_episode_step")
 # Callbacks that receive whole episodes or segments of them, and may read or change them.
 _WITH_EPISODES = ("on_episode_end", "on_sample_end")
-_IN_ARRAYS = (
-    "agent_rewards",
-    "agent_terminateds",
-    "agent_earns",
-    "team_reward",
-)  # infos that a rollout stores as arrays
-_UNKNOWN = "not checked yet"
 _TOKENS_FOR_THREADS = 1 << 13  # agents in all environments
 _INITIAL_CAPACITY = 128  # rows for whole episodes, whose number of steps is unknown; doubled as needed
 
@@ -69,30 +62,24 @@ class RolloutEnvRunner(JointEnvRunner):
     vectorises (including those whose creators use RLlib's `EnvContext`).
     """
 
+    module: Any  # no None once there are samples
     _needs_initial_reset: bool
 
     @override(SingleAgentEnvRunner)
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
-        # These are kept when environments are replaced after a failure.
-        self._finished = FinishedEpisodes()
-        self._env_ids: list[str] = []
+        self._record = EpisodeRecord()
         super().__init__(config=config, **kwargs)
 
     @override(SingleAgentEnvRunner)
     def make_env(self) -> None:
         super().make_env()
-        if len(self._env_ids) != self.num_envs:
-            self._env_ids = [f"{uuid4().hex}_{env}" for env in range(self.num_envs)]
-            self._episode_counts = np.zeros(self.num_envs, np.int64)  # started episodes
+        self._record.replace_envs(self.num_envs)
         self._obs: Arrays | None = None  # the latest observations; None before the first reset
         self._done = np.zeros(self.num_envs, np.bool_)  # whether the latest step ended an episode
         self._state: Any = None  # the policy's state before the next step, a tree of (B, ...); None before the first
-        self._lengths = np.zeros(self.num_envs, np.int64)  # of the running episodes
-        self._returns = np.zeros(self.num_envs)
-        self._start_times = np.zeros(self.num_envs)  # from time.perf_counter()
         self._obs_infos: list[dict[str, Any]] = []  # infos of the latest observations, if infos are kept
         self._earlier: dict[int, list[SingleAgentEpisode]] = defaultdict(list)  # earlier segments of running episodes
-        self._obstacle: str | None = _UNKNOWN
+        self.__dict__.pop("_writes_rollouts", None)  # computed when it is first read
 
     def obstacle(self) -> str | None:
         """Return why RLlib's own loop must be used, or None."""
@@ -112,13 +99,12 @@ class RolloutEnvRunner(JointEnvRunner):
                 return f"the config has a callback {name}"
         return None
 
-    @property
+    @cached_property
     def _writes_rollouts(self) -> bool:
-        if self._obstacle is _UNKNOWN:
-            self._obstacle = self.obstacle()
-            if self._obstacle is not None:
-                logger.info("Sampling uses RLlib's own loop, which is slower: %s.", self._obstacle)
-        return self._obstacle is None
+        obstacle = self.obstacle()
+        if obstacle is not None:
+            logger.info("Sampling uses RLlib's own loop, which is slower: %s.", obstacle)
+        return obstacle is None
 
     def _has_callback(self, name: str) -> bool:
         """Return whether the user has set this callback, as a method or as a function."""
@@ -176,7 +162,6 @@ class RolloutEnvRunner(JointEnvRunner):
     def _fix_weights(self) -> None:
         """Let the network pack its current weights once for the rest of the rollout."""
         self._fixed_weights.close()
-        assert self.module is not None
         self._fixed_weights.enter_context(self.module.network.fixed_weights())
 
     def _reset_all(self) -> None:
@@ -188,10 +173,7 @@ class RolloutEnvRunner(JointEnvRunner):
 
     def _record_starts(self, envs: np.ndarray) -> None:
         """Record that episodes start in the environments of the mask `envs` (B,)."""
-        self._lengths[envs] = 0
-        self._returns[envs] = 0.0
-        self._start_times[envs] = time.perf_counter()
-        self._episode_counts[envs] += 1
+        self._record.start(envs)
         if self._earlier:
             for env in np.flatnonzero(envs).tolist():
                 self._earlier.pop(env, None)
@@ -201,8 +183,18 @@ class RolloutEnvRunner(JointEnvRunner):
         # At least every other row is a step: the row after an episode's end is a reset.
         capacity = _INITIAL_CAPACITY if num_timesteps is None else 2 * -(-num_timesteps // self.num_envs) + 1
         assert self._obs is not None
-        buffer = RolloutBuffer(self.env.unwrapped.layout, self.num_envs, capacity, self._obs)
-        before = {"lengths_before": self._lengths.copy(), "episodes_before": self._episode_counts.copy()}
+        buffer = RolloutBuffer(
+            self.env.unwrapped.layout,
+            self.num_envs,
+            capacity,
+            self._obs,
+            lengths_before=self._record.lengths.copy(),
+            episodes_before=self._record.counts.copy(),
+            env_ids=self._record.env_ids,
+            weights_seq_no=self._weights_seq_no,
+            spaces=(self.env.single_observation_space, self.env.single_action_space),
+            max_seq_len=self.module.max_seq_len,
+        )
         calls_episode_end, keeps_infos = self._has_callback("on_episode_end"), self._keeps_infos
         if keeps_infos:
             buffer.infos.update({(-1, env): info for env, info in enumerate(self._obs_infos) if info})
@@ -222,14 +214,16 @@ class RolloutEnvRunner(JointEnvRunner):
                 finished = np.flatnonzero(self._done).tolist()
                 finished = finished if num_episodes is None else finished[: num_episodes - episodes]
                 episodes += len(finished)
-                self._record_finished(buffer, t, finished)
+                for env in finished:
+                    self._record.finish(env, buffer.infos[t, env])
                 if calls_episode_end:
-                    self._call_on_episode_end(self._make_rollout(buffer, t + 1, before), finished)
+                    self._call_on_episode_end(buffer.rollout(t + 1), finished)
             t += 1
         self._obs = {key: array[t].copy() for key, array in buffer.obs.items()}
         if keeps_infos and t:
             self._obs_infos = [row_info(buffer, t - 1, env) for env in range(self.num_envs)]
-        rollout = self._make_rollout(buffer, t, before, num_episodes)
+        last_state = tree.map_structure(_to_numpy, self._take_state()) if self.module.is_stateful() else None
+        rollout = buffer.rollout(t, num_episodes=num_episodes, last_state=last_state)
         if calls_episode_end:
             for index, (env, *_, is_done) in enumerate(rollout.segments):
                 if not is_done:
@@ -243,12 +237,11 @@ class RolloutEnvRunner(JointEnvRunner):
         batch: dict[str, Any] = {Columns.OBS: buffer.obs_tensors(t)}
         if self._device is not None and torch.device(self._device).type != "cpu":
             batch = {Columns.OBS: {key: x.to(self._device, non_blocking=True) for key, x in batch[Columns.OBS].items()}}
-        assert self.module is not None
         if self.module.is_stateful():
             batch[Columns.OBS] = {key: x.unsqueeze(1) for key, x in batch[Columns.OBS].items()}
             batch[Columns.STATE_IN] = self._take_state()
             if self.module.max_seq_len and t % self.module.max_seq_len == 0:
-                buffer.states.append(_to_numpy(batch[Columns.STATE_IN]))
+                buffer.states.append(tree.map_structure(_to_numpy, batch[Columns.STATE_IN]))
         if explore:
             runners = self.config.num_env_runners or 1  # RLlib's estimate of the steps of all of them
             lifetime = (self.num_env_steps_sampled_lifetime // runners + steps) * runners
@@ -262,10 +255,9 @@ class RolloutEnvRunner(JointEnvRunner):
 
     def _take_state(self) -> Any:
         """Return the policy's state before the next step, zeroed where an episode begins."""
-        assert self.module is not None
         if self._state is None:
             self._state = self.module.policy.initial_state(self.num_envs)
-        starts = self._lengths == 0
+        starts = self._record.lengths == 0
         if not starts.any():
             return self._state
         return reset_state(self._state, torch.from_numpy(starts).to(tree.flatten(self._state)[0].device))
@@ -285,81 +277,29 @@ class RolloutEnvRunner(JointEnvRunner):
 
     def _write_step(self, buffer: RolloutBuffer, t: int, step_result: tuple[Any, ...] | None, keeps_infos: bool) -> int:
         """Write the results of row `t`; return the number of steps in it."""
-        if step_result is None:
-            # Reset all environments, as after the end of an episode; earlier steps remain valid.
-            for array in (buffer.is_step, buffer.terminated, buffer.truncated):
-                array[t] = False
-            buffer.rewards[t], buffer.env_rewards[t], buffer.agent_rewards[t] = 0.0, 0.0, 0.0
+        if step_result is None:  # reset all environments, as after the end of an episode
+            buffer.write_failure(t)
             self._reset_all()
             assert self._obs is not None
             buffer.write_obs(t + 1, self._obs)
             if keeps_infos:
                 buffer.infos.update({(t, env): info for env, info in enumerate(self._obs_infos) if info})
             return 0
-        rewards, terminated, truncated, infos = step_result
-        reset_mask, done = self._done, terminated | truncated  # (B,)
-        if reset_mask.any():
-            self._record_starts(reset_mask)
-        np.logical_not(reset_mask, out=buffer.is_step[t])
-        buffer.rewards[t] = buffer.env_rewards[t] = rewards
-        buffer.terminated[t], buffer.truncated[t] = terminated, truncated
-        buffer.agent_rewards[t] = infos["agent_rewards"]
-        if "agent_terminateds" in infos:
-            has_info = infos["_agent_terminateds"]  # (B,)
-            buffer.agent_terminated[t, has_info] = np.stack(list(infos["agent_terminateds"][has_info])).astype(bool)
-        if "agent_earns" in infos:
-            has_info = infos["_agent_earns"]  # (B,)
-            buffer.agent_earns[t, has_info] = np.stack(list(infos["agent_earns"][has_info])).astype(bool)
-        self._lengths += buffer.is_step[t]
-        self._returns += rewards
-        self._done = done
-        if keeps_infos or done.any():
-            for key in infos:
-                if key[0] == "_" or key in _IN_ARRAYS:
-                    continue
-                mask = infos[f"_{key}"] if keeps_infos else infos[f"_{key}"] & done  # (B,)
-                for env in np.flatnonzero(mask).tolist():
-                    buffer.infos.setdefault((t, env), {})[key] = infos[key][env]
+        rewards, terminated, truncated, _ = step_result
+        if self._done.any():
+            self._record_starts(self._done)
+        buffer.write_step(t, ~self._done, step_result, keeps_infos)
+        self._record.lengths += buffer.is_step[t]
+        self._record.returns += rewards
+        self._done = terminated | truncated  # (B,)
         return int(np.count_nonzero(buffer.is_step[t]))
-
-    def _record_finished(self, buffer: RolloutBuffer, t: int, envs: list[int]) -> None:
-        """Record the episodes that ended in row `t`, for metrics."""
-        now = time.perf_counter()
-        for env in envs:
-            length, team_return = int(self._lengths[env]), float(self._returns[env])
-            self._finished.add(length, team_return, now - self._start_times[env], buffer.infos[t, env])
-
-    def _make_rollout(
-        self, buffer: RolloutBuffer, rows: int, before: dict[str, Any], num_episodes: int | None = None
-    ) -> Rollout:
-        spaces = self.env.single_observation_space, self.env.single_action_space
-        return buffer.rollout(
-            rows,
-            **before,
-            env_ids=self._env_ids,
-            weights_seq_no=self._weights_seq_no,
-            spaces=spaces,
-            num_episodes=num_episodes,
-            max_seq_len=self.module.max_seq_len,
-            last_state=_to_numpy(self._take_state()) if self.module.is_stateful() else None,
-        )
 
     @override(JointEnvRunner)
     def sample(self, **kwargs: Any) -> Any:
         samples = super().sample(**kwargs)
         if isinstance(samples, Rollout) and self._rewards_may_change:
-            self._log_changed_returns(samples)
+            self._record.take_changes(samples)
         return samples
-
-    def _log_changed_returns(self, rollout: Rollout) -> None:
-        """Add callbacks' reward changes to the logged returns, as RLlib's loop does."""
-        rollout.take_changes()
-        changes = rollout.rewards - rollout.env_rewards  # (T, B)
-        sums = [float(changes[segment.first : segment.last, segment.env].sum()) for segment in rollout.segments]
-        num_finished = sum(segment.is_done for segment in rollout.segments)  # these come first
-        self._finished.change_returns(sums[:num_finished])
-        for segment, change in zip(rollout.segments[num_finished:], sums[num_finished:], strict=True):
-            self._returns[segment.env] += change
 
     def _call_on_episode_end(self, rollout: Rollout, envs: list[int]) -> None:
         """Call the user's callbacks for the episodes of `envs` that ended in the rollout's last row."""
@@ -390,13 +330,13 @@ class RolloutEnvRunner(JointEnvRunner):
 
     @override(SingleAgentEnvRunner)
     def get_metrics(self) -> dict[str, Any]:
-        self._finished.log(self)
+        self._record.log(self)
         result: dict[str, Any] = super().get_metrics()
         return result
 
 
-def _to_numpy(state: Any) -> Any:
-    return tree.map_structure(lambda x: x.cpu().numpy(), state)
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_RETURN_MEAN
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
@@ -27,15 +26,7 @@ class TeamMetrics(RLlibCallback):
         super().__init__()
         self._agents: list[str] | None = None
 
-    def on_episode_end(
-        self,
-        *,
-        episode: SingleAgentEpisode,
-        env_runner: Any,
-        metrics_logger: MetricsLogger,
-        env: Any,
-        **kwargs: Any,
-    ) -> None:
+    def on_episode_end(self, *, episode: Any, env_runner: Any, metrics_logger: Any, env: Any, **kwargs: Any) -> None:
         if self._agents is None:
             self._agents = [str(agent) for agent in env.get_attr("layout")[0].agents]
         window = env_runner.config.metrics_num_episodes_for_smoothing

@@ -10,7 +10,6 @@ import tree
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 
@@ -27,30 +26,14 @@ class JointGAE(ConnectorV2):
     so the network runs only on the added rows, one per chunk.
     """
 
-    def __init__(
-        self, input_observation_space: Any = None, input_action_space: Any = None, *, settings: Any, device: Any = None
-    ) -> None:
-        """Initialise the connector.
-
-        Args:
-            input_observation_space: Set by the pipeline.
-            input_action_space: Set by the pipeline.
-            settings: The algorithm's config, see `rollout_columns`.
-            device: The learner's device.
-        """
-        super().__init__(input_observation_space, input_action_space)
+    def __init__(self, *spaces: Any, settings: Any, device: Any = None, **kwargs: Any) -> None:
+        """Initialise the connector with the algorithm's config, see `rollout_columns`, and the learner's device."""
+        super().__init__(*spaces, **kwargs)
         self.settings = settings
         self.device = device
 
     @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        rl_module: MultiRLModule,
-        batch: dict[str, Any],
-        episodes: list[SingleAgentEpisode],
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    def __call__(self, *, rl_module: Any, batch: dict[str, Any], episodes: list[Any], **kwargs: Any) -> dict[str, Any]:
         columns = batch[DEFAULT_MODULE_ID]
         module = rl_module[DEFAULT_MODULE_ID].unwrapped()
         if module.is_stateful() and all(Columns.STATE_OUT in episode.extra_model_outputs for episode in episodes):
@@ -59,7 +42,8 @@ class JointGAE(ConnectorV2):
         inputs = {key: columns[key] for key in (Columns.OBS, Columns.STATE_IN) if key in columns}
         with torch.no_grad():
             columns[Columns.VF_PREDS][last] = module.compute_values(tree.map_structure(lambda x: x[last], inputs))
-        arrays = {key: _to_numpy(column) for key, column in columns.items() if key != Columns.INFOS}
+        columns = {key: column for key, column in columns.items() if key != Columns.INFOS}
+        arrays = tree.map_structure(lambda x: x.cpu().numpy(), columns)
         rollout = pack_episodes(arrays, episodes, module.max_seq_len)
         batch[DEFAULT_MODULE_ID] = rollout_columns([rollout], module, self.settings, self.device)
         return batch
@@ -75,7 +59,3 @@ class JointGAE(ConnectorV2):
             others = episode.get_extra_model_outputs(Columns.STATE_OUT)  # (length, ...)
             parts.append(tree.map_structure(lambda x, y: np.concatenate([np.asarray(x)[None], y[:-1]]), first, others))
         return tree.map_structure(lambda *x: torch.from_numpy(np.concatenate(x)).to(self.device), *parts)
-
-
-def _to_numpy(column: Any) -> Any:
-    return tree.map_structure(lambda x: x.cpu().numpy(), column)

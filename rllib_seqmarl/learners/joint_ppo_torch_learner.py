@@ -29,7 +29,6 @@ from ray.rllib.utils.metrics import ALL_MODULES, DIFF_NUM_GRAD_UPDATES_VS_SAMPLE
 from torch import Tensor
 
 from rllib_seqmarl.learners.advantages import AGENT_EARNS
-from rllib_seqmarl.learners.decoupled import decouple
 from rllib_seqmarl.learners.distributed import fail_together, num_learners, sum_over_learners
 from rllib_seqmarl.learners.guard import NonFiniteLossError
 from rllib_seqmarl.learners.guarded_learner import GuardedTorchLearner
@@ -40,6 +39,7 @@ from rllib_seqmarl.learners.objectives import (
     LOSS_WEIGHTS,
     VALUE_LOSS_WEIGHTS,
     check_objective,
+    decouple,
     fake_batch,
     find_objective,
 )
@@ -58,7 +58,7 @@ class JointPPOTorchLearner(GuardedTorchLearner):
     @override(PPOLearner)
     def build(self) -> None:
         super().build()
-        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        module = self._joint_module
         if self._torch_compile_forward_train and "_forward_train" not in vars(module):
             module.compile(self._torch_compile_cfg)  # RLlib checks the wrong object, and so skips compilation
         for connector in self._learner_connector.connectors if self._learner_connector is not None else ():
@@ -72,27 +72,23 @@ class JointPPOTorchLearner(GuardedTorchLearner):
             check_objective(self._objective, *fake_batch(module), self._settings)
 
     @property
+    def _joint_module(self) -> Any:
+        return self.module[DEFAULT_MODULE_ID].unwrapped()
+
+    @property
     def _settings(self) -> SimpleNamespace:
         """The config's options, with scheduled ones at their current values."""
         entropy_coeff = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
         return SimpleNamespace(**{**vars(self.config), "entropy_coeff": entropy_coeff})
 
     @override(TorchLearner)
-    def update(
-        self,
-        *args: Any,
-        minibatch_size: int | None = None,
-        num_total_minibatches: int = 0,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    def update(self, *args: Any, minibatch_size: int | None = None, **kwargs: Any) -> dict[str, Any]:
         # Env runners may sample a few more steps than requested. A minibatch of the nominal batch size means the whole
         # batch, rather than leaving those few steps to the next epoch.
         if minibatch_size is not None and minibatch_size >= self.config.train_batch_size_per_learner:
-            minibatch_size, num_total_minibatches = None, 0
+            minibatch_size, kwargs["num_total_minibatches"] = None, 0
         with fail_together(NonFiniteLossError):
-            return super().update(
-                *args, minibatch_size=minibatch_size, num_total_minibatches=num_total_minibatches, **kwargs
-            )
+            return super().update(*args, minibatch_size=minibatch_size, **kwargs)
 
     @override(TorchLearner)
     def _create_iterator_if_necessary(
@@ -126,7 +122,6 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         start = time.perf_counter()
         batch = self._make_batch(training_data)
         if self.config.sample_while_learning:
-            # Clip around the current policy instead of the one that acted, which is one update old.
             columns = batch.policy_batches[DEFAULT_MODULE_ID]
             decouple(columns, *self._evaluate(dict(columns)))
         self.metrics.log_value((ALL_MODULES, "seconds", "connector"), time.perf_counter() - start, reduce="sum")
@@ -139,8 +134,7 @@ class JointPPOTorchLearner(GuardedTorchLearner):
             # The user's connectors process episodes.
             episodes = [episode for rollout in training_data.rollouts for episode in rollout.writable()]
             return self._make_batch_of_episodes(TrainingData(episodes=episodes))
-        module = self.module[DEFAULT_MODULE_ID].unwrapped()
-        columns = rollout_columns(training_data.rollouts, module, self.config, self.device)
+        columns = rollout_columns(training_data.rollouts, self._joint_module, self.config, self.device)
         age = self._weights_seq_no - min(rollout.weights_seq_no for rollout in training_data.rollouts)
         self.metrics.log_value((DEFAULT_MODULE_ID, DIFF_NUM_GRAD_UPDATES_VS_SAMPLER_POLICY), age, window=1)
         return make_batch(columns)
@@ -152,11 +146,10 @@ class JointPPOTorchLearner(GuardedTorchLearner):
 
     def _evaluate(self, columns: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Compute the current policy's log-probabilities (b, n, ...) and values (b, n)."""
-        module = self.module[DEFAULT_MODULE_ID].unwrapped()
 
         @torch.no_grad()
         def evaluate_slice(part: dict[str, Any]) -> tuple[Tensor, Tensor]:
-            outputs = module.forward_train(part)
+            outputs = self._joint_module.forward_train(part)
             return outputs[Columns.ACTION_LOGP], outputs[Columns.VF_PREDS]
 
         parts = slices(columns, columns[Postprocessing.ADVANTAGES].shape, self.device)
@@ -171,11 +164,10 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         self._compute_off_policyness(batch)
         columns, settings = dict(batch[DEFAULT_MODULE_ID]), self._settings
         self._weigh(columns)
-        module = self.module[DEFAULT_MODULE_ID].unwrapped()
         parameters = list(self._params.values())
 
         def differentiate_slice(part: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, tuple[Tensor | None, ...]]:
-            outputs = module.forward_train(part)
+            outputs = self._joint_module.forward_train(part)
             terms = self._objective(part, outputs, settings)
             gradients = torch.autograd.grad(terms["total"], parameters, allow_unused=True)
             return {key: term.detach() for key, term in terms.items()}, outputs[Columns.VF_PREDS].detach(), gradients
@@ -209,9 +201,8 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         columns = dict(batch)
         self._weigh(columns)
         terms = self._objective(columns, fwd_out, self._settings)
-        self._log_terms(
-            {key: term.detach() for key, term in terms.items()}, fwd_out[Columns.VF_PREDS].detach(), columns
-        )
+        detached = {key: term.detach() for key, term in terms.items()}
+        self._log_terms(detached, fwd_out[Columns.VF_PREDS].detach(), columns)
         return terms["total"]
 
     @override(TorchLearner)
@@ -223,7 +214,7 @@ class JointPPOTorchLearner(GuardedTorchLearner):
 
     def _weigh(self, columns: dict[str, Any]) -> None:
         """Add loss weights to a minibatch before it is sliced, and update the value normaliser with its returns."""
-        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        module = self._joint_module
         returns = columns[Postprocessing.VALUE_TARGETS]  # (b, n), in reward units
         acts = columns[Columns.OBS]["alive"].to(returns.dtype)  # (b, n)
         earns = columns[AGENT_EARNS].to(returns.dtype) if AGENT_EARNS in columns else acts.new_ones(acts.shape)

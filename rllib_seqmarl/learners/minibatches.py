@@ -60,8 +60,4 @@ def minibatches(
         while len(order) < num_rows:
             order = np.concatenate([order, np.random.permutation(count) if shuffle else np.arange(count)])
         rows, order = torch.from_numpy(order[:num_rows]), order[num_rows:]
-        yield make_batch(_select_rows(columns, rows))
-
-
-def _select_rows(columns: Any, rows: torch.Tensor) -> dict[str, Any]:
-    return tree.map_structure(lambda column: column[rows.to(column.device)], dict(columns))
+        yield make_batch(tree.map_structure(lambda column, rows=rows: column[rows.to(column.device)], dict(columns)))

@@ -57,6 +57,25 @@ def joint_ppo(columns: dict[str, Any], outputs: dict[str, Tensor], settings: Any
     )
 
 
+def decouple(columns: Any, log_probs: Tensor, values: Tensor) -> None:
+    """Clip around the current policy instead of the one that acted; changes the columns in place.
+
+    If the policy that acted is one update old, the current one may already be at the clipping boundary, where many
+    samples have no gradient. The decoupled objective (Hilton et al. 2021, arXiv 2110.00641) clips around the current
+    policy, and corrects for the policy that acted by an importance weight.
+
+    Args:
+        columns: A batch, whose ACTION_LOGP, ADVANTAGES and VF_PREDS are changed.
+        log_probs: Log-probabilities of the actions under the current policy, (B, n), or (B, n, k) for actions of k
+            dimensions.
+        values: Predictions of the current critic, (B, n), in the value normaliser's units.
+    """
+    advantages = columns[Postprocessing.ADVANTAGES]  # (B, n)
+    log_ratio = (log_probs - columns[Columns.ACTION_LOGP]).reshape(*advantages.shape, -1).sum(-1)  # (B, n)
+    columns[Postprocessing.ADVANTAGES] = advantages * log_ratio.exp()
+    columns[Columns.ACTION_LOGP], columns[Columns.VF_PREDS] = log_probs, values
+
+
 def find_objective(objective: Objective | str | None) -> Objective:
     """Return the objective of a config's `objective`: a function, "module:function", or None for `joint_ppo`.
 

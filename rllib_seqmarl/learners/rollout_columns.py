@@ -12,8 +12,12 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
-from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalize_advantages, per_agent_gae
-from rllib_seqmarl.learners.rewards import compute_training_rewards
+from rllib_seqmarl.learners.advantages import (
+    AGENT_EARNS,
+    compute_training_rewards,
+    normalize_advantages,
+    per_agent_gae,
+)
 from rllib_seqmarl.modules.joint_sequence_module import RESETS
 from rllib_seqmarl.rollouts import Rollout
 from rllib_seqmarl.rollouts.rollout import ensure_writable
@@ -52,7 +56,9 @@ def rollout_columns(rollouts: Sequence[Rollout], module: Any, settings: Any, dev
                 AGENT_EARNS: select_steps(rollout.agent_earns),
             }
         )
-    columns = _concatenate(parts, device)
+    columns: dict[str, Any] = tree.map_structure(
+        lambda *column: (column[0] if len(column) == 1 else torch.cat(column)).to(device), *parts
+    )
     columns[Postprocessing.VALUE_TARGETS] = columns[Postprocessing.ADVANTAGES] + columns[Columns.VF_PREDS]
     columns[Columns.VF_PREDS] = module.normalize_values(columns[Columns.VF_PREDS])
     counts = columns[Columns.OBS]["alive"].bool()
@@ -70,7 +76,7 @@ def _advantages(rollout: Rollout, module: Any, settings: Any, device: Any) -> np
         inputs: dict[str, Any] = {Columns.OBS: {key: array[-1] for key, array in rollout.obs.items()}}
         if rollout.last_state is not None:
             inputs[Columns.STATE_IN] = rollout.last_state
-        inputs = tree.map_structure(lambda x: torch.from_numpy(ensure_writable(x)).to(device), inputs)
+        inputs = tree.map_structure(lambda x: _tensor(x).to(device), inputs)
         with torch.no_grad():
             bootstrap = module.compute_values(inputs).cpu().numpy()
     rewards = compute_training_rewards(
@@ -95,14 +101,9 @@ Select = Callable[[np.ndarray], Tensor]
 
 def _steps(rollout: Rollout) -> tuple[Select, dict[str, Any]]:
     """Return a function that selects the steps (B, ...) of an array (T, envs, ...); a view if all rows are steps."""
-    if rollout.env_steps == rollout.is_step.size:
-        return lambda array: torch.from_numpy(ensure_writable(array.reshape(-1, *array.shape[2:]))), {}
-    steps = torch.from_numpy(np.flatnonzero(rollout.is_step))
-
-    def gather(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(ensure_writable(array.reshape(-1, *array.shape[2:])))[steps]
-
-    return gather, {}
+    are_steps = rollout.env_steps == rollout.is_step.size
+    steps = slice(None) if are_steps else torch.from_numpy(np.flatnonzero(rollout.is_step))
+    return lambda array: _tensor(array.reshape(-1, *array.shape[2:]))[steps], {}
 
 
 def _windows(rollout: Rollout) -> tuple[Select, dict[str, Any]]:
@@ -126,8 +127,5 @@ def _windows(rollout: Rollout) -> tuple[Select, dict[str, Any]]:
     }
 
 
-def _concatenate(parts: list[Any], device: Any) -> Any:
-    """Concatenate the columns of all parts on the device."""
-    return tree.map_structure(
-        lambda *columns: (columns[0] if len(columns) == 1 else torch.cat(columns)).to(device), *parts
-    )
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(ensure_writable(array))

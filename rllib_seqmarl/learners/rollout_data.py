@@ -11,41 +11,26 @@ from ray.rllib.core.learner.training_data import TrainingData
 from rllib_seqmarl.rollouts import Rollout
 from rllib_seqmarl.rollouts.shares import split_rollouts
 
-
-class TeamData(TrainingData):
-    """RLlib training data, sharded so that all learners make the same number of updates."""
-
-    @property
-    def env_steps(self) -> int:
-        """The number of steps."""
-        raise NotImplementedError
-
-    def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any) -> list[Any]:
-        """Return a share for each learner, and the number of minibatches that each learner makes of its share."""
-        size, total = kwargs.get("minibatch_size"), 0
-        if size is not None and num_shards > 1:
-            total = max(1, kwargs.get("num_epochs", 1) * self.env_steps // (num_shards * size))
-        return [(share, {"num_total_minibatches": total}) for share in self._split(num_shards, len_lookback_buffer)]
-
-    def _split(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
-        raise NotImplementedError
+Shards = list[tuple[TrainingData, dict[str, int]]]
 
 
 @dataclass
-class EpisodeData(TeamData):
+class EpisodeData(TrainingData):
     """Episodes, as sampled by RLlib's own loop."""
 
     @property
     def env_steps(self) -> int:
+        """The number of steps."""
         return sum(map(len, self.episodes or ()))
 
-    def _split(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
+    def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any) -> Shards:
+        """Return a share for each learner, and the number of minibatches that each learner makes of its share."""
         shares = TrainingData(episodes=self.episodes).shard(num_shards, len_lookback_buffer)
-        return [EpisodeData(episodes=share.episodes) for share, _ in shares]
+        return _shards([EpisodeData(episodes=share.episodes) for share, _ in shares], self.env_steps, **kwargs)
 
 
 @dataclass
-class RolloutData(TeamData):
+class RolloutData(TrainingData):
     """Rollouts as training data.
 
     Attributes:
@@ -61,7 +46,20 @@ class RolloutData(TeamData):
 
     @property
     def env_steps(self) -> int:
+        """The number of steps."""
         return sum(rollout.env_steps for rollout in self.rollouts)
 
-    def _split(self, num_shards: int, len_lookback_buffer: int | None) -> list[TrainingData]:
-        return [RolloutData(rollouts=share) for share in split_rollouts(self.rollouts, num_shards)]
+    def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any) -> Shards:
+        """Return a share for each learner, and the number of minibatches that each learner makes of its share."""
+        shares = split_rollouts(self.rollouts, num_shards)
+        return _shards([RolloutData(rollouts=share) for share in shares], self.env_steps, **kwargs)
+
+
+def _shards(
+    shares: Sequence[TrainingData], env_steps: int, minibatch_size: int | None = None, num_epochs: int = 1, **_: Any
+) -> Shards:
+    """Add to every share the number of minibatches, the same for all, because learners apply them together."""
+    total = 0
+    if minibatch_size is not None and len(shares) > 1:
+        total = max(1, num_epochs * env_steps // (len(shares) * minibatch_size))
+    return [(share, {"num_total_minibatches": total}) for share in shares]

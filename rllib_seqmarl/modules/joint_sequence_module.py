@@ -154,12 +154,8 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
 
     def joint_policy(self) -> JointPolicy:
         """Return this module's policy, which acts without RLlib and shares the module's weights."""
-        return JointPolicy(
-            self.network,
-            self.observation_space.layout,
-            self.value_normalizer,
-            self.model_config["deployment"],
-        )
+        layout, deployment = self.observation_space.layout, self.model_config["deployment"]
+        return JointPolicy(self.network, layout, self.value_normalizer, deployment)
 
     @override(RLModule)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:

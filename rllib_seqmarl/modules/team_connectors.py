@@ -29,10 +29,8 @@ class TeamToModule(ConnectorV2):
     If the module is stateful, observations get a time axis, (B, 1, ...), and the episodes' states are STATE_IN.
     """
 
-    def __init__(
-        self, input_observation_space: Any = None, input_action_space: Any = None, *, device: Any = None
-    ) -> None:
-        super().__init__(input_observation_space, input_action_space)
+    def __init__(self, *spaces: Any, device: Any = None, **kwargs: Any) -> None:
+        super().__init__(*spaces, **kwargs)
         self._device = device
 
     @override(ConnectorV2)
@@ -69,15 +67,8 @@ class ModuleToTeam(ConnectorV2):
     The time axis of a stateful module's outputs is removed, and STATE_OUT becomes a list of B trees.
     """
 
-    def __init__(
-        self,
-        input_observation_space: Any = None,
-        input_action_space: Any = None,
-        *,
-        normalize_actions: bool,
-        clip_actions: bool,
-    ) -> None:
-        super().__init__(input_observation_space, input_action_space)
+    def __init__(self, *spaces: Any, normalize_actions: bool, clip_actions: bool, **kwargs: Any) -> None:
+        super().__init__(*spaces, **kwargs)
         self.normalize_actions = normalize_actions
         self.clip_actions = clip_actions
 
@@ -88,9 +79,8 @@ class ModuleToTeam(ConnectorV2):
         if states is not None:
             arrays = {key: value[:, 0] for key, value in arrays.items()}
             states = tree.map_structure(lambda x: x.cpu().numpy(), states)
-            arrays[Columns.STATE_OUT] = [
-                tree.map_structure(lambda x, i=i: x[i], states) for i in range(len(arrays[Columns.ACTIONS]))
-            ]
+            teams = range(len(arrays[Columns.ACTIONS]))
+            arrays[Columns.STATE_OUT] = [tree.map_structure(lambda x, i=i: x[i], states) for i in teams]
         # Episodes store the module's actions; the environment gets actions within its bounds.
         actions = arrays[Columns.ACTIONS]
         for_env = self.fit(actions)

@@ -38,79 +38,57 @@ class Published:
 
     Attributes:
         name: Name of the architecture.
-        encoder_blocks: Prefix of names in the encoder's blocks, up to the index.
-        decoder_blocks: Prefix of names in the decoder's blocks, up to the index.
-        encoder_block: Names of modules in an encoder block.
-        decoder_block: Names of modules in a decoder block.
+        blocks: Names of blocks up to the index, after "encoder." and "decoder.".
+        encoder_block: Names of modules and other parameters in an encoder block.
+        decoder_block: The same in a decoder block.
         norms: Names of the encoder's and the decoder's own norms. The encoder's, if any, follows the last block.
-        vectors: Names of block parameters that are not part of a layer.
-        complements: The ``vectors`` whose values are 1 minus the published ones, each of which becomes a row.
         settings: Settings of the network's configuration.
     """
 
     name: str
-    encoder_blocks: str
-    decoder_blocks: str
+    blocks: str
     encoder_block: Names
     decoder_block: Names
     norms: tuple[str | None, str]
-    vectors: Names = field(default_factory=dict)
-    complements: frozenset[str] = frozenset()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _attention(ours: str, theirs: str) -> Names:
+    return {
+        f"{ours}.query": [f"{theirs}.query"],
+        f"{ours}.key_value": [f"{theirs}.key", f"{theirs}.value"],
+        f"{ours}.proj": [f"{theirs}.proj"],
+    }
+
+
+MLP: Names = {"mlp.0": ["mlp.0"], "mlp.2": ["mlp.2"], "norm1": ["ln1"], "norm2": ["ln2"]}
 MAT = Published(
     name="MAT",
-    encoder_blocks="encoder.blocks.",
-    decoder_blocks="decoder.blocks.",
-    encoder_block={
-        "mixer.query": ["attn.query"],
-        "mixer.key_value": ["attn.key", "attn.value"],
-        "mixer.proj": ["attn.proj"],
-        "mlp.0": ["mlp.0"],
-        "mlp.2": ["mlp.2"],
-        "norm1": ["ln1"],
-        "norm2": ["ln2"],
-    },
-    decoder_block={
-        "mixer.query": ["attn1.query"],
-        "mixer.key_value": ["attn1.key", "attn1.value"],
-        "mixer.proj": ["attn1.proj"],
-        "cross.query": ["attn2.query"],
-        "cross.key_value": ["attn2.key", "attn2.value"],
-        "cross.proj": ["attn2.proj"],
-        "mlp.0": ["mlp.0"],
-        "mlp.2": ["mlp.2"],
-        "norm1": ["ln1"],
-        "norm2": ["ln2"],
-        "norm3": ["ln3"],
-    },
+    blocks="blocks.",
+    encoder_block={**_attention("mixer", "attn"), **MLP},
+    decoder_block={**_attention("mixer", "attn1"), **_attention("cross", "attn2"), **MLP, "norm3": ["ln3"]},
     norms=(None, "decoder.ln"),
 )
 
 RWKV4_BLOCK: Names = {
     "time.projections": ["attn.key_proj", "attn.value_proj", "attn.receptance_proj"],
     "time.output": ["attn.output_proj"],
+    "time.decay": ["attn.time_decay"],
+    "time.bonus": ["attn.time_first"],
+    "time.mix": ["attn.time_mix_key", "attn.time_mix_value", "attn.time_mix_receptance"],
     "channel.key": ["ffn.key_proj"],
     "channel.receptance": ["ffn.receptance_proj"],
     "channel.value": ["ffn.value_proj"],
+    "channel.mix": ["ffn.time_mix_key", "ffn.time_mix_receptance"],
     "norm1": ["ln_1"],
     "norm2": ["ln_2"],
 }
 MARWKV = Published(
     name="MARWKV",
-    encoder_blocks="encoder.rwkv.rwkv.h.",
-    decoder_blocks="decoder.rwkv.rwkv.h.",
+    blocks="rwkv.rwkv.h.",
     encoder_block=RWKV4_BLOCK,
     decoder_block=RWKV4_BLOCK,
     norms=("encoder.rwkv.rwkv.ln_f", "decoder.rwkv.rwkv.ln_f"),
-    vectors={
-        "time.decay": ["attn.time_decay"],
-        "time.bonus": ["attn.time_first"],
-        "time.mix": ["attn.time_mix_key", "attn.time_mix_value", "attn.time_mix_receptance"],
-        "channel.mix": ["ffn.time_mix_key", "ffn.time_mix_receptance"],
-    },
-    complements=frozenset({"time.mix", "channel.mix"}),
     settings={"encoder_mixer": "rwkv4", "decoder_mixer": "rwkv4"},
 )
 
@@ -176,7 +154,7 @@ def _infer_config(architecture: Published, published: Mapping[str, Tensor], n_he
     width = len(published["decoder.head.3.bias"])
     is_continuous = "decoder.log_std" in published
     action = ActionSpec("continuous", dim=width) if is_continuous else ActionSpec("discrete", nvec=(width,))
-    prefix = architecture.decoder_blocks
+    prefix = f"decoder.{architecture.blocks}"
     blocks = {name.removeprefix(prefix).split(".")[0] for name in published if name.startswith(prefix)}
     if not blocks:
         raise KeyError(f"{prefix}0")
@@ -194,19 +172,13 @@ def _convert(
     architecture: Published, published: Mapping[str, Tensor], config: NetworkConfig, ours: list[str]
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the parameters named ``ours``, converted from the published ones."""
-    modules, vectors, complements = dict(SHARED), dict[str, list[str]](), set[str]()
-    encoder_norm, modules["decoder.norm"] = architecture.norms[0], [architecture.norms[1]]
-    if encoder_norm is not None:
-        modules[f"encoder.blocks.{config.n_block}"] = [encoder_norm]
-    for i in range(config.n_block):
-        for part, theirs, block in (
-            ("encoder", architecture.encoder_blocks, architecture.encoder_block),
-            ("decoder", architecture.decoder_blocks, architecture.decoder_block),
-        ):
-            prefix = f"{part}.blocks.{i}."
-            modules |= {prefix + name: [f"{theirs}{i}.{x}" for x in xs] for name, xs in block.items()}
-            vectors |= {prefix + name: [f"{theirs}{i}.{x}" for x in xs] for name, xs in architecture.vectors.items()}
-            complements |= {prefix + name for name in architecture.complements}
+    names = {**SHARED, "decoder.norm": [architecture.norms[1]]}
+    if architecture.norms[0] is not None:
+        names[f"encoder.blocks.{config.n_block}"] = [architecture.norms[0]]
+    for part, block in (("encoder", architecture.encoder_block), ("decoder", architecture.decoder_block)):
+        for i in range(config.n_block):
+            theirs = f"{part}.{architecture.blocks}{i}."
+            names |= {f"{part}.blocks.{i}.{name}": [theirs + x for x in xs] for name, xs in block.items()}
     for name in ours:
         module, _, kind = name.rpartition(".")
         match name:
@@ -217,9 +189,9 @@ def _convert(
                 yield name, published["decoder.action_encoder.0.weight"].T[0]
             case "head.choice_rows":
                 yield name, published["decoder.action_encoder.0.weight"].T[1:]
-            case _ if name in complements:
-                yield name, 1 - torch.cat([published[x].view(1, -1) for x in vectors[name]])
-            case _ if name in vectors:
-                yield name, torch.cat([published[x] for x in vectors[name]])
+            case _ if name in names and kind == "mix":  # a row each; ours weigh the previous token, theirs the current
+                yield name, 1 - torch.cat([published[x].view(1, -1) for x in names[name]])
+            case _ if name in names:  # no part of a layer
+                yield name, torch.cat([published[x] for x in names[name]])
             case _:
-                yield name, torch.cat([published[f"{x}.{kind}"] for x in modules[module]])
+                yield name, torch.cat([published[f"{x}.{kind}"] for x in names[module]])

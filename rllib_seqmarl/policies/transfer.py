@@ -10,7 +10,7 @@ the number of entries does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -77,7 +77,7 @@ def carried_over(
         if name in axes:
             axis, parts = axes[name]
             old_sizes = _sizes(old, old_axes[name][1], source.shape[axis])
-            result[name] = _merge(value, source, _spans(old_sizes, _sizes(new, parts, value.shape[axis])), axis)
+            result[name] = _merge(value, _sizes(new, parts, value.shape[axis]), source, old_sizes, axis)
         elif source.shape == value.shape:
             result[name] = source.clone()
         else:
@@ -89,7 +89,6 @@ def carried_over(
 
 
 Part = tuple[str, int]  # what the entries are, and their number
-Span = tuple[int, int, int]  # start in the old network, start in the new network, length
 
 
 def _sizes(team: Trained, parts: tuple[str, ...], width: int) -> list[Part]:
@@ -102,17 +101,13 @@ def _sizes(team: Trained, parts: tuple[str, ...], width: int) -> list[Part]:
     return [(part, sizes[part]) for part in parts]
 
 
-def _spans(old: list[Part], new: list[Part]) -> Iterator[Span]:
-    """The spans shared by two sequences of parts: the leading entries of each part with the same meaning."""
-    begin_old = begin_new = 0
-    for (part_old, size_old), (part_new, size_new) in zip(old, new, strict=False):
-        yield begin_old, begin_new, min(size_old, size_new) if part_old == part_new else 0
-        begin_old, begin_new = begin_old + size_old, begin_new + size_new
-
-
-def _merge(fresh: Tensor, source: Tensor, spans: Iterable[Span], axis: int) -> Tensor:
-    """A copy of `fresh` with the spans along `axis` replaced by those of `source`."""
+def _merge(fresh: Tensor, parts: list[Part], source: Tensor, source_parts: list[Part], axis: int) -> Tensor:
+    """A copy of `fresh` in which the leading entries along `axis` of each part that both have are those of `source`."""
     result = fresh.clone()
-    for begin_old, begin_new, count in spans:
-        result.narrow(axis, begin_new, count).copy_(source.narrow(axis, begin_old, count))
+    begin = source_begin = 0
+    for (part, size), (source_part, source_size) in zip(parts, source_parts, strict=False):
+        if part == source_part:
+            count = min(size, source_size)
+            result.narrow(axis, begin, count).copy_(source.narrow(axis, source_begin, count))
+        begin, source_begin = begin + size, source_begin + source_size
     return result

@@ -93,22 +93,21 @@ def _read_infos(columns: dict[str, Any], episodes: Sequence[SingleAgentEpisode])
     """Read what a rollout stores about rewards and terminations, arrays (rows,) and (rows, n)."""
     shape = columns[Columns.VF_PREDS].shape  # (rows, n)
     team_rewards = columns[Columns.REWARDS].astype(np.float32)
-    env_rewards, agent_rewards = team_rewards.copy(), np.zeros(shape, np.float32)
-    agent_terminated, agent_earns = np.zeros(shape, np.bool_), np.ones(shape, np.bool_)
+    arrays = {
+        "rewards": team_rewards,
+        "env_rewards": team_rewards.copy(),
+        "agent_rewards": np.zeros(shape, np.float32),
+        "agent_terminated": np.zeros(shape, np.bool_),
+        "agent_earns": np.ones(shape, np.bool_),
+    }
     row = 0
     for episode in episodes:
         # The added row is not a step; its info repeats the last one.
         for info in episode.get_infos(slice(1, len(episode))):
-            agent_rewards[row] = info.get("agent_rewards", team_rewards[row])
-            env_rewards[row] = info.get("team_reward", team_rewards[row])
-            agent_terminated[row] = info.get("agent_terminateds", False)
-            agent_earns[row] = info.get("agent_earns", True)
+            arrays["agent_rewards"][row] = info.get("agent_rewards", team_rewards[row])
+            arrays["env_rewards"][row] = info.get("team_reward", team_rewards[row])
+            arrays["agent_terminated"][row] = info.get("agent_terminateds", False)
+            arrays["agent_earns"][row] = info.get("agent_earns", True)
             row += 1
         row += 1
-    return {
-        "rewards": team_rewards,
-        "env_rewards": env_rewards,
-        "agent_rewards": agent_rewards,
-        "agent_terminated": agent_terminated,
-        "agent_earns": agent_earns,
-    }
+    return arrays

@@ -15,6 +15,9 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from rllib_seqmarl.rollouts.episodes import Segment, find_segments, make_episode
 
 Arrays = dict[str, np.ndarray]
+# The fields of a rollout that are arrays, or dicts of arrays, whose first axis is the row.
+ROW_ARRAYS: tuple[str, ...] = ("obs", "outputs", "rewards", "env_rewards", "agent_rewards", "terminated", "truncated")
+ROW_ARRAYS += ("is_step", "agent_terminated", "agent_earns")
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,16 +184,14 @@ class Rollout(Sequence[SingleAgentEpisode]):
         parts = tree.map_structure(lambda array: array[first:last], self._row_arrays)
         parts["obs"] = {key: array[first : last + 1] for key, array in self.obs.items()}
         infos = {(t - first, b): info for (t, b), info in self.infos.items() if first <= t + 1 and t < last}
-        last_resets = [next((t for t in range(first - 1, -1, -1) if not column[t]), None) for column in self.is_step.T]
-        lengths_before = [
-            length + first if reset is None else first - reset - 1
-            for reset, length in zip(last_resets, self.lengths_before, strict=True)
-        ]
+        resets = np.concatenate([np.ones((1, self.num_envs), np.bool_), ~self.is_step[:first]])  # (1 + first, B)
+        steps = resets[::-1].argmax(axis=0)  # (B,), since the last reset, or since the first row if there is none
+        lengths_before = steps + np.where(steps == first, self.lengths_before, 0)
         return replace(
             self,
             **parts,
             infos=infos,
-            lengths_before=np.array(lengths_before),
+            lengths_before=lengths_before,
             episodes_before=self.episodes_before + np.count_nonzero(~self.is_step[:first], axis=0),
             **self._states_of_rows(first, last),
         )
@@ -199,20 +200,13 @@ class Rollout(Sequence[SingleAgentEpisode]):
         """The states of rows `first` to `last` (exclusive)."""
         if not self.max_seq_len:
             return {"last_state": self.last_state if last == self.num_rows else None}
-        windows = slice(first // self.max_seq_len, -(-last // self.max_seq_len))
-        return {
-            "states": tree.map_structure(lambda x: x[windows], self.states),
-            "last_state": self.last_state
-            if last == self.num_rows
-            else tree.map_structure(lambda x: x[last // self.max_seq_len], self.states),
-        }
+        end, windows = last // self.max_seq_len, slice(first // self.max_seq_len, -(-last // self.max_seq_len))
+        last_state = self.last_state if last == self.num_rows else tree.map_structure(lambda x: x[end], self.states)
+        return {"states": tree.map_structure(lambda x: x[windows], self.states), "last_state": last_state}
 
     @property
     def _row_arrays(self) -> dict[str, Any]:
-        """The arrays, or dicts of arrays, whose first axis is the row."""
-        others = {"infos", "lengths_before", "episodes_before", "env_ids", "weights_seq_no", "spaces"}
-        others |= {"max_seq_len", "states", "last_state"}
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
+        return {name: getattr(self, name) for name in ROW_ARRAYS}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Episodes that were created share the arrays' memory, so they are not pickled.

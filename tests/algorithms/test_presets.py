@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +46,8 @@ def test_all_presets_are_registered() -> None:
     assert set(ALGORITHMS) >= {"MAT", "MAM", "MARWKV"}
     for name, algorithm in ALGORITHMS.items():
         assert type(algorithm.get_default_config()).__name__ == f"{name}Config"
+        assert algorithm.get_default_config().algo_class is algorithm
+        dis.dis(algorithm, file=io.StringIO())  # as Ray does with actors; classes in attributes must not form a circle
 
 
 def test_mam_uses_mamba_in_all_mixers() -> None:

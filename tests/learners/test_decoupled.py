@@ -9,7 +9,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from rllib_seqmarl import MATConfig
-from rllib_seqmarl.learners.decoupled import decouple
+from rllib_seqmarl.learners.objectives import decouple
 from rllib_seqmarl.learners.rollout_data import RolloutData
 
 

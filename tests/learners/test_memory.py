@@ -99,7 +99,7 @@ def test_states_are_carried_over_samples_and_zeroed_at_resets() -> None:
             )
             hidden = decision.state["hidden"].detach().numpy()
         np.testing.assert_allclose(
-            rollout.last_state["hidden"], hidden * (runner._lengths > 0)[:, None, None], atol=1e-6
+            rollout.last_state["hidden"], hidden * (runner._record.lengths > 0)[:, None, None], atol=1e-6
         )
         assert rollout.is_first[1:].any() and len(rollout.states["hidden"]) == -(-rollout.num_rows // L)
 

@@ -16,7 +16,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from small_learner import make_learner, make_rollout
 
 from rllib_seqmarl import make_joint_env
-from rllib_seqmarl.learners.rewards import compute_training_rewards
+from rllib_seqmarl.learners.advantages import compute_training_rewards
 from rllib_seqmarl.learners.rollout_data import RolloutData
 from rllib_seqmarl.rollouts import Rollout
 
