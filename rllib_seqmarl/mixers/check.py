@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from rllib_seqmarl.ops.backends import AUTO
 from rllib_seqmarl.suggestions import did_you_mean
 
 BATCH, LENGTH = 3, 8
-CUTS = [3, 1, 4]  # lengths of windows
+ALL = slice(None)
 # Wide enough for mixers that compute in float32, and far below the effect of a mistake.
 TOLERANCE = 1e-5
 EXAMPLE_STATE = "return self.weight.new_zeros(batch_size, ...), or a dict, list or tuple of such tensors"
@@ -42,6 +43,7 @@ def check_mixer(mixers: Mixers | type[Mixer] | str, shape: MixerShape | None = N
     options = mixers.options() if isinstance(mixers, Mixers) else None
     shape = replace(shape or MixerShape(embed_dim=8, n_head=2, options=options), backend=AUTO)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        x, context = torch.randn(2, BATCH, LENGTH, shape.embed_dim, dtype=torch.float64)
         for role, factory in _parts(mixers).items():
             mixer = factory(shape)
             name = f"{role} mixer {type(mixer).__name__}".strip()
@@ -50,7 +52,7 @@ def check_mixer(mixers: Mixers | type[Mixer] | str, shape: MixerShape | None = N
                 raise TypeError(f"{name} is not a {needed.__name__}; derive its class from {needed.__name__}.")
             for parameter in mixer.double().eval().parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)  # initial weights are often zero
-            _Check(name, mixer, shape.embed_dim, has_context=role in ("", "cross")).run()
+            _Check(name, mixer, x, context if role in ("", "cross") else None).run()
 
 
 def check_users_mixer(name: str, shape: MixerShape) -> None:
@@ -72,117 +74,103 @@ def _parts(mixers: Mixers | type[Mixer]) -> dict[str, Callable[[MixerShape], Any
     raise TypeError(f"check_mixer takes PostNormMixers, PreNormMixers, a name or a mixer class, not {mixers!r}.")
 
 
+@dataclass(frozen=True)
 class _Check:
-    def __init__(self, name: str, mixer: Any, d: int, has_context: bool) -> None:
-        self.name, self.mixer = name, mixer
-        self.x = torch.randn(BATCH, LENGTH, d, dtype=torch.float64)
-        self.context = torch.randn_like(self.x) if has_context else None
+    name: str
+    mixer: Any
+    x: Tensor
+    context: Tensor | None
 
     def run(self) -> None:
-        y, state = self.window(self.x, self.context)
+        y, state = self.call(*self.inputs(ALL))
         if state is not None:
             raise self.error("returned a state without being given one", "return (y, None) if the state is None")
-        other = self.window(*self.changed(slice(1), slice(None)))[0]
-        self.compare(other[1:], y[1:], "batch entries influence each other", "mix along axis 1 only")
-        if isinstance(self.mixer, CausalMixer):
-            self.run_causal(y)
-
-    def run_causal(self, y: Tensor) -> None:
-        other = self.window(*self.changed(slice(None), slice(4, None)))[0]
-        self.compare(other[:, :4], y[:, :4], "an output depends on later positions", "use positions 0 to t only")
+        others = self.call(*self.inputs(slice(1, None)))[0]
+        self.compare(others, y[1:], "batch entries influence each other", "mix along axis 1 only")
+        if not isinstance(self.mixer, CausalMixer):
+            return
+        earlier = self.call(*self.inputs(ALL, slice(4)))[0]
+        self.compare(earlier, y[:, :4], "an output depends on later positions", "use positions 0 to t only")
         zeros = self.mixer.initial_state(BATCH)
         if any(leaf.any() for leaf in self.leaves(zeros, "initial_state")):
             raise self.error("initial_state is not all zeros", "store values such that zeros are the initial state")
         remedy = "the state must hold all that later outputs need; initial_state must equal the start without a state"
-        one, state = self.window(self.x, self.context, zeros)
+        one, state = self.call(self.x, self.context, zeros)
         self.compare(one, y, "a window from initial_state differs from one without a state", remedy)
-        cut = self.windows(CUTS, zeros)
-        self.compare(cut, y, f"windows of {CUTS} positions differ from a single window", remedy)
+        self.compare(self.cut(zeros), y, "windows of [3, 1, 4] positions differ from a single window", remedy)
         self.compare(self.steps(zeros), y, "steps differ from a window", f"{remedy}; or do not override step")
         # A reset is a multiplication of the state by zero, also at the first position.
         resets = torch.zeros(BATCH, LENGTH, dtype=torch.bool)
         resets[0, 0] = resets[0, 3] = resets[1, 4:6] = True
-        expected = self.steps(state, resets)
         what = "a reset does not have the effect of a state of zeros before that position"
         remedy = "use `resets` (B, L), and let zeros be the initial state in every tensor of the state"
-        self.compare(self.windows([LENGTH], state, resets), expected, what, remedy)
-        self.compare(self.windows(CUTS, state, resets), expected, f"{what}, in windows of {CUTS} positions", remedy)
-        self.compare(
-            self.windows([LENGTH], None, resets), self.steps(zeros, resets), f"without a state, {what}", remedy
-        )
+        expected, from_zeros = self.steps(state, resets), self.steps(zeros, resets)
+        self.compare(self.call(self.x, self.context, state, resets)[0], expected, what, remedy)
+        self.compare(self.cut(state, resets), expected, f"{what}, in windows of [3, 1, 4] positions", remedy)
+        without = self.call(self.x, self.context, None, resets)[0]
+        self.compare(without, from_zeros, f"without a state, {what}", remedy)
 
-    def window(
-        self, x: Tensor, context: Tensor | None, state: State = None, resets: Any = None
-    ) -> tuple[Tensor, State]:
-        """Run a window and check what it returns and that it leaves the given state unchanged."""
-        before = [leaf.clone() for leaf in self.leaves(state, "the state")]
-        arguments = (x, context) if state is None and resets is None else (x, context, state, resets)
-        result = self.call("forward", self.mixer, *arguments)
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise TypeError(f"{self.name}: forward returned {type(result).__name__}; return a pair (y, state).")
-        y, new_state = result
-        self.check_output("forward", y, x)
-        if not all(map(torch.equal, self.leaves(state, "the state"), before)):
-            raise self.error("forward changed the given state in place", "return a new state")
-        if state is not None:
-            self.leaves(new_state, "the state returned by forward")
-        return y, new_state
+    def inputs(self, *at: slice | int) -> tuple[Tensor, Tensor | None]:
+        """x and the context at these batch entries and positions."""
+        return self.x[at], None if self.context is None else self.context[at]
 
-    def windows(self, lengths: list[int], state: State, resets: Tensor | None = None) -> Tensor:
-        outputs, columns = [], (self.x, self.context, resets)
-        parts = [[None] * len(lengths) if x is None else x.split(lengths, dim=1) for x in columns]
-        for x, context, reset in zip(*parts, strict=True):
-            y, state = self.window(x, context, state, reset)
+    def cut(self, state: State, resets: Tensor | None = None) -> Tensor:
+        """The outputs of windows of 3, 1 and 4 positions, one after another."""
+        outputs = []
+        for part in (slice(*bounds) for bounds in pairwise((0, 3, 4, LENGTH))):
+            y, state = self.call(*self.inputs(ALL, part), state, None if resets is None else resets[:, part])
             outputs.append(y)
         return torch.cat(outputs, dim=1)
 
     def steps(self, state: State, resets: Tensor | None = None) -> Tensor:
         outputs = []
         for t in range(LENGTH):
-            x, context = self.x[:, t], None if self.context is None else self.context[:, t]
             state = state if resets is None else reset_state(state, resets[:, t])
-            result = self.call("step", self.mixer.step, x, state, context)
-            if not isinstance(result, tuple) or len(result) != 2:
-                raise TypeError(f"{self.name}: step returned {type(result).__name__}; return a pair (y, state).")
-            y, state = result
-            self.check_output("step", y, x)
-            self.leaves(state, "the state returned by step")
+            y, state = self.call(*self.inputs(ALL, t), state)
             outputs.append(y)
         return torch.stack(outputs, dim=1)
 
-    def changed(self, batch: slice, positions: slice) -> tuple[Tensor, Tensor | None]:
-        """x and the context with other numbers at these places."""
-        x, context = self.x.clone(), None if self.context is None else self.context.clone()
-        for tensor in (x, context):
-            if tensor is not None:
-                tensor[batch, positions] += 1.0 + torch.rand_like(tensor[batch, positions])
-        return x, context
+    def call(
+        self, x: Tensor, context: Tensor | None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Run a window, or a step if x is (B, d); check what it returns and that the given state is unchanged."""
+        has_state, function = state is not None, "step" if x.dim() == 2 else "forward"
+        before = [leaf.clone() for leaf in self.leaves(state, "the state")] if has_state else []
+        try:
+            if function == "step":
+                result = self.mixer.step(x, state, context)
+            elif has_state or resets is not None:
+                result = self.mixer(x, context, state, resets)
+            else:
+                result = self.mixer(x, context)
+        except Exception as error:
+            remedy = (
+                "it must run on the CPU in float64, as forward(x, context, state, resets) and step(x, state, context)"
+            )
+            raise self.error(f"{function} raised {error!r}", remedy) from error
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise self.error(f"{function} returned {type(result).__name__}", "return a pair (y, state)", TypeError)
+        y, new_state = result
+        if not isinstance(y, Tensor):
+            raise self.error(f"{function} returned a {type(y).__name__} as y", "return a tensor", TypeError)
+        if y.shape != x.shape:
+            shapes = f"y of shape {tuple(y.shape)} for x of shape {tuple(x.shape)}"
+            raise self.error(f"{function} returned {shapes}", "return y of the same shape")
+        if has_state:
+            if not all(map(torch.equal, self.leaves(state, "the state"), before)):
+                raise self.error(f"{function} changed the given state in place", "return a new state")
+            self.leaves(new_state, f"the state returned by {function}")
+        return y, new_state
 
     def leaves(self, state: State, what: str) -> list[Tensor]:
-        leaves = [] if state is None and what == "the state" else tree_leaves(state)
+        leaves = tree_leaves(state)
         for leaf in leaves:
             if not isinstance(leaf, Tensor):
-                raise TypeError(f"{self.name}: {what} contains a {type(leaf).__name__}; {EXAMPLE_STATE}.")
+                raise self.error(f"{what} contains a {type(leaf).__name__}", EXAMPLE_STATE, TypeError)
             if leaf.dim() == 0 or len(leaf) != BATCH:
                 shape = tuple(leaf.shape)
                 raise self.error(f"{what} contains a tensor of shape {shape} for {BATCH} batch entries", EXAMPLE_STATE)
         return leaves
-
-    def check_output(self, function: str, y: Any, x: Tensor) -> None:
-        if not isinstance(y, Tensor):
-            raise TypeError(f"{self.name}: {function} returned a {type(y).__name__} as y; return a tensor.")
-        if y.shape != x.shape:
-            shapes = f"y of shape {tuple(y.shape)} for x of shape {tuple(x.shape)}"
-            raise self.error(f"{function} returned {shapes}", "return y of the same shape")
-
-    def call(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except Exception as error:
-            signature = "forward(x, context, state, resets) and step(x, state, context)"
-            raise self.error(
-                f"{what} raised {error!r}", f"it must run on the CPU in float64, as {signature}"
-            ) from error
 
     def compare(self, actual: Tensor, expected: Tensor, what: str, remedy: str) -> None:
         actual, expected = actual.double(), expected.double()
@@ -190,5 +178,5 @@ class _Check:
         if not torch.allclose(actual, expected, rtol=0, atol=TOLERANCE * scale, equal_nan=True):
             raise self.error(f"{what} (by up to {(actual - expected).abs().max():.2g})", remedy)
 
-    def error(self, what: str, remedy: str) -> ValueError:
-        return ValueError(f"{self.name}: {what}; {remedy}.")
+    def error(self, what: str, remedy: str, kind: type[Exception] = ValueError) -> Exception:
+        return kind(f"{self.name}: {what}; {remedy}.")

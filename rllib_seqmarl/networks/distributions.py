@@ -29,18 +29,27 @@ class Distribution(nn.Module, ABC):
     """
 
     kind: ClassVar[Literal["discrete", "continuous"]]
+    dead_mask: Tensor
 
     def __init__(self, spec: ActionSpec) -> None:
         super().__init__()
         self.spec = spec
+        # (width,), the mask of a dead agent
+        self.register_buffer("dead_mask", torch.zeros(spec.width, dtype=torch.bool), persistent=False)
 
-    @abstractmethod
     def effective_mask(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
         """Combine ``action_mask`` (B, n, width) and ``alive`` (B, n), each bool, 0/1 or None, into one mask.
 
         A dead agent has a single legal action, choice 0 or zeros, so its log-probability and entropy are zero
         without special cases.
         """
+        mask = None if action_mask is None else action_mask.bool()
+        if alive is None:
+            return mask
+        is_alive = alive.bool().unsqueeze(-1)  # (B, n, 1)
+        if mask is None:
+            return is_alive | self.dead_mask
+        return (is_alive & mask) | (~is_alive & self.dead_mask)  # not torch.where: ONNX runtimes lack it for bool
 
     @abstractmethod
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
@@ -71,30 +80,18 @@ class Categorical(Distribution):
     """One or several independent choices per agent. Actions are int64."""
 
     kind = "discrete"
-    first_choices: Tensor
     offsets: Tensor
 
     def __init__(self, spec: ActionSpec) -> None:
         super().__init__(spec)
         offsets = torch.tensor((0, *spec.nvec[:-1])).cumsum(0)  # (k,) start of each component
         self.register_buffer("offsets", offsets, persistent=False)
-        first_choices = torch.zeros(spec.width, dtype=torch.bool)
-        first_choices[offsets] = True
-        self.register_buffer("first_choices", first_choices, persistent=False)
+        self.dead_mask[offsets] = True
 
     @property
     def is_single(self) -> bool:
         """Whether an agent makes one choice, so that actions have no component axis."""
         return len(self.spec.nvec) == 1
-
-    def effective_mask(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
-        mask = None if action_mask is None else action_mask.bool()
-        if alive is None:
-            return mask
-        is_alive = alive.bool().unsqueeze(-1)  # (B, n, 1)
-        if mask is None:
-            return is_alive | self.first_choices
-        return (is_alive & mask) | (~is_alive & self.first_choices)  # not torch.where: ONNX runtimes lack it for bool
 
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
         if alive is None:
@@ -119,8 +116,7 @@ class Categorical(Distribution):
         return torch.stack([part.argmax(-1) for part in scores.split(self.spec.nvec, -1)], dim=-1)
 
     def log_probs(self, scores: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
-        choices = actions.unsqueeze(-1) if self.is_single else actions  # (..., k)
-        choices = choices + self.offsets
+        choices = (actions.unsqueeze(-1) if self.is_single else actions) + self.offsets  # (..., k)
         return self._log_softmax(scores).gather(-1, choices).sum(-1)
 
     def entropy(self, scores: Tensor, action_mask: Tensor | None) -> Tensor:
@@ -161,13 +157,6 @@ class Gaussian(Distribution):
         """Standard deviation per action dimension, (dim,) or (n, dim)."""
         log_std = self.log_std if isinstance(self.log_std, nn.Parameter) else torch.stack(list(self.log_std))
         return log_std.exp() if self._is_exponential else 0.5 * torch.sigmoid(log_std)
-
-    def effective_mask(self, action_mask: Tensor | None, alive: Tensor | None) -> Tensor | None:
-        mask = None if action_mask is None else action_mask.bool()
-        if alive is None:
-            return mask
-        is_alive = alive.bool().unsqueeze(-1)  # (B, n, 1)
-        return is_alive.expand(-1, -1, self.spec.dim) if mask is None else mask & is_alive
 
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
         return self._masked(actions.to(next(self.parameters()).dtype), action_mask)

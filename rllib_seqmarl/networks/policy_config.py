@@ -136,9 +136,10 @@ class PolicyConfig:
                 f"image_shape={shape} must be (height, width, channels) with at most obs_dim={self.obs_dim} numbers"
             )
         if min(feature_shape(shape, self.image_filters)) < 1:
+            filters = [list(layer) for layer in self.image_filters]
             chosen = "" if self.conv_filters else ", the default for small images"
             raise ValueError(
-                f"image_shape={shape} is too small for conv_filters={_as_lists(self.image_filters)}{chosen}; use "
+                f"image_shape={shape} is too small for conv_filters={filters}{chosen}; use "
                 f"conv_filters with smaller kernels or strides, or larger images"
             )
 
@@ -219,7 +220,3 @@ def checked_filters(filters: Any) -> ConvFilters:
             f"such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]]"
         )
     return layers
-
-
-def _as_lists(filters: ConvFilters) -> list[list[int]]:
-    return [list(layer) for layer in filters]

@@ -80,12 +80,6 @@ class Operation:
             self._chosen[key] = self._load(backend, like.device, like.dtype)
         return self._chosen[key]
 
-    def leave_out_of_graphs(self) -> None:
-        """Apply :func:`leave_kernels_out_of_graphs` to this operation."""
-        if not hasattr(self._load, "_torchdynamo_disable"):
-            self._chosen.clear()
-            self._load = torch.compiler.disable(partial(_load_untraced, self._load))  # type: ignore[method-assign]
-
     def available(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
         """Names of the backends that can run, fastest first."""
         return [b.name for b in self.backends.values() if b.obstacle(torch.device(device), dtype) is None]
@@ -127,7 +121,9 @@ def leave_kernels_out_of_graphs() -> None:
     This is opt-in because it imports the compiler, which takes seconds.
     """
     for operation in _OPERATIONS:
-        operation.leave_out_of_graphs()
+        if "_load" not in vars(operation):
+            operation._chosen.clear()
+            operation._load = torch.compiler.disable(partial(_load_untraced, operation))  # type: ignore[method-assign]
 
 
 def is_exporting() -> bool:
@@ -153,8 +149,13 @@ def no_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def cuda_library_obstacle(library: str, packages: str) -> Obstacle:
-    """The obstacle function of a backend that needs a CUDA device and an importable ``library``."""
+def reference_backend(function: Callable[..., Any], remark: str, is_slow: bool = False) -> Backend:
+    """The backend "reference", a function in plain torch."""
+    return Backend("reference", lambda: function, no_obstacle, remark, is_slow)
+
+
+def cuda_backend(name: str, load: Callable[[], Callable[..., Any]], library: str, packages: str) -> Backend:
+    """A backend that needs a CUDA device and an importable ``library``, which ``pip install packages`` installs."""
 
     def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
         if device.type != "cuda":
@@ -163,13 +164,11 @@ def cuda_library_obstacle(library: str, packages: str) -> Obstacle:
             return "its kernels support float32 and narrower types, not float64"
         return None if find_spec(library) else f"{library} is not installed; `pip install {packages}`"
 
-    return obstacle
+    return Backend(name, load, obstacle, f"the fused CUDA kernels of {library}")
 
 
-def _load_untraced(
-    load: Callable[..., tuple[Backend, Callable[..., Any]]], *args: Any
-) -> tuple[Backend, Callable[..., Any]]:
-    backend, function = load(*args)
+def _load_untraced(operation: Operation, *args: Any) -> tuple[Backend, Callable[..., Any]]:
+    backend, function = Operation._load(operation, *args)
     return backend, function if backend.name == "reference" else torch.compiler.disable(function)
 
 

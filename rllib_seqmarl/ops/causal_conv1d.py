@@ -15,15 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rllib_seqmarl.ops.backends import (
-    AUTO,
-    Backend,
-    Operation,
-    check_shapes,
-    cuda_library_obstacle,
-    no_obstacle,
-    promote_dtypes,
-)
+from rllib_seqmarl.ops.backends import AUTO, Operation, check_shapes, cuda_backend, promote_dtypes, reference_backend
 from rllib_seqmarl.ops.numba_support import numba_backend
 
 
@@ -38,7 +30,7 @@ def causal_conv1d(
     resets: Tensor | None = None,
     backend: str = AUTO,
 ) -> Any:
-    """Convolve sequences, or windows of them.
+    """Convolve sequences; the keywords of all operations are described in :mod:`rllib_seqmarl.ops`.
 
     Args:
         x: (batch, dim, length). Memory is used without copies where channels are adjacent: pass a (batch, length, dim)
@@ -46,16 +38,10 @@ def causal_conv1d(
         weight: (dim, width).
         bias: (dim,).
         activation: "silu" or None.
-        return_last_state: Whether to return the state after the last token as well.
-        initial_state: The tokens before the first one (batch, dim, width - 1), oldest first; zeros if None.
-        resets: (batch, length) bool; all tokens before these count as zeros.
-        backend: "auto", or a name from ``CAUSAL_CONV1D.available(device)``.
+        initial_state: The tokens before the first one (batch, dim, width - 1), oldest first.
 
     Returns:
         y (batch, dim, length), and if requested the last state (batch, dim, width - 1).
-
-    Raises:
-        ValueError: Shapes do not match, the activation or the backend is unknown, or the backend cannot run here.
     """
     if activation not in (None, "silu"):
         raise ValueError(f"activation must be 'silu' or None, not {activation!r}")
@@ -118,13 +104,8 @@ def _cuda_library() -> Callable[..., Tensor]:
 CAUSAL_CONV1D = Operation(
     "causal_conv1d",
     [
-        Backend(
-            "mamba-ssm",
-            _cuda_library,
-            cuda_library_obstacle("causal_conv1d", "mamba-ssm causal-conv1d"),
-            "causal-conv1d's fused CUDA kernel",
-        ),
+        cuda_backend("mamba-ssm", _cuda_library, "causal_conv1d", "mamba-ssm causal-conv1d"),
         numba_backend("causal_conv1d_numba", "numba_conv1d"),
-        Backend("reference", lambda: reference_conv1d, no_obstacle, "torch's own convolution"),
+        reference_backend(reference_conv1d, "torch's own convolution"),
     ],
 )

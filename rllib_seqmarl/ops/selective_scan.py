@@ -20,13 +20,12 @@ from torch.nn import functional as F
 
 from rllib_seqmarl.ops.backends import (
     AUTO,
-    Backend,
     Operation,
     check_shapes,
-    cuda_library_obstacle,
+    cuda_backend,
     first_state,
-    no_obstacle,
     promote_dtypes,
+    reference_backend,
     reset_state,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
@@ -52,7 +51,9 @@ def selective_scan(
     delta_proj: Tensor | None = None,
     backend: str = AUTO,
 ) -> Any:
-    """Scan sequences, or windows of them.
+    """Scan sequences; the keywords of all operations are described in :mod:`rllib_seqmarl.ops`.
+
+    Memory is used without copies where channels are adjacent: pass a (batch, length, dim) tensor as ``x.mT``.
 
     Args:
         u: Input (batch, dim, length).
@@ -64,19 +65,12 @@ def selective_scan(
         z: Gate (batch, dim, length).
         delta_bias: (dim,), added to ``delta``.
         delta_softplus: Whether step sizes are softplus(delta + delta_bias), bounded by 20.
-        return_last_state: Whether to return the state after the last token as well.
-        initial_state: The state before the first token (batch, dim, state); zeros if None.
-        resets: (batch, length) bool; the state is zero before these tokens.
+        initial_state: (batch, dim, state).
         delta_proj: (dim, rank), projects a low-rank ``delta`` to step sizes; not in mamba-ssm's signature, it saves
             memory traffic.
-        backend: "auto", or a name from ``SELECTIVE_SCAN.available(device)``. Memory is used without copies where
-            channels are adjacent: pass a (batch, length, dim) tensor as ``x.mT``.
 
     Returns:
-        y (batch, dim, length), and if requested the last state (batch, dim, state), in float32 or wider.
-
-    Raises:
-        ValueError: Shapes do not match, or the backend is unknown or cannot run here.
+        y (batch, dim, length), and if requested the last state (batch, dim, state).
     """
     batch_size, dim, length = u.shape
     full = u.shape if delta_proj is None else (batch_size, delta_proj.shape[-1], length)
@@ -125,15 +119,10 @@ def reference_scan(
 def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor | None]]:
     selective_scan_fn = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
 
-    def scan(
-        u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool, delta_proj: Tensor | None, initial_state: Tensor | None,
-        resets: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    def scan(*inputs: Any) -> tuple[Tensor, Tensor | None]:
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, initial_state, resets = inputs
         if initial_state is not None or resets is not None:  # the library has neither
-            return reference_scan(
-                u, delta, A, B, C, D, z, delta_bias, delta_softplus, delta_proj, initial_state, resets
-            )  # fmt: skip
+            return reference_scan(*inputs)
         delta = delta if delta_proj is None else delta_proj @ delta
         # The library does not bound step sizes. Softplus is the identity there, so the bound can be applied before it.
         if delta_softplus:
@@ -147,19 +136,10 @@ def _mamba_ssm() -> Callable[..., tuple[Tensor, Tensor | None]]:
 SELECTIVE_SCAN = Operation(
     "selective_scan",
     [
-        Backend(
-            "mamba-ssm",
-            _mamba_ssm,
-            cuda_library_obstacle("mamba_ssm", "mamba-ssm causal-conv1d"),
-            "mamba-ssm's fused CUDA kernels",
-        ),
+        cuda_backend("mamba-ssm", _mamba_ssm, "mamba_ssm", "mamba-ssm causal-conv1d"),
         numba_backend("selective_scan_numba", "numba_scan"),
-        Backend(
-            "reference",
-            lambda: reference_scan,
-            no_obstacle,
-            "plain torch with autograd, several times slower than compiled kernels",
-            is_slow=True,
+        reference_backend(
+            reference_scan, "plain torch with autograd, several times slower than compiled kernels", is_slow=True
         ),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rllib_seqmarl.ops.backends import AUTO, Backend, Operation, check_shapes, no_obstacle, promote_dtypes
+from rllib_seqmarl.ops.backends import AUTO, Operation, check_shapes, promote_dtypes, reference_backend
 from rllib_seqmarl.ops.numba_support import numba_backend
 
 
@@ -25,19 +25,16 @@ def token_shift(
 ) -> tuple[Tensor, ...]:
     """Derive several inputs from x: x_t + (x_{t-1} - x_t) (mix + own_t).
 
+    The keywords of all operations are described in :mod:`rllib_seqmarl.ops`.
+
     Args:
         x: (batch, length, dim).
         mix: Weights of the predecessor, (inputs, dim).
         own: Each token's addition to these weights, (inputs, batch, length, dim), as in RWKV-6.
-        initial_state: The first token's predecessor (batch, dim), that is x[:, -1] of the window before; zero if None.
-        resets: (batch, length) bool; the predecessor of these tokens is zero.
-        backend: "auto", or a name from ``TOKEN_SHIFT.available(device)``.
+        initial_state: The first token's predecessor (batch, dim), that is x[:, -1] of the window before.
 
     Returns:
         One input per row of ``mix``, each (batch, length, dim).
-
-    Raises:
-        ValueError: Shapes do not match, or the backend is unknown or cannot run here.
     """
     batch_size, length, dim = x.shape
     check_shapes(
@@ -67,7 +64,7 @@ TOKEN_SHIFT = Operation(
     "token_shift",
     [
         numba_backend("token_shift_numba", "numba_token_shift"),
-        Backend("reference", lambda: reference_token_shift, no_obstacle, "plain torch"),
+        reference_backend(reference_token_shift, "plain torch"),
     ],
     auto_aliases=("fla",),
 )

@@ -2,7 +2,7 @@
 
 ``wkv4`` is RWKV-4's weighted average per channel (Peng et al. 2023, arXiv 2305.13048, eq. 16). ``wkv6`` keeps a matrix
 per head (Eagle and Finch; Peng et al. 2024, arXiv 2404.05892, section 4): RWKV-6's directly, RWKV-5's with a decay that
-is constant in time.
+is constant in time. The keywords of all operations are described in :mod:`rllib_seqmarl.ops`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from torch import Tensor
 
 from rllib_seqmarl.ops.backends import (
     AUTO,
-    Backend,
     Operation,
     check_shapes,
-    cuda_library_obstacle,
+    cuda_backend,
     first_state,
-    no_obstacle,
     promote_dtypes,
+    reference_backend,
     reset_state,
 )
 from rllib_seqmarl.ops.numba_support import numba_backend
@@ -42,7 +41,7 @@ def wkv4(
     resets: Tensor | None = None,
     backend: str = AUTO,
 ) -> Any:
-    """Compute RWKV-4's WKV of sequences, or windows of them, numerically safe for keys of any size.
+    """Compute RWKV-4's WKV of sequences, numerically safe for keys of any size.
 
     y_t = (sum_{s<t} e^((t-1-s) w + k_s) v_s + e^(u + k_t) v_t) / (sum_{s<t} e^((t-1-s) w + k_s) + e^(u + k_t)).
 
@@ -54,16 +53,10 @@ def wkv4(
         u: (dim,), added to a token's own key (time_first).
         k: Keys (batch, length, dim).
         v: Values (batch, length, dim).
-        return_last_state: Whether to return the state after the last token as well.
-        initial_state: Total, weight and exponent before the first token (batch, 3, dim); zeros if None.
-        resets: (batch, length) bool; the state is zero before these tokens.
-        backend: "auto", or a name from ``WKV4.available(device)``.
+        initial_state: Total, weight and exponent before the first token (batch, 3, dim).
 
     Returns:
         y (batch, length, dim), and if requested the last state (batch, 3, dim), in float32 or wider.
-
-    Raises:
-        ValueError: Shapes do not match, or the backend is unknown or cannot run here.
     """
     batch_size, length, dim = k.shape
     check_shapes(
@@ -91,7 +84,7 @@ def wkv6(
     resets: Tensor | None = None,
     backend: str = AUTO,
 ) -> Any:
-    """Compute the matrix-state WKV of sequences, or windows of them.
+    """Compute the matrix-state WKV of sequences.
 
     Per head, with the state S (size, size) before the token: y_t = r_t (S + diag(u) k_t^T v_t), and
     S becomes diag(exp(w_t)) S + k_t^T v_t.
@@ -102,16 +95,10 @@ def wkv6(
         v: Values, of the same shape.
         w: Logarithms of the decays, at most 0; of the same shape, or (heads, size) if they are constant in time.
         u: (heads, size), the weight of a token's own key.
-        return_last_state: Whether to return the state after the last token as well.
-        initial_state: S before the first token (batch, heads, size, size), keys before values; zeros if None.
-        resets: (batch, length) bool; the state is zero before these tokens.
-        backend: "auto", or a name from ``WKV6.available(device)``.
+        initial_state: S before the first token (batch, heads, size, size), keys before values.
 
     Returns:
-        y (batch, length, heads, size), and if requested the last state, in float32 or wider.
-
-    Raises:
-        ValueError: Shapes do not match, or the backend is unknown or cannot run here.
+        y (batch, length, heads, size), and if requested the last state.
     """
     state_shape = r.shape[0], r.shape[2], r.shape[3], r.shape[3]
     w_shape = r.shape[2:] if w.dim() == 2 else r.shape
@@ -200,22 +187,16 @@ def _fla() -> Callable[..., tuple[Tensor, Tensor | None]]:
     return run
 
 
-def _reference(function: Callable[..., Any]) -> Backend:
-    remark = "plain torch, token by token; on a CPU `pip install numba` makes it several times faster"
-    return Backend("reference", lambda: function, no_obstacle, remark, is_slow=True)
+_REMARK = "plain torch, token by token; on a CPU `pip install numba` makes it several times faster"
 
-
-WKV4 = Operation("wkv4", [numba_backend("wkv4_numba", "numba_wkv4"), _reference(reference_wkv4)])
+WKV4 = Operation(
+    "wkv4", [numba_backend("wkv4_numba", "numba_wkv4"), reference_backend(reference_wkv4, _REMARK, is_slow=True)]
+)
 WKV6 = Operation(
     "wkv6",
     [
-        Backend(
-            "fla",
-            _fla,
-            cuda_library_obstacle("fla", "flash-linear-attention"),
-            "flash-linear-attention's fused CUDA kernels",
-        ),
+        cuda_backend("fla", _fla, "fla", "flash-linear-attention"),
         numba_backend("wkv6_numba", "numba_wkv6"),
-        _reference(reference_wkv6),
+        reference_backend(reference_wkv6, _REMARK, is_slow=True),
     ],
 )
