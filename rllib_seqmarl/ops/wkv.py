@@ -177,15 +177,13 @@ def reference_wkv4(
     """The recurrence, token by token, in units of e^(largest exponent so far); differentiated by autograd."""
     dtype = k.dtype
     w, u, k, v = promote_dtypes(w, u, k, v, at_least=torch.float32)
-    state = wkv4_state(len(k), k[0, 0]) if initial_state is None else initial_state
-    state = state.unbind(1)  # total, weight, exponent, each (batch, dim)
+    # Total, weight and exponent, each (batch, dim).
+    state = (wkv4_state(len(k), k[0, 0]) if initial_state is None else initial_state).unbind(1)
+    empty = 0.0, 0.0, LOWEST_EXPONENT
     outputs = []
     for t, (k_t, v_t) in enumerate(zip(k.unbind(1), v.unbind(1), strict=True)):
         if resets is not None:
-            state = tuple(
-                x.masked_fill(resets[:, t, None], empty)
-                for x, empty in zip(state, (0, 0, LOWEST_EXPONENT), strict=True)
-            )
+            state = tuple(x.masked_fill(resets[:, t, None], value) for x, value in zip(state, empty, strict=True))
         y, state = _token4(w, u, k_t, v_t, state)
         outputs.append(y)
     return torch.stack(outputs, dim=1).to(dtype), None if initial_state is None else torch.stack(state, dim=1)
