@@ -130,7 +130,7 @@ def test_an_environment_that_cannot_be_created_on_a_worker_is_reported() -> None
         from rllib_seqmarl.envs.suites.coordination import DistinctChoice
 
         env = DistinctChoice(n_agents=2)
-        env._action_spaces["agent_1"] = spaces.Box(0.0, 1.0, (1,))
+        env.action_spaces["agent_1"] = spaces.Box(0.0, 1.0, (1,))
         return env
 
     with pytest.raises(JointEnvError, match="cannot be joined"):
