@@ -103,11 +103,11 @@ class Operation:
                     function = backend.load()
                 except Exception as error:  # a broken library is treated as a missing one
                     obstacle = f"it cannot be loaded ({type(error).__name__}: {error})"
-            if obstacle is None:
-                reason = "; ".join([backend.remark, *skipped])
-                level = logging.WARNING if backend.is_slow else logging.INFO
-                logger.log(level, "%s on %s uses backend %r: %s", self.name, device.type, backend.name, reason)
-                return backend, function
+                else:
+                    reason = "; ".join([backend.remark, *skipped])
+                    level = logging.WARNING if backend.is_slow else logging.INFO
+                    logger.log(level, "%s on %s uses backend %r: %s", self.name, device.type, backend.name, reason)
+                    return backend, function
             skipped.append(f"{backend.name} is not used: {obstacle}")
         raise ValueError(f"no backend of {self.name} can run here: {'; '.join(skipped)}.")
 

@@ -105,7 +105,7 @@ CAUSAL_CONV1D = Operation(
     "causal_conv1d",
     [
         cuda_backend("mamba-ssm", _cuda_library, "causal_conv1d", "mamba-ssm causal-conv1d"),
-        numba_backend("causal_conv1d_numba", "numba_conv1d"),
+        numba_backend("rllib_seqmarl.ops.causal_conv1d_numba", "numba_conv1d"),
         reference_backend(reference_conv1d, "torch's own convolution"),
     ],
 )

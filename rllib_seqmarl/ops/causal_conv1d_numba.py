@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
-from rllib_seqmarl.ops.numba_support import flags, over_batch, rows
+from rllib_seqmarl.ops.numba_support import arrays, flags, over_batch, rows
 
 
 @kernel
@@ -90,7 +90,8 @@ class _NumbaConv(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, resets: Tensor | None
     ) -> Tensor:
         batch_size, dim, length = x.shape
-        ctx.arguments = _inputs(x, weight, bias, activation, resets)
+        taps, offset = arrays(weight.T, weight.new_zeros(dim) if bias is None else bias)
+        ctx.arguments = rows(x), taps, offset, activation is not None, flags(resets)
         ctx.save_for_backward(x, weight, bias)
         y = x.new_empty(batch_size, length, dim)
         over_batch(_forward, batch_size, x.numel() * weight.shape[1], *ctx.arguments, y.numpy())
@@ -107,15 +108,6 @@ class _NumbaConv(torch.autograd.Function):
         )
         grad_weight, grad_bias = (torch.from_numpy(sum(parts)) for parts in zip(*shares, strict=True))
         return grad_x.mT, grad_weight.T, None if bias is None else grad_bias, None, None
-
-
-def _inputs(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, resets: Tensor | None
-) -> tuple[Any, ...]:
-    """The leading arguments of both kernels."""
-    bias = weight.new_zeros(len(weight)) if bias is None else bias
-    weight_rows = weight.detach().T.contiguous().numpy()
-    return rows(x), weight_rows, bias.detach().numpy(), activation is not None, flags(resets)
 
 
 def numba_conv1d(

@@ -75,92 +75,76 @@ LOWEST, HIGHEST = np.float32(-126.0), np.float32(127.0)  # exponents of normal f
 LOG2_E = 1.4426950408889634
 
 
+def _elementary(function: Callable[..., Any], in_float64: Callable[..., Any]) -> Any:
+    """Decorate the implementation of ``function`` in kernels for float32; for float64 it is ``in_float64``."""
+    # Not strict: lambdas lack the annotations of the functions.
+    return lambda in_float32: overload(function, strict=False)(
+        lambda x: in_float32 if x is types.float32 else in_float64
+    )
+
+
 def exp2(x: Any) -> Any:
     """2**x, for kernels. In float32 it vectorises, is accurate to 2e-7 of the value and never overflows."""
 
 
-@overload(exp2)
+@_elementary(exp2, lambda x: math.exp(x * 0.6931471805599453))
 def _exp2(x: Any) -> Any:
-    def in_float32(x: Any) -> Any:
-        x = min(max(x, LOWEST), HIGHEST)
-        i = np.int32(_rint(x))
-        f = x - np.float32(i)  # in [-1/2, 1/2], where a polynomial is accurate
-        p = np.float32(0.00132764701)
-        p = p * f + np.float32(0.00967554189)
-        p = p * f + np.float32(0.0555071346)
-        p = p * f + np.float32(0.240221202)
-        p = p * f + np.float32(0.693146944)
-        # Adding to a number's exponent multiplies it by a power of two.
-        return _as_float(np.int32(_as_int(p * f + ONE) + np.int32(i << np.int32(23))))
-
-    def in_float64(x: Any) -> Any:
-        return math.exp(x * 0.6931471805599453)
-
-    return in_float32 if x is types.float32 else in_float64
+    x = min(max(x, LOWEST), HIGHEST)
+    i = np.int32(_rint(x))
+    f = x - np.float32(i)  # in [-1/2, 1/2], where a polynomial is accurate
+    p = np.float32(0.00132764701)
+    p = p * f + np.float32(0.00967554189)
+    p = p * f + np.float32(0.0555071346)
+    p = p * f + np.float32(0.240221202)
+    p = p * f + np.float32(0.693146944)
+    # Adding to a number's exponent multiplies it by a power of two.
+    return _as_float(np.int32(_as_int(p * f + ONE) + np.int32(i << np.int32(23))))
 
 
 def log1p(x: Any) -> Any:
     """log(1 + x) for x in [0, 1], for kernels. In float32 it vectorises and is accurate to 2e-7 of the value."""
 
 
-@overload(log1p)
+@_elementary(log1p, lambda x: math.log1p(x))
 def _log1p(x: Any) -> Any:
-    def in_float32(x: Any) -> Any:
-        p = np.float32(0.00523267314)
-        p = p * x - np.float32(0.0295051597)
-        p = p * x + np.float32(0.0782258362)
-        p = p * x - np.float32(0.136632368)
-        p = p * x + np.float32(0.191060036)
-        p = p * x - np.float32(0.24842982)
-        p = p * x + np.float32(0.333190978)
-        p = p * x - np.float32(0.499994934)
-        return (p * x + ONE) * x
-
-    def in_float64(x: Any) -> Any:
-        return math.log1p(x)
-
-    return in_float32 if x is types.float32 else in_float64
+    p = np.float32(0.00523267314)
+    p = p * x - np.float32(0.0295051597)
+    p = p * x + np.float32(0.0782258362)
+    p = p * x - np.float32(0.136632368)
+    p = p * x + np.float32(0.191060036)
+    p = p * x - np.float32(0.24842982)
+    p = p * x + np.float32(0.333190978)
+    p = p * x - np.float32(0.499994934)
+    return (p * x + ONE) * x
 
 
 def exp(x: Any) -> Any:
     """e**x, for kernels; in float32 with the properties of :func:`exp2`."""
 
 
-@overload(exp)
+@_elementary(exp, lambda x: math.exp(x))
 def _exp(x: Any) -> Any:
-    def in_float32(x: Any) -> Any:
-        return exp2(x * np.float32(LOG2_E))
-
-    def in_float64(x: Any) -> Any:
-        return math.exp(x)
-
-    return in_float32 if x is types.float32 else in_float64
+    return exp2(x * np.float32(LOG2_E))
 
 
 def erf(x: Any) -> Any:
     """The error function, for kernels. In float32 it vectorises, is accurate to 2e-7, and is 1 from 4.2 on."""
 
 
-@overload(erf)
+@_elementary(erf, lambda x: math.erf(x))
 def _erf(x: Any) -> Any:
-    def in_float32(x: Any) -> Any:
-        # 1 - 2**(-a p(a)) with a = |x| and a fitted polynomial p: 1 - erf is smooth on a logarithmic scale.
-        a = min(abs(x), np.float32(4.2))
-        p = np.float32(4.53586144e-05)
-        p = p * a - np.float32(0.000445507758)
-        p = p * a + np.float32(0.00148944196)
-        p = p * a + np.float32(0.000774629239)
-        p = p * a - np.float32(0.0282536801)
-        p = p * a + np.float32(0.148481622)
-        p = p * a + np.float32(0.918416381)
-        p = p * a + np.float32(1.62790859)
-        value = ONE - exp2(-a * p)
-        return value if x >= np.float32(0.0) else -value
-
-    def in_float64(x: Any) -> Any:
-        return math.erf(x)
-
-    return in_float32 if x is types.float32 else in_float64
+    # 1 - 2**(-a p(a)) with a = |x| and a fitted polynomial p: 1 - erf is smooth on a logarithmic scale.
+    a = min(abs(x), np.float32(4.2))
+    p = np.float32(4.53586144e-05)
+    p = p * a - np.float32(0.000445507758)
+    p = p * a + np.float32(0.00148944196)
+    p = p * a + np.float32(0.000774629239)
+    p = p * a - np.float32(0.0282536801)
+    p = p * a + np.float32(0.148481622)
+    p = p * a + np.float32(0.918416381)
+    p = p * a + np.float32(1.62790859)
+    value = ONE - exp2(-a * p)
+    return value if x >= np.float32(0.0) else -value
 
 
 def gelu(x: Any) -> Any:

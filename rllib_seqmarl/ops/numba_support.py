@@ -36,13 +36,10 @@ def numba_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def numba_backend(module: str, function: str) -> Backend:
-    """The backend "numba", implemented by ``function`` in a ``module`` of this package."""
-
-    def load() -> Callable[..., Any]:
-        loaded: Callable[..., Any] = getattr(import_module(f"rllib_seqmarl.ops.{module}"), function)
-        return loaded
-
-    return Backend("numba", load, numba_obstacle, "kernels compiled for this CPU")
+    """The backend "numba", implemented by ``function`` in a ``module`` that imports numba."""
+    return Backend(
+        "numba", lambda: getattr(import_module(module), function), numba_obstacle, "kernels compiled for this CPU"
+    )
 
 
 def rows(x: Tensor) -> Any:

@@ -137,7 +137,7 @@ SELECTIVE_SCAN = Operation(
     "selective_scan",
     [
         cuda_backend("mamba-ssm", _mamba_ssm, "mamba_ssm", "mamba-ssm causal-conv1d"),
-        numba_backend("selective_scan_numba", "numba_scan"),
+        numba_backend("rllib_seqmarl.ops.selective_scan_numba", "numba_scan"),
         reference_backend(
             reference_scan, "plain torch with autograd, several times slower than compiled kernels", is_slow=True
         ),

@@ -63,7 +63,7 @@ def reference_token_shift(
 TOKEN_SHIFT = Operation(
     "token_shift",
     [
-        numba_backend("token_shift_numba", "numba_token_shift"),
+        numba_backend("rllib_seqmarl.ops.token_shift_numba", "numba_token_shift"),
         reference_backend(reference_token_shift, "plain torch"),
     ],
     auto_aliases=("fla",),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_math import kernel, scratch
-from rllib_seqmarl.ops.numba_support import flags, over_batch
+from rllib_seqmarl.ops.numba_support import arrays, flags, over_batch
 
 
 @kernel
@@ -76,12 +76,12 @@ def _backward(
 class _NumbaTokenShift(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mix: Tensor, own: Tensor | None, resets: Tensor | None, skipped: int
+        ctx: Any, x: Tensor, mix: Tensor, own: Tensor, resets: Tensor | None, skipped: int
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, mix, own)
         ctx.options = flags(resets), skipped
         out = x.new_empty(len(mix), len(x), x.shape[1] - skipped, x.shape[2])
-        over_batch(_forward, len(x), out.numel(), *_arrays(x, mix, own), *ctx.options, out.numpy())
+        over_batch(_forward, len(x), out.numel(), *arrays(x, mix, own), *ctx.options, out.numpy())
         return out.unbind(0)
 
     @staticmethod
@@ -89,26 +89,20 @@ class _NumbaTokenShift(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, mix, own = ctx.saved_tensors
         grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        grad_own = None if own is None else torch.empty_like(own, memory_format=torch.contiguous_format)
-        arrays, own_array = [*_arrays(x, mix, own), *ctx.options], _arrays(x, mix, grad_own)[2]
+        grad_own = torch.empty_like(own, memory_format=torch.contiguous_format)
+        inputs, grads_of_all = [*arrays(x, mix, own), *ctx.options], arrays(grad_x, grad_own)
         # One input at a time: stacking their gradients would cost as much as reading x for each.
         grad_mix = [
-            sum(over_batch(_backward, len(x), x.numel(), m, *arrays, *_arrays(grad), grad_x.numpy(), own_array))
+            sum(over_batch(_backward, len(x), x.numel(), m, *inputs, *arrays(grad), *grads_of_all))
             for m, grad in enumerate(grads)
         ]
         return grad_x, torch.from_numpy(np.stack(grad_mix)), grad_own, None, None
-
-
-def _arrays(*tensors: Tensor | None) -> list[Any]:
-    """Convert tensors to arrays; None becomes an empty one."""
-    like = tensors[0]
-    assert like is not None
-    return [(like.new_empty(0, 0, 0, 0) if x is None else x.detach().contiguous()).numpy() for x in tensors]
 
 
 def numba_token_shift(
     x: Tensor, mix: Tensor, own: Tensor | None, resets: Tensor | None, has_state: bool
 ) -> tuple[Tensor, ...]:
     """Backend "numba" of ``token_shift``."""
+    own = x.new_empty(0, 0, 0, 0) if own is None else own
     outputs: tuple[Tensor, ...] = _NumbaTokenShift.apply(x, mix, own, resets, int(has_state))
     return outputs

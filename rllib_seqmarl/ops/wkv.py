@@ -190,13 +190,17 @@ def _fla() -> Callable[..., tuple[Tensor, Tensor | None]]:
 _REMARK = "plain torch, token by token; on a CPU `pip install numba` makes it several times faster"
 
 WKV4 = Operation(
-    "wkv4", [numba_backend("wkv4_numba", "numba_wkv4"), reference_backend(reference_wkv4, _REMARK, is_slow=True)]
+    "wkv4",
+    [
+        numba_backend("rllib_seqmarl.ops.wkv4_numba", "numba_wkv4"),
+        reference_backend(reference_wkv4, _REMARK, is_slow=True),
+    ],
 )
 WKV6 = Operation(
     "wkv6",
     [
         cuda_backend("fla", _fla, "fla", "flash-linear-attention"),
-        numba_backend("wkv6_numba", "numba_wkv6"),
+        numba_backend("rllib_seqmarl.ops.wkv6_numba", "numba_wkv6"),
         reference_backend(reference_wkv6, _REMARK, is_slow=True),
     ],
 )

@@ -11,15 +11,14 @@ small loop.
 
 from __future__ import annotations
 
-from importlib import import_module
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.ops.backends import Backend, Operation, is_exporting, no_obstacle
-from rllib_seqmarl.ops.numba_support import numba_obstacle
+from rllib_seqmarl.ops.backends import Operation, is_exporting, reference_backend
+from rllib_seqmarl.ops.numba_support import numba_backend
 
 if TYPE_CHECKING:
     from rllib_seqmarl.networks.action_heads import ActionHead
@@ -29,15 +28,11 @@ if TYPE_CHECKING:
 KeptDecoders = dict[int, "FastDecoder"]
 
 
-def _load_kernels() -> Any:
-    return import_module("rllib_seqmarl.networks.decoding.tiles").affine
-
-
 DECODING = Operation(
     "decoding",
     [
-        Backend("numba", _load_kernels, numba_obstacle, "kernels compiled for this CPU"),
-        Backend("reference", lambda: torch.nn.functional.linear, no_obstacle, "plain torch"),
+        numba_backend("rllib_seqmarl.networks.decoding.tiles", "affine"),
+        reference_backend(torch.nn.functional.linear, "plain torch"),
     ],
     auto_aliases=("mamba-ssm", "fla"),
 )
@@ -65,9 +60,7 @@ def fast_decoder(
         return None
     from rllib_seqmarl.networks.decoding.fast_decoder import FastDecoder  # deferred: numba is optional
 
-    if kept is None:
-        return FastDecoder(decoder, head)
-    thread = get_ident()
+    kept, thread = {} if kept is None else kept, get_ident()
     if thread not in kept:
         kept[thread] = FastDecoder(decoder, head)
     return kept[thread]

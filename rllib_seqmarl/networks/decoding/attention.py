@@ -114,9 +114,7 @@ def _step(
             for i in range(size):
                 out[r, h * size + i] = head_out[h, i]
     affine(out, 0, rows, output, q)
-    for r in range(rows):
-        for i in range(d):
-            y[begin + r, i] = q[r, i]
+    y[begin:end] = q[:, :d]
 
 
 class AttentionStep(CompiledStep):

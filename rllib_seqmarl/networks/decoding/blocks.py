@@ -23,17 +23,12 @@ def _norm(begin: Any, end: Any, x: Any, norm: Any, y: Any) -> None:
 
 
 @kernel
-def _add(begin: Any, end: Any, x: Any, y: Any, total: Any) -> None:
+def _add_and_norm(begin: Any, end: Any, x: Any, y: Any, norm: Any, total: Any, normed: Any) -> None:
+    """total = x + y, normed = its LayerNorm."""
     for b in range(begin, end):
         for i in range(x.shape[1]):
             total[b, i] = x[b, i] + y[b, i]
-
-
-@kernel
-def _add_and_norm(begin: Any, end: Any, x: Any, y: Any, norm: Any, total: Any, normed: Any) -> None:
-    """total = x + y, normed = its LayerNorm."""
-    _add(begin, end, x, y, total)
-    _norm(begin, end, total, norm, normed)
+        layer_norm(total, b, norm, normed, b)
 
 
 @kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from math import prod
 from typing import Any, cast
 
 import numpy as np
@@ -106,6 +107,7 @@ class HeadStep(CompiledStep):
         up, _, norm, down = cast(Any, head.policy)
         self.head, self.weights = head, (packed_layer(up), norm_weights(norm), packed_layer(down))
         super().__init__(self.weights[1], self.weights[1].shape[1], self.weights[0].size + self.weights[2].size)
+        self.action_dtype = self.dtype
 
     def begin(self, contexts: Any, action_mask: Tensor | None, noise: Tensor | None) -> Any:
         """Begin the decisions of a batch of teams.
@@ -119,17 +121,16 @@ class HeadStep(CompiledStep):
             The token (batch, d) before the first agent.
         """
         self.start(contexts.shape[1], len(contexts))
-        shape = self.batch_size, len(contexts), self.head.spec.width
+        spec, (n_agents, batch_size, _) = self.head.spec, contexts.shape
+        shape = batch_size, n_agents, spec.width
         masks = _as_array(action_mask, shape, np.dtype(bool)), self.dtype.type(self.illegal)
         self.policy = (*self.weights, *masks, _as_array(noise, shape, self.dtype))
-        self.numbers, self.chosen = np.empty(shape, self.dtype), self.no_actions(shape)
-        self.scores, self.actions = torch.from_numpy(self.numbers), torch.from_numpy(self.chosen)
+        self.numbers = np.empty(shape, self.dtype)
+        self.chosen = np.empty((batch_size, n_agents, prod(spec.action_shape)), self.action_dtype)
+        self.scores = torch.from_numpy(self.numbers)
+        self.actions = torch.from_numpy(self.chosen).view(batch_size, n_agents, *spec.action_shape)
         self.agent = 0
-        return as_array(self.head.start(self.batch_size), contexts[0])
-
-    def no_actions(self, shape: tuple[int, int, int]) -> Any:
-        """An array for the actions, given the shape of the scores."""
-        return np.empty(shape, self.dtype)
+        return as_array(self.head.start(batch_size), contexts[0])
 
     def decide(self, kernel: Any, features: Any, *embedding: Any) -> Any:
         """Run ``kernel`` for the next agent and return its token."""
@@ -144,16 +145,8 @@ class CategoricalStep(HeadStep):
 
     def __init__(self, head: CategoricalHead) -> None:
         super().__init__(head)
+        self.action_dtype = np.dtype(np.int64)
         self.embedding = np.array([0, *accumulate(head.spec.nvec)]), array(head.choice_rows)
-
-    def begin(self, contexts: Any, action_mask: Tensor | None, noise: Tensor | None) -> Any:
-        token = super().begin(contexts, action_mask, noise)
-        if len(self.head.spec.nvec) == 1:
-            self.actions = self.actions.squeeze(-1)
-        return token
-
-    def no_actions(self, shape: tuple[int, int, int]) -> Any:
-        return np.empty((*shape[:2], len(self.head.spec.nvec)), np.int64)
 
     def __call__(self, features: Any) -> Any:
         """The token (batch, d) of the next agent's decision, given its features (batch, d)."""

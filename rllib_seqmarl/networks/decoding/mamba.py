@@ -106,8 +106,8 @@ class MambaStep(CompiledStep):
     def __init__(self, mixer: Mamba) -> None:
         core = mixer.core
         D, A = array(core.D), array(-core.A_log.exp())
-        (self.channels, self.n_state), self.n_inputs = A.shape, core.conv_weight.shape[1]
-        input_in, gate_in = array(core.in_proj.weight).reshape(2, self.channels, -1)
+        (channels, n_state), n_inputs = A.shape, core.conv_weight.shape[1]
+        input_in, gate_in = array(core.in_proj.weight).reshape(2, channels, -1)
         norm, x_proj, number = norm_weights(mixer.norm), packed_layer(core.x_proj), D.dtype.type
         conv, reading = np.concatenate([array(core.conv_weight).T, array(core.conv_bias)[None]]), (norm, x_proj[:0])
         if isinstance(mixer, CrossMamba):
@@ -119,11 +119,8 @@ class MambaStep(CompiledStep):
         )  # fmt: skip
         d = norm.shape[1]
         # An element of the scan costs about as much as 32 products.
-        super().__init__(D, d, 3 * d * self.channels + 32 * self.n_state * self.channels)
-
-    def start(self, batch_size: int, length: int) -> None:
-        super().start(batch_size, length)
-        self.states = self.zeros(self.n_inputs, self.channels), self.zeros(self.n_state, self.channels)
+        products = 3 * d * channels + 32 * n_state * channels
+        super().__init__(D, d, products, (n_inputs, channels), (n_state, channels))
 
     def __call__(self, x: Any, context: Any = None) -> Any:
         return self.run(_step, x, x if context is None else context, *self.weights, *self.states)

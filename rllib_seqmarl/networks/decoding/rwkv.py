@@ -19,14 +19,6 @@ def shift(x: Any, begin: Any, rows: Any, previous: Any, mix: Any, m: Any, y: Any
 
 
 @kernel
-def store_previous(x: Any, begin: Any, end: Any, previous: Any) -> None:
-    """Store the tokens x as the predecessors of the next ones."""
-    for b in range(begin, end):
-        for i in range(x.shape[1]):
-            previous[b, i] = x[b, i]
-
-
-@kernel
 def _mix_channels(
     begin: Any, end: Any, x: Any, previous: Any, mix: Any, key: Any, receptance: Any, value: Any, y: Any
 ) -> None:  # fmt: skip
@@ -42,7 +34,7 @@ def _mix_channels(
             positive = max(keys[r, i], zero)
             keys[r, i] = positive * positive
     shift(x, begin, rows, previous, mix, 1, shifted)
-    store_previous(x, begin, end, previous)
+    previous[begin:end] = x[begin:end]
     affine(shifted, 0, rows, receptance, gate)
     affine(keys, 0, rows, value, shifted)
     for r in range(rows):
@@ -56,11 +48,8 @@ class ChannelMixStep(CompiledStep):
     def __init__(self, mixer: ChannelMix) -> None:
         mix = array(mixer.mix)
         self.weights = mix, packed_layer(mixer.key), packed_layer(mixer.receptance), packed_layer(mixer.value)
-        super().__init__(mix, mix.shape[1], sum(w.size for w in self.weights[1:]))
-
-    def start(self, batch_size: int, length: int) -> None:
-        super().start(batch_size, length)
-        self.previous = self.zeros(self.width)
+        d = mix.shape[1]
+        super().__init__(mix, d, sum(w.size for w in self.weights[1:]), (d,))
 
     def __call__(self, x: Any, context: Any = None) -> Any:
-        return self.run(_mix_channels, x, self.previous, *self.weights)
+        return self.run(_mix_channels, x, *self.states, *self.weights)

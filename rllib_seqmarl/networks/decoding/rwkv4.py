@@ -6,7 +6,7 @@ from typing import Any
 
 from rllib_seqmarl.mixers.rwkv4 import RWKV4TimeMix
 from rllib_seqmarl.mixers.rwkv_common import log_decay
-from rllib_seqmarl.networks.decoding.rwkv import shift, store_previous
+from rllib_seqmarl.networks.decoding.rwkv import shift
 from rllib_seqmarl.networks.decoding.step import CompiledStep
 from rllib_seqmarl.networks.decoding.tiles import affine, array, packed_each, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
@@ -51,15 +51,13 @@ def _step(
     affine(shifted, 0, rows, projections[1], v)
     shift(x, begin, rows, previous, mix, 2, shifted)
     affine(shifted, 0, rows, projections[2], receptance)
-    store_previous(x, begin, end, previous)
+    previous[begin:end] = x[begin:end]
     for r in range(rows):
         _average(begin + r, r, decay, bonus, k, v, sums, wkv)
         for i in range(d):
             wkv[r, i] /= one + exp(-receptance[r, i])
     affine(wkv, 0, rows, output, shifted)
-    for r in range(rows):
-        for i in range(d):
-            y[begin + r, i] = shifted[r, i]
+    y[begin:end] = shifted[:, :d]
 
 
 class WKV4Step(CompiledStep):
@@ -70,13 +68,11 @@ class WKV4Step(CompiledStep):
         d = len(bonus)
         projections = packed_each(array(mixer.projections.weight).reshape(3, d, d))
         self.weights = mix, projections, decay, bonus, packed_layer(mixer.output)
-        super().__init__(mix, d, 4 * d * d)
+        super().__init__(mix, d, 4 * d * d, (d,), (3, d))
 
     def start(self, batch_size: int, length: int) -> None:
         super().start(batch_size, length)
-        sums = self.zeros(3, self.width)
-        sums[:, 2] = LOWEST_EXPONENT
-        self.states = self.zeros(self.width), sums
+        self.states[1][:, 2] = LOWEST_EXPONENT
 
     def __call__(self, x: Any, context: Any = None) -> Any:
         return self.run(_step, x, *self.states, *self.weights)

@@ -10,7 +10,7 @@ from rllib_seqmarl.mixers.rwkv5 import RWKV5TimeMix
 from rllib_seqmarl.mixers.rwkv6 import RWKV6TimeMix
 from rllib_seqmarl.mixers.rwkv_common import MAX_RATE, NORM_EPSILON, MatrixTimeMix, log_decay
 from rllib_seqmarl.networks.decoding.rows import layer_norm
-from rllib_seqmarl.networks.decoding.rwkv import shift, store_previous
+from rllib_seqmarl.networks.decoding.rwkv import shift
 from rllib_seqmarl.networks.decoding.step import CompiledStep
 from rllib_seqmarl.networks.decoding.tiles import affine, array, packed, packed_each, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
@@ -59,9 +59,7 @@ def _mix(
             gate = projected[3, r, i]
             read[r, i] = flat[4, i] * gate / (one + exp(-gate))
     affine(read, 0, rows, output, projected[0])
-    for r in range(rows):
-        for i in range(d):
-            y[begin + r, i] = projected[0, r, i]
+    y[begin : begin + rows] = projected[0, :, :d]
 
 
 @kernel
@@ -76,7 +74,7 @@ def _step5(
     for m in range(4):
         shift(x, begin, rows, previous, mix, m, shifted)
         affine(shifted, 0, rows, projections[m], projected[m])
-    store_previous(x, begin, end, previous)
+    previous[begin:end] = x[begin:end]
     _mix(begin, rows, projected, decay, bonus, states, norms, output, y)
 
 
@@ -120,7 +118,7 @@ def _step6(
             for r in range(rows):
                 for i in range(d):
                     decay[r, i] = exp(-exp(min(decay[r, i], highest)))
-    store_previous(x, begin, end, previous)
+    previous[begin:end] = x[begin:end]
     _mix(begin, rows, projected, decay, bonus, states, norms, output, y)
 
 
@@ -129,18 +127,14 @@ class MatrixStep(CompiledStep):
 
     def __init__(self, mixer: MatrixTimeMix) -> None:
         bonus = array(mixer.bonus)
-        heads, size = self.heads = bonus.shape
+        heads, size = bonus.shape
         norms = np.empty((heads, 3, size), bonus.dtype)
         norms[:, 0], norms[:, 1], norms[:, 2] = array(mixer.norm.weight), array(mixer.norm.bias), NORM_EPSILON
         d = heads * size
         self.projections = packed_each(array(mixer.projections.weight).reshape(4, d, d))
         self.common = bonus, norms, packed_layer(mixer.output)
         # Four projections, the output, and the state, which is bound by memory bandwidth.
-        super().__init__(bonus, d, 5 * d * d + 4 * d * size)
-
-    def start(self, batch_size: int, length: int) -> None:
-        super().start(batch_size, length)
-        self.states = self.zeros(self.width), self.zeros(*self.heads, self.heads[1])
+        super().__init__(bonus, d, 5 * d * d + 4 * d * size, (d,), (heads, size, size))
 
 
 class WKV5Step(MatrixStep):

@@ -32,18 +32,16 @@ class CompiledStep:
         like: An array with the dtype of the numbers.
         width: Width of a token.
         products: Multiplications in matrix products per token; determines the number of threads.
+        states: Shapes of the states of a sequence, which are zeros before the first token.
     """
 
-    def __init__(self, like: Any, width: int, products: int) -> None:
-        self.dtype, self.width, self.products = like.dtype, width, products
+    def __init__(self, like: Any, width: int, products: int, *states: tuple[int, ...]) -> None:
+        self.dtype, self.width, self.products, self.state_shapes = like.dtype, width, products, states
 
     def start(self, batch_size: int, length: int) -> None:
-        """As in :class:`Step`; steps with a state create its arrays here."""
+        """As in :class:`Step`."""
         self.batch_size = batch_size
-
-    def zeros(self, *shape: int) -> Any:
-        """An array (batch, *shape) of zeros."""
-        return np.zeros((self.batch_size, *shape), self.dtype)
+        self.states = [np.zeros((batch_size, *shape), self.dtype) for shape in self.state_shapes]
 
     def run(self, kernel: Any, *args: Any) -> Any:
         """Run ``kernel(begin, end, *args, output)`` and return its output, an array (batch, width)."""
