@@ -1,4 +1,4 @@
-"""Tables of named parts, to which users add their own, also for other processes."""
+"""Tables of named parts, to which users add their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Registry(dict[str, Entry]):
     """The parts of one kind by name.
 
     Args:
-        kind: What the entries are, for messages and for the other processes' registry.
+        kind: What the entries are.
         built_in: This package's own entries.
     """
 
@@ -22,7 +22,8 @@ class Registry(dict[str, Entry]):
         super().__init__(built_in)
         self.kind = kind
         self._built_in = frozenset(built_in)
-        _REGISTRIES[kind] = self
+        self.errors: dict[str, str] = {}  # why entries of another process could not be added here
+        REGISTRIES[kind] = self
 
     def add(self, name: str, entry: Entry) -> None:
         """Add an entry, or replace it by the same classes defined again, as when rerunning a notebook cell.
@@ -46,6 +47,10 @@ class Registry(dict[str, Entry]):
         Raises:
             ValueError: There is none.
         """
+        if name in self.errors and name not in self:
+            raise ValueError(
+                f"{key} {name!r} is defined in a module that this process cannot load: {self.errors[name]}"
+            )
         if name not in self:
             raise ValueError(
                 f"unknown {key} {name!r}.{did_you_mean(str(name), self)} Known {self.kind.replace('y', 'ie')}s: "
@@ -77,21 +82,8 @@ class Registry(dict[str, Entry]):
         modules = {part.__module__ for part in parts if isinstance(part, type | FunctionType)}
         return {module for module in modules if not module.startswith("rllib_seqmarl.")}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return merge, (self.kind, self.of_users)
 
-    def __deepcopy__(self, memo: Any) -> Registry[Entry]:
-        return self
-
-
-_REGISTRIES: dict[str, Registry[Any]] = {}
-
-
-def merge(kind: str, entries: dict[str, Any]) -> Registry[Any]:
-    """Unpickle a registry: add another process's entries to this process's registry."""
-    for name, entry in entries.items():
-        _REGISTRIES[kind].setdefault(name, entry)
-    return _REGISTRIES[kind]
+REGISTRIES: dict[str, Registry[Any]] = {}
 
 
 def _definition(entry: Any) -> Any:

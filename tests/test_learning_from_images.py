@@ -107,7 +107,7 @@ def test_custom_layers_and_a_global_state() -> None:
     module = algo.get_module()
     network = module.network
     assert network.encoder.image.out_features == 4 * 4 * 4
-    assert network.config.obs_dim == SIDE * SIDE + 2 + 1
+    assert (network.config.obs_dim, network.config.state_dim) == (SIDE * SIDE + 2, 1)
     layout = module.observation_space.layout
     arrays = layout.observe({agent: np.full((SIDE, SIDE, 1), 255, np.uint8) for agent in "ab"}, state=[0.5])
     values = {}

@@ -21,17 +21,16 @@ from rllib_seqmarl.algorithms.initial_policy import load_initial_policy
 from rllib_seqmarl.algorithms.policy_options import document_options
 from rllib_seqmarl.algorithms.resolved_options import resolved_option
 from rllib_seqmarl.algorithms.user_code import import_mixers
+from rllib_seqmarl.algorithms.user_parts import UserParts
 from rllib_seqmarl.algorithms.validation import check_options
 from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner, RecordingJointEnvRunner
 from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
 from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
-from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.modules.joint_sequence_module import JointSequenceModule
 from rllib_seqmarl.modules.team_connectors import FitActionsToBounds, ModuleToTeam, TeamToModule
 from rllib_seqmarl.modules.users_connectors import adapt_connectors
-from rllib_seqmarl.networks.action_heads import HEADS
 from rllib_seqmarl.networks.policy_config import Option, declared_options
 from rllib_seqmarl.policies import POLICIES
 from rllib_seqmarl.suggestions import did_you_mean
@@ -91,7 +90,7 @@ class JointPPOConfig(PPOConfig):
         self.policy = self.default_policy
         self._set(**copy.deepcopy(self._options))
         self.mixer_modules: list[str] = []
-        self._registries = MIXERS, HEADS, POLICIES  # carry users' entries to other processes
+        self._user_parts = UserParts()
         self.initial_policy: str | None = None
 
         # Settings of the joint environment.

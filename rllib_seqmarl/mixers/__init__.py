@@ -15,7 +15,7 @@ from rllib_seqmarl.ops.causal_conv1d import CAUSAL_CONV1D
 from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN
 from rllib_seqmarl.ops.token_shift import TOKEN_SHIFT
 from rllib_seqmarl.ops.wkv import WKV4, WKV6
-from rllib_seqmarl.registration import Registry, merge
+from rllib_seqmarl.registration import Registry
 
 Mixers = PostNormMixers | PreNormMixers
 
@@ -62,9 +62,10 @@ def register_mixer(name: str, mixers: Mixers) -> None:
     MIXERS.add(name, mixers)
 
 
-def _know(mixers: dict[str, Any]) -> Registry[Mixers]:
+def _know(mixers: dict[str, Mixers]) -> None:
     """Unpickle the mixers of a checkpoint of version 0.1, which refers to this function."""
-    return merge("mixer", mixers)
+    for name, entry in mixers.items():
+        MIXERS.setdefault(name, entry)
 
 
 __all__ = [

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rllib_seqmarl import MAMConfig, MARWKVConfig, MATConfig, register_policy
 from rllib_seqmarl.algorithms import JointPPOConfig
+from rllib_seqmarl.algorithms.user_parts import UserParts, _register
 from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment_file import load_experiments
 from rllib_seqmarl.networks.policy_config import declared_options
@@ -114,6 +115,17 @@ def test_invalid_registrations_are_rejected(case: str) -> None:
     assert before == POLICIES
 
 
+def test_a_part_that_another_process_cannot_import_matters_only_if_it_is_used() -> None:
+    register_policy("linear", LinearPolicy)
+    kind, parts = "policy", UserParts().__reduce__()[1][0]
+    parts[kind]["absent"] = parts[kind]["linear"].replace(b"LinearPolicy", b"AbsentPolicy")
+    _register(parts)
+    MATConfig().validate()
+    with pytest.raises(ValueError, match=r"policy 'absent' is defined in a module that this process cannot load"):
+        POLICIES.find("policy", "absent")
+    del POLICIES.errors["absent"]
+
+
 @pytest.mark.parametrize("travels_as", ["config", "dict", "state"])
 def test_configs_carry_policies_to_other_processes(travels_as: str) -> None:
     """Objects go to env runners and learners, dicts to Tune's trials, states into checkpoints."""
@@ -168,7 +180,7 @@ def test_only_modules_of_users_are_named() -> None:
 # -- options ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", POLICIES.keys() - POLICIES.of_users.keys())
 def test_options_of_built_in_policies_are_described(policy: str) -> None:
     options = POLICIES[policy].Config.options()
     assert options and not options.keys() & {"obs_dim", "action", "n_agents", "state_dim", "image_shape"}
