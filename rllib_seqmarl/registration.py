@@ -48,9 +48,7 @@ class Registry(dict[str, Entry]):
             ValueError: There is none.
         """
         if name in self.errors and name not in self:
-            raise ValueError(
-                f"{key} {name!r} is defined in a module that this process cannot load: {self.errors[name]}"
-            )
+            raise ValueError(f"{key} {name!r} is in a module that this process cannot load: {self.errors[name]}")
         if name not in self:
             raise ValueError(
                 f"unknown {key} {name!r}.{did_you_mean(str(name), self)} Known {self.kind.replace('y', 'ie')}s: "

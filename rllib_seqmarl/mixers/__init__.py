@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rllib_seqmarl.mixers.attention import CausalSelfAttention, CrossAttention, SelfAttention
 from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.mamba import BidirectionalMamba, CrossMamba, Mamba, MambaOptions

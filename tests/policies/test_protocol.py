@@ -121,7 +121,7 @@ def test_a_part_that_another_process_cannot_import_matters_only_if_it_is_used() 
     parts[kind]["absent"] = parts[kind]["linear"].replace(b"LinearPolicy", b"AbsentPolicy")
     _register(parts)
     MATConfig().validate()
-    with pytest.raises(ValueError, match=r"policy 'absent' is defined in a module that this process cannot load"):
+    with pytest.raises(ValueError, match=r"policy 'absent' is in a module that this process cannot load"):
         POLICIES.find("policy", "absent")
     del POLICIES.errors["absent"]
 
