@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rllib_seqmarl import MAMConfig, MARWKVConfig, MATConfig
+from rllib_seqmarl import IPPOConfig, MAMConfig, MAPPOConfig, MARWKVConfig, MATConfig, MATDecConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.envs.suites.coordination import independent_bound
 
@@ -60,3 +60,23 @@ def test_a_task_that_independent_policies_cannot_solve(preset: str) -> None:
     algo.stop()
     assert win_rate >= 0.95 * OPTIMUM
     assert win_rate > 4 * independent_bound(N, N)
+
+
+@pytest.mark.parametrize("config", [MAPPOConfig(), IPPOConfig(), MATDecConfig()], ids=["MAPPO", "IPPO", "MAT-Dec"])
+def test_independent_policies_reach_their_bound_and_no_more(config: JointPPOConfig) -> None:
+    """The bound of three agents is 1/3; random choices succeed in 2 of 27 steps."""
+    bound = independent_bound(3, 3)
+    algo = (
+        config.copy(copy_frozen=False)
+        .environment("coordination/distinct_choice", env_config={"n_agents": 3})
+        .env_runners(num_envs_per_env_runner=32)
+        .training(train_batch_size_per_learner=800, num_epochs=5, lr=2e-3, gamma=0.0)
+        .evaluation(evaluation_duration=400, evaluation_config={"explore": False})
+        .debugging(seed=0)
+        .build_algo()
+    )
+    for _ in range(25):
+        algo.train()
+    win_rate = algo.evaluate()["env_runners"]["win_rate"]
+    algo.stop()
+    assert win_rate == pytest.approx(bound, abs=0.04)  # of 4,000 steps, five standard deviations
