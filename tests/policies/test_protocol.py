@@ -180,7 +180,7 @@ def test_only_modules_of_users_are_named() -> None:
 # -- options ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", POLICIES.keys() - POLICIES.of_users.keys())
+@pytest.mark.parametrize("policy", sorted(POLICIES.keys() - POLICIES.of_users.keys()))
 def test_options_of_built_in_policies_are_described(policy: str) -> None:
     options = POLICIES[policy].Config.options()
     assert options and not options.keys() & {"obs_dim", "action", "n_agents", "state_dim", "image_shape"}
