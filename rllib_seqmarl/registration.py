@@ -47,6 +47,8 @@ class Registry(dict[str, Entry]):
         Raises:
             ValueError: There is none.
         """
+        if not isinstance(name, str):
+            raise ValueError(f"{key}={name!r} is not a name.")
         if name in self.errors and name not in self:
             raise ValueError(f"{key} {name!r} is in a module that this process cannot load: {self.errors[name]}")
         if name not in self:

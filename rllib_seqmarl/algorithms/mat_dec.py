@@ -12,7 +12,8 @@ class MATDecConfig(JointPPOConfig):
     """Config of MAT-Dec: MAT's encoder is the critic, and a shared actor reads the agent's own observation.
 
     The defaults are those of MAT. The actor is that of the published code (PKU-MARL/Multi-Agent-Transformer): two
-    hidden layers as wide as the encoder's tokens, with GELU, shared by all agents.
+    hidden layers as wide as the encoder's tokens, 64 (set `hidden_sizes` with `embed_dim`), with GELU, shared by all
+    agents.
 
     Unlike there, the gradients of actor and critic, which share no parameters, are clipped separately, and with
     continuous actions the ratio of an agent's whole action is clipped rather than that of each dimension.

@@ -259,7 +259,7 @@ def _check_policy(config: JointPPOConfig) -> None:
     if (filters := options.pop("conv_filters", None)) is not None:
         checked_filters(filters)  # whether images are large enough is checked once their size is known
     policy.Config(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **options)
-    if policy.has_memory:
+    if policy.has_memory and not config.in_evaluation:  # which does not learn
         _check_windows(config, options["max_seq_len"])
     check_initial_policy(config, policy, {**options, "conv_filters": filters})
 
@@ -267,6 +267,11 @@ def _check_policy(config: JointPPOConfig) -> None:
 def _check_windows(config: JointPPOConfig, max_seq_len: Any) -> None:
     if not _is_count(max_seq_len):
         raise ValueError(f"max_seq_len={max_seq_len!r} is not a whole number >= 1, the steps of a window.")
+    if config.minibatch_size is not None and config.minibatch_size < max_seq_len:
+        raise ValueError(
+            f"minibatch_size={config.minibatch_size} is less than a window of max_seq_len={max_seq_len} steps. "
+            f"Minibatches consist of whole windows: increase minibatch_size, or decrease max_seq_len."
+        )
     fragment = config.get_rollout_fragment_length()
     if max_seq_len > fragment and config.batch_mode == "truncate_episodes":
         raise ValueError(

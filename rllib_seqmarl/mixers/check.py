@@ -50,7 +50,7 @@ def check_mixer(mixers: Mixers | type[Mixer] | str, shape: MixerShape | None = N
             needed = Mixer if role in ("", "encoder") else CausalMixer
             if not isinstance(mixer, needed):
                 raise TypeError(f"{name} is not a {needed.__name__}; derive its class from {needed.__name__}.")
-            for parameter in mixer.double().eval().parameters():
+            for parameter in filter(torch.is_floating_point, mixer.double().eval().parameters()):
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)  # initial weights are often zero
             _Check(name, mixer, x, context if role in ("", "cross") else None).run()
 
@@ -69,7 +69,7 @@ def _parts(mixers: Mixers | type[Mixer]) -> dict[str, Callable[[MixerShape], Any
             return {"encoder": mixers.encoder, "decoder": mixers.decoder, "cross": mixers.cross}
         case PreNormMixers():
             return {"time": mixers.time, "channel": mixers.channel}
-    if callable(mixers):
+    if callable(mixers) and not isinstance(mixers, torch.nn.Module):
         return {"": mixers}
     raise TypeError(f"check_mixer takes PostNormMixers, PreNormMixers, a name or a mixer class, not {mixers!r}.")
 
@@ -83,6 +83,10 @@ class _Check:
 
     def run(self) -> None:
         y, state = self.call(*self.inputs(ALL))
+        if not y.isfinite().all():
+            raise self.error("outputs are not finite", "check divisions, exponentials and logarithms")
+        if not torch.equal(self.call(*self.inputs(ALL))[0], y):
+            raise self.error("outputs are random in eval mode", "draw random numbers in training only")
         if state is not None:
             raise self.error("returned a state without being given one", "return (y, None) if the state is None")
         others = self.call(*self.inputs(slice(1, None)))[0]
@@ -99,6 +103,8 @@ class _Check:
         self.compare(one, y, "a window from initial_state differs from one without a state", remedy)
         self.compare(self.cut(zeros), y, "windows of [3, 1, 4] positions differ from a single window", remedy)
         self.compare(self.steps(zeros), y, "steps differ from a window", f"{remedy}; or do not override step")
+        whole, parts = self.gradient(None), self.gradient(zeros)
+        self.compare(parts, whole, "gradients of windows differ", "detach neither outputs nor the state")
         # A reset is a multiplication of the state by zero, also at the first position.
         resets = torch.zeros(BATCH, LENGTH, dtype=torch.bool)
         resets[0, 0] = resets[0, 3] = resets[1, 4:6] = True
@@ -121,6 +127,15 @@ class _Check:
             y, state = self.call(*self.inputs(ALL, part), state, None if resets is None else resets[:, part])
             outputs.append(y)
         return torch.cat(outputs, dim=1)
+
+    @torch.enable_grad()
+    def gradient(self, state: State) -> Tensor:
+        """The gradient of a weighted sum of the outputs: of one window, or of several from this state."""
+        check = replace(self, x=self.x.clone().requires_grad_())
+        y = check.call(check.x, self.context)[0] if state is None else check.cut(state)
+        if not y.requires_grad:
+            raise self.error("outputs have no gradient", "do not detach them")
+        return torch.autograd.grad((y * torch.arange(1.0, LENGTH + 1)[:, None]).sum(), check.x)[0]
 
     def steps(self, state: State, resets: Tensor | None = None) -> Tensor:
         outputs = []
@@ -174,8 +189,8 @@ class _Check:
 
     def compare(self, actual: Tensor, expected: Tensor, what: str, remedy: str) -> None:
         actual, expected = actual.double(), expected.double()
-        scale = expected.nan_to_num().abs().max().clamp(min=1.0).item()
-        if not torch.allclose(actual, expected, rtol=0, atol=TOLERANCE * scale, equal_nan=True):
+        scale = expected.abs().max().clamp(min=1.0).item()
+        if not torch.allclose(actual, expected, rtol=0, atol=TOLERANCE * scale):
             raise self.error(f"{what} (by up to {(actual - expected).abs().max():.2g})", remedy)
 
     def error(self, what: str, remedy: str, kind: type[Exception] = ValueError) -> Exception:

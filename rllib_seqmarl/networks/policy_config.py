@@ -116,7 +116,9 @@ class PolicyConfig:
     conv_filters: ConvFilters | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_counts(self, "obs_dim")
+        check_counts(self, "obs_dim", *(["n_agents"] if self.n_agents is not None else []))
+        if not (self.state_dim == 0 or is_count(self.state_dim)):
+            raise ValueError(f"state_dim must be an integer >= 0, not {self.state_dim!r}")
         self._check_images()
 
     def _check_images(self) -> None:

@@ -131,9 +131,13 @@ def checked_observations(config: PolicyConfig, obs: TeamObs) -> Tensor:
     """Each agent's own observation, (..., n, obs_dim).
 
     Raises:
-        ValueError: The array does not have this width.
+        ValueError: The array does not have this width, or another number of agents than the policy is made for.
     """
     observations = obs["observations"]
+    if config.needs_n_agents and observations.shape[-2] != config.n_agents:
+        raise ValueError(
+            f"this policy is made for n_agents={config.n_agents}, but the observations are of {observations.shape[-2]}"
+        )
     if observations.dim() < 3 or observations.shape[-1] != config.obs_dim:
         raise ValueError(
             f"observations must have shape (batch, agents, {config.obs_dim}), not {tuple(observations.shape)}"
@@ -146,6 +150,8 @@ def network_input(config: PolicyConfig, obs: TeamObs) -> Tensor:
     observations = checked_observations(config, obs)
     if not config.state_dim:
         return observations
+    if "state" not in obs:
+        raise ValueError(f"this policy reads a global state of {config.state_dim} numbers, but obs has no 'state'")
     state = obs["state"] if obs["state"].dim() == observations.dim() else obs["state"].unsqueeze(-2)
     return torch.cat([observations, state.expand(*observations.shape[:-1], -1)], dim=-1)
 

@@ -93,7 +93,7 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Policy, dict[str, Tensor
         named = " and ".join(map(repr, modules)) if isinstance(modules, list) else ""
         hint = f" Its parts are defined in {named}." if named else ""
         raise ExportError(f"{description_file}: 'network' is not a valid network: {error}{hint}") from None
-    network.to(next(iter(weights.values())).dtype if weights else None)
+    network.to(next((weight.dtype for weight in weights.values() if weight.is_floating_point()), None))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

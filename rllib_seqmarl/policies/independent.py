@@ -17,7 +17,7 @@ from rllib_seqmarl.networks.distributions import Categorical, Distribution, Gaus
 from rllib_seqmarl.networks.encoder import Encoder
 from rllib_seqmarl.networks.image_embedding import ImageEmbedding
 from rllib_seqmarl.networks.mlp import ACTIVATIONS, apply_each, mlp
-from rllib_seqmarl.networks.policy_config import PolicyConfig, check_choice, check_counts, is_count
+from rllib_seqmarl.networks.policy_config import PolicyConfig, check_choice, is_count
 from rllib_seqmarl.policies.base import (
     Decision,
     Evaluation,
@@ -61,13 +61,11 @@ class IndependentConfig(EncoderConfig):
         check_choice(self, "share_actor", (True, False))
         check_choice(self, "critic", ("state", "observations", "encoder"))
         check_choice(self, "std", ("sigmoid", "exp"))
-        if self.n_agents is not None:
-            check_counts(self, "n_agents")
         self._check_effects()
 
     def _check_effects(self) -> None:
         defaults = {f.name: f.default for f in fields(EncoderConfig)} | {"mixer_options": {}}
-        for key in EncoderConfig.options().keys() - PolicyConfig.options().keys():
+        for key in (key for key in EncoderConfig.options() if key not in PolicyConfig.options()):
             if self.critic != "encoder" and getattr(self, key) != defaults[key]:
                 raise ValueError(
                     f"{key}={getattr(self, key)!r} has no effect on critic={self.critic!r}, which has no encoder; "

@@ -62,11 +62,11 @@ class SequencePolicy(Policy):
 
     @contextmanager
     def fixed_weights(self) -> Iterator[None]:
-        self._kept_decoders = {}
+        before, self._kept_decoders = self._kept_decoders, {}
         try:
             yield
         finally:
-            self._kept_decoders = None
+            self._kept_decoders = before
 
     def initial_state(self, batch_size: int) -> State:
         if self.config.agent_order != "shuffled":
@@ -136,7 +136,8 @@ def in_order(obs: TeamObs, order: Tensor | None) -> TeamObs:
     """The joint observation with agents permuted: entry i is that of agent `order[:, i]`."""
     if order is None:
         return obs
-    return {key: x if key == "state" else _permute(x, order) for key, x in obs.items()}
+    shared = obs["observations"].dim() - 1  # axes of a global state that is the same for all agents
+    return {key: x if key == "state" and x.dim() == shared else _permute(x, order) for key, x in obs.items()}
 
 
 def _permute(x: Tensor, order: Tensor | None) -> Tensor:

@@ -109,11 +109,6 @@ class Rollout(Sequence[SingleAgentEpisode]):
         """The episode segments: first finished ones in the order of their ends, then running ones."""
         return find_segments(self.is_step, self.terminated | self.truncated)
 
-    @property
-    def chunks(self) -> list[Segment]:
-        """Former name of `segments`."""
-        return self.segments
-
     @cached_property
     def _episodes(self) -> dict[int, SingleAgentEpisode]:
         return {}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from rllib_seqmarl import check_mixer
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, Mixer, MixerShape, PostNormMixers, PreNormMixers
@@ -122,6 +123,24 @@ class MixesTheBatch(Decayed):
         return y - y.mean(0), state
 
 
+class NotFinite(Decayed):
+    def forward(self, x: Tensor, context: Any = None, state: Any = None, resets: Any = None) -> Any:
+        y, state = super().forward(x, context, state, resets)
+        return y / 0.0, state
+
+
+class Random(Decayed):
+    def forward(self, x: Tensor, context: Any = None, state: Any = None, resets: Any = None) -> Any:
+        y, state = super().forward(x, context, state, resets)
+        return y + torch.randn_like(y), state
+
+
+class Detached(Decayed):
+    def forward(self, x: Tensor, context: Any = None, state: Any = None, resets: Any = None) -> Any:
+        y, state = super().forward(x, context, state, resets)
+        return y, None if state is None else tree_map(torch.detach, state)
+
+
 class WithoutResets(Decayed):
     def forward(self, x: Any, context: Any = None) -> Any:  # type: ignore[override]
         return super().forward(x, context)
@@ -143,6 +162,9 @@ BROKEN: dict[type, str] = {
     ResetsWithoutStateOnly: "without a state, a reset does not have the effect",
     NotCausal: "an output depends on later positions",
     MixesTheBatch: "batch entries influence each other.*; mix along axis 1 only",
+    NotFinite: "outputs are not finite",
+    Random: "outputs are random in eval mode",
+    Detached: "gradients of windows differ.*detach neither",
     WithoutResets: "forward raised TypeError.*it must run on the CPU in float64, as forward",
 }
 

@@ -45,6 +45,16 @@ def test_permutation_equals_permuting_the_agents_by_hand(case: Case, determinist
         torch.testing.assert_close(permuted(ours, order), theirs, rtol=0, atol=1e-10)
 
 
+def test_a_state_of_each_agent_follows_its_agent() -> None:
+    torch.manual_seed(0)
+    configs = [NetworkConfig(4, ActionSpec("discrete", (3,)), n_agents=N, state_dim=2, agent_order=order)
+               for order in ("fixed", "shuffled_steps")]  # fmt: skip
+    fixed, shuffled = map(SequencePolicy, configs)
+    shuffled.load_state_dict(fixed.state_dict())
+    obs = {"observations": torch.randn(TEAMS, N, 4), "state": torch.randn(TEAMS, N, 2)}
+    torch.testing.assert_close(shuffled.values(obs), fixed.values(obs))  # attention is equivariant
+
+
 def policy_of(agent_order: Any) -> tuple[SequencePolicy, dict[str, Tensor]]:
     torch.manual_seed(0)
     config = NetworkConfig(4, ActionSpec("discrete", (3,)), n_agents=N, embed_dim=8, agent_order=agent_order)
