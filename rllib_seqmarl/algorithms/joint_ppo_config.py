@@ -21,7 +21,7 @@ from rllib_seqmarl.algorithms.initial_policy import load_initial_policy
 from rllib_seqmarl.algorithms.policy_options import document_options
 from rllib_seqmarl.algorithms.resolved_options import resolved_option
 from rllib_seqmarl.algorithms.user_code import import_mixers
-from rllib_seqmarl.algorithms.user_parts import UserParts
+from rllib_seqmarl.algorithms.user_parts import USER_PARTS
 from rllib_seqmarl.algorithms.validation import check_options
 from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner, RecordingJointEnvRunner
 from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
@@ -90,7 +90,7 @@ class JointPPOConfig(PPOConfig):
         self.policy = self.default_policy
         self._set(**copy.deepcopy(self._options))
         self.mixer_modules: list[str] = []
-        self._user_parts = UserParts()
+        self._user_parts = USER_PARTS
         self.initial_policy: str | None = None
 
         # Settings of the joint environment.

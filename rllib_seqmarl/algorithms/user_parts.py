@@ -19,6 +19,12 @@ class UserParts:
         }
         return _register, (parts,)
 
+    def __deepcopy__(self, memo: Any) -> UserParts:
+        return self
+
+
+USER_PARTS = UserParts()
+
 
 def _register(parts: dict[str, dict[str, bytes]]) -> UserParts:
     for kind, entries in parts.items():
@@ -28,4 +34,4 @@ def _register(parts: dict[str, dict[str, bytes]]) -> UserParts:
                 registry[name] = cloudpickle.loads(entries[name])
             except Exception as error:
                 registry.errors[name] = f"{type(error).__name__}: {error}"
-    return UserParts()
+    return USER_PARTS

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rllib_seqmarl import MAMConfig, MARWKVConfig, MATConfig, register_policy
 from rllib_seqmarl.algorithms import JointPPOConfig
-from rllib_seqmarl.algorithms.user_parts import UserParts, _register
+from rllib_seqmarl.algorithms.user_parts import USER_PARTS, _register
 from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment_file import load_experiments
 from rllib_seqmarl.networks.policy_config import declared_options
@@ -117,7 +117,7 @@ def test_invalid_registrations_are_rejected(case: str) -> None:
 
 def test_a_part_that_another_process_cannot_import_matters_only_if_it_is_used() -> None:
     register_policy("linear", LinearPolicy)
-    kind, parts = "policy", UserParts().__reduce__()[1][0]
+    kind, parts = "policy", USER_PARTS.__reduce__()[1][0]
     parts[kind]["absent"] = parts[kind]["linear"].replace(b"LinearPolicy", b"AbsentPolicy")
     _register(parts)
     MATConfig().validate()

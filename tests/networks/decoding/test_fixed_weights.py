@@ -22,6 +22,11 @@ def make_network(mixer: str, kind: str) -> SequencePolicy:
     )
 
 
+def alike(ours: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...]) -> bool:
+    """Whether two decisions are equal but for rounding, which depends on where arrays lie in memory."""
+    return all(torch.allclose(x.double(), y.double(), rtol=0, atol=1e-5) for x, y in zip(ours, theirs, strict=True))
+
+
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_decisions_are_the_same_with_fixed_weights(mixer: str, kind: str) -> None:
@@ -34,16 +39,16 @@ def test_decisions_are_the_same_with_fixed_weights(mixer: str, kind: str) -> Non
     before, of_four = decide(), decide(4)
     with network.fixed_weights():
         kept = [decide() for _ in range(3)]
-        assert all(map(torch.equal, decide(4), of_four))  # also for another number of teams
+        assert alike(decide(4), of_four)  # also for another number of teams
         for outputs in kept:  # and later decisions do not change earlier ones
-            assert all(map(torch.equal, outputs, before))
+            assert alike(outputs, before)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     changed = decide()
-    assert not torch.equal(changed[1], before[1])
+    assert not alike(changed[1:2], before[1:2])
     with network.fixed_weights():
-        assert all(map(torch.equal, decide(), changed))
+        assert alike(decide(), changed)
 
 
 def test_weights_are_packed_once_per_thread() -> None:
@@ -68,7 +73,7 @@ def test_threads_can_share_a_network_with_fixed_weights() -> None:
     expected = [network.act(obs) for obs in batches]
     with network.fixed_weights(), ThreadPoolExecutor(4) as threads:
         for actual, alone in zip(threads.map(network.act, batches), expected, strict=True):
-            assert all(map(torch.equal, actual[:3], alone[:3]))
+            assert alike(actual[:3], alone[:3])
 
 
 def test_kernels_are_not_used_where_they_cannot_run() -> None:
