@@ -47,7 +47,7 @@ def ours() -> IPPOConfig:
         .environment(ENV)
         .joint_env(agent_ids=False)
         .network(hidden_sizes=(64, 64), activation="tanh")
-        .training(**PPO, minibatch_size=None)
+        .training(**PPO, minibatch_size=BATCH // N_AGENTS)  # in team steps
     )
 
 
@@ -59,7 +59,7 @@ def rllibs() -> PPOConfig:
         .environment("multi-agent simple_spread")
         .multi_agent(policies={"shared"}, policy_mapping_fn=lambda *args, **kwargs: "shared")
         .rl_module(model_config=model)
-        .training(**PPO, minibatch_size=BATCH * N_AGENTS, vf_clip_param=float("inf"))
+        .training(**PPO, minibatch_size=BATCH, vf_clip_param=float("inf"))  # in agent steps
     )
 
 
