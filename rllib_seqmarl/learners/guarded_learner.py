@@ -39,6 +39,12 @@ class GuardedTorchLearner(PPOTorchLearner):
                 f"critic_lr={config.critic_lr!r} has no effect: all parameters of policy={config.policy!r} are learned "
                 f"with lr; remove it."
             )
+        grouped = {id(parameter) for params in groups.values() for parameter in params}
+        if left_out := [name for name, parameter in policy.named_parameters() if id(parameter) not in grouped]:
+            raise ValueError(
+                f"policy={config.policy!r}: {left_out[0]} would never be trained. Add it to a group in "
+                f"`parameter_groups`."
+            )
         for name, params in groups.items():
             is_critic = name == "critic" and config.critic_lr is not None
             self.register_optimizer(

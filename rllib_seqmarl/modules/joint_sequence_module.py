@@ -64,7 +64,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
     @property
     def max_seq_len(self) -> int:
         """The length of the windows in which a policy with memory learns; 0 without memory."""
-        return getattr(self.network.config, "max_seq_len", 20) if self.network.has_memory else 0
+        return self.model_config["max_seq_len"] if self.network.has_memory else 0
 
     def train(self, mode: bool = True) -> JointSequenceModule:
         # RLlib sets the mode around every forward pass. Nothing here depends on it, and setting it on some fifty
