@@ -87,7 +87,7 @@ def _check_stack(config: JointPPOConfig) -> None:
         raise ValueError(
             f"One joint policy acts for the whole team, but policies={sorted(config.policies)} maps agents to policies "
             f"with their own settings. Remove `multi_agent(policies=..., policy_mapping_fn=...)`; for independent "
-            f"policies use RLlib's PPO."
+            f"policies use IPPO, with `network(share_actor=False)` for one per agent."
         )
     if config.use_kl_loss:
         raise ValueError(
