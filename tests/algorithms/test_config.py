@@ -89,7 +89,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], MATConfig], str]] = {
     "framework": (lambda: config(framework_str="tf2"), "framework='tf2' is not supported"),
     "policies": (
         lambda: MATConfig().environment(ENV).multi_agent(policies={"a", "b"}),
-        r"policies=\['a', 'b'\].*RLlib's PPO",
+        r"policies=\['a', 'b'\].*IPPO",
     ),
     "kl loss": (lambda: config(use_kl_loss=True), "use_kl_loss=True is not part of the joint objective"),
     "critic": (lambda: config(use_critic=False), "use_critic=False is not supported"),
