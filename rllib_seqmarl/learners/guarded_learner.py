@@ -39,6 +39,13 @@ class GuardedTorchLearner(PPOTorchLearner):
                 f"critic_lr={config.critic_lr!r} has no effect: all parameters of policy={config.policy!r} are learned "
                 f"with lr; remove it."
             )
+        n_agents = policy.config.n_agents
+        if config.update_order == "sequential" and len(groups) - ("critic" in groups) != n_agents:
+            raise ValueError(
+                f"update_order='sequential' updates one agent after another, but {n_agents} agents share parameters of "
+                f"policy={config.policy!r} ({', '.join(groups)}). Use a policy with one group per agent, such as "
+                f"policy='independent' with network(share_actor=False); or update_order='together'."
+            )
         grouped = {id(parameter) for params in groups.values() for parameter in params}
         if left_out := [name for name, parameter in policy.named_parameters() if id(parameter) not in grouped]:
             raise ValueError(
@@ -130,7 +137,11 @@ class GuardedTorchLearner(PPOTorchLearner):
         if not self._guard.passes():
             return
         for reference, parameter in self._params.items():
-            parameter.grad = gradients_dict.get(reference)  # None, not the last one's, if this update has none
+            gradient = gradients_dict.get(reference)  # None, not the last one's, if this update has none
+            if gradient is not None and gradient.stride() != parameter.stride():
+                # torch's fused Adam reads a gradient in the memory layout of its parameter, whatever its own is.
+                gradient = torch.empty_like(parameter).copy_(gradient)
+            parameter.grad = gradient
         if self._grad_scalers is not None or self._lr_scheduler_classes is not None:
             super().apply_gradients(gradients_dict)
             return

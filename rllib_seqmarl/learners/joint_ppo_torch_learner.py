@@ -69,7 +69,8 @@ class JointPPOTorchLearner(GuardedTorchLearner):
             self._learner_connector.append(JointGAE(settings=self.config, device=self.device))
         self._objective = find_objective(self.config.objective)
         if self.config.objective is not None and self.config._learner_connector is None:  # which may add columns
-            check_objective(self._objective, *fake_batch(module), self._settings)
+            settings = self._settings
+            check_objective(self._objective, *fake_batch(module, settings), settings)
 
     @property
     def _joint_module(self) -> Any:
@@ -77,9 +78,10 @@ class JointPPOTorchLearner(GuardedTorchLearner):
 
     @property
     def _settings(self) -> SimpleNamespace:
-        """The config's options, with scheduled ones at their current values."""
+        """The config's options, with the entropy coefficient's current value."""
         entropy_coeff = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
-        return SimpleNamespace(**{**vars(self.config), "entropy_coeff": entropy_coeff})
+        options = vars(self.config) | self.config._options | {"entropy_coeff": entropy_coeff}
+        return SimpleNamespace(**options)
 
     @override(TorchLearner)
     def update(self, *args: Any, minibatch_size: int | None = None, **kwargs: Any) -> dict[str, Any]:

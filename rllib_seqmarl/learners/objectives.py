@@ -31,8 +31,8 @@ Objective = Callable[[dict[str, Any], dict[str, Tensor], Any], dict[str, Tensor]
 "total" is minimised, all other terms are logged; names of terms of the value loss begin with "vf_". The columns are
 OBS, ACTIONS, ACTION_LOGP, ADVANTAGES, VALUE_TARGETS and VF_PREDS in the value normaliser's units, AGENT_EARNS, the
 weights LOSS_WEIGHTS and VALUE_LOSS_WEIGHTS, whose sums over the minibatch are 1 (or the number of learners), and FACTOR
-if agents are updated one after another. `settings` has the config's options as attributes, scheduled ones at their
-current values.
+if agents are updated one after another. `settings` has the config's options as attributes, `entropy_coeff` at its
+current value.
 """
 
 
@@ -136,8 +136,17 @@ def check_objective(objective: Objective, columns: dict[str, Any], outputs: dict
             f"{name}: 'total' does not depend on the module's outputs, so it has no gradient. Compute it from "
             f"outputs['{Columns.ACTION_LOGP}'] or outputs['{Columns.VF_PREDS}'], without detaching them."
         )
+    if unfit := [key for key, term in whole.items() if not term.isfinite()]:
+        raise ValueError(
+            f"{name}: {unfit[0]!r} is {whole[unfit[0]].item()} for finite columns. Check divisions and logs."
+        )
     middle = len(columns[LOSS_WEIGHTS]) // 2
     first, second = compute(slice(middle)), compute(slice(middle, None))
+    if not whole.keys() == first.keys() == second.keys():
+        raise ValueError(
+            f"{name} returns different terms for different batches: "
+            f"{sorted((set(whole) ^ set(first)) | (set(whole) ^ set(second)))}."
+        )
     for key, term in whole.items():
         parts = first[key].detach() + second[key].detach()
         if not torch.allclose(parts, term.detach(), rtol=1e-3, atol=1e-4):
@@ -148,7 +157,7 @@ def check_objective(objective: Objective, columns: dict[str, Any], outputs: dict
             )
 
 
-def fake_batch(module: Any, rows: int = 4) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def fake_batch(module: Any, settings: Any, rows: int = 4) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Make columns of the module's shapes, (rows, n, ...) or, with memory, (rows, 1, n, ...), and its outputs."""
     spaces: gym.spaces.Dict = module.observation_space
     device = next(module.parameters()).device
@@ -171,6 +180,7 @@ def fake_batch(module: Any, rows: int = 4) -> tuple[dict[str, Any], dict[str, Te
         AGENT_EARNS: torch.ones_like(values, dtype=torch.bool),
         LOSS_WEIGHTS: weights,
         VALUE_LOSS_WEIGHTS: weights,
+        **({FACTOR: torch.ones_like(values)} if settings.update_order == "sequential" else {}),
     }
     if module.max_seq_len:  # windows of one step
         columns = {key: tree.map_structure(lambda x: x.unsqueeze(1), column) for key, column in columns.items()}

@@ -50,11 +50,13 @@ def one_after_another(
         yield from make_minibatches(make_batch(phase))
 
     log_probs = compute_log_probs(columns)
-    order = take_from_first_learner(torch.randperm(advantages.shape[-1]).to(advantages.device))
-    for agent in order.tolist():
+    order = take_from_first_learner(torch.randperm(advantages.shape[-1]).to(advantages.device)).tolist()
+    for agent in order:
         mask = nobody.clone()
         mask[..., agent] = True
         yield from update(mask, nobody)
+        if agent == order[-1]:
+            break
         new_log_probs = compute_log_probs(columns)
         log_ratios = (new_log_probs - log_probs).reshape(*advantages.shape, -1).sum(-1)  # (B, n)
         factor = factor * log_ratios[..., agent, None].exp()

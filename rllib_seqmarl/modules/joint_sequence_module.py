@@ -23,6 +23,7 @@ from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
 from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
 from rllib_seqmarl.ops.backends import leave_kernels_out_of_graphs
 from rllib_seqmarl.policies import POLICIES, Policy
+from rllib_seqmarl.policies.base import check_state
 from rllib_seqmarl.policy import POLICY_NAME, JointPolicy
 
 RESETS = "resets"  # column: whether an episode begins with this step, (B, T)
@@ -53,6 +54,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
     @override(TorchRLModule)
     def setup(self) -> None:
         self.network = make_policy(self.observation_space, self.action_space, self.model_config)
+        check_state(self.network)
         self.value_normalizer = ValueNormalizer() if self.model_config.get("use_value_norm", True) else None
         self.eval()
 

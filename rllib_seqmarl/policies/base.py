@@ -56,7 +56,7 @@ class Policy(nn.Module, ABC):
             has. Absent: everything is legal.
         "state": (B, state_dim), the global state, if the team has one; (B, n, state_dim) if agents have their own.
 
-    State is data: a tree (dict, list or tuple) of tensors (B, ...), all zeros before the first step of an episode.
+    State is data: a dict of tensors or of trees of them, (B, ...), all zeros before the first step of an episode.
 
     Attributes:
         Config: The type of the policy's configuration.
@@ -125,6 +125,17 @@ class Policy(nn.Module, ABC):
     def fixed_weights(self) -> Iterator[None]:
         """Promise not to change the weights in this block, so that `act` may prepare them once."""
         yield
+
+
+def check_state(policy: Policy) -> None:
+    """Raise an error unless the policy's initial state is a dict, and has entries if the policy has memory."""
+    state, name = policy.initial_state(1), type(policy).__name__
+    if not isinstance(state, dict):
+        raise TypeError(
+            f"{name}.initial_state returns a {type(state).__name__}; return a dict, such as {{'memory': ...}}."
+        )
+    if policy.has_memory and not state:
+        raise ValueError(f"{name} has memory, but its initial_state is empty; return what it carries to the next step.")
 
 
 def checked_observations(config: PolicyConfig, obs: TeamObs) -> Tensor:

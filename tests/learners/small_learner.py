@@ -10,6 +10,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_seqmarl import MATConfig
+from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.rollouts import Rollout
 
@@ -25,10 +26,10 @@ SPACES = (
 )
 
 
-def make_learner(**options: Any) -> JointPPOTorchLearner:
-    """Create a learner with fixed initial weights and the given config options."""
+def make_learner(config: JointPPOConfig | None = None, **options: Any) -> JointPPOTorchLearner:
+    """Create a learner with fixed initial weights and the given config options, by default of a small MAT."""
     torch.manual_seed(0)
-    config = MATConfig().network(embed_dim=8)
+    config = config or MATConfig().network(embed_dim=8)
     for key, value in options.items():
         setattr(config, key, value)
     return config.build_learner(spaces={DEFAULT_MODULE_ID: SPACES, "__env__": (None, None), "__env_single__": SPACES})

@@ -228,7 +228,7 @@ def test_minibatches_hold_whole_windows_and_count_steps() -> None:
     assert make_batch(dict(batch.policy_batches[DEFAULT_MODULE_ID])).env_steps() == batch.env_steps()
 
 
-@pytest.mark.parametrize("options", [{}, {"sample_while_learning": True}, {"update_order": "sequential"}])
+@pytest.mark.parametrize("options", [{}, {"sample_while_learning": True}])
 def test_an_update_does_not_depend_on_slices(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make_runner()
     data, weights = RolloutData(rollouts=[runner.sample()]), []

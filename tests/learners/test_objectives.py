@@ -45,9 +45,20 @@ def unknown_column(columns: Tensors, outputs: Tensors, settings: Any) -> dict[st
     return {"total": outputs["q_values"].sum()}
 
 
+def undefined(columns: Tensors, outputs: Tensors, settings: Any) -> dict[str, Tensor]:
+    return {"total": (outputs[Columns.VF_PREDS] * torch.nan).sum()}
+
+
+def other_terms(columns: Tensors, outputs: Tensors, settings: Any) -> dict[str, Tensor]:
+    total = (columns[LOSS_WEIGHTS] * outputs[Columns.VF_PREDS]).sum()
+    return {"total": total, f"rows_{len(columns[LOSS_WEIGHTS])}": total}
+
+
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
+        (undefined, "'total' is nan for finite columns"),
+        (other_terms, "returns different terms for different batches: .*rows_"),
         (mean, "'mean': 'total' is .* for a batch, but .* sum over its halves.*multiply by columns"),
         (not_a_dict, "returns Tensor; return a dict of scalar tensors"),
         (not_scalar, r"'total' is a tensor \(\d+, 2\), not a scalar tensor"),

@@ -20,6 +20,7 @@ from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment_file import load_experiments
 from rllib_seqmarl.networks.policy_config import declared_options
 from rllib_seqmarl.policies import POLICIES, ActionSpec, Decision, Evaluation, Policy, PolicyConfig, reset_state
+from rllib_seqmarl.policies.base import check_state
 from rllib_seqmarl.policies.export import ExportError, load_network, save_network
 
 ENV = "coordination/distinct_choice"
@@ -315,3 +316,18 @@ def test_reset_state_zeroes_some_teams_in_every_tensor() -> None:
         assert not tensor[[0, 2]].any() and tensor[1].all()
     assert after["b"][0].dtype == torch.int64
     assert reset_state({}, torch.tensor([True])) == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "has_memory", "message"),
+    [
+        ((torch.zeros(1, 2),), True, r"LinearPolicy.initial_state returns a tuple; return a dict"),
+        ({}, True, "LinearPolicy has memory, but its initial_state is empty"),
+    ],
+)
+def test_unusable_states_are_rejected(state: Any, has_memory: bool, message: str) -> None:
+    policy = LinearPolicy(LinearConfig(obs_dim=3, action=ActionSpec("discrete", (2,))))
+    check_state(policy)
+    policy.has_memory, policy.initial_state = has_memory, lambda batch_size: state  # type: ignore[method-assign]
+    with pytest.raises((TypeError, ValueError), match=message):
+        check_state(policy)
