@@ -258,14 +258,14 @@ def _check_policy(config: JointPPOConfig) -> None:
     options = {key: value for key, value in config.model_config.items() if key in policy.Config.options()}
     if (filters := options.pop("conv_filters", None)) is not None:
         checked_filters(filters)  # whether images are large enough is checked once their size is known
-    policy.Config(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **options)
-    if policy.has_memory and "max_seq_len" not in options:
+    made = policy.Config(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **options)
+    if made.has_memory and "max_seq_len" not in policy.Config.options():
         raise ValueError(
             f"policy={config.policy!r} has memory, but no option max_seq_len. Add the field `max_seq_len: int = 20` to "
             f"{policy.Config.__name__}: the steps of a window in training."
         )
-    if policy.has_memory and not config.in_evaluation:  # which does not learn
-        _check_windows(config, options["max_seq_len"])
+    if made.has_memory and not config.in_evaluation:  # which does not learn
+        _check_windows(config, made.to_dict()["max_seq_len"])
     check_initial_policy(config, policy, {**options, "conv_filters": filters})
 
 

@@ -33,6 +33,13 @@ class MixerOptions:
     Fields need defaults; ``__post_init__`` raises a ValueError that names the key, the value and a remedy.
     """
 
+    def check_counts(self, *keys: str) -> None:
+        """Raise a ValueError unless these options are integers >= 1."""
+        for key in keys:
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{key} must be an integer >= 1, not {value!r}")
+
 
 @dataclass(frozen=True)
 class MixerShape:

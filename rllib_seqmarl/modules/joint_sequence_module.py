@@ -49,12 +49,15 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
     Attributes:
         network: The policy.
         value_normalizer: The normaliser of its values; None if they are in reward units.
+        max_seq_len: The length of the windows in which a policy with memory learns; 0 without memory.
     """
 
     @override(TorchRLModule)
     def setup(self) -> None:
         self.network = make_policy(self.observation_space, self.action_space, self.model_config)
         check_state(self.network)
+        config = self.network.config
+        self.max_seq_len = config.to_dict()["max_seq_len"] if config.has_memory else 0
         self.value_normalizer = ValueNormalizer() if self.model_config.get("use_value_norm", True) else None
         self.eval()
 
@@ -62,11 +65,6 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
     def policy(self) -> Policy:
         """The policy. Its parameters have the prefix "network." in checkpoints."""
         return self.network
-
-    @property
-    def max_seq_len(self) -> int:
-        """The length of the windows in which a policy with memory learns; 0 without memory."""
-        return self.model_config["max_seq_len"] if self.network.has_memory else 0
 
     def train(self, mode: bool = True) -> JointSequenceModule:
         # RLlib sets the mode around every forward pass. Nothing here depends on it, and setting it on some fifty
@@ -84,7 +82,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         }
         with torch.no_grad():
             decision = self.network.act(obs)
-            if not self.network.has_memory:
+            if not self.network.config.has_memory:
                 self.network.evaluate(obs, decision.actions, extras=decision.extras)
         return super().compile(compile_config)
 
@@ -187,13 +185,14 @@ def policy_config(observation_space: gym.Space, action_space: gym.Space, model_c
             f"change only the array under 'observations'."
         )
     n_agents, *_, obs_dim = observation_space["observations"].shape or ()
-    *_, state_dim = observation_space["state"].shape or () if "state" in observation_space.spaces else (0,)
+    state_shape = observation_space["state"].shape or () if "state" in observation_space.spaces else (0,)
     config_class = _policy_class(model_config).Config
     return config_class(
         obs_dim=obs_dim,
         action=action_spec(action_space),
         n_agents=n_agents,
-        state_dim=state_dim,
+        state_dim=state_shape[-1],
+        has_agent_states=len(state_shape) > 1,
         image_shape=_image_shape(observation_space),
         **{key: value for key, value in model_config.items() if key in config_class.options()},
     )

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from rllib_seqmarl.mixers import MIXERS, Mixers, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.networks.action_heads import DEFAULT_HEADS, HEADS, ActionHead
-from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig, check_choice, check_counts
+from rllib_seqmarl.networks.memory_config import MemoryConfig
+from rllib_seqmarl.networks.policy_config import ActionSpec, check_choice, check_counts
 from rllib_seqmarl.ops.backends import AUTO, check_backend
 from rllib_seqmarl.suggestions import did_you_mean
 
@@ -18,7 +19,7 @@ AGENT_ORDERS = ("fixed", "shuffled", "shuffled_steps")
 
 
 @dataclass(frozen=True)
-class EncoderConfig(PolicyConfig):
+class EncoderConfig(MemoryConfig):
     """Sizes and mixers of an encoder, `rllib_seqmarl.networks.encoder.Encoder`.
 
     Attributes:
@@ -38,7 +39,7 @@ class EncoderConfig(PolicyConfig):
         ValueError: A value is invalid; the message names the key, the value and a remedy.
     """
 
-    free_options: ClassVar[frozenset[str]] = frozenset({"backend"})
+    free_options: ClassVar[frozenset[str]] = frozenset({"backend", "max_seq_len"})
 
     n_block: int = 1
     n_head: int = 1
@@ -68,7 +69,8 @@ class EncoderConfig(PolicyConfig):
                 f"the whole team; remove it, or choose an rwkv encoder"
             )
         # A misspelt backend is rejected even if the network has no operations with backends.
-        in_use = [operation for mixers in self.mixers for operation in mixers.operations]
+        along_time = [self.memory_mixers] if self.has_memory else []
+        in_use = [operation for mixers in (*self.mixers, *along_time) for operation in mixers.operations]
         valid = {name for mixers in MIXERS.values() for operation in mixers.operations for name in operation.backends}
         if self.backend not in {AUTO, *valid}:
             raise ValueError(
@@ -105,6 +107,9 @@ class EncoderConfig(PolicyConfig):
         """The mixers of all blocks."""
         return [MIXERS[getattr(self, key)] for key in self.mixer_keys]
 
+    def memory_shape(self, width: int) -> MixerShape:
+        return replace(super().memory_shape(width), n_head=self.n_head, backend=self.backend)
+
     @property
     def encoder_mixers(self) -> Mixers:
         """The mixers of the encoder's blocks."""
@@ -135,7 +140,7 @@ class NetworkConfig(EncoderConfig):
         ValueError: A value is invalid; the message names the key, the value and a remedy.
     """
 
-    free_options: ClassVar[frozenset[str]] = frozenset({"agent_order", "backend"})
+    free_options: ClassVar[frozenset[str]] = frozenset({"agent_order", "backend", "max_seq_len"})
 
     decoder_mixer: str = "attention"
     head: str = "auto"
@@ -158,7 +163,8 @@ class NetworkConfig(EncoderConfig):
 
     @property
     def needs_n_agents(self) -> bool:
-        return self.agent_order == "shuffled"  # the order of an episode is carried from step to step
+        # The order of an episode is carried from step to step.
+        return self.agent_order == "shuffled" or super().needs_n_agents
 
     @property
     def head_class(self) -> type[ActionHead]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import Mixer, PreNormMixers
+from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.mixers.check import check_users_mixer
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
 from rllib_seqmarl.networks.action_heads import output_head
 from rllib_seqmarl.networks.blocks import PostNormEncoderBlock, PreNormBlock
 from rllib_seqmarl.networks.config import EncoderConfig
 from rllib_seqmarl.networks.image_embedding import ImageEmbedding
+from rllib_seqmarl.networks.memory import Memory
 
 
 class Encoder(nn.Module):
-    """Maps observations (B, n, obs_dim) to representations (B, n, d), and those to values (B, n)."""
+    """Maps observations (B, n, obs_dim) to representations (B, n, d), and those to values (B, n).
+
+    With memory, each agent's embedded observation is first mixed with its earlier ones.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -27,6 +32,7 @@ class Encoder(nn.Module):
             nn.GELU(),
             nn.LayerNorm(d),
         )
+        self.memory = Memory(config, d) if config.has_memory else None
         mixers = config.encoder_mixers
         shapes = config.shapes(mixers)
         check_users_mixer(config.encoder_mixer, shapes[0])
@@ -38,11 +44,15 @@ class Encoder(nn.Module):
             self.blocks = nn.ModuleList(PostNormEncoderBlock(mixers, shape) for shape in shapes)
         self.value = output_head(d, 1)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Representations (B, n, d) and values (B, n) of ``obs`` (B, n, obs_dim)."""
+    def embed(self, obs: Tensor, state: State = None, resets: Tensor | None = None) -> tuple[Tensor, State]:
+        """Features (B, n, d) of ``obs`` (B, n, obs_dim); with memory also of windows, see :class:`Memory`."""
         if self.image is not None:
-            obs = self.image(obs)  # (B, n, image features and further entries)
-        x = self.embedding(obs)  # (B, n, d)
+            obs = self.image(obs)  # (..., n, image features and further entries)
+        x = self.embedding(obs)  # (..., n, d)
+        return (x, None) if self.memory is None else self.memory(x, state, resets)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Representations (B, n, d) and values (B, n) of the agents' features (B, n, d)."""
         for block in self.blocks:
             x = block(x)[0] if isinstance(block, Mixer) else block(x)  # the last one may be a norm
         return x, self.value(x).squeeze(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -33,13 +33,17 @@ def mlp(n_inputs: int, hidden_sizes: Sequence[int], n_outputs: int, activation: 
     return nn.Sequential(*layers, linear(n_inputs, n_outputs, gain=gain))
 
 
-def apply_each(networks: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Apply the i-th of n networks of :func:`mlp` of equal shape to agent i: (B, n, outputs) from (B, n, inputs).
+def apply_each(networks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
+    """Apply the i-th of n networks of :func:`mlp` of equal shape, or the only one, to agent i.
 
-    One matrix product per layer for all agents.
+    One matrix product per layer for all agents. Maps (..., n, inputs) to (..., n, outputs).
     """
-    x = x.transpose(0, 1)  # (n, B, inputs)
-    for layers in zip(*(cast(nn.Sequential, network) for network in networks), strict=True):
+    if len(networks) == 1:
+        y: Tensor = networks[0](x)
+        return y
+    axes = x.shape[:-2]
+    x = x.flatten(0, -3).transpose(0, 1)  # (n, B, inputs)
+    for layers in zip(*networks, strict=True):
         if not isinstance(layers[0], nn.Linear | nn.LayerNorm):
             x = layers[0](x)
             continue
@@ -49,7 +53,7 @@ def apply_each(networks: Iterable[nn.Module], x: Tensor) -> Tensor:
             x = torch.baddbmm(bias, x, weight.mT)  # (n, B, outputs)
         else:
             x = torch.addcmul(bias, F.layer_norm(x, x.shape[-1:], eps=layers[0].eps), weight.unsqueeze(1))
-    return x.transpose(0, 1)
+    return x.transpose(0, 1).unflatten(0, axes)
 
 
 _PARAMETERS = ("weight", "bias")

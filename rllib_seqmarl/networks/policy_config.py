@@ -97,6 +97,7 @@ class PolicyConfig:
         action: The action of one agent.
         n_agents: Number of agents; None if any number can act.
         state_dim: Numbers in the global state; 0 if there is none.
+        has_agent_states: Whether every agent has its own global state, (B, n, state_dim).
         conv_filters: The convolutional layers that embed image observations: [output channels, kernel size, stride] of
             each layer, such as [[32, 8, 4], [64, 4, 2], [64, 3, 1]], without padding; None to choose by image size.
         image_shape: Height, width and channels, if observations begin with the pixels (0 to 255, in this order) of an
@@ -112,6 +113,7 @@ class PolicyConfig:
     action: ActionSpec
     n_agents: int | None = field(default=None, kw_only=True)
     state_dim: int = field(default=0, kw_only=True)
+    has_agent_states: bool = field(default=False, kw_only=True)
     image_shape: ImageShape | None = field(default=None, kw_only=True)
     conv_filters: ConvFilters | None = field(default=None, kw_only=True)
 
@@ -144,6 +146,11 @@ class PolicyConfig:
                 f"image_shape={shape} is too small for conv_filters={filters}{chosen}; use "
                 f"conv_filters with smaller kernels or strides, or larger images"
             )
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether evaluation depends on earlier steps, so that it takes windows of `max_seq_len` steps, an option."""
+        return False
 
     @property
     def needs_n_agents(self) -> bool:

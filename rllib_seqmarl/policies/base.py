@@ -56,18 +56,16 @@ class Policy(nn.Module, ABC):
             has. Absent: everything is legal.
         "state": (B, state_dim), the global state, if the team has one; (B, n, state_dim) if agents have their own.
 
-    State is data: a dict of tensors or of trees of them, (B, ...), all zeros before the first step of an episode.
+    State is data: a dict of tensors or of trees of them, (B, ...), all zeros before the first step of an episode. If
+    evaluation depends on it (`config.has_memory`), it takes windows of consecutive steps.
 
     Attributes:
         Config: The type of the policy's configuration.
         config: The policy's configuration.
-        has_memory: Whether evaluation depends on earlier steps. Then it takes windows of consecutive steps, and the
-            config has the option `max_seq_len`, the length of windows.
     """
 
     Config: ClassVar[type[PolicyConfig]]
     config: PolicyConfig
-    has_memory = False
 
     def initial_state(self, batch_size: int) -> State:
         """The state of B teams before the first step: zeros; {} if nothing is carried from step to step."""
@@ -134,7 +132,7 @@ def check_state(policy: Policy) -> None:
         raise TypeError(
             f"{name}.initial_state returns a {type(state).__name__}; return a dict, such as {{'memory': ...}}."
         )
-    if policy.has_memory and not state:
+    if policy.config.has_memory and not state:
         raise ValueError(f"{name} has memory, but its initial_state is empty; return what it carries to the next step.")
 
 

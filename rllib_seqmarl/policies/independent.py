@@ -5,9 +5,9 @@ Every agent decides from its own observation: pi(a_1..a_n | o_1..o_n) is the pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from rllib_seqmarl.networks.config import EncoderConfig
 from rllib_seqmarl.networks.distributions import Categorical, Distribution, Gaussian
 from rllib_seqmarl.networks.encoder import Encoder
 from rllib_seqmarl.networks.image_embedding import ImageEmbedding
+from rllib_seqmarl.networks.memory import Memory
+from rllib_seqmarl.networks.memory_config import MemoryConfig
 from rllib_seqmarl.networks.mlp import ACTIVATIONS, apply_each, mlp
 from rllib_seqmarl.networks.policy_config import PolicyConfig, check_choice, is_count
 from rllib_seqmarl.policies.base import (
@@ -65,7 +67,8 @@ class IndependentConfig(EncoderConfig):
 
     def _check_effects(self) -> None:
         defaults = {f.name: f.default for f in fields(EncoderConfig)} | {"mixer_options": {}}
-        for key in (key for key in EncoderConfig.options() if key not in PolicyConfig.options()):
+        of_memory = {*MemoryConfig.options(), *(["n_head", "backend"] if self.has_memory else [])}
+        for key in (key for key in EncoderConfig.options() if key not in of_memory):
             if self.critic != "encoder" and getattr(self, key) != defaults[key]:
                 raise ValueError(
                     f"{key}={getattr(self, key)!r} has no effect on critic={self.critic!r}, which has no encoder; "
@@ -76,6 +79,11 @@ class IndependentConfig(EncoderConfig):
                 "global_state=True has no effect on critic='observations', which reads each agent's own observation; "
                 "remove it, or set critic='state'"
             )
+        if self.has_memory and self.hidden_sizes[-1] % self.n_head:
+            raise ValueError(
+                f"n_head={self.n_head}: the memory's width, {self.hidden_sizes[-1]} (the last of hidden_sizes), cannot "
+                f"be split among the heads; choose a multiple of {self.n_head}"
+            )
         if self.image_shape is not None and not self.share_actor:
             raise ValueError("share_actor=False is not supported for agents that observe images; set share_actor=True")
 
@@ -85,8 +93,13 @@ class IndependentConfig(EncoderConfig):
         return self.critic == "state" and not self.state_dim
 
     @property
+    def has_agent_values(self) -> bool:
+        """Whether the critic has a value for each agent instead of one for the team."""
+        return self.critic != "state" or self.has_agent_states
+
+    @property
     def needs_n_agents(self) -> bool:
-        return not self.share_actor or self.reads_team
+        return not self.share_actor or self.reads_team or super().needs_n_agents
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | ({} if self.share_actor else {"n_agents": self.n_agents})
@@ -98,6 +111,9 @@ class IndependentPolicy(Policy):
     Log-probabilities and entropies are (B, n), summed over an agent's choices or action dimensions, so that an
     objective clips the ratio of the agent's whole action. A critic of the team's state has the same value for all
     agents, and runs once per team; if the state is given per agent, (B, n, state_dim), every agent has its own.
+
+    With memory, actors and critic each have their own, between the hidden layers and the output layer, as in MAPPO's
+    published code. A critic that is an encoder has it before mixing the agents.
 
     Raises:
         ValueError: The number of agents is needed, but not configured.
@@ -122,6 +138,9 @@ class IndependentPolicy(Policy):
             self.distribution = Gaussian(config.action, config.std, n)
         n_inputs = width * (config.n_agents or 0) if config.reads_team else config.state_dim or width
         self.critic = Encoder(config) if is_encoder else self._mlp(n_inputs, 1, gain=1.0)
+        self.actor_memory = Memory(config, config.hidden_sizes[-1], n) if config.has_memory else None
+        has_own = config.has_memory and not is_encoder
+        self.critic_memory = Memory(config, config.hidden_sizes[-1]) if has_own else None
 
     def _mlp(self, n_inputs: int, n_outputs: int, gain: float) -> nn.Sequential:
         return mlp(n_inputs, self.config.hidden_sizes, n_outputs, self.config.activation, gain)
@@ -144,20 +163,34 @@ class IndependentPolicy(Policy):
         own = [list(actor.parameters()) for actor in self.actors]
         for actor, log_std in zip(own, self.distribution.parameters(), strict=False):
             actor.append(log_std)
+        if self.actor_memory is not None:
+            for actor, memory in zip(own, self.actor_memory.mixers, strict=True):
+                actor += memory.parameters()
         if self.actor_image is not None:
             own[0] += self.actor_image.parameters()
         names = ["actor"] if self.config.share_actor else [f"actor_{i}" for i in range(len(own))]
-        images = [] if self.critic_image is None else self.critic_image.parameters()
-        return {**dict(zip(names, own, strict=True)), "critic": [*self.critic.parameters(), *images]}
+        parts = [part for part in (self.critic, self.critic_memory, self.critic_image) if part is not None]
+        return {**dict(zip(names, own, strict=True)), "critic": [p for part in parts for p in part.parameters()]}
+
+    def initial_state(self, batch_size: int) -> State:
+        if self.actor_memory is None:
+            return {}
+        memory = self.critic.memory if isinstance(self.critic, Encoder) else self.critic_memory
+        n = self.config.n_agents or 0
+        return {
+            "actor": self.actor_memory.initial_state(batch_size, n),
+            "critic": cast(Memory, memory).initial_state(batch_size, n if self.config.has_agent_values else 1),
+        }
 
     @torch.no_grad()
     def act(self, obs: TeamObs, state: State = None, deterministic: bool = True) -> Decision:
-        distribution = self.distribution
-        scores, action_mask = self._scores(obs)
+        distribution, state = self.distribution, self._state_before(obs, state)
+        scores, action_mask, actor = self._scores(obs, state.get("actor"))
         noise = None if deterministic else distribution.noise(scores, action_mask)
         actions = distribution.choose(scores, noise)
         log_probs = self._per_agent(distribution.log_probs(scores, actions, action_mask))
-        return Decision(actions, log_probs, self.values(obs), {}, {})
+        values, critic = self._values(obs, state.get("critic"))
+        return Decision(actions, log_probs, values, {"actor": actor, "critic": critic} if state else {}, {})
 
     def evaluate(
         self,
@@ -167,35 +200,56 @@ class IndependentPolicy(Policy):
         resets: Tensor | None = None,
         extras: Mapping[str, Tensor] | None = None,
     ) -> Evaluation:
-        distribution = self.distribution
-        scores, action_mask = self._scores(obs)
+        distribution, state = self.distribution, state or {}
+        scores, action_mask, _ = self._scores(obs, state.get("actor"), resets)
         actions = distribution.clean(actions, obs.get("alive"), action_mask)
         log_probs = self._per_agent(distribution.log_probs(scores, actions, action_mask))
         entropy = self._per_agent(distribution.entropy(scores, action_mask))
-        return Evaluation(log_probs, entropy, self.values(obs), {})
-
-    def _scores(self, obs: TeamObs) -> tuple[Tensor, Tensor | None]:
-        """Scores and the effective action mask, (B, n, width)."""
-        observations = checked_observations(self.config, obs)
-        if self.actor_image is not None:
-            observations = self.actor_image(observations)
-        is_shared = self.config.share_actor
-        outputs = self.actors[0](observations) if is_shared else apply_each(self.actors, observations)
-        action_mask = self.distribution.effective_mask(obs.get("action_mask"), obs.get("alive"))
-        return self.distribution.scores(outputs, action_mask), action_mask
-
-    def _per_agent(self, x: Tensor) -> Tensor:
-        """Sum log-probabilities or entropies over action dimensions: (B, n)."""
-        return x.sum(-1) if self.config.action.kind == "continuous" else x
+        return Evaluation(log_probs, entropy, self._values(obs, state.get("critic"), resets)[0], {})
 
     def values(self, obs: TeamObs, state: State = None) -> Tensor:
+        return self._values(obs, self._state_before(obs, state).get("critic"))[0]
+
+    def _state_before(self, obs: TeamObs, state: State) -> dict[str, State]:
+        return state or self.initial_state(len(obs["observations"]))
+
+    def _scores(self, obs: TeamObs, state: State, resets: Tensor | None = None) -> tuple[Tensor, Tensor | None, State]:
+        """Scores and the effective action mask, ([B, T,] n, width), and the actors' memory after it."""
+        x = checked_observations(self.config, obs)
+        if self.actor_image is not None:
+            x = self.actor_image(x)
+        outputs, state = _through(self.actors, x, self.actor_memory, state, resets)
+        action_mask = self.distribution.effective_mask(obs.get("action_mask"), obs.get("alive"))
+        return self.distribution.scores(outputs, action_mask), action_mask, state
+
+    def _per_agent(self, x: Tensor) -> Tensor:
+        """Sum log-probabilities or entropies over action dimensions: ([B, T,] n)."""
+        return x.sum(-1) if self.config.action.kind == "continuous" else x
+
+    def _values(self, obs: TeamObs, state: State, resets: Tensor | None = None) -> tuple[Tensor, State]:
+        """Values ([B, T,] n), and the critic's memory after them."""
         config, observations = self.config, checked_observations(self.config, obs)
-        if config.critic == "encoder":
-            return self.critic(network_input(config, obs))[1]
+        if isinstance(self.critic, Encoder):
+            features, state = self.critic.embed(network_input(config, obs), state, resets)  # ([B, T,] n, d)
+            values = self.critic(features.flatten(0, -3))[1]
+            return values.view(observations.shape[:-1]), state
         inputs = obs["state"] if config.state_dim else observations
         if self.critic_image is not None:
             inputs = self.critic_image(inputs)
         if config.reads_team:
-            inputs = inputs.flatten(1)  # (B, n * obs_dim)
-        values = self.critic(inputs).squeeze(-1)  # (B,) for the team's state, else (B, n)
-        return values if values.dim() == 2 else values.unsqueeze(1).expand(observations.shape[:2])
+            inputs = inputs.flatten(-2)  # ([B, T,] n * obs_dim)
+        if not config.has_agent_values:
+            inputs = inputs.unsqueeze(-2)  # ([B, T,] 1, inputs)
+        values, state = _through([self.critic], inputs, self.critic_memory, state, resets)
+        return values.squeeze(-1).expand(observations.shape[:-1]), state
+
+
+def _through(
+    networks: Iterable[nn.Module], x: Tensor, memory: Memory | None, state: State, resets: Tensor | None
+) -> tuple[Tensor, State]:
+    """Apply one network to all agents or one to each, ([B, T,] n, inputs), with the memory before its last layer."""
+    layers: list[Any] = list(networks)
+    if memory is None:
+        return apply_each(layers, x), None
+    x, state = memory(apply_each([part[:-1] for part in layers], x), state, resets)
+    return apply_each([part[-1:] for part in layers], x), state

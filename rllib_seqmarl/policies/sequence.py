@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.decisions import decide
@@ -23,6 +25,7 @@ from rllib_seqmarl.ops.backends import is_exporting
 from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, State, TeamObs, input_axes, network_input
 
 ORDER = "order"  # the extra (B, n): the agent that decides i-th
+MEMORY = "memory"  # the encoder's memory in the state
 
 
 class SequencePolicy(Policy):
@@ -31,6 +34,8 @@ class SequencePolicy(Policy):
     The encoder reads the global state, if there is one, together with each agent's observation. Log-probabilities and
     entropies are (B, n) for discrete actions (summed over the choices of an agent) and (B, n, dim), one per action
     dimension, for continuous ones.
+
+    With memory, each agent's observations are mixed along time before they are mixed among agents.
 
     Agents decide in the order of the observations, or in a drawn one (`agent_order`), which is the extra "order".
     """
@@ -69,22 +74,29 @@ class SequencePolicy(Policy):
             self._kept_decoders = before
 
     def initial_state(self, batch_size: int) -> State:
-        if self.config.agent_order != "shuffled":
-            return {}
-        n = self.config.n_agents
-        return {ORDER: torch.zeros(batch_size, n or 0, dtype=torch.int64, device=self.decoder.norm.weight.device)}
+        n, state = self.config.n_agents or 0, {}
+        if self.encoder.memory is not None:
+            state[MEMORY] = self.encoder.memory.initial_state(batch_size, n)
+        if self.config.agent_order == "shuffled":
+            device = self.decoder.norm.weight.device
+            state[ORDER] = torch.zeros(batch_size, n, dtype=torch.int64, device=device)
+        return state
 
     def act(self, obs: TeamObs, state: State = None, deterministic: bool = True) -> Decision:
         order = self._draw_order(obs["observations"], state)
+        memory = self._memory_before(obs, state)
         # Inference mode is 10% faster, but torch.compile's own backend and exports do not support it.
         is_traced = torch.compiler.is_compiling() or is_exporting()
         with torch.no_grad() if is_traced else torch.inference_mode():
-            actions, log_probs, values = self._decode(in_order(obs, order), deterministic)
+            features, memory = self.encoder.embed(network_input(self.config, obs), memory)  # (B, n, d)
+            actions, log_probs, values = self._decode(features, obs, order, deterministic)
             actions, log_probs, values = (_restore(x, order) for x in (actions, log_probs, values))
         extras = {} if order is None else {ORDER: order}
-        state = extras if self.config.agent_order == "shuffled" else {}
+        state = dict(extras) if self.config.agent_order == "shuffled" else {}
+        if self.encoder.memory is not None:
+            state[MEMORY] = memory
         # Copies are ordinary tensors.
-        return Decision(actions.clone(), log_probs.clone(), values.clone(), state, extras)
+        return Decision(actions.clone(), log_probs.clone(), values.clone(), tree_map(Tensor.clone, state), extras)
 
     def _draw_order(self, observations: Tensor, state: State) -> Tensor | None:
         """The order of agents (B, n): that of the state, or a new one for episodes that begin; None if it is fixed."""
@@ -95,10 +107,19 @@ class SequencePolicy(Policy):
             return order
         return torch.where((state[ORDER] == 0).all(-1, keepdim=True), order, state[ORDER])  # zeros: not drawn yet
 
-    def _decode(self, obs: TeamObs, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
-        encoder_output, values = self.encoder(network_input(self.config, obs))  # (B, n, d), (B, n)
+    def _memory_before(self, obs: TeamObs, state: State) -> State:
+        """The memory before the step, zeros without a state; None if the policy has none."""
+        if self.encoder.memory is None:
+            return None
+        return state[MEMORY] if state else self.encoder.memory.initial_state(*obs["observations"].shape[:2])
+
+    def _decode(
+        self, features: Tensor, obs: TeamObs, order: Tensor | None, deterministic: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        encoder_output, values = self.encoder(_permute(features, order))  # (B, n, d), (B, n)
         head = self.head
-        action_mask = head.effective_mask(obs.get("action_mask"), obs.get("alive"))
+        masks = (_permute(obs.get(key), order) for key in ("action_mask", "alive"))
+        action_mask = head.effective_mask(*masks)
         like = encoder_output.new_empty(*encoder_output.shape[:2], self.config.action.width)  # (B, n, width)
         noise = None if deterministic else head.noise(like, action_mask)  # (B, n, width), like action_mask
         decoder = fast_decoder(self.decoder, head, self.config.backend, self._kept_decoders)
@@ -115,13 +136,26 @@ class SequencePolicy(Policy):
         extras: Mapping[str, Tensor] | None = None,
     ) -> Evaluation:
         order = None if extras is None else extras.get(ORDER)
-        obs, actions = in_order(obs, order), _permute(actions, order)
-        encoder_output, values = self.encoder(network_input(self.config, obs))
-        head, alive = self.head, obs.get("alive")
-        action_mask = head.effective_mask(obs.get("action_mask"), alive)
+        features, _ = self.encoder.embed(network_input(self.config, obs), state[MEMORY] if state else None, resets)
+        action_mask, alive = obs.get("action_mask"), obs.get("alive")
+        if not self.config.has_memory:
+            return self._evaluate(features, actions, action_mask, alive, order)
+        # Beyond the memory, every step of a window (B, T, ...) is an entry of the batch.
+        steps = [None if x is None else x.flatten(0, 1) for x in (features, actions, action_mask, alive, order)]
+        log_probs, entropy, values, _ = self._evaluate(*steps)  # type: ignore[arg-type]
+        log_probs, entropy, values = (x.unflatten(0, actions.shape[:2]) for x in (log_probs, entropy, values))
+        return Evaluation(log_probs, entropy, values, {})
+
+    def _evaluate(
+        self, features: Tensor, actions: Tensor, action_mask: Tensor | None, alive: Tensor | None, order: Tensor | None
+    ) -> Evaluation:
+        features, actions = _permute(features, order), _permute(actions, order)
+        encoder_output, values = self.encoder(features)
+        head, alive = self.head, _permute(alive, order)
+        action_mask = head.effective_mask(_permute(action_mask, order), alive)
         # Not cleaned before decoding: successors were conditioned on the given actions of dead agents as well.
-        features, _ = self.decoder(head.shifted(actions), encoder_output)  # (B, n, d)
-        scores = head.scores(head.policy(features), action_mask)  # (B, n, width)
+        decoded, _ = self.decoder(head.shifted(actions), encoder_output)  # (B, n, d)
+        scores = head.scores(head.policy(decoded), action_mask)  # (B, n, width)
         actions = head.clean(actions, alive, action_mask)
         log_probs = head.log_probs(scores, actions, action_mask)
         entropy = head.entropy(scores, action_mask)
@@ -129,20 +163,13 @@ class SequencePolicy(Policy):
 
     def values(self, obs: TeamObs, state: State = None) -> Tensor:
         order = self._draw_order(obs["observations"], state)
-        return _restore(self.encoder(network_input(self.config, in_order(obs, order)))[1], order)
+        features, _ = self.encoder.embed(network_input(self.config, obs), self._memory_before(obs, state))
+        return _restore(self.encoder(_permute(features, order))[1], order)
 
 
-def in_order(obs: TeamObs, order: Tensor | None) -> TeamObs:
-    """The joint observation with agents permuted: entry i is that of agent `order[:, i]`."""
-    if order is None:
-        return obs
-    shared = obs["observations"].dim() - 1  # axes of a global state that is the same for all agents
-    return {key: x if key == "state" and x.dim() == shared else _permute(x, order) for key, x in obs.items()}
-
-
-def _permute(x: Tensor, order: Tensor | None) -> Tensor:
-    """Permute the agents of `x` (B, n, ...)."""
-    if order is None:
+def _permute(x: Any, order: Tensor | None) -> Any:
+    """Permute the agents of `x` (B, n, ...), or None: entry i is that of agent `order[:, i]`."""
+    if x is None or order is None:
         return x
     index = order.view(*order.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])  # (B, n, ...)
     return x.gather(1, index)

@@ -22,12 +22,12 @@ class RecurrentConfig(PolicyConfig):
 
     hidden: int = 6
     max_seq_len: int = 20
+    has_memory = True
 
 
 class RecurrentPolicy(Policy):
     Config = RecurrentConfig
     config: RecurrentConfig
-    has_memory = True
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """MAPPO's network and whole updates compared with the published implementations' numbers.
 
 `mappo_update` is of HARL, with one state, reward and value per environment; `rmappo_update*` are of the original code,
-where every agent has its own.
+where every agent has its own. In `*_recurrent`, actors and critic have GRUs, trained on windows of 3 steps.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import tree
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
 
 from rllib_seqmarl import MAPPOConfig
 from rllib_seqmarl.learners.advantages import AGENT_EARNS, normalize_advantages, per_agent_gae
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
-from rllib_seqmarl.policies import IndependentPolicy
+from rllib_seqmarl.learners.minibatches import make_batch
+from rllib_seqmarl.modules.joint_sequence_module import RESETS
+from rllib_seqmarl.policies import IndependentPolicy, reset_state
 
 Golden = dict[str, np.ndarray]
 FILES = ("mappo_update", "rmappo_update", "rmappo_update_continuous")
@@ -34,8 +36,13 @@ VARIANTS = [
     ("rmappo_update", "epochs"),
     ("rmappo_update_continuous", "once"),
     ("rmappo_update_continuous", "epochs"),
+    ("mappo_recurrent", "once"),
+    ("mappo_recurrent", "epochs"),
+    ("rmappo_recurrent", "once"),
+    ("rmappo_recurrent", "epochs"),
 ]
-T, ENVS, N = 6, 4, 3
+RECURRENT = ("mappo_recurrent", "rmappo_recurrent")
+T, ENVS, N, L = 6, 4, 3, 3
 
 
 def load(name: str) -> Golden:
@@ -76,6 +83,8 @@ def make_learner(golden: Golden) -> JointPPOTorchLearner:
             grad_clip=option(golden, "max_grad_norm"),
         )
     )
+    if "config/recurrent_layers" in golden:
+        config.network(memory="gru", max_seq_len=option(golden, "chunk_length"))
     joint_spaces = spaces(golden)
     learner = config.build_learner(
         spaces={DEFAULT_MODULE_ID: joint_spaces, "__env__": (None, None), "__env_single__": joint_spaces}
@@ -88,10 +97,11 @@ def make_learner(golden: Golden) -> JointPPOTorchLearner:
 
 
 def published_state(golden: Golden, prefix: str, policy: IndependentPolicy) -> dict[str, Tensor]:
-    """The published weights by our names; in both, layers are in order, and the logarithm of the deviations is last."""
+    """The published weights by our names. Layers are in the same order, then log_std, and last in ours the GRUs."""
     state = {}
     for part, group in policy.parameter_groups().items():
-        arrays = [array for key, array in golden.items() if key.startswith(f"{prefix}{part}/")]
+        keys = [key for key in golden if key.startswith(f"{prefix}{part}/")]
+        arrays = [golden[key] for key in sorted(keys, key=lambda key: "/rnn." in key)]
         names = {id(parameter): name for name, parameter in policy.named_parameters()}
         for parameter, array in zip(group, arrays, strict=True):
             state[names[id(parameter)]] = torch.from_numpy(array).reshape(parameter.shape)
@@ -130,7 +140,73 @@ def test_forward(name: str) -> None:
     torch.testing.assert_close(evaluation.entropy.detach(), rows(golden["entropy_per_step"]), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", FILES)
+def hidden_states(golden: Golden, row: int, prefix: str = "") -> dict[str, Any]:
+    """The state before a row: of the actors (ENVS, N, layers, h), and of the critic (ENVS, 1 or N, layers, h)."""
+    actor, critic = (torch.from_numpy(golden[f"{prefix}{part}_hidden"][row]) for part in ("actor", "critic"))
+    return {"actor": {"hidden": actor}, "critic": {"hidden": critic if critic.dim() == 4 else critic.unsqueeze(1)}}
+
+
+def resets(golden: Golden) -> Tensor:
+    """Whether an episode begins with the row, (T, ENVS)."""
+    continues = golden["episode_continues"][:T]
+    return torch.from_numpy((continues if continues.ndim == 2 else continues[..., 0]) == 0)
+
+
+def windows(x: Tensor) -> Tensor:
+    """(T / L * ENVS, L, ...) of steps (T * ENVS, ...)."""
+    return x.unflatten(0, (T // L, L, ENVS)).transpose(1, 2).flatten(0, 1)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_steps_with_memory(name: str) -> None:
+    golden, prefix = load(name), "forward_sequence/"
+    policy = make_learner(golden).module[DEFAULT_MODULE_ID].policy
+    obs = {key: x.unflatten(0, (T + 1, ENVS)) for key, x in observations(golden).items()}
+    state = hidden_states(golden, 0)
+    for t in range(T):
+        state = reset_state(state, resets(golden)[t])
+        now = {key: x[t] for key, x in obs.items()}
+        window = {key: x.unsqueeze(1) for key, x in now.items()}
+        with torch.no_grad():
+            evaluation = policy.evaluate(window, torch.from_numpy(golden["actions"][t])[:, None], state)
+        for key, mine in (("log_probs", evaluation.log_probs), ("entropy_per_step", evaluation.entropy)):
+            np.testing.assert_allclose(mine[:, 0], golden[prefix + key][t], atol=1e-5)
+        values = per_agent(golden[prefix + "values_normalised"])[t]
+        np.testing.assert_allclose(policy.values(now, state).detach(), values, atol=1e-5)
+        state = policy.act(now, state).state
+        for part, expected in hidden_states(golden, t + 1, prefix).items():
+            np.testing.assert_allclose(state[part]["hidden"], expected["hidden"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_windows_with_memory(name: str) -> None:
+    golden, prefix = load(name), "forward_chunks/"
+    policy = make_learner(golden).module[DEFAULT_MODULE_ID].policy
+    columns = with_windows(golden, train_batch(golden, "once"))
+    with torch.no_grad():
+        evaluation = policy.evaluate(
+            columns[Columns.OBS], columns[Columns.ACTIONS], columns[Columns.STATE_IN], columns[RESETS]
+        )
+    for key, mine in (
+        ("log_probs", evaluation.log_probs),
+        ("entropy_per_step", evaluation.entropy),
+        ("values_normalised", evaluation.values),
+    ):
+        expected = windows(rows(per_agent(golden[prefix + key])))
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5)
+
+
+def with_windows(golden: Golden, columns: dict[str, Any]) -> dict[str, Any]:
+    """The batch as windows of L steps, which begin with the states of the policy that acted."""
+    states = [hidden_states(golden, row) for row in range(0, T, L)]
+    columns = tree.map_structure(windows, columns)
+    columns[Columns.STATE_IN] = tree.map_structure(lambda *leaves: torch.cat(leaves), *states)
+    columns[RESETS] = windows(resets(golden).flatten())
+    columns[Columns.LOSS_MASK] = torch.ones_like(columns[RESETS])
+    return columns
+
+
+@pytest.mark.parametrize("name", (*FILES, *RECURRENT))
 def test_returns(name: str) -> None:
     """The returns of episodes that a time limit ends like a termination, the setting that both have."""
     golden = load(name)
@@ -179,9 +255,11 @@ def test_whole_update(name: str, variant: str, monkeypatch: pytest.MonkeyPatch) 
         module, "update_value_normalizer", lambda returns, weights=None, sync=None: update(returns, sync=sync)
     )
     columns, epochs = train_batch(golden, variant), golden[f"{variant}/epochs"].item()
+    if name in RECURRENT:
+        columns = with_windows(golden, columns)
     sums: dict[str, float] = {}
     for _ in range(epochs):
-        batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=T * ENVS)
+        batch = make_batch(columns)
         results = learner.update(training_data=TrainingData(batch=batch))[DEFAULT_MODULE_ID]
         for key, value in results.items():
             if key.startswith(("gradients", "policy_loss", "vf_loss", "entropy")):

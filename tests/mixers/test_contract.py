@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ from hypothesis import strategies as st
 from torch.utils._pytree import tree_map
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, Mixer, MixerShape, PostNormMixers, PreNormMixers
+from rllib_seqmarl.mixers.along_time import TIME_MIXERS
 from rllib_seqmarl.mixers.base import reset_state
+from rllib_seqmarl.mixers.gru import GRU, GRUOptions
 from rllib_seqmarl.mixers.mamba import MambaOptions
 from rllib_seqmarl.mixers.rwkv6 import RWKV6Options
+from rllib_seqmarl.mixers.windowed_attention import WindowedAttention, WindowOptions
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 Factory = Callable[[MixerShape], Mixer]
@@ -29,7 +33,9 @@ def causal_mixers() -> dict[str, Factory]:
     return mixers_by_name
 
 
-CAUSAL = causal_mixers()
+CAUSAL = causal_mixers() | {f"{name}/memory": mixers.mixer for name, mixers in TIME_MIXERS.items()}
+CAUSAL["gru/layers"] = lambda shape: GRU(replace(shape, options=GRUOptions(num_layers=2)))
+CAUSAL["attention/window"] = lambda shape: WindowedAttention(replace(shape, options=WindowOptions(window=3)))
 ENCODERS = {name: mixers.encoder for name, mixers in MIXERS.items() if isinstance(mixers, PostNormMixers)}
 # (d, heads); attention folds weights up to a width of 128
 SHAPES = st.sampled_from([(4, 1), (8, 2), (6, 3), (8, 8), (132, 1)])

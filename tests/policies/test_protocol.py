@@ -325,9 +325,12 @@ def test_reset_state_zeroes_some_teams_in_every_tensor() -> None:
         ({}, True, "LinearPolicy has memory, but its initial_state is empty"),
     ],
 )
-def test_unusable_states_are_rejected(state: Any, has_memory: bool, message: str) -> None:
+def test_unusable_states_are_rejected(
+    state: Any, has_memory: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = LinearPolicy(LinearConfig(obs_dim=3, action=ActionSpec("discrete", (2,))))
     check_state(policy)
-    policy.has_memory, policy.initial_state = has_memory, lambda batch_size: state  # type: ignore[method-assign]
+    monkeypatch.setattr(LinearConfig, "has_memory", has_memory)
+    policy.initial_state = lambda batch_size: state  # type: ignore[method-assign]
     with pytest.raises((TypeError, ValueError), match=message):
         check_state(policy)
