@@ -54,11 +54,7 @@ class EncoderConfig(MemoryConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "n_block", "n_head", "embed_dim")
-        if self.embed_dim % self.n_head:
-            raise ValueError(
-                f"embed_dim={self.embed_dim} cannot be split among n_head={self.n_head} heads; "
-                f"choose an embed_dim that is a multiple of {self.n_head}"
-            )
+        self._check_heads()
         for key in self.mixer_keys:
             MIXERS.find(key, getattr(self, key))
         if self.encoder_directions not in (1, 2):
@@ -79,6 +75,13 @@ class EncoderConfig(MemoryConfig):
             )
         check_backend(self.backend, in_use)
         self._check_mixer_options()
+
+    def _check_heads(self) -> None:
+        if self.embed_dim % self.n_head:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} cannot be split among n_head={self.n_head} heads; "
+                f"choose an embed_dim that is a multiple of {self.n_head}"
+            )
 
     def _check_mixer_options(self) -> None:
         if not isinstance(self.mixer_options, Mapping):

@@ -65,6 +65,15 @@ class IndependentConfig(EncoderConfig):
         check_choice(self, "std", ("sigmoid", "exp"))
         self._check_effects()
 
+    def _check_heads(self) -> None:
+        if self.critic == "encoder":
+            super()._check_heads()
+        if self.has_memory and self.hidden_sizes[-1] % self.n_head:
+            raise ValueError(
+                f"hidden_sizes={list(self.hidden_sizes)}: the last one, the memory's width, cannot be split among "
+                f"n_head={self.n_head} heads; choose a multiple of {self.n_head}"
+            )
+
     def _check_effects(self) -> None:
         defaults = {f.name: f.default for f in fields(EncoderConfig)} | {"mixer_options": {}}
         of_memory = {*MemoryConfig.options(), *(["n_head", "backend"] if self.has_memory else [])}
@@ -78,11 +87,6 @@ class IndependentConfig(EncoderConfig):
             raise ValueError(
                 "global_state=True has no effect on critic='observations', which reads each agent's own observation; "
                 "remove it, or set critic='state'"
-            )
-        if self.has_memory and self.hidden_sizes[-1] % self.n_head:
-            raise ValueError(
-                f"n_head={self.n_head}: the memory's width, {self.hidden_sizes[-1]} (the last of hidden_sizes), cannot "
-                f"be split among the heads; choose a multiple of {self.n_head}"
             )
         if self.image_shape is not None and not self.share_actor:
             raise ValueError("share_actor=False is not supported for agents that observe images; set share_actor=True")
@@ -211,7 +215,7 @@ class IndependentPolicy(Policy):
         return self._values(obs, self._state_before(obs, state).get("critic"))[0]
 
     def _state_before(self, obs: TeamObs, state: State) -> dict[str, State]:
-        return state or self.initial_state(len(obs["observations"]))
+        return state or self.initial_state(obs["observations"].shape[0])  # len() would be a constant in an export
 
     def _scores(self, obs: TeamObs, state: State, resets: Tensor | None = None) -> tuple[Tensor, Tensor | None, State]:
         """Scores and the effective action mask, ([B, T,] n, width), and the actors' memory after it."""

@@ -160,12 +160,14 @@ def test_critics_read_what_they_should(critic: str) -> None:
 
 @pytest.mark.parametrize("critic", ["the state", "encoder"])
 def test_agents_may_have_states_of_their_own(critic: str) -> None:
-    net = policy(**CRITICS[critic])
+    net, shared = (policy(**CRITICS[critic], has_agent_states=own) for own in (True, False))
+    shared.load_state_dict(net.state_dict())
     obs = random_obs(net.config, 4)
     own = obs | {"state": obs["state"].unsqueeze(1).expand(-1, 3, -1).clone()}  # (B, n, s)
-    torch.testing.assert_close(net.values(own), net.values(obs))
+    before = net.values(own)
+    torch.testing.assert_close(before, shared.values(obs))
     own["state"][:, 2] += torch.randn(5)
-    changed = (net.values(own) != net.values(obs)).all(0).tolist()
+    changed = (net.values(own) != before).all(0).tolist()
     assert changed == ([False, False, True] if critic == "the state" else [True] * 3)
 
 
