@@ -1,6 +1,6 @@
-"""Two small tasks in which agents that decide independently provably fail, while a sequential team succeeds.
+"""Small tasks in which agents provably fail if they decide independently, or without memory.
 
-In both, n agents must take n different choices at every step. If agents know their own numbers, the fixed
+In the first two, n agents must take n different choices at every step. If agents know their own numbers, the fixed
 assignment "agent i takes i" would suffice, so each task adds a condition under which independent policies
 *provably* fail:
 
@@ -31,6 +31,13 @@ constant, so sharing observations does not help: only *sampling* the actions joi
     most 1/8.)
     A sequential team that samples uniformly from the n! permutations attains 1 - 1/n!. It must *sample*: the
     greedy policy repeats one permutation and fails, so evaluate with exploration on.
+
+**Recall** shows each agent one of k cues in the first step only, to be repeated in the last.
+
+    Policies bounded: memoryless ones, joint or independent.
+    Bound: an agent is right with probability at most 1/k, and all agents with probability at most k^-n.
+    Proof: the cues are uniform and independent of each other, and of what is observed in the last step. QED.
+    A policy with memory attains 1.
 """
 
 import inspect
@@ -68,9 +75,10 @@ class _ChoiceTask(BaseParallelEnv):
     """
 
     first_success = 1  # the first step of an episode that can succeed
+    limits: dict[str, int] = {}  # least values of options, other than by default
 
     def __init__(self, n_agents: int, n_choices: int, max_cycles: int, render_mode: str | None, observation: int):
-        limits = {"n_agents": 2, "n_choices": n_agents, "max_cycles": self.first_success}
+        limits = {"n_agents": 2, "n_choices": n_agents, "max_cycles": self.first_success, **self.limits}
         check_options(_ChoiceTask, locals(), limits)
         self.n_agents, self.n_choices, self.max_cycles = n_agents, n_choices, max_cycles
         agents = [f"agent_{i}" for i in range(n_agents)]
@@ -96,15 +104,15 @@ class _ChoiceTask(BaseParallelEnv):
     def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
         agents = self.agents
         taken = tuple(int(actions[agent]) for agent in agents)
-        self._succeeded = len(set(taken)) == self.n_agents and self._accepts(taken)
+        rewards = dict(zip(agents, self._rewards(taken), strict=True))
+        self._succeeded = all(reward == 1.0 for reward in rewards.values())
         self._taken = taken
         self._cycle += 1
         self._successes += self._succeeded
         self._begin_step()
         over = self._cycle == self.max_cycles
         info = {"success": self._successes / (self.max_cycles - self.first_success + 1)} if over else {}
-        rewards, infos = dict.fromkeys(agents, float(self._succeeded)), {agent: dict(info) for agent in agents}
-        return self.end_step(self._observe(), rewards, False, over, infos)
+        return self.end_step(self._observe(), rewards, False, over, {agent: dict(info) for agent in agents})
 
     def render(self) -> np.ndarray | None:
         """Render the last step, uint8 (height, width, 3): one row per agent, one column per choice."""
@@ -124,10 +132,15 @@ class _ChoiceTask(BaseParallelEnv):
     def close(self) -> None:
         """Do nothing: there are no open resources."""
 
-    # Hooks for the two tasks.
+    # Hooks for the tasks.
 
     def _begin_step(self) -> None:
         """Draw the random variables of the next step."""
+
+    def _rewards(self, taken: tuple[int, ...]) -> list[float]:
+        """Return each agent's reward for the choices; the step succeeds if all are 1."""
+        succeeded = len(set(taken)) == self.n_agents and self._accepts(taken)
+        return [float(succeeded)] * self.n_agents
 
     def _accepts(self, taken: tuple[int, ...]) -> bool:
         """Return whether these choices, which are all different, succeed."""
@@ -197,11 +210,49 @@ class UnrepeatedChoice(_ChoiceTask):
         return {agent: np.ones(1, np.float32) for agent in self.agents}
 
 
-_TASKS: dict[str, Any] = {"distinct_choice": DistinctChoice, "unrepeated_choice": UnrepeatedChoice}
+class Recall(_ChoiceTask):
+    """Each agent sees a cue in the first step of an episode, and must repeat it in the last one.
+
+    Observations, float32 (n_choices + 1,): the one-hot cue in the first step, else zeros; and 1 in the last step. An
+    agent's reward is 1 if its last choice is its cue; all other rewards are 0. "success" means that all agents are
+    right.
+
+    Args:
+        n_agents: Number of agents n.
+        n_choices: Number of choices and cues k, >= 2.
+        max_cycles: Steps of an episode, >= 2.
+        render_mode: "rgb_array" or None.
+    """
+
+    metadata = {"name": "recall", "render_modes": ["rgb_array"], "render_fps": 2}
+    limits = {"n_agents": 1, "n_choices": 2, "max_cycles": 2}
+
+    def __init__(self, n_agents: int = 2, n_choices: int = 4, max_cycles: int = 10, render_mode: str | None = None):
+        self.first_success = max_cycles
+        super().__init__(n_agents, n_choices, max_cycles, render_mode, observation=n_choices + 1)
+        self._cues: tuple[int, ...] = ()
+
+    def _begin_step(self) -> None:
+        if self._cycle == 0:
+            self._cues = tuple(self._rng.integers(self.n_choices, size=self.n_agents).tolist())
+
+    def _rewards(self, taken: tuple[int, ...]) -> list[float]:
+        is_last = self._cycle == self.max_cycles - 1
+        return [float(is_last and choice == cue) for choice, cue in zip(taken, self._cues, strict=True)]
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        observations = np.zeros((self.n_agents, self.n_choices + 1), np.float32)
+        if self._cycle == 0:
+            observations[range(self.n_agents), self._cues] = 1.0
+        observations[:, -1] = self._cycle == self.max_cycles - 1
+        return dict(zip(self.agents, observations, strict=True))
+
+
+_TASKS: dict[str, Any] = {"distinct_choice": DistinctChoice, "unrepeated_choice": UnrepeatedChoice, "recall": Recall}
 
 
 def make_coordination(task: str, **options: Any) -> ParallelEnv:
-    """Make one of the two tasks.
+    """Make one of the tasks.
 
     Raises:
         ValueError: An option is unknown or out of range.
@@ -215,6 +266,7 @@ SUITE = Suite(
     tasks={
         "distinct_choice": "Agents choose differently, the first one a choice that only it observes.",
         "unrepeated_choice": "Agents choose differently and never repeat the previous joint action.",
+        "recall": "Agents see a cue in the first step, to be repeated in the last one.",
     },
     make=make_coordination,
 )
