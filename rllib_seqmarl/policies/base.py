@@ -131,9 +131,11 @@ def checked_observations(config: PolicyConfig, obs: TeamObs) -> Tensor:
     """Each agent's own observation, (..., n, obs_dim).
 
     Raises:
-        ValueError: The array does not have this width, or another number of agents than the policy is made for.
+        ValueError: They have another width, number of agents or kind of numbers than the policy is made for.
     """
     observations = obs["observations"]
+    if config.image_shape is None and not observations.is_floating_point():
+        raise ValueError(f"observations must be floating-point numbers, not {observations.dtype}; use x.float()")
     if config.needs_n_agents and observations.shape[-2] != config.n_agents:
         raise ValueError(
             f"this policy is made for n_agents={config.n_agents}, but the observations are of {observations.shape[-2]}"

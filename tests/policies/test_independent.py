@@ -301,7 +301,9 @@ def test_the_number_of_agents_must_be_known_where_it_counts() -> None:
     IndependentPolicy(replace(PLAIN, n_agents=None, critic="observations"))
 
 
-def test_observations_of_the_wrong_shape_are_rejected() -> None:
+def test_observations_of_the_wrong_shape_or_kind_are_rejected() -> None:
     for shape in ((3, 6), (2, 3, 5)):
         with pytest.raises(ValueError, match=r"observations must have shape \(batch, agents, 6\)"):
             policy().act({"observations": torch.zeros(shape, dtype=torch.float64)})
+    with pytest.raises(ValueError, match=r"observations must be floating-point numbers, not torch.int64; use x.float"):
+        policy().act({"observations": torch.zeros(2, 3, 6, dtype=torch.int64)})
