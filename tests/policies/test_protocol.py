@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from ray import cloudpickle
+from ray.rllib.core.columns import Columns
 from torch import Tensor, nn
 
 from rllib_seqmarl import MAMConfig, MARWKVConfig, MATConfig, register_policy
@@ -18,8 +19,12 @@ from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.algorithms.user_parts import USER_PARTS, _register
 from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment_file import load_experiments
+from rllib_seqmarl.learners.advantages import AGENT_EARNS
+from rllib_seqmarl.learners.objectives import FACTOR, LOSS_WEIGHTS, VALUE_LOSS_WEIGHTS
+from rllib_seqmarl.modules.joint_sequence_module import RESETS
 from rllib_seqmarl.networks.policy_config import declared_options
 from rllib_seqmarl.policies import POLICIES, ActionSpec, Decision, Evaluation, Policy, PolicyConfig, reset_state
+from rllib_seqmarl.policies.base import check_extras
 from rllib_seqmarl.policies.export import ExportError, load_network, save_network
 
 ENV = "coordination/distinct_choice"
@@ -303,6 +308,16 @@ def test_searches_and_population_based_training_know_the_options(module: str, tm
 def test_scripts_can_name_the_module_with_the_options(module: str) -> None:
     config = MATConfig().network(policy="of another module", mixer_modules=[module], scale=2)
     assert config.scale == 2
+
+
+def test_extras_with_names_of_columns_are_refused() -> None:
+    columns = [name for key, name in vars(Columns).items() if key.isupper()]
+    for name in [*columns, "entropy", RESETS, AGENT_EARNS, LOSS_WEIGHTS, VALUE_LOSS_WEIGHTS, FACTOR]:
+        with pytest.raises(
+            ValueError, match=f"the policy's extra '{name}' would replace the batch's column of that na"
+        ):
+            check_extras(["order", name])
+    check_extras(["order", "extra"])
 
 
 # -- state ------------------------------------------------------------------------------------------------------------
