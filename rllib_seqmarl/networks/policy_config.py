@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_origin, get_type_hints
 
 from rllib_seqmarl.networks.image_embedding import ConvFilters, ImageShape, default_filters, feature_shape
 
@@ -69,13 +69,22 @@ class Option(NamedTuple):
 
 @cache
 def declared_options(cls: type) -> dict[str, Option]:
-    """The fields of a dataclass, described by the "Attributes" in the docstrings of the class and its bases."""
+    """The fields of a dataclass, described by the "Attributes" in the docstrings of the class and its bases.
+
+    Raises:
+        TypeError: The class or a base has fields, but is no dataclass.
+    """
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
         entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
         texts |= {name: " ".join(text.split()) for name, text in entries}
     kinds = get_type_hints(cls)
+    for name in kinds.keys() - {f.name for f in fields(cls)}:
+        if get_origin(kinds[name]) is not ClassVar:
+            raise TypeError(
+                f"{cls.__name__}.{name} is no option without @dataclass(frozen=True) above its class; add it"
+            )
     return {f.name: Option(kinds[f.name], _default(f), texts.get(f.name, "")) for f in fields(cls)}
 
 

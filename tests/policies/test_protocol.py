@@ -98,6 +98,15 @@ def defined_again() -> type[Policy]:
     return type("LinearPolicy", (LinearPolicy,), {"__module__": LinearPolicy.__module__})
 
 
+def with_config(config: type) -> type[Policy]:
+    return type("Other", (LinearPolicy,), {"Config": config})
+
+
+class Undecorated(LinearConfig):
+    free_options = frozenset({"hidden"})
+    hidden: int = 3
+
+
 BAD: dict[str, tuple[Any, Any, str]] = {
     "built-in": ("sequence", LinearPolicy, "the name 'sequence' is a built-in policy; choose another name"),
     "taken": ("linear", POLICIES["sequence"], "the name 'linear' is already registered with other classes"),
@@ -106,6 +115,11 @@ BAD: dict[str, tuple[Any, Any, str]] = {
     "object": ("mine", object(), "takes a class that derives from Policy, not <object"),
     "module": ("mine", nn.Linear, "takes a class that derives from Policy, not <class 'torch"),
     "no config": ("mine", type("Bare", (Policy,), {}), "Bare.Config must be a dataclass .* not None"),
+    "no dataclass": (
+        "mine",
+        with_config(Undecorated),
+        r"Undecorated.hidden is no option without @dataclass\(frozen=True\) above its class; add it",
+    ),
     "other config": ("mine", type("Odd", (Policy,), {"Config": dict}), "Odd.Config must be a dataclass .* not <class"),
 }
 
