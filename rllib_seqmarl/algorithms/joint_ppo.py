@@ -28,6 +28,7 @@ from ray.rllib.utils.metrics import (
 from rllib_seqmarl.algorithms.checkpoint_files import ChecksummedCheckpoints
 from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
 from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
+from rllib_seqmarl.algorithms.policy_options import reserve_names
 from rllib_seqmarl.algorithms.sampler import Reports, Sampler, Samples, training_data
 from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard
 from rllib_seqmarl.envs.catalog import find_entry
@@ -168,3 +169,4 @@ class JointPPO(ChecksummedCheckpoints, PPO):
 
 
 JointPPOConfig.default_algorithm = JointPPO
+reserve_names(JointPPOConfig())

@@ -59,6 +59,9 @@ class ActionSpec:
         return () if len(self.nvec) == 1 else (len(self.nvec),)
 
 
+RESERVED: set[str] = set()  # names that a policy's options cannot have: what configs of algorithms use for other things
+
+
 class Option(NamedTuple):
     """An option as declared: its type, its default and its description."""
 
@@ -167,8 +170,18 @@ class PolicyConfig:
 
     @classmethod
     def options(cls) -> dict[str, Option]:
-        """The policy's own options, by name."""
-        return {name: option for name, option in declared_options(cls).items() if name not in _TEAM}  # type: ignore[arg-type]
+        """The policy's own options, by name.
+
+        Raises:
+            ValueError: An option has the name of an option of algorithms.
+            TypeError: The class is no dataclass.
+        """
+        own = {name: option for name, option in declared_options(cls).items() if name not in _TEAM}  # type: ignore[arg-type]
+        if taken := sorted(RESERVED & own.keys()):
+            raise ValueError(
+                f"{cls.__name__}.{taken[0]}: algorithms use the name {taken[0]!r} themselves; rename the option"
+            )
+        return own
 
     def settings(self) -> dict[str, Any]:
         """The settings that must be equal for weights to be transferred."""

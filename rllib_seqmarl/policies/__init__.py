@@ -25,7 +25,7 @@ def register_policy(name: str, policy: type[Policy]) -> None:
         policy: A class that derives from `Policy`, is made from its `Config`, and declares its options there.
 
     Raises:
-        ValueError: The name is taken by another policy, or is not a non-empty string.
+        ValueError: The name is taken by another policy, or is not a non-empty string; or an option has a reserved name.
         TypeError: `policy` is not a policy class, or its `Config` is not a dataclass.
     """
     if not (isinstance(policy, type) and issubclass(policy, Policy)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +107,10 @@ class Undecorated(LinearConfig):
     hidden: int = 3
 
 
+def with_option(name: str) -> type[Policy]:
+    return with_config(make_dataclass("OtherConfig", [(name, int, 3)], bases=(PolicyConfig,), frozen=True))
+
+
 BAD: dict[str, tuple[Any, Any, str]] = {
     "built-in": ("sequence", LinearPolicy, "the name 'sequence' is a built-in policy; choose another name"),
     "taken": ("linear", POLICIES["sequence"], "the name 'linear' is already registered with other classes"),
@@ -120,6 +124,10 @@ BAD: dict[str, tuple[Any, Any, str]] = {
         with_config(Undecorated),
         r"Undecorated.hidden is no option without @dataclass\(frozen=True\) above its class; add it",
     ),
+    "option of RLlib": ("mine", with_option("gamma"), "OtherConfig.gamma: algorithms use the name 'gamma' .*; rename"),
+    "option of ours": ("mine", with_option("critic_lr"), "OtherConfig.critic_lr: algorithms use the name"),
+    "retired option": ("mine", with_option("horizon"), "OtherConfig.horizon: algorithms use the name"),
+    "method": ("mine", with_option("training"), "OtherConfig.training: algorithms use the name"),
     "other config": ("mine", type("Odd", (Policy,), {"Config": dict}), "Odd.Config must be a dataclass .* not <class"),
 }
 
