@@ -13,6 +13,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_seqmarl import MATConfig, make_joint_env
+from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTIONS
 from rllib_seqmarl.algorithms.validation import OPTION_CHECKS
@@ -132,6 +133,16 @@ def test_evaluation_options_are_checked(case: str) -> None:
     overrides, message = EVALUATION[case]
     with pytest.raises(ValueError, match=message):
         MATConfig().environment(ENV).evaluation(evaluation_config=overrides).validate()
+
+
+def test_evaluation_options_of_a_chosen_policy_are_checked() -> None:
+    config = JointPPOConfig().environment(ENV).network(policy="independent")
+    config.evaluation(evaluation_config={"hidden_sizes": (64, 64)}).validate()
+    for overrides in ({"hidden_sizes": [8]}, {"policy": "independent", "critic": "observations"}):
+        with pytest.raises(
+            ValueError, match="evaluation_config: (hidden_sizes|critic)=.* has no effect: evaluation uses"
+        ):
+            config.evaluation(evaluation_config=overrides).validate()
 
 
 def test_effective_evaluation_options_are_accepted() -> None:
