@@ -249,6 +249,11 @@ def _check_policy(config: JointPPOConfig) -> None:
     """Run the policy's own checks of its options, with placeholders for the spaces, which are not known yet."""
     policy = POLICIES.find("policy", config.policy)
     default = type(config)()
+    if config.more_options is not None and config.policy != config.default_policy:
+        raise ValueError(
+            f"policy={config.policy!r} does not fit {type(config).__name__}, whose options are for policy="
+            f"{config.default_policy!r}; use MAPPOConfig for 'independent', and JointPPOConfig for other policies."
+        )
     for key in default._options.keys() - config._options.keys():
         if _differs(value := getattr(config, key), getattr(default, key)):
             raise ValueError(
