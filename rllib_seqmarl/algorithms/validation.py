@@ -20,7 +20,7 @@ from rllib_seqmarl.algorithms.user_code import check_user_code
 from rllib_seqmarl.envs.batch_creators import NUM_ENVS
 from rllib_seqmarl.learners.objectives import find_objective
 from rllib_seqmarl.networks.policy_config import ActionSpec, checked_filters
-from rllib_seqmarl.policies import POLICIES
+from rllib_seqmarl.policies import POLICIES, Policy
 from rllib_seqmarl.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -260,6 +260,11 @@ def _check_policy(config: JointPPOConfig) -> None:
                 f"{key}={value!r} has no effect: policy={config.policy!r} has no such option. Remove it; the policy's "
                 f"options are {', '.join(config._options)}."
             )
+    if config.critic_lr is not None and policy.parameter_groups is Policy.parameter_groups:
+        raise ValueError(
+            f"critic_lr={config.critic_lr!r} has no effect: all parameters of policy={config.policy!r} are learned "
+            f"with lr; remove it."
+        )
     options = {key: value for key, value in config.model_config.items() if key in policy.Config.options()}
     if (filters := options.pop("conv_filters", None)) is not None:
         checked_filters(filters)  # whether images are large enough is checked once their size is known

@@ -126,6 +126,10 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: MAMConfig().network(policy="independent", embed_dim=64, encoder_mixer="attention"),
         "policy='independent' does not fit MAMConfig, .* and JointPPOConfig for other policies",
     ),
+    "rate of a critic": (
+        lambda: MATConfig().training(critic_lr=1e-3),
+        "critic_lr=0.001 has no effect: all parameters of policy='sequence' are learned with lr; remove it",
+    ),
     "fraction of a version": (lambda: MARWKVConfig().network(version=4.0), "version=4.0 is not a version of RWKV"),
     "set twice": (
         lambda: MAMConfig().network(d_state=8, mixer_options={"d_state": 4}),
