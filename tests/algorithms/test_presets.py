@@ -128,7 +128,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "rate of a critic": (
         lambda: MATConfig().training(critic_lr=1e-3),
-        "critic_lr=0.001 has no effect: all parameters of policy='sequence' are learned with lr; remove it",
+        "critic_lr=0.001 has no effect: policy='sequence' has no separate critic; remove it",
     ),
     "fraction of a version": (lambda: MARWKVConfig().network(version=4.0), "version=4.0 is not a version of RWKV"),
     "set twice": (
