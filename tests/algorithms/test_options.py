@@ -97,6 +97,11 @@ def test_changed_unused_options_are_rejected(key: str) -> None:
         config.validate()
 
 
+def test_advice_names_the_algorithms_of_this_package() -> None:
+    assert "IPPO" in RETIRED_OPTIONS["policy_mapping_fn"] and "IPPO" in UNUSED_OPTIONS["policy_map_cache"]
+    assert "MAPPO" in RETIRED_OPTIONS["vf_share_layers"] and "MAT" in RETIRED_OPTIONS["vf_share_layers"]
+
+
 SETTERS: dict[str, Callable[[MATConfig], Any]] = {
     "train_batch_size=4000": lambda config: config.training(train_batch_size=4000),  # RLlib's default
     "model={'fcnet_hiddens': [8]}": lambda config: config.training(model={"fcnet_hiddens": [8]}),
