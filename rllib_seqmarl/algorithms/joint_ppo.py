@@ -1,4 +1,4 @@
-"""PPO with an autoregressive joint policy for a whole team; the base of this package's algorithms."""
+"""PPO for a whole team, with any policy of `rllib_seqmarl.policies`; the base of this package's algorithms."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class JointPPO(ChecksummedCheckpoints, PPO):
-    """PPO with a joint policy: RLlib's PPO with its own module, learner and sampling.
+    """PPO for a team: RLlib's PPO with its own module, learner and sampling.
 
     An environment that violates its API contract ends training with a `JointEnvError`, also on remote env runners.
     """
