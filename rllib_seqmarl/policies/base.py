@@ -69,7 +69,7 @@ class Policy(nn.Module, ABC):
         Config: The type of the policy's configuration.
         config: The policy's configuration.
         has_memory: Whether evaluation depends on earlier steps. Then it takes windows of consecutive steps, and the
-            config has the option `max_seq_len`, the length of windows.
+            config has the option `max_seq_len`, the length of windows, among its `free_options`.
     """
 
     Config: ClassVar[type[PolicyConfig]]

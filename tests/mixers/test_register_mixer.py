@@ -13,7 +13,7 @@ import pytest
 import torch
 from ray import cloudpickle
 
-from rllib_seqmarl import MATConfig, register_mixer
+from rllib_seqmarl import MATConfig, check_mixer, register_mixer
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, MixerShape, PreNormMixers
 from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
@@ -46,7 +46,7 @@ SUM = PreNormMixers(time=Sum, channel=Sum)
 
 @pytest.fixture(autouse=True)
 def restore_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("sum", "sum of another module"):
+    for name in ("sum", "sum of another module", "my-mixer"):
         monkeypatch.setitem(MIXERS, name, SUM)
         del MIXERS[name]
 
@@ -61,6 +61,15 @@ def test_registered_mixer_can_be_selected() -> None:
     register_mixer("sum", SUM)
     small().validate()
     register_mixer("sum", replace(SUM))  # as when rerunning a notebook cell
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "mixers.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text.partition("example, whose state")[2], re.DOTALL):
+        exec(block, names)
+    check_mixer(names["Sum"])
+    names["config"].environment(ENV).validate()
 
 
 def scaled(by: int) -> Callable[[MixerShape], Sum]:
