@@ -90,17 +90,17 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 
 
 def _definition(entry: Any) -> Any:
-    """What stays equal when an entry is defined again, or sent to another process: the names of classes and functions,
-    the code of lambdas, and what these, partial functions and objects hold."""
+    """What stays equal when an entry is defined again or sent to another process: names, and contents of lambdas."""
     match entry:
         case FunctionType(__name__="<lambda>"):
             code, cells = entry.__code__, [cell.cell_contents for cell in entry.__closure__ or ()]
-            held = [entry.__defaults__, *map(_definition, cells)]
-            return entry.__module__, code.co_code, code.co_names, code.co_consts, held
+            return entry.__module__, code.co_code, code.co_names, code.co_consts, entry.__defaults__, _definition(cells)
         case type() | FunctionType():
             return entry.__module__, entry.__qualname__
         case partial():
-            return _definition(entry.func), [*map(_definition, entry.args)], _definition(entry.keywords)
+            return _definition(entry.func), _definition(entry.args), _definition(entry.keywords)
+        case list() | tuple():
+            return [_definition(value) for value in entry]
         case dict():
             return {key: _definition(value) for key, value in entry.items()}
     return _definition(vars(entry)) if is_dataclass(entry) or callable(entry) else entry

@@ -59,7 +59,7 @@ class ActionSpec:
         return () if len(self.nvec) == 1 else (len(self.nvec),)
 
 
-RESERVED: set[str] = set()  # names that a policy's options cannot have: what configs of algorithms use for other things
+RESERVED: set[str] = set()  # names that options cannot have, since the configs of algorithms use them
 
 
 class Option(NamedTuple):
@@ -72,23 +72,20 @@ class Option(NamedTuple):
 
 @cache
 def declared_options(cls: type) -> dict[str, Option]:
-    """The fields of a dataclass, described by the "Attributes" in the docstrings of the class and its bases.
-
-    Raises:
-        TypeError: The class or a base has fields, but is no dataclass.
-    """
+    """The fields of a dataclass, described by the "Attributes" in the docstrings of the class and its bases."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
         entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
         texts |= {name: " ".join(text.split()) for name, text in entries}
-    kinds = get_type_hints(cls)
+    try:
+        kinds = get_type_hints(cls)
+    except NameError:  # a class sent to another process by value leaves its module's names behind
+        kinds = {}
     for name in kinds.keys() - {f.name for f in fields(cls)}:
         if get_origin(kinds[name]) is not ClassVar:
-            raise TypeError(
-                f"{cls.__name__}.{name} is no option without @dataclass(frozen=True) above its class; add it"
-            )
-    return {f.name: Option(kinds[f.name], _default(f), texts.get(f.name, "")) for f in fields(cls)}
+            raise TypeError(f"{cls.__name__}.{name} is no field: put @dataclass(frozen=True) above its class")
+    return {f.name: Option(kinds.get(f.name, Any), _default(f), texts.get(f.name, "")) for f in fields(cls)}
 
 
 def _default(option: Any) -> Any:
@@ -170,17 +167,10 @@ class PolicyConfig:
 
     @classmethod
     def options(cls) -> dict[str, Option]:
-        """The policy's own options, by name.
-
-        Raises:
-            ValueError: An option has the name of an option of algorithms.
-            TypeError: The class is no dataclass.
-        """
+        """The policy's own options, by name; raises a ValueError if one has a reserved name."""
         own = {name: option for name, option in declared_options(cls).items() if name not in _TEAM}  # type: ignore[arg-type]
         if taken := sorted(RESERVED & own.keys()):
-            raise ValueError(
-                f"{cls.__name__}.{taken[0]}: algorithms use the name {taken[0]!r} themselves; rename the option"
-            )
+            raise ValueError(f"{cls.__name__}.{taken[0]} is also an attribute of algorithms' configs; rename it")
         return own
 
     def settings(self) -> dict[str, Any]:

@@ -122,12 +122,16 @@ BAD: dict[str, tuple[Any, Any, str]] = {
     "no dataclass": (
         "mine",
         with_config(Undecorated),
-        r"Undecorated.hidden is no option without @dataclass\(frozen=True\) above its class; add it",
+        r"Undecorated.hidden is no field: put @dataclass\(frozen=True\) above its class",
     ),
-    "option of RLlib": ("mine", with_option("gamma"), "OtherConfig.gamma: algorithms use the name 'gamma' .*; rename"),
-    "option of ours": ("mine", with_option("critic_lr"), "OtherConfig.critic_lr: algorithms use the name"),
-    "retired option": ("mine", with_option("horizon"), "OtherConfig.horizon: algorithms use the name"),
-    "method": ("mine", with_option("training"), "OtherConfig.training: algorithms use the name"),
+    "option of RLlib": (
+        "mine",
+        with_option("gamma"),
+        "OtherConfig.gamma is also an attribute of algorithms' configs; rename it",
+    ),
+    "option of ours": ("mine", with_option("critic_lr"), "OtherConfig.critic_lr is also an"),
+    "retired option": ("mine", with_option("horizon"), "OtherConfig.horizon is also an"),
+    "method": ("mine", with_option("training"), "OtherConfig.training is also an"),
     "other config": ("mine", type("Odd", (Policy,), {"Config": dict}), "Odd.Config must be a dataclass .* not <class"),
 }
 
