@@ -60,8 +60,6 @@ class MARWKVConfig(JointPPOConfig):
     @override(JointPPOConfig)
     def _network_options(self) -> dict[str, Any]:
         options = super()._network_options
-        if self.policy != self.default_policy:
-            return options
         version = options.pop("version")
         if version not in VERSIONS or isinstance(version, float):
             raise ValueError(f"version={version!r} is not a version of RWKV; choose one of {VERSIONS}.")

@@ -25,8 +25,8 @@ def register_policy(name: str, policy: type[Policy]) -> None:
         policy: A class that derives from `Policy`, is made from its `Config`, and declares its options there.
 
     Raises:
-        ValueError: The name is taken by another policy, or is not a non-empty string.
-        TypeError: `policy` is not a policy class.
+        ValueError: The name is taken by another policy, or is not a non-empty string; or an option has a reserved name.
+        TypeError: `policy` is not a policy class, or its `Config` is not a dataclass.
     """
     if not (isinstance(policy, type) and issubclass(policy, Policy)):
         raise TypeError(f"register_policy({name!r}, ...) takes a class that derives from Policy, not {policy!r}.")
@@ -36,6 +36,7 @@ def register_policy(name: str, policy: type[Policy]) -> None:
             f"register_policy({name!r}, ...): {policy.__name__}.Config must be a dataclass that derives from "
             f"PolicyConfig and declares the policy's options, not {config!r}."
         )
+    config.options()  # checks them
     POLICIES.add(name, policy)
 
 
