@@ -27,8 +27,8 @@ from rllib_seqmarl.env_runners.episode_record import EpisodeRecord
 from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner
 from rllib_seqmarl.env_runners.rollout_buffer import RolloutBuffer
 from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
-from rllib_seqmarl.envs.joint_env_creator import JointVector
 from rllib_seqmarl.envs.layout import Arrays
+from rllib_seqmarl.envs.vector_env import JointVector
 from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
 from rllib_seqmarl.policies import reset_state
 from rllib_seqmarl.rollouts import Rollout

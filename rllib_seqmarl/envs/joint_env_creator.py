@@ -11,8 +11,6 @@ from rllib_seqmarl.envs.catalog import find_creator, find_entry, make_batch, mak
 from rllib_seqmarl.envs.final_observations import check_start
 from rllib_seqmarl.envs.vector_env import JointVector, JointVectorEnv
 
-__all__ = ["JointEnvCreator", "JointVector"]
-
 
 class JointEnvCreator:
     """Makes joint environments from the user's environment, on any worker.

@@ -91,26 +91,20 @@ def config_changes(old: dict[str, Any], experiment: Experiment) -> dict[str, Any
 
 
 ABSENT = object()
+_DOMAINS = {"grid_search", "Float", "Integer", "Categorical"}  # the only key of a recorded distribution
 
 
 def _why_fixed(key: str, experiment: Experiment, before: Any) -> str | None:
     """Return why a config key cannot change on resuming; None if it can."""
     if key in ("env", "env_config"):
         return "the environment"
+    mappings = [part for part in _parts(before) if isinstance(part, dict)]
     tuned = {path[0] for path, _ in distributions(experiment.config)}
-    if key in tuned or any(isinstance(part, dict) and _is_recorded_distribution(part) for part in _parts(before)):
+    if key in tuned or any(len(part) == 1 and part.keys() <= _DOMAINS for part in mappings):
         return "part of the search space"
-    return (
-        "part of the network, whose weights are in the checkpoints"
-        if key in network_keys(experiment.run, experiment.config)
-        else None
-    )
-
-
-def _is_recorded_distribution(value: dict[str, Any]) -> bool:
-    return set(value) == {"grid_search"} or (
-        len(value) == 1 and next(iter(value)) in {"Float", "Integer", "Categorical"}
-    )
+    if key in network_keys(experiment.run, experiment.config):
+        return "part of the network, whose weights are in the checkpoints"
+    return None
 
 
 def _parts(value: Any) -> Iterator[Any]:

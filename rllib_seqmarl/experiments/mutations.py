@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ray.tune.registry import get_trainable_cls
@@ -12,8 +11,7 @@ from rllib_seqmarl.experiments.config_check import check_config, check_names, ne
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.search import SchedulerChoice
 from rllib_seqmarl.experiments.search_space import merge
-
-Where = Callable[..., str]
+from rllib_seqmarl.experiments.value_kinds import Where
 
 
 def check_mutations(run: str, config: dict[str, Any], scheduler: SchedulerChoice, where: Where) -> None:

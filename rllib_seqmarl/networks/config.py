@@ -8,11 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from rllib_seqmarl.mixers import MIXERS, Mixers, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.networks.action_heads import DEFAULT_HEADS, HEADS, ActionHead
-from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig, check_choice, check_counts
+from rllib_seqmarl.networks.policy_config import PolicyConfig, check_choice, check_counts
 from rllib_seqmarl.ops.backends import AUTO, check_backend
 from rllib_seqmarl.suggestions import did_you_mean
-
-__all__ = ["AGENT_ORDERS", "ActionSpec", "EncoderConfig", "NetworkConfig"]
 
 AGENT_ORDERS = ("fixed", "shuffled", "shuffled_steps")
 

@@ -39,15 +39,6 @@ def register_policy(name: str, policy: type[Policy]) -> None:
     POLICIES.add(name, policy)
 
 
-def policy_name(policy: Policy) -> str:
-    """Return the name under which a policy's class is registered.
-
-    Raises:
-        ValueError: It is not registered.
-    """
-    return POLICIES.name_of(type(policy))
-
-
 __all__ = [
     "POLICIES",
     "ActionSpec",
@@ -60,7 +51,6 @@ __all__ = [
     "PolicyConfig",
     "SequencePolicy",
     "ValueNormalizer",
-    "policy_name",
     "register_policy",
     "reset_state",
 ]

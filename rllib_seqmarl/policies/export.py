@@ -16,7 +16,7 @@ from torch import Tensor
 from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.networks.action_heads import HEADS
 from rllib_seqmarl.ops.backends import AUTO
-from rllib_seqmarl.policies import POLICIES, Policy, policy_name
+from rllib_seqmarl.policies import POLICIES, Policy
 from rllib_seqmarl.version import __version__
 
 FORMAT_VERSION = 3
@@ -49,11 +49,13 @@ def save_network(
     tensors = {_NETWORK + name: tensor for name, tensor in network.state_dict().items()}
     tensors |= {_EXTRA + name: tensor for name, tensor in (extra or {}).items()}
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    config = network.config.to_dict()
+    # Without the backend: the machine that loads the file may have other libraries and devices.
     content = {
         "format_version": FORMAT_VERSION,
         "rllib_seqmarl_version": __version__,
-        "policy": policy_name(network),
-        "network": _without_backend(network.config.to_dict()),
+        "policy": POLICIES.name_of(type(network)),
+        "network": {**config, **({"backend": AUTO} if "backend" in config else {})},
         **({"mixer_modules": modules} if (modules := _modules(network)) else {}),
         **(description or {}),
         _WEIGHTS_SUM: hashlib.sha256(weights).hexdigest(),
@@ -86,6 +88,8 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Policy, dict[str, Tensor
         )
     weights = _select_prefix(tensors, _NETWORK)
     try:
+        if description["format_version"] < 3:
+            description = _upgraded(description)
         policy = POLICIES.find("policy", description["policy"])
         network = policy(policy.Config.from_dict(description["network"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -124,30 +128,23 @@ def _read_description(file: Path) -> dict[str, Any]:
         unsigned = content.replace(checksum.encode(), _ZEROS.encode())
         if _WEIGHTS_SUM not in description or hashlib.sha256(unsigned).hexdigest() != checksum:
             raise ExportError(f"{file} has changed since it was saved (its SHA-256 differs). Copy or save it again.")
-    return description if version > 2 else _upgraded(description)
+    return description
 
 
 def _upgraded(description: dict[str, Any]) -> dict[str, Any]:
     """Convert a description of version 1 or 2, whose `obs_dim` includes the global state."""
-    network, layout, deployment = (description.get(key) for key in ("network", "layout", "deployment"))
-    if isinstance(network, dict) and isinstance(layout, dict) and isinstance(network.get("obs_dim"), int):
-        state_dim = layout.get("state_dim") if isinstance(layout.get("state_dim"), int) else 0
-        network |= {"obs_dim": network["obs_dim"] - state_dim, "state_dim": state_dim}
-    if isinstance(deployment, dict) and isinstance(deployment.get("joint_options"), dict):
-        deployment["joint_options"].pop("agent_order", None)  # only while training; exported policies had a fixed order
+    network, state_dim = description["network"], description.get("layout", {}).get("state_dim", 0)
+    network |= {"obs_dim": network["obs_dim"] - state_dim, "state_dim": state_dim}
+    # Only while training; exported policies had a fixed order.
+    description.get("deployment", {}).get("joint_options", {}).pop("agent_order", None)
     return {"policy": "sequence", **description}
-
-
-def _without_backend(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the backend: the machine that loads the file may have other libraries and devices."""
-    return config | ({"backend": AUTO} if "backend" in config else {})
 
 
 def _modules(network: Policy) -> list[str]:
     """The modules outside this package that define the policy and its parts."""
     mixers = [getattr(network.config, key, "") for key in ("encoder_mixer", "decoder_mixer")]
     parts = MIXERS.modules_of(*mixers) | HEADS.modules_of(getattr(network.config, "head", ""))
-    return sorted(parts | POLICIES.modules_of(policy_name(network)))
+    return sorted(parts | POLICIES.modules_of(POLICIES.name_of(type(network))))
 
 
 def _with_checksum(unsigned: bytes, digest: str) -> bytes:

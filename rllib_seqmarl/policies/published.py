@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.networks.config import ActionSpec, NetworkConfig
+from rllib_seqmarl.networks.config import NetworkConfig
+from rllib_seqmarl.networks.policy_config import ActionSpec
 from rllib_seqmarl.policies.sequence import SequencePolicy
 
 Names = Mapping[str, list[str]]  # our name -> published names, which are stacked if there are several

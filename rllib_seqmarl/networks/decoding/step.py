@@ -78,6 +78,6 @@ def as_array(x: Tensor, like: Any) -> Any:
 
 def step_of(module: nn.Module) -> Step:
     """The compiled step of a causal mixer or block, or its plain torch step if the table has none."""
-    from rllib_seqmarl.networks.decoding.table import STEPS  # deferred: some of its steps consist of others
+    from rllib_seqmarl.networks.decoding.fast_decoder import STEPS  # deferred: some of its steps consist of others
 
     return STEPS.get(type(module), TorchStep)(module)
