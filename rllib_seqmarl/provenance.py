@@ -1,7 +1,5 @@
 """The provenance of a training run: versions, command, seed and configuration, in one JSON file in its folder."""
 
-from __future__ import annotations
-
 import json
 import platform
 import shlex

@@ -1,7 +1,5 @@
 """Registration of the package's algorithms and environments with Ray Tune, done when this module is imported."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Preallocated arrays that an env runner writes row by row."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The env runner that samples into preallocated arrays, without creating objects per step."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The environment creator that an algorithm's config passes to RLlib."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import gymnasium as gym

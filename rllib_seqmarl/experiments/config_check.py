@@ -1,7 +1,5 @@
 """Checks of an algorithm's config before anything starts: names, types, the algorithm's own validation."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Evaluation of a trained team on whole episodes with fixed seeds, without Ray."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Experiments and the parser of their classic mapping `{run, env, stop, config, ...}`."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any

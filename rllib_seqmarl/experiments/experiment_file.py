@@ -1,7 +1,5 @@
 """Experiment files: RLlib's classic YAML format, read safely, with line numbers in all error messages."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

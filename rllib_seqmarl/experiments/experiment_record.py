@@ -1,7 +1,5 @@
 """The record of an experiment's settings in its folder, to which a resumed run is compared."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import is_dataclass

@@ -1,7 +1,5 @@
 """Checks of the options that population-based training changes in running trials."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ray.tune.registry import get_trainable_cls

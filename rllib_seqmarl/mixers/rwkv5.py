@@ -4,8 +4,6 @@ Unlike RWKV-4, each head keeps a matrix state, a sum of outer products of keys a
 decay of each key channel is learnt and constant in time.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

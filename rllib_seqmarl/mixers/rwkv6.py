@@ -3,8 +3,6 @@
 Unlike RWKV-5, token shifts and decays depend on the token, through low-rank layers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal

@@ -5,8 +5,6 @@ channel follow RWKV. Projections are orthogonal; those onto the residual stream 
 package, instead of at zero as in RWKV.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The sizes and mixers of an encoder, and of an encoder-decoder network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal

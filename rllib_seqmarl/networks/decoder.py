@@ -1,7 +1,5 @@
 """The decoder: from predecessors' actions and the encoder's output to each agent's features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast

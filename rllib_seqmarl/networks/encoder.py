@@ -1,7 +1,5 @@
 """The encoder: turns each agent's observation into a representation, mixed among agents, and a value."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from rllib_seqmarl.mixers import Mixer, PreNormMixers

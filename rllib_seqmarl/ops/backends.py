@@ -4,8 +4,6 @@ An operation lists its backends, fastest first. ``"auto"`` selects the first tha
 backend requested by name is used or rejected with a remedy. Every choice is logged once, with its reason.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

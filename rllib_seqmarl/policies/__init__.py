@@ -1,7 +1,5 @@
 """The registry of policies. To add a built-in policy, add a file to this folder and an entry here."""
 
-from __future__ import annotations
-
 from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig

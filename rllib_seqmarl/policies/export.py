@@ -1,7 +1,5 @@
 """Saving and loading of policies without pickle: weights as safetensors, configuration as JSON."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 MAT is github.com/PKU-MARL/Multi-Agent-Transformer; MARWKV, version 4, has the same structure with RWKV-4 mixers.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

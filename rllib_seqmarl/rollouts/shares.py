@@ -1,7 +1,5 @@
 """Divide rollouts among learners, so that all learners have steps, and about the same number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The decoding loop over agents, on arrays, and which compiled step runs which module."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

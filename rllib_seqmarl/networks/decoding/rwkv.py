@@ -1,7 +1,5 @@
 """RWKV token by token: the token shift, channel mixing, and RWKV-4's time mixing."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rllib_seqmarl.mixers.rwkv4 import RWKV4TimeMix

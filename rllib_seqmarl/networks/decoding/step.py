@@ -1,7 +1,5 @@
 """The steps of decoding: a token in, a token out, a kernel or plain torch in between."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 import numpy as np
