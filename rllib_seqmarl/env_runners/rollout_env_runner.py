@@ -115,11 +115,6 @@ class RolloutEnvRunner(JointEnvRunner):
         return any(map(self._has_callback, _WITH_EPISODES))
 
     @property
-    def _keeps_infos(self) -> bool:
-        """Whether something may read the infos of all steps."""
-        return self._has_learner_connectors or self._rewards_may_change
-
-    @property
     def _has_learner_connectors(self) -> bool:
         config = self.config
         return bool(config._learner_connector) or not config.add_default_connectors_to_learner_pipeline
@@ -193,7 +188,8 @@ class RolloutEnvRunner(JointEnvRunner):
             spaces=(self.env.single_observation_space, self.env.single_action_space),
             max_seq_len=self.module.max_seq_len,
         )
-        calls_episode_end, keeps_infos = self._has_callback("on_episode_end"), self._keeps_infos
+        calls_episode_end = self._has_callback("on_episode_end")
+        keeps_infos = self._has_learner_connectors or self._rewards_may_change  # something may read all of them
         if keeps_infos:
             buffer.infos.update({(-1, env): info for env, info in enumerate(self._obs_infos) if info})
         steps = episodes = t = 0

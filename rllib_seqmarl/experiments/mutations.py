@@ -1,5 +1,6 @@
 """Checks of the options that population-based training changes in running trials."""
 
+from functools import partial
 from typing import Any
 
 from ray.tune.registry import get_trainable_cls
@@ -27,10 +28,7 @@ def check_mutations(run: str, config: dict[str, Any], scheduler: SchedulerChoice
     mutations = scheduler.options.get("hyperparam_mutations")
     if not mutations:  # only population-based training has them
         return
-
-    def where_in_mutations(*path: Any) -> str:
-        return where("scheduler", "hyperparam_mutations", *path)
-
+    where_in_mutations = partial(where, "scheduler", "hyperparam_mutations")
     algorithm = get_trainable_cls(run)
     check_names(algorithm, mutations, where_in_mutations, whole=config)
     for key in mutations:
