@@ -13,6 +13,7 @@ from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.search_space import distributions
 from rllib_seqmarl.experiments.value_kinds import format_value
+from rllib_seqmarl.provenance import plain
 
 RECORD = "experiment.json"
 
@@ -22,20 +23,14 @@ CHANGEABLE = ("stop", "checkpoints", "max_failures", "time_budget_s", "name", "s
 
 def record(experiment: Experiment) -> dict[str, Any]:
     """Return an experiment as plain data; equal experiments give equal records."""
-    return json.loads(json.dumps(_plain(experiment)))
+    return json.loads(json.dumps(plain(experiment, _describe)))
 
 
-def _plain(value: Any) -> Any:
+def _describe(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
+        return plain({key: getattr(value, key) for key in value.__dataclass_fields__}, _describe)
     if isinstance(value, Domain | Sampler):
-        return {type(value).__name__: {key: _plain(part) for key, part in vars(value).items()}}
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+        return plain({type(value).__name__: vars(value)}, _describe)
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 
