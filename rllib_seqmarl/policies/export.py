@@ -86,8 +86,6 @@ def load_network(path: str | os.PathLike[str]) -> tuple[Policy, dict[str, Tensor
         )
     weights = _select_prefix(tensors, _NETWORK)
     try:
-        if description["format_version"] < 3:
-            description = _upgraded(description)
         policy = POLICIES.find("policy", description["policy"])
         network = policy(policy.Config.from_dict(description["network"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -126,15 +124,17 @@ def _read_description(file: Path) -> dict[str, Any]:
         unsigned = content.replace(checksum.encode(), _ZEROS.encode())
         if _WEIGHTS_SUM not in description or hashlib.sha256(unsigned).hexdigest() != checksum:
             raise ExportError(f"{file} has changed since it was saved (its SHA-256 differs). Copy or save it again.")
-    return description
+    return description if version > 2 else _upgraded(description)
 
 
 def _upgraded(description: dict[str, Any]) -> dict[str, Any]:
     """Convert a description of version 1 or 2, whose `obs_dim` includes the global state."""
-    network, state_dim = description["network"], description.get("layout", {}).get("state_dim", 0)
-    network |= {"obs_dim": network["obs_dim"] - state_dim, "state_dim": state_dim}
-    # Only while training; exported policies had a fixed order.
-    description.get("deployment", {}).get("joint_options", {}).pop("agent_order", None)
+    network, layout, deployment = (description.get(key) for key in ("network", "layout", "deployment"))
+    if isinstance(network, dict) and isinstance(layout, dict) and isinstance(network.get("obs_dim"), int):
+        state_dim = layout.get("state_dim") if isinstance(layout.get("state_dim"), int) else 0
+        network |= {"obs_dim": network["obs_dim"] - state_dim, "state_dim": state_dim}
+    if isinstance(deployment, dict) and isinstance(deployment.get("joint_options"), dict):
+        deployment["joint_options"].pop("agent_order", None)  # only while training; exported policies had a fixed order
     return {"policy": "sequence", **description}
 
 
