@@ -1,7 +1,5 @@
 """Action heads of the decoder: a distribution over actions, its layers, and how an agent's action becomes a token."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The registry of policies. To add a built-in policy, add a file to this folder and an entry here."""
 
-from __future__ import annotations
-
 from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
@@ -40,15 +38,6 @@ def register_policy(name: str, policy: type[Policy]) -> None:
     POLICIES.add(name, policy)
 
 
-def policy_name(policy: Policy) -> str:
-    """Return the name under which a policy's class is registered.
-
-    Raises:
-        ValueError: It is not registered.
-    """
-    return POLICIES.name_of(type(policy))
-
-
 __all__ = [
     "POLICIES",
     "ActionSpec",
@@ -61,7 +50,6 @@ __all__ = [
     "PolicyConfig",
     "SequencePolicy",
     "ValueNormalizer",
-    "policy_name",
     "register_policy",
     "reset_state",
 ]

@@ -1,7 +1,5 @@
 """The protocol of a policy: what the RLModule, exports, transfer and `JointPolicy` know of a network."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
