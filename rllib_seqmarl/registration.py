@@ -1,7 +1,5 @@
 """Tables of named parts, to which users add their own."""
 
-from __future__ import annotations
-
 from dataclasses import is_dataclass
 from functools import partial
 from types import FunctionType

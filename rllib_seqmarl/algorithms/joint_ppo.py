@@ -1,7 +1,5 @@
 """PPO for a whole team, with any policy of `rllib_seqmarl.policies`; the base of this package's algorithms."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The options of PPO for a whole team, with any policy; the base of the algorithms' configs."""
 
-from __future__ import annotations
-
 import copy
 import json
 from typing import Any, ClassVar, Never, Self

@@ -1,7 +1,5 @@
 """MAM, Multi-Agent Mamba (Daniel et al., arXiv 2410.19382)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -1,7 +1,5 @@
 """MARWKV: a joint policy with RWKV recurrences (RWKV-4, Peng et al., arXiv 2305.13048; 5 and 6, arXiv 2404.05892)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

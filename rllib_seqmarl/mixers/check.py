@@ -1,7 +1,5 @@
 """Checks whether a mixer keeps the contract of ``mixers.base``, with random tokens in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise

@@ -5,8 +5,6 @@ deterministic function of scores and noise (arg max with Gumbel noise; mean plus
 Log-probabilities are computed for the whole team at once, by the same code for acting and training.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal

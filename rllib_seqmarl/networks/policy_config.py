@@ -1,7 +1,5 @@
 """What a policy knows about its team, and how it declares its options. Plain data that JSON can hold."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import re
@@ -45,11 +43,6 @@ class ActionSpec:
     def width(self) -> int:
         """Number of outputs of the policy head for an agent, and the width of its action mask."""
         return sum(self.nvec) if self.kind == "discrete" else self.dim
-
-    @property
-    def token_dim(self) -> int:
-        """Width of an action as a token: start flag and one-hots, or the continuous action itself."""
-        return 1 + self.width if self.kind == "discrete" else self.dim
 
     @property
     def action_shape(self) -> tuple[int, ...]:
