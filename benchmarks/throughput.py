@@ -34,6 +34,7 @@ from typing import Any
 
 import psutil
 import torch
+import tree
 import yaml
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -46,6 +47,7 @@ from rllib_seqmarl import MAPPOConfig, MATConfig
 from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 from rllib_seqmarl.envs import make_env
 from rllib_seqmarl.experiments.tuned import tuned_configs
+from rllib_seqmarl.rollouts.rollout import ROW_ARRAYS
 
 SAMPLED = ("vmas/balance", "smax/2s3z", "jumanji-rware/tiny-2ag", "mpe/simple_spread")
 NUM_ENVS = (16, 64, 256)
@@ -192,9 +194,10 @@ def memory() -> None:
     rollout = runner.sample(num_timesteps=128 * 256)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     rows, envs, agents = rollout.agent_rewards.shape
-    size = rollout.nbytes / 2**20
+    arrays = tree.flatten([getattr(rollout, name) for name in ROW_ARRAYS])
+    size = sum(array.nbytes for array in arrays) / 2**20
     print(f"\nA rollout of {rows} rows x {envs} environments x {agents} agents: {size:.0f} MiB of arrays;")
-    print(f"the process's peak memory grew by {grown / 2**20:.0f} MiB ({grown / rollout.nbytes:.2f}x)")
+    print(f"the process's peak memory grew by {grown / 2**20:.0f} MiB ({grown / 2**20 / size:.2f}x)")
 
 
 TABLES: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -145,7 +145,7 @@ class JointPolicy:
         return cls(policy.network, policy.layout, policy.value_normalizer, policy.deployment).to(device)
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the network to a device; observations are moved there too, and actions are returned as NumPy arrays."""
+        """Move the network to a device and call `reset`; observations are moved there too, actions are NumPy arrays."""
         self.network.to(device)
         if self.value_normalizer is not None:
             self.value_normalizer.to(device)
@@ -153,7 +153,7 @@ class JointPolicy:
         return self
 
     def reset(self) -> None:
-        """Begin new episodes: forget earlier steps. Without effect on policies without memory."""
+        """Begin new episodes: forget earlier steps, and draw new orders of agents with `agent_order="shuffled"`."""
         self._state = None
 
     @property
@@ -225,7 +225,10 @@ class JointPolicy:
         return self.network.initial_state(teams) if is_new else self._state
 
     def values(self, observations: Mapping[Any, Any], *, state: Any = None) -> dict[Any, float]:
-        """Estimate each living agent's discounted return in reward units; raises the errors of `act`."""
+        """Estimate each living agent's discounted return in reward units; raises the errors of `act`.
+
+        Call this before acting on `observations`: the policy's state is the one after the last `act`.
+        """
         self._check_arguments(observations, None, state)
         arrays = self.layout.observe(observations, state=state, last=True)
         batch = {key: torch.as_tensor(array, device=self.device).unsqueeze(0) for key, array in arrays.items()}
@@ -243,7 +246,8 @@ class JointPolicy:
         teams: "observations" (teams, n, obs_dim), "alive" (teams, n), and if the team has them "action_mask"
         (teams, n, width) and "state" (teams, state_dim). Its output "actions" (teams, n, ...) equals the result of
         `act_for_many`. A policy with memory also has inputs "memory_0", ..., zeros where an episode begins, and outputs
-        "next_memory_0", ... to pass in at the next step.
+        "next_memory_0", ... to pass in at the next step. The export moves the policy to the CPU and back, which
+        resets it.
 
         Args:
             path: The file to write.

@@ -1,13 +1,11 @@
 """The provenance of a training run: versions, command, seed and configuration, in one JSON file in its folder."""
 
-from __future__ import annotations
-
 import json
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -75,7 +73,7 @@ def provenance(
     changed = {
         key.removeprefix("_"): value
         for key, value in config.items()
-        if key in defaults and key not in _DERIVED and _plain(value) != _plain(defaults[key])
+        if key in defaults and key not in _DERIVED and plain(value) != plain(defaults[key])
     }
     return {
         "command": _command(),
@@ -84,7 +82,7 @@ def provenance(
         "left_out": [key for key, value in changed.items() if not _is_plain(value)],
         "versions": _versions(suite_packages),
         "git": _commit(),
-        "effective_config": {key: _plain(value) for key, value in config.items()},
+        "effective_config": {key: plain(value) for key, value in config.items()},
     }
 
 
@@ -130,10 +128,10 @@ def _is_plain(value: Any) -> bool:
         return False
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any, describe: Callable[[Any], Any] = repr) -> Any:
     """A value as JSON; objects by their descriptions."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part, describe) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else repr(value)
+        return [plain(part, describe) for part in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else describe(value)

@@ -1,7 +1,7 @@
 """Tables of named parts, to which users add their own."""
 
-from __future__ import annotations
-
+from dataclasses import is_dataclass
+from functools import partial
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -79,6 +79,7 @@ class Registry(dict[str, Entry]):
         """The modules outside this package that define these entries."""
         entries = [entry for name, entry in self.of_users.items() if name in names]
         parts = [part for entry in entries for part in (entry, *vars(entry).values())]
+        parts = [part.func if isinstance(part, partial) else part for part in parts]
         modules = {part.__module__ for part in parts if isinstance(part, type | FunctionType)}
         return {module for module in modules if not module.startswith("rllib_seqmarl.")}
 
@@ -87,7 +88,17 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 
 
 def _definition(entry: Any) -> Any:
-    """The entry, or its fields, with classes and functions identified by module and name."""
-    if isinstance(entry, type | FunctionType):
-        return entry.__module__, entry.__qualname__
-    return {key: _definition(value) if callable(value) else value for key, value in vars(entry).items()}
+    """What stays equal when an entry is defined again or sent to another process: names, and contents of lambdas."""
+    match entry:
+        case FunctionType(__name__="<lambda>"):
+            code, cells = entry.__code__, [cell.cell_contents for cell in entry.__closure__ or ()]
+            return entry.__module__, code.co_code, code.co_names, code.co_consts, entry.__defaults__, _definition(cells)
+        case type() | FunctionType():
+            return entry.__module__, entry.__qualname__
+        case partial():
+            return _definition(entry.func), _definition(entry.args), _definition(entry.keywords)
+        case list() | tuple():
+            return [_definition(value) for value in entry]
+        case dict():
+            return {key: _definition(value) for key, value in entry.items()}
+    return _definition(vars(entry)) if is_dataclass(entry) or callable(entry) else entry

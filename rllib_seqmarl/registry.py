@@ -1,7 +1,6 @@
 """Registration of the package's algorithms and environments with Ray Tune, done when this module is imported."""
 
-from __future__ import annotations
-
+from functools import partial
 from typing import Any
 
 from ray._private import worker as ray_worker
@@ -17,15 +16,10 @@ from rllib_seqmarl.envs.catalog import CATALOG, make_env
 ALGORITHMS: dict[str, type[Algorithm]] = {name: getattr(algorithms, name) for name in ALGORITHM_NAMES}
 
 
-class _RLlibCreator:
-    """Creates one of our environments as a `MultiAgentEnv`, which RLlib's own algorithms require."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, env_config: dict[str, Any]) -> MultiAgentEnv:
-        env = make_env(self.name, env_config)
-        return env if isinstance(env, MultiAgentEnv) else ParallelPettingZooEnv(env)
+def _make_multi_agent(name: str, env_config: dict[str, Any]) -> MultiAgentEnv:
+    """Make one of our environments as a `MultiAgentEnv`, which RLlib's own algorithms require."""
+    env = make_env(name, env_config)
+    return env if isinstance(env, MultiAgentEnv) else ParallelPettingZooEnv(env)
 
 
 def register() -> None:
@@ -33,7 +27,7 @@ def register() -> None:
     for name, algorithm in ALGORITHMS.items():
         register_trainable(name, algorithm, warn=False)
     for name in CATALOG:
-        register_env(name, _RLlibCreator(name))
+        register_env(name, partial(_make_multi_agent, name))
 
 
 register()

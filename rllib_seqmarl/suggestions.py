@@ -1,7 +1,5 @@
 """The nearest known name, for messages about unknown ones."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
+from coordination_bounds import independent_bound
 
 from rllib_seqmarl import IPPOConfig, MAMConfig, MAPPOConfig, MARWKVConfig, MATConfig, MATDecConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
-from rllib_seqmarl.envs.suites.coordination import independent_bound
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

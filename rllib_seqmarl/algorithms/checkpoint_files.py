@@ -1,7 +1,5 @@
 """Checksums of checkpoint files, so that damaged or partially copied checkpoints are never loaded."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

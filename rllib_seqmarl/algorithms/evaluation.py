@@ -45,11 +45,12 @@ def check_evaluation_options(config: JointPPOConfig) -> None:
         raise ValueError(f"evaluation_config: {error}") from None
     if not isinstance(overrides, dict):
         return
-    no_effect = dict.fromkeys(_method_options(type(config), "training", "network", "learners"), _LEARNING)
-    no_effect |= _OVERWRITTEN
+    options = config._options
+    learned = {*_method_options(type(config), "training", "network", "learners"), *options}
+    no_effect = dict.fromkeys(learned, _LEARNING) | _OVERWRITTEN
     for name, value in overrides.items():
         key = config._translate_special_keys(name, warn_deprecated=False)
-        if key in no_effect and value != getattr(config, key, None):
+        if key in no_effect and value != options.get(key, getattr(config, key, None)):
             raise ValueError(f"evaluation_config: {name}={reprlib.repr(value)} has no effect: {no_effect[key]}.")
 
 

@@ -1,7 +1,5 @@
 """IPPO, independent PPO (de Witt et al. 2020, arXiv 2011.09533)."""
 
-from __future__ import annotations
-
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO

@@ -1,6 +1,4 @@
-"""PPO with an autoregressive joint policy for a whole team; the base of this package's algorithms."""
-
-from __future__ import annotations
+"""PPO for a whole team, with any policy of `rllib_seqmarl.policies`; the base of this package's algorithms."""
 
 import logging
 import time
@@ -28,6 +26,7 @@ from ray.rllib.utils.metrics import (
 from rllib_seqmarl.algorithms.checkpoint_files import ChecksummedCheckpoints
 from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
 from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
+from rllib_seqmarl.algorithms.policy_options import reserve_names
 from rllib_seqmarl.algorithms.sampler import Reports, Sampler, Samples, training_data
 from rllib_seqmarl.env_runners.env_errors import EnvErrorBoard
 from rllib_seqmarl.envs.catalog import find_entry
@@ -39,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class JointPPO(ChecksummedCheckpoints, PPO):
-    """PPO with a joint policy: RLlib's PPO with its own module, learner and sampling.
+    """PPO for a team: RLlib's PPO with its own module, learner and sampling.
 
     An environment that violates its API contract ends training with a `JointEnvError`, also on remote env runners.
     """
@@ -168,3 +167,4 @@ class JointPPO(ChecksummedCheckpoints, PPO):
 
 
 JointPPOConfig.default_algorithm = JointPPO
+reserve_names(JointPPOConfig())

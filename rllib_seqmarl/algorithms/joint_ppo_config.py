@@ -1,6 +1,4 @@
-"""The options of PPO with an autoregressive joint policy; the base of the algorithms' configs."""
-
-from __future__ import annotations
+"""The options of PPO for a whole team, with any policy; the base of the algorithms' configs."""
 
 import copy
 import json
@@ -37,7 +35,7 @@ from rllib_seqmarl.suggestions import did_you_mean
 
 
 class JointPPOConfig(PPOConfig):
-    """RLlib's PPO config plus the options of a joint policy; the base of the algorithms' configs.
+    """RLlib's PPO config plus the options of a team's policy; the base of the algorithms' configs.
 
     All other options (env runners, learners, evaluation, callbacks, connectors, checkpoints, offline recording, ...)
     are RLlib's own and are set as for PPO. The environment may be an RLlib `MultiAgentEnv`, a PettingZoo `ParallelEnv`,

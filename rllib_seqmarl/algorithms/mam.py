@@ -1,7 +1,5 @@
 """MAM, Multi-Agent Mamba (Daniel et al., arXiv 2410.19382)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 
@@ -55,8 +53,6 @@ class MAMConfig(JointPPOConfig):
     @override(JointPPOConfig)
     def _network_options(self) -> dict[str, Any]:
         options = super()._network_options
-        if self.policy != self.default_policy:
-            return options
         mamba = {key: options.pop(key) for key in asdict(MambaOptions())}
         chosen = {key: value for key, value in mamba.items() if value != getattr(MambaOptions(), key)}
         if twice := chosen.keys() & self.mixer_options.keys():

@@ -1,7 +1,5 @@
 """MAPPO, multi-agent PPO with a centralised critic (Yu et al. 2022, arXiv 2103.01955)."""
 
-from __future__ import annotations
-
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO

@@ -1,7 +1,5 @@
 """MARWKV: a joint policy with RWKV recurrences (RWKV-4, Peng et al., arXiv 2305.13048; 5 and 6, arXiv 2404.05892)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +58,6 @@ class MARWKVConfig(JointPPOConfig):
     @override(JointPPOConfig)
     def _network_options(self) -> dict[str, Any]:
         options = super()._network_options
-        if self.policy != self.default_policy:
-            return options
         version = options.pop("version")
         if version not in VERSIONS or isinstance(version, float):
             raise ValueError(f"version={version!r} is not a version of RWKV; choose one of {VERSIONS}.")

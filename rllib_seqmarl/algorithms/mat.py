@@ -1,7 +1,5 @@
 """MAT, the Multi-Agent Transformer (Wen et al., arXiv 2205.14953)."""
 
-from __future__ import annotations
-
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO
 from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
 

@@ -1,7 +1,5 @@
 """MAT-Dec, the Multi-Agent Transformer with decentralised actors (Wen et al. 2022, arXiv 2205.14953)."""
 
-from __future__ import annotations
-
 from ray.rllib.algorithms.algorithm import Algorithm
 
 from rllib_seqmarl.algorithms.joint_ppo import JointPPO

@@ -1,4 +1,4 @@
-"""Signature and documentation of a config's `network` method, derived from the options that its policy declares."""
+"""A policy's options as keywords of a config's `network` method: signature, documentation, reserved names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
+
+from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTIONS
+from rllib_seqmarl.networks.policy_config import RESERVED
 
 if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.joint_ppo_config import JointPPOConfig
@@ -38,3 +41,9 @@ def document_options(config_class: type[JointPPOConfig]) -> None:
     network.__doc__ = doc.replace(_PLACEHOLDER, "\n".join([*entries, "    **options: Those of another policy."]))
     network.__signature__ = signature.replace(parameters=[*own, *keywords, rest])  # type: ignore[attr-defined]
     config_class.network = network  # type: ignore[method-assign]
+
+
+def reserve_names(config: JointPPOConfig) -> None:
+    """Let no policy have options with the names of a config's other attributes, which both would then set."""
+    names = {*dir(config), *RETIRED_OPTIONS, *UNUSED_OPTIONS, "deployment"}
+    RESERVED.update(names - config._options.keys())

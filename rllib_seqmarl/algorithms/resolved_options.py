@@ -1,7 +1,5 @@
 """Config options whose effective value is computed on reading, while the config stores the user's value."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Collection of full batches from all env runners, before or during the learner's update."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

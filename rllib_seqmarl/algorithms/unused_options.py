@@ -4,9 +4,7 @@ Python configs and experiment files are rejected with the same advice. `tests/al
 option of RLlib: each one is supported, checked by `validation.py`, or in one of the two tables here.
 """
 
-from __future__ import annotations
-
-_TEAM = "leave it out: one joint policy acts for the whole team (for independent policies use RLlib from Python)"
+_TEAM = "leave it out: one joint policy acts for the whole team (for independent policies use MAPPO, IPPO or MATDec)"
 _SCHEDULE = "write the schedule itself, as in '{key}: [[0, 1e-3], [1000000, 1e-4]]'"
 
 
@@ -73,7 +71,7 @@ RETIRED_OPTIONS = _advice(
         "write the network's sizes as top-level keys, such as 'embed_dim: 64' (in Python "
         "`config.network(embed_dim=64)`; for RLlib's own algorithms `config.rl_module(...)`)": """
             model model_config model_config_dict""",
-        "leave it out: encoder and value head are shared by design": "vf_share_layers",
+        "leave it out: MAT, MAM and MARWKV share layers, and MAPPO, IPPO and MATDec do not": "vf_share_layers",
         "leave it out: it is always on": "_enable_rl_module_api _enable_learner_api _enable_new_api_stack",
         _TEAM: "multiagent policies policy_mapping_fn policies_to_train",
         # evaluation and reporting
@@ -131,8 +129,8 @@ UNUSED_OPTIONS = _advice(
         # evaluation, reporting and recording
         "log metrics with the `metrics_logger` of callbacks": "keep_per_episode_custom_metrics",
         "use 'output_write_method_kwargs' and the other 'output_...' options": "output_config",
-        "leave it out: joint policies learn from the environment (for offline learning use RLlib's BC, MARWIL "
-        "or CQL)": """
+        "leave it out: teams learn from the environment only (RLlib's BC, MARWIL and CQL learn offline, but for a "
+        "single agent)": """
             actions_in_input_normalized dataset_num_iters_per_learner ignore_final_observation
             input_ input_compress_columns input_config input_filesystem input_filesystem_kwargs
             input_read_batch_size input_read_episodes input_read_method input_read_method_kwargs
@@ -141,7 +139,7 @@ UNUSED_OPTIONS = _advice(
             offline_data_class offline_sampling postprocess_inputs prelearner_buffer_class
             prelearner_buffer_kwargs prelearner_class prelearner_module_synch_period
             prelearner_use_recorded_module_states shuffle_buffer_size""",
-        "leave it out: a joint policy is evaluated in the environment (see 'evaluation_interval')": """
+        "leave it out: policies are evaluated in the environment (see 'evaluation_interval')": """
             broadcast_offline_eval_runner_states custom_resources_per_offline_eval_runner
             dataset_num_iters_per_eval_runner ignore_offline_eval_runner_failures input_evaluation
             max_num_offline_eval_runner_restarts max_requests_in_flight_per_offline_eval_runner

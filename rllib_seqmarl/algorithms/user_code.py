@@ -28,9 +28,8 @@ def check_user_code(config: JointPPOConfig) -> None:
     """
     _check_class("learner_class", config._learner_class, JointPPOTorchLearner)
     _check_class("env_runner_cls", config.env_runner_cls, RecordingJointEnvRunner if config.output else JointEnvRunner)
-    options = {"policy", "use_value_norm", *config._options}
-    _check_module_spec(config._rl_module_spec, options)
-    _check_model_config("model_config", config._model_config, options)
+    _check_module_spec(config._rl_module_spec)
+    _check_model_config(config._model_config, {"use_value_norm", *config._options})
     for key in ("env_to_module_connector", "module_to_env_connector", "learner_connector"):
         _check_connector(key, getattr(config, f"_{key}"))
     for callbacks in force_list(config.callbacks_class):
@@ -66,7 +65,7 @@ def _check_class(key: str, value: Any, base: type) -> None:
         )
 
 
-def _check_module_spec(spec: Any, options: set[str]) -> None:
+def _check_module_spec(spec: Any) -> None:
     if spec is None:
         return
     if not isinstance(spec, RLModuleSpec):
@@ -75,18 +74,19 @@ def _check_module_spec(spec: Any, options: set[str]) -> None:
             f"RLModuleSpec(module_class=...) whose class derives from JointSequenceModule."
         )
     _check_class("rl_module_spec.module_class", spec.module_class, JointSequenceModule)
-    _check_model_config("rl_module_spec.model_config", spec.model_config or {}, options)
+    if spec.model_config:
+        raise ValueError("rl_module_spec.model_config is not supported; set the options with `config.network(...)`.")
     for name in ("observation_space", "action_space", "catalog_class", "learner_only"):  # set by the algorithm only
         if getattr(spec, name):
             raise ValueError(f"rl_module_spec.{name} has no effect on a joint policy; remove it.")
 
 
-def _check_model_config(key: str, model_config: Any, options: set[str]) -> None:
+def _check_model_config(model_config: Any, options: set[str]) -> None:
     names: Iterable[str] = model_config if isinstance(model_config, dict) else vars(model_config)
     for name in names:
         if name not in options:
             raise ValueError(
-                f"{key} has no entry {name!r}.{did_you_mean(name, options)} This policy takes "
+                f"model_config has no entry {name!r}.{did_you_mean(name, options)} This policy takes "
                 f"{', '.join(sorted(options))}; set them with `config.network(...)`."
             )
 

@@ -19,8 +19,8 @@ from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTI
 from rllib_seqmarl.algorithms.user_code import check_user_code
 from rllib_seqmarl.envs.batch_creators import NUM_ENVS
 from rllib_seqmarl.learners.objectives import find_objective
-from rllib_seqmarl.networks.policy_config import ActionSpec, checked_filters
-from rllib_seqmarl.policies import POLICIES
+from rllib_seqmarl.networks.policy_config import ActionSpec, checked_filters, is_count
+from rllib_seqmarl.policies import POLICIES, Policy
 from rllib_seqmarl.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -132,12 +132,8 @@ def _is_non_negative(value: Any) -> bool:
     return _is_number(value) and value >= 0
 
 
-def _is_count(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def _is_count_or_zero(value: Any) -> bool:
-    return _is_count(value, least=0)
+    return is_count(value) or (type(value) is int and value == 0)
 
 
 def _is_schedule(value: Any) -> bool:
@@ -168,7 +164,7 @@ _SCHEDULE: Check = (
 )
 _FRACTION: Check = (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
 _NON_NEGATIVE: Check = (_is_non_negative, "a number >= 0")
-_COUNT: Check = (_is_count, "a whole number >= 1")
+_COUNT: Check = (is_count, "a whole number >= 1")
 _DURATION: Check = (lambda value: _is_non_negative(value) or value == math.inf, "a number of seconds >= 0")
 
 OPTION_CHECKS: dict[str, Check] = {
@@ -185,12 +181,12 @@ OPTION_CHECKS: dict[str, Check] = {
     "grad_clip": _or_none(_is_positive, "a number > 0", " for no clipping"),
     "grad_clip_by": _one_of("value", "norm", "global_norm"),
     "num_epochs": _COUNT,
-    "minibatch_size": _or_none(_is_count, "a whole number >= 1", " for the whole batch"),
+    "minibatch_size": _or_none(is_count, "a whole number >= 1", " for the whole batch"),
     "train_batch_size_per_learner": _COUNT,
     "num_env_runners": (_is_count_or_zero, "a whole number >= 0; 0 samples in the algorithm's process"),
     "num_envs_per_env_runner": _COUNT,
     "rollout_fragment_length": (
-        lambda value: value == "auto" or _is_count(value),
+        lambda value: value == "auto" or is_count(value),
         "a whole number >= 1, or 'auto' for a share of the batch",
     ),
     "batch_mode": _one_of("truncate_episodes", "complete_episodes"),
@@ -248,13 +244,21 @@ def _check_values(config: JointPPOConfig) -> None:
 def _check_policy(config: JointPPOConfig) -> None:
     """Run the policy's own checks of its options, with placeholders for the spaces, which are not known yet."""
     policy = POLICIES.find("policy", config.policy)
-    default = type(config)()
-    for key in default._options.keys() - config._options.keys():
-        if _differs(value := getattr(config, key), getattr(default, key)):
+    if config.more_options is not None and config.policy != config.default_policy:
+        raise ValueError(
+            f"policy={config.policy!r} does not fit {type(config).__name__}, whose options are for policy="
+            f"{config.default_policy!r}; use MAPPOConfig for 'independent', and JointPPOConfig for other policies."
+        )
+    for key, unset in type(config)()._options.items():
+        if key not in config._options and _differs(value := getattr(config, key), unset):
             raise ValueError(
                 f"{key}={value!r} has no effect: policy={config.policy!r} has no such option. Remove it; the policy's "
                 f"options are {', '.join(config._options)}."
             )
+    if config.critic_lr is not None and policy.parameter_groups is Policy.parameter_groups:
+        raise ValueError(
+            f"critic_lr={config.critic_lr!r} has no effect: policy={config.policy!r} has no separate critic; remove it."
+        )
     options = {key: value for key, value in config.model_config.items() if key in policy.Config.options()}
     if (filters := options.pop("conv_filters", None)) is not None:
         checked_filters(filters)  # whether images are large enough is checked once their size is known
@@ -266,11 +270,16 @@ def _check_policy(config: JointPPOConfig) -> None:
         )
     if made.has_memory and not config.in_evaluation:  # which does not learn
         _check_windows(config, made.to_dict()["max_seq_len"])
+    has_state = made.has_memory or options.get("agent_order") == "shuffled"
+    if has_state and config.episode_lookback_horizon == 0 and not config.in_evaluation:
+        raise ValueError(
+            f"episode_lookback_horizon=0 loses the state of policy={config.policy!r} between samples; set it to 1."
+        )
     check_initial_policy(config, policy, {**options, "conv_filters": filters})
 
 
 def _check_windows(config: JointPPOConfig, max_seq_len: Any) -> None:
-    if not _is_count(max_seq_len):
+    if not is_count(max_seq_len):
         raise ValueError(f"max_seq_len={max_seq_len!r} is not a whole number >= 1, the steps of a window.")
     if config.minibatch_size is not None and config.minibatch_size < max_seq_len:
         raise ValueError(

@@ -7,8 +7,6 @@ therefore posts such an error in Ray's key-value store, which the algorithm read
 evaluation.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager

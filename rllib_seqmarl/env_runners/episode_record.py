@@ -1,7 +1,5 @@
 """A record of running and finished episodes, for metrics."""
 
-from __future__ import annotations
-
 import time
 from typing import Any, NamedTuple
 from uuid import uuid4

@@ -1,7 +1,5 @@
 """RLlib's env runner for joint environments: RLlib's loop, with independent seeds and errors that end training."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Preallocated arrays that an env runner writes row by row."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -47,12 +45,7 @@ class RolloutBuffer:
         self.agent_terminated = np.zeros((*shape, layout.n_agents), np.bool_)
         self.agent_earns = np.ones((*shape, layout.n_agents), np.bool_)
         self.infos: dict[tuple[int, int], dict[str, Any]] = {}
-        self._share_memory()
         self.write_obs(0, first_obs)
-
-    def _share_memory(self) -> None:
-        self._obs_tensors = {key: torch.from_numpy(array) for key, array in self.obs.items()}
-        self._output_tensors = {key: torch.from_numpy(array) for key, array in self.outputs.items()}
 
     def write_obs(self, t: int, obs: Arrays) -> None:
         """Write the observations of row `t`, each array (B, ...)."""
@@ -66,7 +59,7 @@ class RolloutBuffer:
 
     def obs_tensors(self, t: int) -> dict[str, Tensor]:
         """Return row `t` of the observations without copying."""
-        return {key: tensor[t] for key, tensor in self._obs_tensors.items()}
+        return {key: torch.from_numpy(array[t]) for key, array in self.obs.items()}
 
     def write_outputs(self, t: int, outputs: dict[str, Tensor]) -> Arrays:
         """Write the module's outputs for row `t`, from any device; return that row, each array (B, ...)."""
@@ -75,10 +68,10 @@ class RolloutBuffer:
                 key: np.empty((self.capacity, *output.shape), torch.empty(0, dtype=output.dtype).numpy().dtype)
                 for key, output in outputs.items()
             }
-            self._share_memory()
+        rows = {key: array[t] for key, array in self.outputs.items()}
         for key, output in outputs.items():
-            self._output_tensors[key][t] = output
-        return {key: array[t] for key, array in self.outputs.items()}
+            torch.from_numpy(rows[key]).copy_(output)
+        return rows
 
     def write_step(self, t: int, is_step: Any, step_result: tuple[Any, ...], keeps_infos: bool) -> None:
         """Write the results of row `t`; infos of steps that end no episode only if `keeps_infos`.
@@ -123,7 +116,6 @@ class RolloutBuffer:
             setattr(self, name, tree.map_structure(extend, getattr(self, name)))
         self.agent_earns[added:] = True
         self.capacity += added
-        self._share_memory()
 
     def rollout(self, rows: int, *, num_episodes: int | None = None, last_state: Any = None) -> Rollout:
         """Return the first `rows` rows; with `num_episodes`, only the steps of the episodes that ended first."""

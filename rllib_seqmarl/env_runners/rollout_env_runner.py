@@ -1,7 +1,5 @@
 """The env runner that samples into preallocated arrays, without creating objects per step."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections import defaultdict
@@ -27,8 +25,8 @@ from rllib_seqmarl.env_runners.episode_record import EpisodeRecord
 from rllib_seqmarl.env_runners.joint_env_runner import JointEnvRunner
 from rllib_seqmarl.env_runners.rollout_buffer import RolloutBuffer
 from rllib_seqmarl.env_runners.team_metrics import TeamMetrics
-from rllib_seqmarl.envs.joint_env_creator import JointVector
 from rllib_seqmarl.envs.layout import Arrays
+from rllib_seqmarl.envs.vector_env import JointVector
 from rllib_seqmarl.modules.team_connectors import ModuleToTeam, TeamToModule
 from rllib_seqmarl.policies import reset_state
 from rllib_seqmarl.rollouts import Rollout
@@ -117,11 +115,6 @@ class RolloutEnvRunner(JointEnvRunner):
         return any(map(self._has_callback, _WITH_EPISODES))
 
     @property
-    def _keeps_infos(self) -> bool:
-        """Whether something may read the infos of all steps."""
-        return self._has_learner_connectors or self._rewards_may_change
-
-    @property
     def _has_learner_connectors(self) -> bool:
         config = self.config
         return bool(config._learner_connector) or not config.add_default_connectors_to_learner_pipeline
@@ -195,7 +188,8 @@ class RolloutEnvRunner(JointEnvRunner):
             spaces=(self.env.single_observation_space, self.env.single_action_space),
             max_seq_len=self.module.max_seq_len,
         )
-        calls_episode_end, keeps_infos = self._has_callback("on_episode_end"), self._keeps_infos
+        calls_episode_end = self._has_callback("on_episode_end")
+        keeps_infos = self._has_learner_connectors or self._rewards_may_change  # something may read all of them
         if keeps_infos:
             buffer.infos.update({(-1, env): info for env, info in enumerate(self._obs_infos) if info})
         steps = episodes = t = 0

@@ -5,8 +5,6 @@ Environment i + 1 of a worker then duplicates environment i of the next worker, 
 overlap in the same way. Here every environment has an independent stream.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Multi-agent metrics in addition to the team's return."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -182,14 +182,10 @@ class AgentAction:
         """
         space = self.space
         if isinstance(space, spaces.Box):
-            return partial(_take_dimensions, row=row, dim=self.dim, shape=space.shape, dtype=space.dtype)
+            return lambda rows: rows[row, : self.dim].astype(space.dtype).reshape(space.shape)
         if isinstance(space, spaces.Discrete):
             return _choice_decoder(self, row, int(space.start), several)
         return _components_decoder(self, row, several)
-
-
-def _take_dimensions(rows: np.ndarray, row: int, dim: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    return rows[row, :dim].astype(dtype).reshape(shape)
 
 
 def _choice_decoder(action: AgentAction, row: int, start: int, several: bool) -> Callable[[Any], Any]:

@@ -6,7 +6,6 @@ training, so training errors are raised here with the same messages. Checks that
 added.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -147,10 +146,7 @@ def _out_of_bounds(space: Space, observation: Any) -> list[np.ndarray]:
 
 def _check_determinism(joint: JointEnv, seed: int, first: list[Any], second: list[Any]) -> Violations:
     """Compare two episodes with the same seed."""
-    if len(first) != len(second) or not all(map(_same, first, second)):
+    is_same = all(np.array_equal(a[key], b[key]) for a, b in zip(first, second, strict=False) for key in a)
+    if len(first) != len(second) or not is_same:
         remedy = "" if "seed" in reset_options(joint.env) else " Its reset() has no parameter `seed`: add it."
         yield "play the same episode for the same seed and actions", f"Two with reset(seed={seed}) differed.{remedy}"
-
-
-def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
-    return all(np.array_equal(a[key], b[key]) for key in a)

@@ -1,7 +1,5 @@
 """The environment creator that an algorithm's config passes to RLlib."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import gymnasium as gym
@@ -10,8 +8,6 @@ from rllib_seqmarl.envs.batch_env import JointBatchEnv
 from rllib_seqmarl.envs.catalog import find_creator, find_entry, make_batch, make_joint_env, takes_keywords
 from rllib_seqmarl.envs.final_observations import check_start
 from rllib_seqmarl.envs.vector_env import JointVector, JointVectorEnv
-
-__all__ = ["JointEnvCreator", "JointVector"]
 
 
 class JointEnvCreator:

@@ -9,7 +9,7 @@ size: then they are uint8 pixels, which take a quarter of the memory. Training e
 import math
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -307,7 +307,10 @@ class TeamLayout(JointActions):
             if not alive.all():
                 mask[alive == 0] = self.no_choice
             if self.declares_masks:
-                legal = self._has_legal_choice(mask)  # (..., n)
+                if len(self.nvec) == 1:
+                    legal = mask.any(axis=-1)  # (..., n)
+                else:
+                    legal = np.logical_or.reduceat(mask, self._component_starts, axis=-1).all(axis=-1)
                 if not legal.all():
                     self._check_legal(legal | np.asarray(last)[..., None])
 
@@ -315,11 +318,6 @@ class TeamLayout(JointActions):
         for *team, row, entry in np.argwhere(~np.isfinite(table)):
             value = table[(*team, row, entry)]
             raise LayoutError(f"agent {self.agents[row]!r}: its observation is {value} at entry {entry}.", team)
-
-    def _has_legal_choice(self, mask: np.ndarray) -> np.ndarray:
-        if len(self.nvec) == 1:
-            return np.asarray(mask.any(axis=-1))
-        return np.asarray(np.logical_or.reduceat(mask, self._component_starts, axis=-1).all(axis=-1))
 
     def _check_legal(self, legal: np.ndarray) -> None:
         for *team, row in np.argwhere(~legal):
@@ -337,12 +335,11 @@ class TeamLayout(JointActions):
         Raises:
             LayoutError: An agent's name or one of its spaces cannot be represented in JSON.
         """
+        convert = partial(self._to_json, space_to_json)
         return {
             "agents": [self._to_json(name_to_json, agent, agent) for agent in self.agents],
-            "observation_spaces": list(
-                map(partial(self._to_json, space_to_json), self.agents, self.observation_spaces)
-            ),
-            "action_spaces": list(map(partial(self._to_json, space_to_json), self.agents, self.action_spaces)),
+            "observation_spaces": list(map(convert, self.agents, self.observation_spaces)),
+            "action_spaces": list(map(convert, self.agents, self.action_spaces)),
             "agent_ids": self.agent_ids,
             "info_masks": self.info_masks,
             "state_dim": self.state_dim,
@@ -372,5 +369,4 @@ class TeamLayout(JointActions):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies and pickles rebuild cached properties instead of carrying functions.
-        fields = (self.agents, self.observation_spaces, self.action_spaces)
-        return type(self), (*fields, self.agent_ids, self.info_masks, self.state_dim)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))

@@ -49,6 +49,7 @@ def check_options(
     options: Mapping[str, Any],
     limits: Limits | None = None,
     *,
+    owner: str = "",
     render_modes: Iterable[str] = ("rgb_array",),
 ) -> None:
     """Raise ValueError for the first flag, number or render mode that is not among the allowed ones.
@@ -56,11 +57,15 @@ def check_options(
     Args:
         make: The class or function that takes the options. Annotations or defaults of its parameters tell which options
             are flags, integers and real numbers, and which may be None; others are not checked.
-        options: The options; names that `make` does not have are ignored.
+        options: The options.
         limits: The limits of numbers that have any.
+        owner: What `make` makes, to reject names that it does not have; if empty, they are ignored.
         render_modes: The allowed values of `render_mode`, besides None.
     """
-    for name, parameter in inspect.signature(make, eval_str=True).parameters.items():
+    parameters = inspect.signature(make, eval_str=True).parameters
+    if owner:
+        check_names(owner, options, parameters)
+    for name, parameter in parameters.items():
         annotated = parameter.annotation
         kinds = {type(parameter.default), *(get_args(annotated) if isinstance(annotated, UnionType) else (annotated,))}
         if name not in options or (options[name] is None and NoneType in kinds):

@@ -56,8 +56,7 @@ class PettingZooTurns(BaseParallelEnv):
     def state(self) -> np.ndarray:
         return self.env.state()
 
-    def close(self) -> None:
-        """Do nothing: PettingZoo's own `close` would quit pygame for all other environments in the process."""
+    # There is no `close`: PettingZoo's would quit pygame for all other environments in the process.
 
     # Overridden by tasks.
 

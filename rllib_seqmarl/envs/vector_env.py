@@ -1,10 +1,8 @@
 """Vector environments of joint environments, with observations written directly into one batch."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,11 +11,9 @@ from gymnasium.vector.utils import batch_space
 
 from rllib_seqmarl.envs.env_teams import EnvTeams
 from rllib_seqmarl.envs.errors import JointEnvError
+from rllib_seqmarl.envs.joint_env import JointEnv
 from rllib_seqmarl.envs.joint_teams import JointStep, JointTeams
 from rllib_seqmarl.envs.layout import Arrays
-
-if TYPE_CHECKING:
-    from rllib_seqmarl.envs.joint_env import JointEnv
 
 
 def copy_seeds(seed: int, num_envs: int) -> list[int]:

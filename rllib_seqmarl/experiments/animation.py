@@ -1,7 +1,5 @@
 """Animations of episodes, with a caption below each frame."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,10 +1,8 @@
 """Checks of an algorithm's config before anything starts: names, types, the algorithm's own validation."""
 
-from __future__ import annotations
-
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -19,12 +17,10 @@ from rllib_seqmarl.algorithms.user_code import import_mixers
 from rllib_seqmarl.envs.catalog import find_entry, unknown_name
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems
 from rllib_seqmarl.experiments.search_space import corners
-from rllib_seqmarl.experiments.value_kinds import describe_kind, fits, format_value, non_finite
+from rllib_seqmarl.experiments.value_kinds import Where, describe_kind, fits, format_value, non_finite
 from rllib_seqmarl.policies import POLICIES
 from rllib_seqmarl.registry import ALGORITHMS, register
 from rllib_seqmarl.suggestions import did_you_mean
-
-Where = Callable[..., str]
 
 # Config keys that differ from the name of their config attribute.
 _ALIASES = {
@@ -85,15 +81,14 @@ def check_config(algorithm: type[Algorithm], config: dict[str, Any], where: Wher
         except ValueError as error:
             _raise_located(error, config, where)
     problems = Problems()
-    with problems.collect():
-        check_names(algorithm, config, where)
+    problems.of(check_names, algorithm, config, where)
     kinds = dict(_declared_kinds(type(default))) | _policy_kinds(default, config)
     for candidate in corners(config):
         for key, value in candidate.items():
             if key in kinds and not fits(value, kinds[key]):
                 problems.add(f"{where(key)}: {key} must be {describe_kind(kinds[key])}; got {format_value(value)}.")
-        for path, value in _non_finite_options(candidate):
-            if path[1:]:  # top-level values are reported above
+        for path, value in non_finite(candidate):
+            if path[1:] and "env_config" not in path:  # top-level values are reported above
                 problems.add(f"{where(*path)}: {'/'.join(map(str, path))} must be finite; got {value}.")
     problems.report()
     for candidate in corners(config):
@@ -143,16 +138,8 @@ def check_names(
         elif key == "framework" and value != "torch":
             problems.add(f"{place}: framework {format_value(value)} is not supported; write 'torch' or omit the key.")
         elif key == "evaluation_config" and isinstance(value, dict):
-            with problems.collect():
-                check_names(algorithm, value, where, *path, key, whole=whole)
+            problems.of(check_names, algorithm, value, where, *path, key, whole=whole)
     problems.report()
-
-
-def _non_finite_options(config: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], float]]:
-    """Yield NaNs and infinities in a config, except in the environment's options."""
-    for path, value in non_finite(config):
-        if "env_config" not in path:
-            yield path, value
 
 
 def _policy_kinds(default: Any, config: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Terminal output of the package's log messages, with progress lines during long silences."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

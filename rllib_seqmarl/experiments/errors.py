@@ -1,7 +1,7 @@
 """The error that the command line shows as a plain message, and a collector of several such errors."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 
 class ExperimentError(Exception):
@@ -17,11 +17,10 @@ class Problems:
     def add(self, message: str) -> None:
         self._lines |= dict.fromkeys(message.splitlines())
 
-    @contextmanager
-    def collect(self) -> Iterator[None]:
-        """Collect an `ExperimentError` raised in the block."""
+    def of(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function and return its result; if it raises an `ExperimentError`, collect it and return None."""
         try:
-            yield
+            return function(*args, **kwargs)
         except ExperimentError as error:
             self.add(str(error))
 

@@ -1,7 +1,5 @@
 """Evaluation of a trained team on whole episodes with fixed seeds, without Ray."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator, JointVector
-from rllib_seqmarl.envs.vector_env import JointVectorEnv
+from rllib_seqmarl.envs.joint_env_creator import JointEnvCreator
+from rllib_seqmarl.envs.vector_env import JointVector, JointVectorEnv
 from rllib_seqmarl.experiments.animation import Frame
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.failures import root_message

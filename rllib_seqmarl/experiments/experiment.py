@@ -1,12 +1,9 @@
 """Experiments and the parser of their classic mapping `{run, env, stop, config, ...}`."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.tune import CheckpointConfig
 
 from rllib_seqmarl.experiments.config_check import algorithm_class, check_config
@@ -145,8 +142,7 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
         ExperimentError: The experiment is invalid; has a line for each problem.
     """
     problems = Problems()
-    with problems.collect():
-        check_name(name, where())
+    problems.of(check_name, name, where())
     if not isinstance(spec, dict):
         problems.add(
             f"{where()}: experiment '{name}' must be a mapping {{run, env, stop, config, ...}}; "
@@ -156,35 +152,23 @@ def parse_experiment(name: str, spec: Any, where: Where) -> Experiment:
     retired = [key for key in spec if key in _RETIRED_KEYS]
     for key in retired:
         problems.add(f"{where(key)}: key '{key}' is no longer used; {_RETIRED_KEYS[key]}.")
-    with problems.collect():
-        check_mapping({key: spec[key] for key in spec if key not in retired}, _KINDS, where)
+    problems.of(check_mapping, {key: spec[key] for key in spec if key not in retired}, _KINDS, where)
     if "run" not in spec:
         problems.add(f"{where()}: experiment '{name}' lacks 'run', the algorithm's name, such as 'run: MAT'.")
     # The remaining checks only get known keys with values of the right type.
     spec = {key: value for key, value in spec.items() if key in _KINDS and fits(value, _KINDS[key])}
-    search = scheduler = None
-    with problems.collect():
-        check_numbers(spec, where)
-    with problems.collect():
-        _check_not_twice(spec, where)
+    problems.of(check_numbers, spec, where)
+    problems.of(_check_not_twice, spec, where)
     for key in ("storage_path", "local_dir"):
         if key in spec:
-            with problems.collect():
-                check_storage_path(spec[key], where(key))
-    with problems.collect():
-        stop = _parse_stop(spec.get("stop", {}), where)
-    with problems.collect():
-        checkpoints = parse_checkpoints(spec, where, default_checkpoints())
-    with problems.collect():
-        scheduler = parse_scheduler(spec.get("scheduler"), where)
-    with problems.collect():
-        search = parse_search(spec.get("search"), where)
-    if "run" in spec:
-        with problems.collect():
-            algorithm = algorithm_class(spec["run"], where)
-            config = _parse_config(spec, algorithm, search, where)
-            if scheduler is not None:
-                check_mutations(spec["run"], config, scheduler, where)
+            problems.of(check_storage_path, spec[key], where(key))
+    stop = problems.of(_parse_stop, spec.get("stop", {}), where)
+    checkpoints = problems.of(parse_checkpoints, spec, where, default_checkpoints())
+    scheduler = problems.of(parse_scheduler, spec.get("scheduler"), where)
+    search = problems.of(parse_search, spec.get("search"), where)
+    config: Any = problems.of(_parse_config, spec, search, where) if "run" in spec else None
+    if scheduler is not None and config is not None:
+        problems.of(check_mutations, spec["run"], config, scheduler, where)
     problems.report()
     experiment = Experiment(
         name=name,
@@ -213,14 +197,13 @@ def _check_not_twice(spec: dict[str, Any], where: Where) -> None:
     problems.report()
 
 
-def _parse_config(
-    spec: dict[str, Any], algorithm: type[Algorithm], search: Search | None, where: Where
-) -> dict[str, Any]:
+def _parse_config(spec: dict[str, Any], search: Search | None, where: Where) -> dict[str, Any]:
     """Parse and check the algorithm's config; distributions become Tune's."""
 
     def where_in_config(*path: Any) -> str:
         return where("env") if path == ("env",) and "env" in spec else where("config", *path)
 
+    algorithm = algorithm_class(spec["run"], where)
     config = _with_env(spec, where)
     config = to_search_space(config, where_in_config)
     if search is not None:
@@ -249,16 +232,14 @@ def _without_empty_env_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse_stop(stop: dict[str, Any], where: Where) -> dict[str, float]:
-    parsed, problems = {}, Problems()
-    for name, value in stop.items():
-        with problems.collect():
-            metric = resolve_metric(name, where("stop", name))
-            parsed[metric] = _stop_value(name, metric, value, where("stop", name))
+    problems = Problems()
+    parsed = [problems.of(_parse_criterion, name, value, where("stop", name)) for name, value in stop.items()]
     problems.report()
-    return parsed
+    return dict(parsed)
 
 
-def _stop_value(name: str, metric: str, value: Any, place: str) -> float:
+def _parse_criterion(name: str, value: Any, place: str) -> tuple[str, float]:
+    metric = resolve_metric(name, place)
     if isinstance(value, dict):
         raise ExperimentError(
             f"{place}: write nested metrics with slashes, as in '{name}/{next(iter(value), '...')}: ...'."
@@ -269,7 +250,7 @@ def _stop_value(name: str, metric: str, value: Any, place: str) -> float:
         raise ExperimentError(f"{place}: {name} must be greater than 0; {value} is reached before training starts.")
     if metric.endswith("/win_rate") and not 0 < value <= 1:
         raise ExperimentError(f"{place}: {name} is a fraction from 0 to 1: write 0.9 for 90%; got {value}.")
-    return float(value) if abs(value) >= 2**63 else value
+    return metric, float(value) if abs(value) >= 2**63 else value
 
 
 def _check_metrics_are_reported(experiment: Experiment, stop: dict[str, Any], where: Where) -> None:

@@ -1,7 +1,6 @@
 """Experiment files: RLlib's classic YAML format, read safely, with line numbers in all error messages."""
 
-from __future__ import annotations
-
+from functools import partial
 from pathlib import Path
 
 from rllib_seqmarl.experiments.errors import ExperimentError, Problems
@@ -62,10 +61,11 @@ def load_experiments(path: str | Path, only: str | None = None) -> list[Experime
         ExperimentError: The file is invalid; has a line for each problem, starting with file and line number.
     """
     document = read_document(path)
-    experiments, problems = [], Problems()
-    for name, spec in document.value.items():
-        if only in (None, name):
-            with problems.collect():
-                experiments.append(parse_experiment(name, spec, lambda *path, name=name: document.where(name, *path)))
+    problems = Problems()
+    experiments = [
+        problems.of(parse_experiment, name, spec, partial(document.where, name))
+        for name, spec in document.value.items()
+        if only in (None, name)
+    ]
     problems.report()
     return experiments

@@ -1,7 +1,5 @@
 """The record of an experiment's settings in its folder, to which a resumed run is compared."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -15,6 +13,7 @@ from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.experiment import Experiment
 from rllib_seqmarl.experiments.search_space import distributions
 from rllib_seqmarl.experiments.value_kinds import format_value
+from rllib_seqmarl.provenance import plain
 
 RECORD = "experiment.json"
 
@@ -24,20 +23,14 @@ CHANGEABLE = ("stop", "checkpoints", "max_failures", "time_budget_s", "name", "s
 
 def record(experiment: Experiment) -> dict[str, Any]:
     """Return an experiment as plain data; equal experiments give equal records."""
-    return json.loads(json.dumps(_plain(experiment)))
+    return json.loads(json.dumps(plain(experiment, _describe)))
 
 
-def _plain(value: Any) -> Any:
+def _describe(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {key: _plain(getattr(value, key)) for key in value.__dataclass_fields__}
+        return plain({key: getattr(value, key) for key in value.__dataclass_fields__}, _describe)
     if isinstance(value, Domain | Sampler):
-        return {type(value).__name__: {key: _plain(part) for key, part in vars(value).items()}}
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+        return plain({type(value).__name__: vars(value)}, _describe)
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 
@@ -91,26 +84,20 @@ def config_changes(old: dict[str, Any], experiment: Experiment) -> dict[str, Any
 
 
 ABSENT = object()
+_DOMAINS = {"grid_search", "Float", "Integer", "Categorical"}  # the only key of a recorded distribution
 
 
 def _why_fixed(key: str, experiment: Experiment, before: Any) -> str | None:
     """Return why a config key cannot change on resuming; None if it can."""
     if key in ("env", "env_config"):
         return "the environment"
+    mappings = [part for part in _parts(before) if isinstance(part, dict)]
     tuned = {path[0] for path, _ in distributions(experiment.config)}
-    if key in tuned or any(isinstance(part, dict) and _is_recorded_distribution(part) for part in _parts(before)):
+    if key in tuned or any(len(part) == 1 and part.keys() <= _DOMAINS for part in mappings):
         return "part of the search space"
-    return (
-        "part of the network, whose weights are in the checkpoints"
-        if key in network_keys(experiment.run, experiment.config)
-        else None
-    )
-
-
-def _is_recorded_distribution(value: dict[str, Any]) -> bool:
-    return set(value) == {"grid_search"} or (
-        len(value) == 1 and next(iter(value)) in {"Float", "Integer", "Categorical"}
-    )
+    if key in network_keys(experiment.run, experiment.config):
+        return "part of the network, whose weights are in the checkpoints"
+    return None
 
 
 def _parts(value: Any) -> Iterator[Any]:

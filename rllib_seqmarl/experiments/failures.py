@@ -1,7 +1,5 @@
 """Extraction of the original message from errors wrapped by Ray."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

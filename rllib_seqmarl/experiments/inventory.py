@@ -1,7 +1,5 @@
 """The list of algorithms, environments and tuned experiments, made without importing Ray or torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from rllib_seqmarl.algorithm_names import ALGORITHM_NAMES, RLLIB_ALGORITHM_NAMES

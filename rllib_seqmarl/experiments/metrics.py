@@ -1,7 +1,5 @@
 """Paths of the common metrics in a training result, and their short names."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

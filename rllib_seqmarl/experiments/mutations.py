@@ -1,8 +1,6 @@
 """Checks of the options that population-based training changes in running trials."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ray.tune.registry import get_trainable_cls
@@ -12,8 +10,7 @@ from rllib_seqmarl.experiments.config_check import check_config, check_names, ne
 from rllib_seqmarl.experiments.errors import ExperimentError
 from rllib_seqmarl.experiments.search import SchedulerChoice
 from rllib_seqmarl.experiments.search_space import merge
-
-Where = Callable[..., str]
+from rllib_seqmarl.experiments.value_kinds import Where
 
 
 def check_mutations(run: str, config: dict[str, Any], scheduler: SchedulerChoice, where: Where) -> None:
@@ -31,10 +28,7 @@ def check_mutations(run: str, config: dict[str, Any], scheduler: SchedulerChoice
     mutations = scheduler.options.get("hyperparam_mutations")
     if not mutations:  # only population-based training has them
         return
-
-    def where_in_mutations(*path: Any) -> str:
-        return where("scheduler", "hyperparam_mutations", *path)
-
+    where_in_mutations = partial(where, "scheduler", "hyperparam_mutations")
     algorithm = get_trainable_cls(run)
     check_names(algorithm, mutations, where_in_mutations, whole=config)
     for key in mutations:

@@ -1,7 +1,5 @@
 """A strict YAML parser: plain data of bounded size, without values that YAML 1.1 and 1.2 read differently."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

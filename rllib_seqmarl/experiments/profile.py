@@ -1,7 +1,5 @@
 """Time profile of a training iteration, measured with an experiment's config and without Tune."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import suppress

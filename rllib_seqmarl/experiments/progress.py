@@ -1,7 +1,5 @@
 """Progress lines of a training run: steps, return, win rate, speed, time left."""
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any

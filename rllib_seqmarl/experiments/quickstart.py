@@ -1,7 +1,5 @@
 """The quick start: train a Multi-Agent Transformer in minutes and compare it with two baselines."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path

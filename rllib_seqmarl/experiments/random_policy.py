@@ -1,7 +1,5 @@
 """A baseline policy that acts at random."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

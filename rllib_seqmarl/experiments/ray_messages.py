@@ -1,7 +1,5 @@
 """Shortening of Ray's messages about failed actors and killed workers to one line each."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A quiet Ray instance for the duration of a command."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

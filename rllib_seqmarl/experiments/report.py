@@ -1,7 +1,5 @@
 """The summary printed at the end of an experiment."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rllib_seqmarl.experiments.metrics import ENV_STEPS, SECONDS, best, lookup, metric

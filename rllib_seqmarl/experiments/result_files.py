@@ -1,7 +1,5 @@
 """Maintenance of a trial's `result.json` and `progress.csv`, so that repeated iterations appear only once."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

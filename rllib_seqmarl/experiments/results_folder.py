@@ -1,7 +1,5 @@
 """The results folder of an experiment: its name, and a lock that admits one run at a time."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

@@ -4,8 +4,6 @@ Tune itself would keep the original stop criteria and configs, never continue fi
 iterations to the existing results.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

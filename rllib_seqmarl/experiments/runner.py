@@ -1,7 +1,5 @@
 """Execution of experiments with Ray Tune."""
 
-from __future__ import annotations
-
 import logging
 import pickle
 from collections.abc import Sequence

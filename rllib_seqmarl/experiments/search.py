@@ -1,7 +1,5 @@
 """The `search:` and `scheduler:` blocks of an experiment."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import inspect

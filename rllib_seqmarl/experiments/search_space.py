@@ -1,7 +1,5 @@
 """Distributions in experiment files, such as `{loguniform: [1e-5, 1e-3]}`, and their conversion to Ray Tune's."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import math

@@ -1,7 +1,5 @@
 """Early stopping of a run, after a last checkpoint, by a signal or because of a metric that is never reported."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading

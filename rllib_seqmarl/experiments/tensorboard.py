@@ -1,7 +1,5 @@
 """TensorBoard curves grouped as team, loss, time and evaluation; all other metrics keep RLlib's names."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Finding checkpoints and reading learning curves in results folders."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

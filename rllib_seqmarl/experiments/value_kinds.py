@@ -1,7 +1,5 @@
 """Checks of plain values: against type annotations, which are described in words, and of numbers against limits."""
 
-from __future__ import annotations
-
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping

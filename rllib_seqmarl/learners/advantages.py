@@ -1,7 +1,5 @@
 """Per-agent advantages: the rewards behind them, their estimation, and normalisation over all living agents."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

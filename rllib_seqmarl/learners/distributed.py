@@ -1,7 +1,5 @@
 """Coordination of several learners: sums over all of them, and errors that end the update of all."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

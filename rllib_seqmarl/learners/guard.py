@@ -1,7 +1,5 @@
 """Protection from updates that would corrupt the weights: those with a non-finite loss or gradient."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

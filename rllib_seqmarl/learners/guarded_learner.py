@@ -1,7 +1,5 @@
 """How weights change: optimizer, schedules, clipping, and the guard against updates that are not finite."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

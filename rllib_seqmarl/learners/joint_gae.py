@@ -1,7 +1,5 @@
 """The learner connector that turns RLlib's episodes into the joint learner's columns."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ the sum of the advantages of its agents' actions, each given its predecessors'. 
 (arXiv 2205.14953, eq. 4 and 5) therefore applies PPO's clipped objective to each agent's ratio separately.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The learner of joint policies: it makes columns of samples, weighs them, and differentiates any objective."""
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections.abc import Iterable

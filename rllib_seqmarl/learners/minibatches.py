@@ -1,7 +1,5 @@
 """Split a batch into epochs and minibatches by index, without copying or resending the whole batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

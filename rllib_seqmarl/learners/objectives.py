@@ -4,8 +4,6 @@ The learner around an objective prepares the columns and applies the gradients, 
 sum over the given rows with weights from the columns, so a batch can be differentiated slice by slice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any

@@ -1,7 +1,5 @@
 """The conversion of rollouts to a learner's batch, with per-agent advantages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rollouts and episodes as RLlib training data, in equal shares for all learners."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

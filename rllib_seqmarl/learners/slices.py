@@ -5,8 +5,6 @@ whole batch do not fit into caches, so that operations on them wait for memory. 
 operation gain little, whereas whole slices run on several cores in parallel.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

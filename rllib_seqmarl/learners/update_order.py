@@ -5,8 +5,6 @@ updated one after another (HAPPO; Kuba et al., arXiv 2109.11251, Algorithm 4): e
 M, the ratio of new to old probabilities of its predecessors' actions, so that it improves on their new policies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 

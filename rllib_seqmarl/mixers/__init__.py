@@ -1,7 +1,5 @@
 """The registry of mixers. To add a built-in mixer, add a file to this folder and an entry here."""
 
-from __future__ import annotations
-
 from rllib_seqmarl.mixers.attention import CausalSelfAttention, CrossAttention, SelfAttention
 from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.mamba import BidirectionalMamba, CrossMamba, Mamba, MambaOptions

@@ -1,7 +1,5 @@
 """The mixers that can serve as an agent's memory: any causal mixer, and some for time only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -13,8 +13,6 @@ Two of four matrix products per token thus fold into products of weights, and th
 parameters and the function they define stay the same.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import linear as affine

@@ -5,8 +5,6 @@ windows of any length and carries a state from one to the next. However a sequen
 everything else relies on that, and :func:`rllib_seqmarl.mixers.check.check_mixer` tests it.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Checks whether a mixer keeps the contract of ``mixers.base``, with random tokens in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -9,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_structure
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, Mixer, Mixers, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.base import State, reset_state
 from rllib_seqmarl.ops.backends import AUTO
 from rllib_seqmarl.suggestions import did_you_mean
 
-BATCH, LENGTH = 3, 8
+BATCH, LENGTH = 3, 7  # not the default width, so that exchanged axes are noticed
 ALL = slice(None)
 # Wide enough for mixers that compute in float32, and far below the effect of a mistake.
 TOLERANCE = 1e-5
@@ -95,13 +93,13 @@ class _Check:
             return
         earlier = self.call(*self.inputs(ALL, slice(4)))[0]
         self.compare(earlier, y[:, :4], "an output depends on later positions", "use positions 0 to t only")
-        zeros = self.mixer.initial_state(BATCH)
-        if any(leaf.any() for leaf in self.leaves(zeros, "initial_state")):
+        zeros = self.initial_state()
+        if any(leaf.any() for leaf in tree_leaves(zeros)):
             raise self.error("initial_state is not all zeros", "store values such that zeros are the initial state")
         remedy = "the state must hold all that later outputs need; initial_state must equal the start without a state"
         one, state = self.call(self.x, self.context, zeros)
         self.compare(one, y, "a window from initial_state differs from one without a state", remedy)
-        self.compare(self.cut(zeros), y, "windows of [3, 1, 4] positions differ from a single window", remedy)
+        self.compare(self.cut(zeros), y, "windows of [3, 1, 3] positions differ from a single window", remedy)
         self.compare(self.steps(zeros), y, "steps differ from a window", f"{remedy}; or do not override step")
         whole, parts = self.gradient(None), self.gradient(zeros)
         self.compare(parts, whole, "gradients of windows differ", "detach neither outputs nor the state")
@@ -112,16 +110,28 @@ class _Check:
         remedy = "use `resets` (B, L), and let zeros be the initial state in every tensor of the state"
         expected, from_zeros = self.steps(state, resets), self.steps(zeros, resets)
         self.compare(self.call(self.x, self.context, state, resets)[0], expected, what, remedy)
-        self.compare(self.cut(state, resets), expected, f"{what}, in windows of [3, 1, 4] positions", remedy)
+        self.compare(self.cut(state, resets), expected, f"{what}, in windows of [3, 1, 3] positions", remedy)
         without = self.call(self.x, self.context, None, resets)[0]
         self.compare(without, from_zeros, f"without a state, {what}", remedy)
+        self.mixer.to("meta")  # last, since it loses the weights
+        self.initial_state()
+
+    def initial_state(self) -> State:
+        """The initial state, which must be on the device of the parameters, and real numbers of their dtype."""
+        state = self.mixer.initial_state(BATCH)
+        for leaf in self.leaves(state, "initial_state"):
+            for like in filter(torch.is_floating_point, self.mixer.parameters()):
+                if leaf.device != like.device or (leaf.is_floating_point() and leaf.dtype != like.dtype):
+                    where, there = (f"{x.dtype} on {x.device}" for x in (leaf, like))
+                    raise self.error(f"initial_state contains {where}, but parameters are {there}", EXAMPLE_STATE)
+        return state
 
     def inputs(self, *at: slice | int) -> tuple[Tensor, Tensor | None]:
         """x and the context at these batch entries and positions."""
         return self.x[at], None if self.context is None else self.context[at]
 
     def cut(self, state: State, resets: Tensor | None = None) -> Tensor:
-        """The outputs of windows of 3, 1 and 4 positions, one after another."""
+        """The outputs of windows of 3, 1 and 3 positions, one after another."""
         outputs = []
         for part in (slice(*bounds) for bounds in pairwise((0, 3, 4, LENGTH))):
             y, state = self.call(*self.inputs(ALL, part), state, None if resets is None else resets[:, part])
@@ -175,6 +185,9 @@ class _Check:
             if not all(map(torch.equal, self.leaves(state, "the state"), before)):
                 raise self.error(f"{function} changed the given state in place", "return a new state")
             self.leaves(new_state, f"the state returned by {function}")
+            if tree_structure(new_state) != tree_structure(state):
+                what = f"{function} returned a state of another structure than the given one"
+                raise self.error(what, "return the same keys in the same order, and as many list entries")
         return y, new_state
 
     def leaves(self, state: State, what: str) -> list[Tensor]:

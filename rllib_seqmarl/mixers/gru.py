@@ -1,7 +1,5 @@
 """A gated recurrent unit along time (Cho et al. 2014, arXiv 1406.1078): the memory of recurrent MAPPO."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Linear layers with the networks' initialisation."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ bidirectional mixer overflows. The state holds the last inputs of the convolutio
 does not depend on the number of positions.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

@@ -3,8 +3,6 @@
 Time mixing reads, per channel, an average of the predecessors' values, weighted towards large keys and recent tokens.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,14 +4,12 @@ Unlike RWKV-4, each head keeps a matrix state, a sum of outer products of keys a
 decay of each key channel is learnt and constant in time.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import MixerShape
-from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, RWKVInit, log_decay
+from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, RWKVInit, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 
 
@@ -24,7 +22,7 @@ class RWKV5TimeMix(MatrixTimeMix):
         mixes = [start.mix(0.5), start.mix(), start.mix(bonus=0.3), start.mix(0.5)]  # in the order of the projections
         self.mix = nn.Parameter(torch.stack(mixes))
 
-    def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> Projected:
+    def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> tuple[Tensor, ...]:
         shifted = token_shift(x, self.mix, initial_state=previous, resets=resets, backend=self.backend)
         outputs = (F.linear(y, w) for y, w in zip(shifted, self.projections.weight.chunk(4), strict=True))  # (B, L, d)
-        return Projected(log_decay(self.decay), *outputs)
+        return *outputs, log_decay(self.decay)

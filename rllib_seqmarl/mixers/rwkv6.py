@@ -3,8 +3,6 @@
 Unlike RWKV-5, token shifts and decays depend on the token, through low-rank layers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllib_seqmarl.mixers.base import MixerOptions, MixerShape
-from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, Projected, RWKVInit, log_decay
+from rllib_seqmarl.mixers.rwkv_common import MatrixTimeMix, RWKVInit, log_decay
 from rllib_seqmarl.ops.token_shift import token_shift
 
 
@@ -62,13 +60,13 @@ class RWKV6TimeMix(MatrixTimeMix):
         self.decay_down = nn.Parameter(torch.zeros(decay_rank, d))
         self.decay_up = nn.Parameter(torch.empty(d, decay_rank).uniform_(-0.01, 0.01))
 
-    def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> Projected:
+    def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> tuple[Tensor, ...]:
         shift = partial(token_shift, initial_state=previous, resets=resets, backend=self.backend)
         (first,) = shift(x, self.first_mix)
         token_mix = self._token_mix(first.flatten(0, 1)).view(5, *x.shape)
         for_decay, *others = shift(x, self.mix, token_mix)
         outputs = (F.linear(y, w) for y, w in zip(others, self.projections.weight.chunk(4), strict=True))  # (B, L, d)
-        return Projected(self._log_decay(for_decay), *outputs)
+        return *outputs, self._log_decay(for_decay)
 
     def _token_mix(self, first: Tensor) -> Tensor:
         """The data-dependent part of the token shift (5, tokens, d), computed from the ``first`` shift (tokens, d)."""

@@ -5,10 +5,7 @@ channel follow RWKV. Projections are orthogonal; those onto the residual stream 
 package, instead of at zero as in RWKV.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -107,22 +104,6 @@ class NarrowChannelMix(ChannelMix):
         super().__init__(shape, hidden // 32 * 32 if hidden >= 128 else hidden)
 
 
-@dataclass(slots=True)
-class Projected:
-    """The projections of tokens for time mixing with a matrix state; each (..., d)."""
-
-    decay: Tensor  # its logarithm; (d,) if it is constant in time
-    receptance: Tensor
-    key: Tensor
-    value: Tensor
-    gate: Tensor
-
-    def by_head(self, heads: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Receptance, key, value and decay (..., h, d/h)."""
-        r, k, v, w = (x.unflatten(-1, heads) for x in (self.receptance, self.key, self.value, self.decay))
-        return r, k, v, w
-
-
 class HeadNorm(nn.Module):
     """A LayerNorm per head with weights per channel: a group norm in its fastest form for many tokens."""
 
@@ -153,21 +134,22 @@ class MatrixTimeMix(CausalMixer):
         self.output = linear(d, d, bias=False)
 
     @abstractmethod
-    def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> Projected:
-        """Project tokens (B, L, d); ``previous`` (B, d) is the token before them, None for zeros."""
+    def project(self, x: Tensor, previous: Tensor | None, resets: Tensor | None) -> tuple[Tensor, ...]:
+        """Project tokens (B, L, d) to receptance, key, value, gate (B, L, d) and the decay's logarithm.
+
+        ``previous`` (B, d) is the token before them, None for zeros. A decay that is constant in time is (d,).
+        """
 
     def forward(
         self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
     ) -> tuple[Tensor, State]:
         has_state = state is not None
         previous, sums = (state["previous"], state["sums"]) if has_state else (None, None)
-        projected = self.project(x, previous, resets)
-        wkv = wkv6(
-            *projected.by_head(self.heads), self.bonus, has_state, initial_state=sums, resets=resets,
-            backend=self.backend,
-        )  # fmt: skip
+        r, k, v, gate, w = self.project(x, previous, resets)
+        r, k, v, w = (part.unflatten(-1, self.heads) for part in (r, k, v, w))  # (..., h, d/h)
+        wkv = wkv6(r, k, v, w, self.bonus, has_state, initial_state=sums, resets=resets, backend=self.backend)
         wkv, sums = wkv if has_state else (wkv, None)  # (B, L, h, d/h)
-        y = F.linear(self.norm(wkv).flatten(-2) * F.silu(projected.gate), self.output.weight)
+        y = F.linear(self.norm(wkv).flatten(-2) * F.silu(gate), self.output.weight)
         return y, {"previous": x[:, -1], "sums": sums} if has_state else None
 
     def initial_state(self, batch_size: int) -> State:

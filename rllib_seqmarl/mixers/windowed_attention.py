@@ -1,7 +1,5 @@
 """Attention along time over the last steps only, so that a step's cost does not grow with the episode."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -23,7 +23,7 @@ from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
 from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
 from rllib_seqmarl.ops.backends import leave_kernels_out_of_graphs
 from rllib_seqmarl.policies import POLICIES, Policy
-from rllib_seqmarl.policies.base import check_state
+from rllib_seqmarl.policies.base import check_extras, check_state
 from rllib_seqmarl.policy import POLICY_NAME, JointPolicy
 
 RESETS = "resets"  # column: whether an episode begins with this step, (B, T)
@@ -105,6 +105,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         if state is not None:
             obs = {key: x.squeeze(1) for key, x in obs.items()}  # (B, ...) from (B, 1, ...)
         decision = self.network.act(obs, state, deterministic)
+        check_extras(decision.extras)
         outputs = {
             Columns.ACTIONS: decision.actions,
             Columns.ACTION_LOGP: decision.log_probs,

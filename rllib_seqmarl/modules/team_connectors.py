@@ -5,8 +5,6 @@ direction, so that any agent can be mapped to any module. A joint environment is
 connectors do the same in one step, in a fraction of the time. They replace the defaults if the user adds no connectors.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

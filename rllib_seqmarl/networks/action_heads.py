@@ -1,7 +1,5 @@
 """Action heads of the decoder: a distribution over actions, its layers, and how an agent's action becomes a token."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -54,7 +52,7 @@ class CategoricalHead(ActionHead, Categorical):
     def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
         super().__init__(spec, embed_dim)
         # A one-hot vector times a matrix selects a row, so the token embedding is a table with the start flag first.
-        table = torch.empty(spec.token_dim, embed_dim)
+        table = torch.empty(1 + spec.width, embed_dim)
         nn.init.orthogonal_(table, ACTIVATED_GAIN)
         self.start_row = nn.Parameter(table[0].clone())  # (d,)
         self.choice_rows = nn.Parameter(table[1:].clone())  # (width, d)

@@ -8,8 +8,6 @@ before the first block.
 Blocks are mixers, too: they take and return states in the same way.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The sizes and mixers of an encoder, and of an encoder-decoder network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
@@ -9,11 +7,9 @@ from typing import Any, ClassVar, Literal
 from rllib_seqmarl.mixers import MIXERS, Mixers, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.networks.action_heads import DEFAULT_HEADS, HEADS, ActionHead
 from rllib_seqmarl.networks.memory_config import MemoryConfig
-from rllib_seqmarl.networks.policy_config import ActionSpec, check_choice, check_counts
+from rllib_seqmarl.networks.policy_config import check_choice, check_counts
 from rllib_seqmarl.ops.backends import AUTO, check_backend
 from rllib_seqmarl.suggestions import did_you_mean
-
-__all__ = ["AGENT_ORDERS", "ActionSpec", "EncoderConfig", "NetworkConfig"]
 
 AGENT_ORDERS = ("fixed", "shuffled", "shuffled_steps")
 
@@ -59,7 +55,7 @@ class EncoderConfig(MemoryConfig):
             MIXERS.find(key, getattr(self, key))
         if self.encoder_directions not in (1, 2):
             raise ValueError(f"encoder_directions must be 1 or 2, not {self.encoder_directions!r}")
-        if self.encoder_directions == 2 and isinstance(self.encoder_mixers, PostNormMixers):
+        if self.encoder_directions == 2 and isinstance(MIXERS[self.encoder_mixer], PostNormMixers):
             raise ValueError(
                 f"encoder_directions=2 has no effect on encoder_mixer={self.encoder_mixer!r}, which already attends to "
                 f"the whole team; remove it, or choose an rwkv encoder"
@@ -90,12 +86,11 @@ class EncoderConfig(MemoryConfig):
                 f"{{'d_state': 8}}."
             )
         options = {f.name for mixers in self.mixers for f in fields(mixers.options)}
+        listed = f"Their options are {', '.join(sorted(options))}." if options else "They have no options."
         for key in self.mixer_options:
             if key not in options:
                 chosen = " or ".join(f"{name}={getattr(self, name)!r}" for name in self.mixer_keys)
-                raise ValueError(
-                    f"{key!r} is not an option of {chosen}.{did_you_mean(str(key), options)} {_list_options(options)}"
-                )
+                raise ValueError(f"{key!r} is not an option of {chosen}.{did_you_mean(str(key), options)} {listed}")
         for mixers in self.mixers:
             self.shapes(mixers)
 
@@ -112,11 +107,6 @@ class EncoderConfig(MemoryConfig):
 
     def memory_shape(self, width: int) -> MixerShape:
         return replace(super().memory_shape(width), n_head=self.n_head, backend=self.backend)
-
-    @property
-    def encoder_mixers(self) -> Mixers:
-        """The mixers of the encoder's blocks."""
-        return MIXERS[self.encoder_mixer]
 
     def shapes(self, mixers: Mixers) -> list[MixerShape]:
         """The shape of each block's ``mixers``, from the first block to the last."""
@@ -158,7 +148,7 @@ class NetworkConfig(EncoderConfig):
         if self.head != "auto":
             HEADS.find("head", self.head)
         check_choice(self, "decoder_cross", ("mixer", "addition"))
-        if self.decoder_cross == "addition" and isinstance(self.decoder_mixers, PreNormMixers):
+        if self.decoder_cross == "addition" and isinstance(MIXERS[self.decoder_mixer], PreNormMixers):
             raise ValueError(
                 f"decoder_cross='addition' has no effect on decoder_mixer={self.decoder_mixer!r}, which has no cross "
                 f"mixer: the encoder's output is already added to its tokens; remove it"
@@ -180,12 +170,3 @@ class NetworkConfig(EncoderConfig):
         if head.kind != self.action.kind:
             raise ValueError(f"head={self.head!r} is for {head.kind} actions, not {self.action.kind} ones; remove it")
         return head
-
-    @property
-    def decoder_mixers(self) -> Mixers:
-        """The mixers of the decoder's blocks."""
-        return MIXERS[self.decoder_mixer]
-
-
-def _list_options(options: set[str]) -> str:
-    return f"Their options are {', '.join(sorted(options))}." if options else "They have no options."

@@ -1,7 +1,5 @@
 """A team's decisions, made agent by agent."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,14 +1,12 @@
 """The decoder: from predecessors' actions and the encoder's output to each agent's features."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
 from torch import Tensor, nn
 
-from rllib_seqmarl.mixers import CausalMixer, PostNormMixers, PreNormMixers
+from rllib_seqmarl.mixers import MIXERS, CausalMixer, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.base import Addition, State
 from rllib_seqmarl.mixers.check import check_users_mixer
 from rllib_seqmarl.networks.blocks import PostNormDecoderBlock, PreNormBlock
@@ -23,7 +21,7 @@ class Decoder(CausalMixer):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        mixers = config.decoder_mixers
+        mixers = MIXERS[config.decoder_mixer]
         check_users_mixer(config.decoder_mixer, config.shapes(mixers)[0])
         self.is_pre_norm = isinstance(mixers, PreNormMixers)
         if isinstance(mixers, PostNormMixers) and config.decoder_cross == "addition":

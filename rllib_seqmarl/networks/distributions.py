@@ -5,8 +5,6 @@ deterministic function of scores and noise (arg max with Gumbel noise; mean plus
 Log-probabilities are computed for the whole team at once, by the same code for acting and training.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
@@ -61,7 +59,7 @@ class Distribution(nn.Module, ABC):
 
     @abstractmethod
     def noise(self, like: Tensor, action_mask: Tensor | None) -> Tensor:
-        """Draw noise of that shape, dtype and device, such that :meth:`choose` samples exactly from the policy."""
+        """Draw noise of that shape and device, such that :meth:`choose` samples exactly from the policy."""
 
     @abstractmethod
     def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
@@ -103,8 +101,9 @@ class Categorical(Distribution):
         return outputs if action_mask is None else torch.where(action_mask, outputs, ILLEGAL_LOGIT)
 
     def noise(self, like: Tensor, action_mask: Tensor | None) -> Tensor:
-        # Gumbel noise (arg max of logits + noise is an exact sample). The bound avoids log(0).
-        uniform = torch.rand_like(like)
+        # Gumbel noise (arg max of logits + noise is an exact sample). The bound avoids log(0). Half-precision noise
+        # would have many ties, which arg max decides in favour of the first choices.
+        uniform = torch.rand_like(like, dtype=torch.promote_types(like.dtype, torch.float32))
         tiny = torch.finfo(uniform.dtype).tiny
         return uniform.clamp_(min=tiny).log_().neg_().clamp_(min=tiny).log_().neg_()
 

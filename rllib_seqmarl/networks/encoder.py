@@ -1,10 +1,8 @@
 """The encoder: turns each agent's observation into a representation, mixed among agents, and a value."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
-from rllib_seqmarl.mixers import Mixer, PreNormMixers
+from rllib_seqmarl.mixers import MIXERS, Mixer, PreNormMixers
 from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.mixers.check import check_users_mixer
 from rllib_seqmarl.mixers.layers import ACTIVATED_GAIN, linear
@@ -33,7 +31,7 @@ class Encoder(nn.Module):
             nn.LayerNorm(d),
         )
         self.memory = Memory(config, d) if config.has_memory else None
-        mixers = config.encoder_mixers
+        mixers = MIXERS[config.encoder_mixer]
         shapes = config.shapes(mixers)
         check_users_mixer(config.encoder_mixer, shapes[0])
         if isinstance(mixers, PreNormMixers):

@@ -1,7 +1,5 @@
 """The memory of agents: a causal mixer along time, with a state per team and agent."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """What agents remember of earlier steps, as options of a policy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar

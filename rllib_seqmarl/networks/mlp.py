@@ -1,7 +1,5 @@
 """The multilayer perceptron of MAPPO, and its evaluation for a team in which every agent has its own."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import cast

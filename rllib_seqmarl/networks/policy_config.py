@@ -1,14 +1,12 @@
 """What a policy knows about its team, and how it declares its options. Plain data that JSON can hold."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_origin, get_type_hints
 
 from rllib_seqmarl.networks.image_embedding import ConvFilters, ImageShape, default_filters, feature_shape
 
@@ -47,16 +45,14 @@ class ActionSpec:
         return sum(self.nvec) if self.kind == "discrete" else self.dim
 
     @property
-    def token_dim(self) -> int:
-        """Width of an action as a token: start flag and one-hots, or the continuous action itself."""
-        return 1 + self.width if self.kind == "discrete" else self.dim
-
-    @property
     def action_shape(self) -> tuple[int, ...]:
         """Shape of one agent's action: () for one choice, (k,) for k choices, (dim,) when continuous."""
         if self.kind == "continuous":
             return (self.dim,)
         return () if len(self.nvec) == 1 else (len(self.nvec),)
+
+
+RESERVED: set[str] = set()  # names that options cannot have, since the configs of algorithms use them
 
 
 class Option(NamedTuple):
@@ -75,8 +71,14 @@ def declared_options(cls: type) -> dict[str, Option]:
         section = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
         entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
         texts |= {name: " ".join(text.split()) for name, text in entries}
-    kinds = get_type_hints(cls)
-    return {f.name: Option(kinds[f.name], _default(f), texts.get(f.name, "")) for f in fields(cls)}
+    try:
+        kinds = get_type_hints(cls)
+    except NameError:  # a class sent to another process by value leaves its module's names behind
+        kinds = {}
+    for name in kinds.keys() - {f.name for f in fields(cls)}:
+        if get_origin(kinds[name]) is not ClassVar:
+            raise TypeError(f"{cls.__name__}.{name} is no field: put @dataclass(frozen=True) above its class")
+    return {f.name: Option(kinds.get(f.name, Any), _default(f), texts.get(f.name, "")) for f in fields(cls)}
 
 
 def _default(option: Any) -> Any:
@@ -165,8 +167,11 @@ class PolicyConfig:
 
     @classmethod
     def options(cls) -> dict[str, Option]:
-        """The policy's own options, by name."""
-        return {name: option for name, option in declared_options(cls).items() if name not in _TEAM}  # type: ignore[arg-type]
+        """The policy's own options, by name; raises a ValueError if one has a reserved name."""
+        own = {name: option for name, option in declared_options(cls).items() if name not in _TEAM}  # type: ignore[arg-type]
+        if taken := sorted(RESERVED & own.keys()):
+            raise ValueError(f"{cls.__name__}.{taken[0]} is also an attribute of algorithms' configs; rename it")
+        return own
 
     def settings(self) -> dict[str, Any]:
         """The settings that must be equal for weights to be transferred."""

@@ -5,8 +5,6 @@ Yu et al. 2022, arXiv 2103.01955, section 5.1; debiasing as in Adam, Kingma & Ba
 section 3).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

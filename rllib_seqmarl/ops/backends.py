@@ -4,8 +4,6 @@ An operation lists its backends, fastest first. ``"auto"`` selects the first tha
 backend requested by name is used or rejected with a remedy. Every choice is logged once, with its reason.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,7 +54,7 @@ class Operation:
         self.backends = {backend.name: backend for backend in backends}
         self.auto_aliases = frozenset(auto_aliases)
         _OPERATIONS.append(self)
-        self._chosen: dict[tuple[str, str, torch.dtype], tuple[Backend, Callable[..., Any]]] = {}
+        self._chosen: dict[tuple[str, str, torch.dtype], Callable[..., Any]] = {}
 
     def choose(self, backend: str, like: Tensor) -> Callable[..., Any]:
         """Return the function of ``backend`` (a name, or "auto") for tensors like ``like``.
@@ -64,27 +62,24 @@ class Operation:
         Raises:
             ValueError: No backend has this name, or it cannot run on such tensors; the message names a remedy.
         """
-        return self._choose(backend, like)[1]
-
-    def resolve_name(self, backend: str, like: Tensor) -> str:
-        """Return the name of the backend that :meth:`choose` selects; raises the same errors."""
-        return self._choose(backend, like)[0].name
-
-    def _choose(self, backend: str, like: Tensor) -> tuple[Backend, Callable[..., Any]]:
         if is_exporting():
-            reference = self.backends["reference"]
-            return reference, reference.load()
+            return self.reference
         backend = AUTO if backend in self.auto_aliases else backend
         key = backend, like.device.type, like.dtype
         if key not in self._chosen:
             self._chosen[key] = self._load(backend, like.device, like.dtype)
         return self._chosen[key]
 
+    @property
+    def reference(self) -> Callable[..., Any]:
+        """The function of the backend "reference"."""
+        return self.backends["reference"].load()
+
     def available(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
         """Names of the backends that can run, fastest first."""
         return [b.name for b in self.backends.values() if b.obstacle(torch.device(device), dtype) is None]
 
-    def _load(self, name: str, device: torch.device, dtype: torch.dtype) -> tuple[Backend, Callable[..., Any]]:
+    def _load(self, name: str, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
         if name != AUTO:
             check_backend(name, [self])
             backend = self.backends[name]
@@ -94,7 +89,7 @@ class Operation:
                     f"fastest available one ({', '.join(self.available(device, dtype))})."
                 )
             logger.info("%s on %s uses backend %r, as requested", self.name, device.type, name)
-            return backend, backend.load()
+            return backend.load()
         skipped: list[str] = []
         for backend in self.backends.values():
             obstacle = backend.obstacle(device, dtype)
@@ -107,7 +102,7 @@ class Operation:
                     reason = "; ".join([backend.remark, *skipped])
                     level = logging.WARNING if backend.is_slow else logging.INFO
                     logger.log(level, "%s on %s uses backend %r: %s", self.name, device.type, backend.name, reason)
-                    return backend, function
+                    return function
             skipped.append(f"{backend.name} is not used: {obstacle}")
         raise ValueError(f"no backend of {self.name} can run here: {'; '.join(skipped)}.")
 
@@ -144,14 +139,9 @@ def check_backend(name: str, operations: Sequence[Operation]) -> None:
             )
 
 
-def no_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
-    """The obstacle function of a backend that runs everywhere."""
-    return None
-
-
 def reference_backend(function: Callable[..., Any], remark: str, is_slow: bool = False) -> Backend:
     """The backend "reference", a function in plain torch."""
-    return Backend("reference", lambda: function, no_obstacle, remark, is_slow)
+    return Backend("reference", lambda: function, lambda device, dtype: None, remark, is_slow)
 
 
 def cuda_backend(name: str, load: Callable[[], Callable[..., Any]], library: str, packages: str) -> Backend:
@@ -167,9 +157,9 @@ def cuda_backend(name: str, load: Callable[[], Callable[..., Any]], library: str
     return Backend(name, load, obstacle, f"the fused CUDA kernels of {library}")
 
 
-def _load_untraced(operation: Operation, *args: Any) -> tuple[Backend, Callable[..., Any]]:
-    backend, function = Operation._load(operation, *args)
-    return backend, function if backend.name == "reference" else torch.compiler.disable(function)
+def _load_untraced(operation: Operation, *args: Any) -> Callable[..., Any]:
+    function = Operation._load(operation, *args)
+    return function if function is operation.reference else torch.compiler.disable(function)
 
 
 def check_shapes(like_name: str, like: Tensor, **expected: tuple[Tensor | None, Sequence[int]]) -> None:

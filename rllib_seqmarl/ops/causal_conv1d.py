@@ -5,8 +5,6 @@ The state is the last width - 1 tokens, so a window that starts from a state is 
 Names and layouts of the arguments are those of causal-conv1d's functions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any

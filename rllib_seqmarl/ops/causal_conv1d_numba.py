@@ -1,7 +1,5 @@
 """The causal depthwise convolution as a torch function on numba kernels, fused with its SiLU."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """numba's kernel cache, made safe for concurrent processes and for kernels that call kernels in other files."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress

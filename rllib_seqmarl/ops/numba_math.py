@@ -1,7 +1,5 @@
 """Compilation of kernels, their scratch memory, and fast elementary functions for them. Imports numba."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -5,8 +5,6 @@ first use and kept in numba's cache, so later processes start without compiling.
 ordinary threads, as many as torch uses (`torch.set_num_threads`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache

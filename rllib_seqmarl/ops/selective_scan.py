@@ -8,8 +8,6 @@ For channel d and state s of a sequence, with input u, step size delta, and an o
 Names, order and layouts of the arguments are those of mamba-ssm's ``selective_scan_fn``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any

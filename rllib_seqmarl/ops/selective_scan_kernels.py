@@ -8,8 +8,6 @@ Loops index whole arrays (a slice in a kernel counts references, which costs mor
 over many arrays are split in two (LLVM does not vectorise a loop that needs too many overlap checks).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

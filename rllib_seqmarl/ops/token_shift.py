@@ -4,8 +4,6 @@ The first token's predecessor is zero. RWKV derives several inputs from a token,
 computed together here.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

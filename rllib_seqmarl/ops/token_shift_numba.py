@@ -1,7 +1,5 @@
 """The token shift as a torch function on numba kernels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

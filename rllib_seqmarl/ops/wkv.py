@@ -5,8 +5,6 @@ per head (Eagle and Finch; Peng et al. 2024, arXiv 2404.05892, section 4): RWKV-
 is constant in time. The keywords of all operations are described in :mod:`rllib_seqmarl.ops`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from inspect import signature

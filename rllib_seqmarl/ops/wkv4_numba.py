@@ -4,8 +4,6 @@ With the running maximum p of the exponents, sums over predecessors are kept in 
 one. The output does not depend on p, so the backward pass can treat p as constant.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

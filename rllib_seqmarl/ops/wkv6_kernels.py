@@ -9,8 +9,6 @@ Arrays are indexed [sequence, token, head, channel], with all loops over heads a
 not vectorise a loop in which an index might be negative.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

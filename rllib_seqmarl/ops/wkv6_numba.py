@@ -1,7 +1,5 @@
 """The matrix-state WKV as a torch function on numba kernels."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

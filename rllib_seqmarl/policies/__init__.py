@@ -1,7 +1,5 @@
 """The registry of policies. To add a built-in policy, add a file to this folder and an entry here."""
 
-from __future__ import annotations
-
 from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
@@ -25,8 +23,8 @@ def register_policy(name: str, policy: type[Policy]) -> None:
         policy: A class that derives from `Policy`, is made from its `Config`, and declares its options there.
 
     Raises:
-        ValueError: The name is taken by another policy, or is not a non-empty string.
-        TypeError: `policy` is not a policy class.
+        ValueError: The name is taken by another policy, or is not a non-empty string; or an option has a reserved name.
+        TypeError: `policy` is not a policy class, or its `Config` is not a dataclass.
     """
     if not (isinstance(policy, type) and issubclass(policy, Policy)):
         raise TypeError(f"register_policy({name!r}, ...) takes a class that derives from Policy, not {policy!r}.")
@@ -36,16 +34,8 @@ def register_policy(name: str, policy: type[Policy]) -> None:
             f"register_policy({name!r}, ...): {policy.__name__}.Config must be a dataclass that derives from "
             f"PolicyConfig and declares the policy's options, not {config!r}."
         )
+    config.options()  # checks them
     POLICIES.add(name, policy)
-
-
-def policy_name(policy: Policy) -> str:
-    """Return the name under which a policy's class is registered.
-
-    Raises:
-        ValueError: It is not registered.
-    """
-    return POLICIES.name_of(type(policy))
 
 
 __all__ = [
@@ -60,7 +50,6 @@ __all__ = [
     "PolicyConfig",
     "SequencePolicy",
     "ValueNormalizer",
-    "policy_name",
     "register_policy",
     "reset_state",
 ]

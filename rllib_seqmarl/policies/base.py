@@ -1,9 +1,7 @@
 """The protocol of a policy: what the RLModule, exports, transfer and `JointPolicy` know of a network."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, NamedTuple
 
@@ -14,6 +12,13 @@ from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.networks.policy_config import PolicyConfig
 
 TeamObs = Mapping[str, Tensor]  # a joint observation, see `Policy`
+# The columns of batches that RLlib, the module and the learner write, so that extras need other names.
+COLUMNS = """
+    obs infos actions actions_for_env rewards terminateds truncateds new_obs eps_id agent_id module_id seq_lens t
+    state_in next_state_in state_out next_state_out embeddings action_dist_inputs action_prob action_logp vf_preds
+    values_bootstrapped advantages value_targets intrinsic_rewards returns_to_go loss_mask entropy resets agent_earns
+    loss_weights value_loss_weights factor weights_seq_no
+"""
 
 
 class Decision(NamedTuple):
@@ -24,7 +29,7 @@ class Decision(NamedTuple):
         log_probs: (B, n), or (B, n, dim) with one log-probability per action dimension.
         values: (B, n), in the value normaliser's units.
         state: The state before the next step, a tree of tensors (B, ...).
-        extras: Tensors (B, ...) that :meth:`Policy.evaluate` needs again, by column name.
+        extras: Tensors (B, ...) that :meth:`Policy.evaluate` needs again, by column name, none of `COLUMNS`.
     """
 
     actions: Tensor
@@ -140,9 +145,11 @@ def checked_observations(config: PolicyConfig, obs: TeamObs) -> Tensor:
     """Each agent's own observation, (..., n, obs_dim).
 
     Raises:
-        ValueError: The array does not have this width, or another number of agents than the policy is made for.
+        ValueError: They have another width, number of agents or kind of numbers than the policy is made for.
     """
     observations = obs["observations"]
+    if config.image_shape is None and not observations.is_floating_point():
+        raise ValueError(f"observations must be floating-point numbers, not {observations.dtype}; use x.float()")
     if config.needs_n_agents and observations.shape[-2] != config.n_agents:
         raise ValueError(
             f"this policy is made for n_agents={config.n_agents}, but the observations are of {observations.shape[-2]}"
@@ -152,6 +159,12 @@ def checked_observations(config: PolicyConfig, obs: TeamObs) -> Tensor:
             f"observations must have shape (batch, agents, {config.obs_dim}), not {tuple(observations.shape)}"
         )
     return observations
+
+
+def check_extras(names: Iterable[str]) -> None:
+    """Raise a ValueError if one of a decision's extras has the name of another column."""
+    if taken := sorted(set(COLUMNS.split()).intersection(names)):
+        raise ValueError(f"the policy's extra {taken[0]!r} would replace the batch's column of that name; rename it")
 
 
 def network_input(config: PolicyConfig, obs: TeamObs) -> Tensor:

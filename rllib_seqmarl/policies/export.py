@@ -1,7 +1,5 @@
 """Saving and loading of policies without pickle: weights as safetensors, configuration as JSON."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -16,7 +14,7 @@ from torch import Tensor
 from rllib_seqmarl.mixers import MIXERS
 from rllib_seqmarl.networks.action_heads import HEADS
 from rllib_seqmarl.ops.backends import AUTO
-from rllib_seqmarl.policies import POLICIES, Policy, policy_name
+from rllib_seqmarl.policies import POLICIES, Policy
 from rllib_seqmarl.version import __version__
 
 FORMAT_VERSION = 3
@@ -49,11 +47,13 @@ def save_network(
     tensors = {_NETWORK + name: tensor for name, tensor in network.state_dict().items()}
     tensors |= {_EXTRA + name: tensor for name, tensor in (extra or {}).items()}
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    config = network.config.to_dict()
+    # Without the backend: the machine that loads the file may have other libraries and devices.
     content = {
         "format_version": FORMAT_VERSION,
         "rllib_seqmarl_version": __version__,
-        "policy": policy_name(network),
-        "network": _without_backend(network.config.to_dict()),
+        "policy": POLICIES.name_of(type(network)),
+        "network": {**config, **({"backend": AUTO} if "backend" in config else {})},
         **({"mixer_modules": modules} if (modules := _modules(network)) else {}),
         **(description or {}),
         _WEIGHTS_SUM: hashlib.sha256(weights).hexdigest(),
@@ -138,16 +138,11 @@ def _upgraded(description: dict[str, Any]) -> dict[str, Any]:
     return {"policy": "sequence", **description}
 
 
-def _without_backend(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the backend: the machine that loads the file may have other libraries and devices."""
-    return config | ({"backend": AUTO} if "backend" in config else {})
-
-
 def _modules(network: Policy) -> list[str]:
     """The modules outside this package that define the policy and its parts."""
     mixers = [getattr(network.config, key, "") for key in ("encoder_mixer", "decoder_mixer")]
     parts = MIXERS.modules_of(*mixers) | HEADS.modules_of(getattr(network.config, "head", ""))
-    return sorted(parts | POLICIES.modules_of(policy_name(network)))
+    return sorted(parts | POLICIES.modules_of(POLICIES.name_of(type(network))))
 
 
 def _with_checksum(unsigned: bytes, digest: str) -> bytes:

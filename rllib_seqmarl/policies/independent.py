@@ -3,8 +3,6 @@
 Every agent decides from its own observation: pi(a_1..a_n | o_1..o_n) is the product over agents of pi_i(a_i | o_i).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast

@@ -1,7 +1,5 @@
 """Export of a greedy policy to ONNX, for inference without this package and without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 MAT is github.com/PKU-MARL/Multi-Agent-Transformer; MARWKV, version 4, has the same structure with RWKV-4 mixers.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.networks.config import ActionSpec, NetworkConfig
+from rllib_seqmarl.networks.config import NetworkConfig
+from rllib_seqmarl.networks.policy_config import ActionSpec
 from rllib_seqmarl.policies.sequence import SequencePolicy
 
 Names = Mapping[str, list[str]]  # our name -> published names, which are stacked if there are several

@@ -4,8 +4,6 @@ pi(a_1..a_n | o_1..o_n) is the product over agents of pi(a_t | encoder(o_1..o_n)
 2022, arXiv 2205.14953, section 4), so a team acts agent by agent but is trained in one parallel pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial

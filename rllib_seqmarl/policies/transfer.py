@@ -8,8 +8,6 @@ The first layer normalises over all entries of an observation, so the network's 
 the number of entries does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

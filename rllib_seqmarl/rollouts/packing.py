@@ -1,7 +1,5 @@
 """Pack episodes into a rollout, so that everything after sampling knows one form of data."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Sequence
 from typing import Any

@@ -96,12 +96,6 @@ class Rollout(Sequence[SingleAgentEpisode]):
         """Whether the row is the first of an episode, (T, B)."""
         return np.concatenate([(self.lengths_before == 0)[None], ~self.is_step])[: self.num_rows]
 
-    @property
-    def nbytes(self) -> int:
-        """The total size of all arrays in bytes."""
-        arrays = tree.flatten([getattr(self, field.name) for field in fields(self) if field.name != "infos"])
-        return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
-
     # -- episodes --------------------------------------------------------------------------------------------
 
     @cached_property

@@ -1,16 +1,12 @@
 """Divide rollouts among learners, so that all learners have steps, and about the same number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from rllib_seqmarl.rollouts.rollout import Rollout
+from rllib_seqmarl.rollouts.rollout import Rollout
 
-Select = Callable[["Rollout", int, int], "Rollout"]
+Select = Callable[[Rollout, int, int], Rollout]
 
 
 def split_rollouts(rollouts: Sequence[Rollout], num_shares: int) -> list[list[Rollout]]:
@@ -38,7 +34,7 @@ def split_rollouts(rollouts: Sequence[Rollout], num_shares: int) -> list[list[Ro
         rollout.take_changes()
     per_env = [rollout.is_step.sum(axis=0) for rollout in rollouts]  # (B,) each
     if np.count_nonzero(np.concatenate(per_env)) >= num_shares:
-        return _split(rollouts, per_env, num_shares, lambda rollout, *envs: rollout.of_envs(*envs))
+        return _split(rollouts, per_env, num_shares, Rollout.of_envs)
     columns = [rollout.of_envs(env, env + 1) for rollout in rollouts for env in range(rollout.num_envs)]
     length = rollouts[0].max_seq_len or 1
     per_window = [  # (T / length,) each

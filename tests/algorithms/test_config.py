@@ -81,6 +81,10 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], MATConfig], str]] = {
         lambda: MATConfig().environment(ENV).rl_module(model_config={"embed_dims": 3}),
         "model_config has no entry 'embed_dims'. Did you mean 'embed_dim'",
     ),
+    "policy in model_config": (
+        lambda: MATConfig().environment(ENV).rl_module(model_config={"policy": "independent"}),
+        "model_config has no entry 'policy'.* set them with `config.network",
+    ),
     "environment": (lambda: MATConfig().environment("mpe/simple_spred"), "Did you mean 'mpe/simple_spread'"),
     "old stack": (
         lambda: MATConfig().environment(ENV).api_stack(enable_rl_module_and_learner=False),
@@ -137,8 +141,8 @@ INCOMPATIBLE: dict[str, tuple[Callable[[], MATConfig], str]] = {
         "rl_module_spec=MultiRLModuleSpec.* is not supported: a team has one module",
     ),
     "model config of a spec": (
-        lambda: config().rl_module(rl_module_spec=RLModuleSpec(model_config={"fcnet_hiddens": [8]})),
-        "rl_module_spec.model_config has no entry 'fcnet_hiddens'",
+        lambda: config().rl_module(rl_module_spec=RLModuleSpec(model_config={"embed_dim": 8})),
+        r"rl_module_spec.model_config is not supported; set the options with `config.network\(",
     ),
     "connector": (
         lambda: config().env_runners(env_to_module_connector=MeanStdFilter()),

@@ -13,6 +13,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_seqmarl import MATConfig, make_joint_env
+from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.algorithms.evaluation import check_evaluation_team
 from rllib_seqmarl.algorithms.unused_options import RETIRED_OPTIONS, UNUSED_OPTIONS
 from rllib_seqmarl.algorithms.validation import OPTION_CHECKS
@@ -96,6 +97,11 @@ def test_changed_unused_options_are_rejected(key: str) -> None:
         config.validate()
 
 
+def test_advice_names_the_algorithms_of_this_package() -> None:
+    assert "IPPO" in RETIRED_OPTIONS["policy_mapping_fn"] and "IPPO" in UNUSED_OPTIONS["policy_map_cache"]
+    assert "MAPPO" in RETIRED_OPTIONS["vf_share_layers"] and "MAT" in RETIRED_OPTIONS["vf_share_layers"]
+
+
 SETTERS: dict[str, Callable[[MATConfig], Any]] = {
     "train_batch_size=4000": lambda config: config.training(train_batch_size=4000),  # RLlib's default
     "model={'fcnet_hiddens': [8]}": lambda config: config.training(model={"fcnet_hiddens": [8]}),
@@ -132,6 +138,16 @@ def test_evaluation_options_are_checked(case: str) -> None:
     overrides, message = EVALUATION[case]
     with pytest.raises(ValueError, match=message):
         MATConfig().environment(ENV).evaluation(evaluation_config=overrides).validate()
+
+
+def test_evaluation_options_of_a_chosen_policy_are_checked() -> None:
+    config = JointPPOConfig().environment(ENV).network(policy="independent")
+    config.evaluation(evaluation_config={"hidden_sizes": (64, 64)}).validate()
+    for overrides in ({"hidden_sizes": [8]}, {"policy": "independent", "critic": "observations"}):
+        with pytest.raises(
+            ValueError, match="evaluation_config: (hidden_sizes|critic)=.* has no effect: evaluation uses"
+        ):
+            config.evaluation(evaluation_config=overrides).validate()
 
 
 def test_effective_evaluation_options_are_accepted() -> None:

@@ -118,6 +118,18 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: MARWKVConfig().network(version=7),
         r"version=7 is not a version of RWKV; choose one of \(4, 5, 6\)",
     ),
+    "policy of MARWKV": (
+        lambda: MARWKVConfig().network(policy="independent"),
+        "policy='independent' does not fit MARWKVConfig, whose options are for policy='sequence'; use MAPPOC",
+    ),
+    "policy of MAM": (
+        lambda: MAMConfig().network(policy="independent", embed_dim=64, encoder_mixer="attention"),
+        "policy='independent' does not fit MAMConfig, .* and JointPPOConfig for other policies",
+    ),
+    "rate of a critic": (
+        lambda: MATConfig().training(critic_lr=1e-3),
+        "critic_lr=0.001 has no effect: policy='sequence' has no separate critic; remove it",
+    ),
     "fraction of a version": (lambda: MARWKVConfig().network(version=4.0), "version=4.0 is not a version of RWKV"),
     "set twice": (
         lambda: MAMConfig().network(d_state=8, mixer_options={"d_state": 4}),

@@ -6,15 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+from coordination_bounds import UNREPEATED_INDEPENDENT_BOUND, independent_bound, unrepeated_optimum
 
-from rllib_seqmarl.envs.suites.coordination import (
-    UNREPEATED_INDEPENDENT_BOUND,
-    DistinctChoice,
-    UnrepeatedChoice,
-    independent_bound,
-    make_coordination,
-    unrepeated_optimum,
-)
+from rllib_seqmarl.envs.suites.coordination import DistinctChoice, UnrepeatedChoice, make_coordination
 
 Policies = list[np.ndarray]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ class RecurrentConfig(PolicyConfig):
     hidden: The GRU's width.
     max_seq_len: The length of windows.
     """
+
+    free_options: ClassVar[frozenset[str]] = frozenset({"max_seq_len"})
 
     hidden: int = 6
     max_seq_len: int = 20

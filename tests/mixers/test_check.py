@@ -62,6 +62,27 @@ class StateOfOnes(Decayed):
         return {"sum": self.scale.new_ones(batch_size, len(self.scale))}
 
 
+class StateInSinglePrecision(Decayed):
+    def initial_state(self, batch_size: int) -> Any:
+        return {"sum": torch.zeros(batch_size, len(self.scale))}
+
+
+class StateOnTheCPU(Decayed):
+    def initial_state(self, batch_size: int) -> Any:
+        return {"sum": torch.zeros(batch_size, len(self.scale), dtype=self.scale.dtype)}
+
+
+class OtherKeys(Decayed):
+    def forward(self, *args: Any) -> Any:
+        y, state = super().forward(*args)
+        return y, None if state is None else {**state, "last": y[:, -1]}
+
+
+class SwappedAxes(Decayed):
+    def forward(self, x: Any, context: Any = None, state: Any = None, resets: Any = None) -> Any:
+        return super().forward(x, context, state, resets)[0].mT, None
+
+
 class AlwaysState(Decayed):
     def forward(self, x: Any, context: Any = None, state: Any = None, resets: Any = None) -> Any:
         return super().forward(x, context, self.initial_state(len(x)) if state is None else state, resets)
@@ -148,15 +169,19 @@ class WithoutResets(Decayed):
 
 BROKEN: dict[type, str] = {
     NoPair: "forward returned Tensor; return a pair",
-    Narrow: r"y of shape \(3, 8, 7\) for x of shape \(3, 8, 8\); return y of the same shape",
+    Narrow: r"y of shape \(3, 7, 7\) for x of shape \(3, 7, 8\); return y of the same shape",
+    SwappedAxes: r"y of shape \(3, 8, 7\) for x of shape \(3, 7, 8\)",
     NumberAsState: "initial_state contains a int; return self.weight.new_zeros",
     StateWithoutBatch: r"initial_state contains a tensor of shape \(1, 3\) for 3 batch entries",
     StateOfOnes: "initial_state is not all zeros",
+    StateInSinglePrecision: "initial_state contains torch.float32 on cpu, but parameters are torch.float64 on cpu; ret",
+    StateOnTheCPU: "initial_state contains torch.float64 on cpu, but parameters are torch.float64 on meta; return self",
+    OtherKeys: "forward returned a state of another structure than the given one; return the same keys",
     AlwaysState: r"returned a state without being given one; return \(y, None\)",
     InPlace: "changed the given state in place; return a new state",
     OtherStep: "steps differ from a window.*do not override step",
-    ForgetsBetweenWindows: r"windows of \[3, 1, 4\] positions differ from a single window.*the state must hold all",
-    IgnoresState: r"windows of \[3, 1, 4\] positions differ from a single window",
+    ForgetsBetweenWindows: r"windows of \[3, 1, 3\] positions differ from a single window.*the state must hold all",
+    IgnoresState: r"windows of \[3, 1, 3\] positions differ from a single window",
     IgnoresResets: "a reset does not have the effect of a state of zeros.*use `resets`",
     ForgetsResetAtTheStart: "a reset does not have the effect of a state of zeros.*use `resets`",
     ResetsWithoutStateOnly: "without a state, a reset does not have the effect",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from ray import cloudpickle
 
-from rllib_seqmarl import MATConfig, register_mixer
+from rllib_seqmarl import MATConfig, check_mixer, register_mixer
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, MixerShape, PreNormMixers
 from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
@@ -44,7 +46,7 @@ SUM = PreNormMixers(time=Sum, channel=Sum)
 
 @pytest.fixture(autouse=True)
 def restore_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("sum", "sum of another module"):
+    for name in ("sum", "sum of another module", "my-mixer"):
         monkeypatch.setitem(MIXERS, name, SUM)
         del MIXERS[name]
 
@@ -59,6 +61,42 @@ def test_registered_mixer_can_be_selected() -> None:
     register_mixer("sum", SUM)
     small().validate()
     register_mixer("sum", replace(SUM))  # as when rerunning a notebook cell
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "mixers.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text.partition("example, whose state")[2], re.DOTALL):
+        exec(block, names)
+    check_mixer(names["Sum"])
+    names["config"].environment(ENV).validate()
+
+
+def scaled(by: int) -> Callable[[MixerShape], Sum]:
+    return lambda shape: Sum(replace(shape, n_head=by))
+
+
+FACTORIES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "lambda": (lambda: lambda shape: Sum(shape), lambda: lambda shape: Sum(replace(shape, layer=1))),
+    "value in a lambda": (lambda: scaled(2), lambda: scaled(3)),
+    "default of a lambda": (lambda: lambda shape, by=2: Sum(shape), lambda: lambda shape, by=3: Sum(shape)),
+    "function of a partial": (lambda: partial(Sum), lambda: partial(MIXERS["rwkv4"].time)),
+    "argument of a partial": (lambda: partial(scaled, 2), lambda: partial(scaled, 3)),
+    "keyword of a partial": (lambda: partial(scaled, by=2), lambda: partial(scaled, by=3)),
+}
+
+
+@pytest.mark.parametrize("case", FACTORIES)
+def test_lambdas_and_partial_functions_are_told_apart_by_what_they_do(case: str) -> None:
+    """Equal ones may be registered again, also after a config has carried them to another process."""
+    (make, make_another), rwkv = FACTORIES[case], MIXERS["rwkv4"]
+    register_mixer("sum", PreNormMixers(make(), rwkv.channel))
+    register_mixer("sum", PreNormMixers(make(), rwkv.channel))
+    MIXERS["sum"] = cloudpickle.loads(cloudpickle.dumps(MIXERS["sum"]))
+    register_mixer("sum", PreNormMixers(make(), rwkv.channel))
+    with pytest.raises(ValueError, match="the name 'sum' is already registered"):
+        register_mixer("sum", PreNormMixers(make_another(), rwkv.channel))
+    assert MIXERS.modules_of("sum") == {__name__}
 
 
 BAD: dict[str, tuple[Any, Any, str]] = {

@@ -15,8 +15,8 @@ from random_networks import ACTIONS, cases, random_mask, randomized, team_obs
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.layers import linear
 from rllib_seqmarl.networks.action_heads import CategoricalHead
+from rllib_seqmarl.networks.decoding.fast_decoder import HEADS as COMPILED_HEADS
 from rllib_seqmarl.networks.decoding.heads import TorchHead
-from rllib_seqmarl.networks.decoding.table import HEADS as COMPILED_HEADS
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
 
 pytest.importorskip("numba")

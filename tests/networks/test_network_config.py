@@ -8,15 +8,15 @@ from rllib_seqmarl.policies import ActionSpec, NetworkConfig
 
 
 @pytest.mark.parametrize(
-    ("spec", "width", "token_dim", "action_shape"),
+    ("spec", "width", "action_shape"),
     [
-        (ActionSpec("discrete", nvec=(7,)), 7, 8, ()),
-        (ActionSpec("discrete", nvec=(5, 10)), 15, 16, (2,)),
-        (ActionSpec("continuous", dim=3), 3, 3, (3,)),
+        (ActionSpec("discrete", nvec=(7,)), 7, ()),
+        (ActionSpec("discrete", nvec=(5, 10)), 15, (2,)),
+        (ActionSpec("continuous", dim=3), 3, (3,)),
     ],
 )
-def test_sizes_and_round_trip(spec, width, token_dim, action_shape):
-    assert (spec.width, spec.token_dim, spec.action_shape) == (width, token_dim, action_shape)
+def test_sizes_and_round_trip(spec, width, action_shape):
+    assert (spec.width, spec.action_shape) == (width, action_shape)
     config = NetworkConfig(
         obs_dim=4,
         action=spec,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from random_networks import ACTIONS, random_mask, randomized
 from torch import Tensor, nn
 
+from rllib_seqmarl.networks.distributions import Categorical
 from rllib_seqmarl.policies import ActionSpec, IndependentConfig, IndependentPolicy
 from rllib_seqmarl.policies.export import load_network, save_network
 from rllib_seqmarl.policies.onnx_export import GreedyActor, write_onnx
@@ -98,6 +99,18 @@ def test_samples_follow_the_policy(std: str, share_actor: bool) -> None:
     decision = net.act(obs, deterministic=False)
     entropy = net.evaluate({key: x[:1] for key, x in obs.items()}, decision.actions[:1]).entropy.detach()
     torch.testing.assert_close(-decision.log_probs.mean(0, keepdim=True), entropy, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_choices_follow_logits_of_any_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    choices, logits = Categorical(ActionSpec("discrete", (16,))), torch.tensor([2.0, -4.0] + 14 * [0.0], dtype=dtype)
+    scores = logits.expand(400_000, -1)
+    noise = choices.noise(scores, None)
+    assert noise.isfinite().all()
+    counts = choices.choose(scores, noise).bincount(minlength=16)
+    expected = logits.float().softmax(-1) * len(scores)
+    assert ((counts - expected).abs() < 4 * expected.sqrt()).all()
 
 
 @pytest.mark.parametrize("share_actor", [True, False])
@@ -290,7 +303,9 @@ def test_the_number_of_agents_must_be_known_where_it_counts() -> None:
     IndependentPolicy(replace(PLAIN, n_agents=None, critic="observations"))
 
 
-def test_observations_of_the_wrong_shape_are_rejected() -> None:
+def test_observations_of_the_wrong_shape_or_kind_are_rejected() -> None:
     for shape in ((3, 6), (2, 3, 5)):
         with pytest.raises(ValueError, match=r"observations must have shape \(batch, agents, 6\)"):
             policy().act({"observations": torch.zeros(shape, dtype=torch.float64)})
+    with pytest.raises(ValueError, match=r"observations must be floating-point numbers, not torch.int64; use x.float"):
+        policy().act({"observations": torch.zeros(2, 3, 6, dtype=torch.int64)})

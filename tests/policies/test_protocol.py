@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 from ray import cloudpickle
+from ray.rllib.core.columns import Columns
 from torch import Tensor, nn
 
 from rllib_seqmarl import MAMConfig, MARWKVConfig, MATConfig, register_policy
@@ -18,9 +19,12 @@ from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.algorithms.user_parts import USER_PARTS, _register
 from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment_file import load_experiments
+from rllib_seqmarl.learners.advantages import AGENT_EARNS
+from rllib_seqmarl.learners.objectives import FACTOR, LOSS_WEIGHTS, VALUE_LOSS_WEIGHTS
+from rllib_seqmarl.modules.joint_sequence_module import RESETS
 from rllib_seqmarl.networks.policy_config import declared_options
 from rllib_seqmarl.policies import POLICIES, ActionSpec, Decision, Evaluation, Policy, PolicyConfig, reset_state
-from rllib_seqmarl.policies.base import check_state
+from rllib_seqmarl.policies.base import check_extras, check_state
 from rllib_seqmarl.policies.export import ExportError, load_network, save_network
 
 ENV = "coordination/distinct_choice"
@@ -94,6 +98,19 @@ def defined_again() -> type[Policy]:
     return type("LinearPolicy", (LinearPolicy,), {"__module__": LinearPolicy.__module__})
 
 
+def with_config(config: type) -> type[Policy]:
+    return type("Other", (LinearPolicy,), {"Config": config})
+
+
+class Undecorated(LinearConfig):
+    free_options = frozenset({"hidden"})
+    hidden: int = 3
+
+
+def with_option(name: str) -> type[Policy]:
+    return with_config(make_dataclass("OtherConfig", [(name, int, 3)], bases=(PolicyConfig,), frozen=True))
+
+
 BAD: dict[str, tuple[Any, Any, str]] = {
     "built-in": ("sequence", LinearPolicy, "the name 'sequence' is a built-in policy; choose another name"),
     "taken": ("linear", POLICIES["sequence"], "the name 'linear' is already registered with other classes"),
@@ -102,6 +119,19 @@ BAD: dict[str, tuple[Any, Any, str]] = {
     "object": ("mine", object(), "takes a class that derives from Policy, not <object"),
     "module": ("mine", nn.Linear, "takes a class that derives from Policy, not <class 'torch"),
     "no config": ("mine", type("Bare", (Policy,), {}), "Bare.Config must be a dataclass .* not None"),
+    "no dataclass": (
+        "mine",
+        with_config(Undecorated),
+        r"Undecorated.hidden is no field: put @dataclass\(frozen=True\) above its class",
+    ),
+    "option of RLlib": (
+        "mine",
+        with_option("gamma"),
+        "OtherConfig.gamma is also an attribute of algorithms' configs; rename it",
+    ),
+    "option of ours": ("mine", with_option("critic_lr"), "OtherConfig.critic_lr is also an"),
+    "retired option": ("mine", with_option("horizon"), "OtherConfig.horizon is also an"),
+    "method": ("mine", with_option("training"), "OtherConfig.training is also an"),
     "other config": ("mine", type("Odd", (Policy,), {"Config": dict}), "Odd.Config must be a dataclass .* not <class"),
 }
 
@@ -304,6 +334,16 @@ def test_searches_and_population_based_training_know_the_options(module: str, tm
 def test_scripts_can_name_the_module_with_the_options(module: str) -> None:
     config = MATConfig().network(policy="of another module", mixer_modules=[module], scale=2)
     assert config.scale == 2
+
+
+def test_extras_with_names_of_columns_are_refused() -> None:
+    columns = [name for key, name in vars(Columns).items() if key.isupper()]
+    for name in [*columns, "entropy", RESETS, AGENT_EARNS, LOSS_WEIGHTS, VALUE_LOSS_WEIGHTS, FACTOR]:
+        with pytest.raises(
+            ValueError, match=f"the policy's extra '{name}' would replace the batch's column of that na"
+        ):
+            check_extras(["order", name])
+    check_extras(["order", "extra"])
 
 
 # -- state ------------------------------------------------------------------------------------------------------------

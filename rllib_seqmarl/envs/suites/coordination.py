@@ -41,7 +41,6 @@ constant, so sharing observations does not help: only *sampling* the actions joi
 """
 
 import inspect
-import math
 from typing import Any
 
 import numpy as np
@@ -51,20 +50,6 @@ from pettingzoo import ParallelEnv
 from rllib_seqmarl.envs.options import check_names, check_options
 from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
 from rllib_seqmarl.envs.suite import Suite
-
-
-def independent_bound(n_agents: int, n_choices: int) -> float:
-    """Upper bound on decentralised policies' success probability per step of DistinctChoice; proof at the top."""
-    return (n_choices - n_agents + 1) / n_choices
-
-
-UNREPEATED_INDEPENDENT_BOUND = 0.25
-"""Upper bound on memoryless product policies' success probability per step of UnrepeatedChoice; proof at the top."""
-
-
-def unrepeated_optimum(n_agents: int) -> float:
-    """Success probability per step of UnrepeatedChoice for the best memoryless joint policy: 1 - 1/n!."""
-    return 1.0 - 1.0 / math.factorial(n_agents)
 
 
 class _ChoiceTask(BaseParallelEnv):
@@ -129,9 +114,6 @@ class _ChoiceTask(BaseParallelEnv):
                 picture[top : top + cell - gap, left : left + cell - gap] = colour
         return picture
 
-    def close(self) -> None:
-        """Do nothing: there are no open resources."""
-
     # Hooks for the tasks.
 
     def _begin_step(self) -> None:
@@ -189,7 +171,7 @@ class UnrepeatedChoice(_ChoiceTask):
     """n agents must take n different choices, and never repeat the previous joint action.
 
     The observation is the constant 1, float32 (1,). The first step of an episode has no previous action and does
-    not succeed, so the best memoryless team's return is `(max_cycles - 1) * unrepeated_optimum(n_agents)`.
+    not succeed, so the best memoryless team's return is `(max_cycles - 1) * (1 - 1/n!)`.
 
     Args:
         n_agents: Number of agents n, >= 2, which is also the number of choices.

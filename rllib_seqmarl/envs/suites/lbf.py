@@ -104,12 +104,8 @@ class ForagingTeam(TupleEnv):
             player.position = None
         return super().reset(seed, options)
 
-    def _has_won(self) -> bool:
+    def _has_terminated(self) -> bool:
         return not self.env.field.any()
-
-    def _end_flags(self) -> tuple[bool, bool]:
-        won = self._has_won()
-        return won, not won
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         infos = {}
@@ -120,7 +116,7 @@ class ForagingTeam(TupleEnv):
         return infos
 
     def _final_info(self) -> dict[str, Any]:
-        return {"win": float(self._has_won())}
+        return {"win": float(self._has_terminated())}
 
 
 _LISTED = (

@@ -5,14 +5,13 @@ teams against each other and are left out.
 """
 
 import importlib
-from inspect import signature
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import Limits, check_names, check_options
-from rllib_seqmarl.envs.parallel_env import BaseParallelEnv
+from rllib_seqmarl.envs.options import Limits, check_options
+from rllib_seqmarl.envs.pettingzoo_turns import PettingZooTurns
 from rllib_seqmarl.envs.suite import Suite
 
 _VERSIONS = {
@@ -56,12 +55,11 @@ def make_mpe(task: str, **options: Any) -> ParallelEnv:
         ValueError: An option is unknown (the message suggests the closest match) or out of range.
     """
     raw_env = importlib.import_module(f"mpe2.{task}_v{_VERSIONS[task]}").raw_env
-    check_names(f"mpe/{task}", options, signature(raw_env).parameters)
-    check_options(raw_env, options, _LIMITS, render_modes=("rgb_array", "human"))
+    check_options(raw_env, options, _LIMITS, owner=f"mpe/{task}", render_modes=("rgb_array", "human"))
     return ParallelMPE(raw_env(**options))
 
 
-class ParallelMPE(BaseParallelEnv):
+class ParallelMPE(PettingZooTurns):
     """A task of mpe2 in which all agents act simultaneously.
 
     mpe2's own `parallel_env` steps agent by agent through five wrappers, which takes longer than the physics. Here all
@@ -69,18 +67,16 @@ class ParallelMPE(BaseParallelEnv):
     """
 
     def __init__(self, env: Any):
-        agents = env.possible_agents
-        super().__init__(agents, map(env.observation_space, agents), map(env.action_space, agents), env.render_mode)
-        self.env = env
+        super().__init__(env, env.render_mode)
         self.metadata = dict(env.metadata)  # copied: mpe2's tasks share one dict, renamed by each new instance
         self._can_win = getattr(env.scenario, "terminate_on_success", False)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
         self.env.reset(seed=seed, options=options)
         self.agents = self.possible_agents[:]
-        return self._observe(), dict(self.env.infos)
+        return self._observe(self.agents), dict(self.env.infos)
 
-    def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
+    def step(self, actions: Mapping[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         env = self.env
         env.current_actions = [self.legal_action(agent, actions[agent]) for agent in self.agents]
         env._execute_world_step()
@@ -93,19 +89,10 @@ class ParallelMPE(BaseParallelEnv):
             infos = {agent: {**info, "win": float(won)} for agent, info in infos.items()}
         if self.render_mode == "human":
             env.render()
-        return self.end_step(self._observe(), dict(env.rewards), terminated, truncated, infos)
-
-    def state(self) -> np.ndarray:
-        return self.env.state()
-
-    def render(self) -> Any:
-        return self.env.render()
+        return self.end_step(self._observe(self.agents), dict(env.rewards), terminated, truncated, infos)
 
     def close(self) -> None:
         self.env.close()
-
-    def _observe(self) -> dict[str, np.ndarray]:
-        return {agent: self.env.observe(agent) for agent in self.possible_agents}
 
 
 SUITE = Suite(

@@ -104,10 +104,9 @@ def make_rware(
 class WarehouseTeam(TupleEnv):
     """A team of robots. Unlike in the package, the time limit is a truncation, not a termination."""
 
-    def _end_flags(self) -> tuple[bool, bool]:
+    def _has_terminated(self) -> bool:
         limit = self.env.max_inactivity_steps
-        inactive = limit is not None and self.env._cur_inactive_steps >= limit
-        return inactive, not inactive
+        return limit is not None and self.env._cur_inactive_steps >= limit
 
 
 _LISTED = (

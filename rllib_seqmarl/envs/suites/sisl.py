@@ -3,13 +3,12 @@
 The third task, waterworld, was removed from PettingZoo in version 1.26.
 """
 
-from inspect import signature
 from typing import Any
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
-from rllib_seqmarl.envs.options import check_names, check_options
+from rllib_seqmarl.envs.options import Limits, check_options
 from rllib_seqmarl.envs.pettingzoo_turns import PettingZooTurns
 from rllib_seqmarl.envs.suite import Suite
 
@@ -46,8 +45,7 @@ def _multiwalker(options: dict[str, Any]) -> ParallelEnv:
     from pettingzoo.sisl.multiwalker.multiwalker_base import MultiWalkerEnv
 
     limits = {"n_walkers": 1, "terrain_length": 1, "position_noise": 0, "angle_noise": 0, "max_cycles": 1}
-    check_names("sisl/multiwalker", options, signature(MultiWalkerEnv).parameters)
-    check_options(MultiWalkerEnv, options, limits)
+    check_options(MultiWalkerEnv, options, limits, owner="sisl/multiwalker")
     return Multiwalker(raw_env(**options), options.get("render_mode"))
 
 
@@ -95,8 +93,8 @@ def _pursuit(options: dict[str, Any]) -> ParallelEnv:
     from pettingzoo.sisl.pursuit.pursuit_base import Pursuit as Game
 
     counts = dict.fromkeys(("n_pursuers", "n_evaders", "n_catch", "obs_range", "max_cycles"), 1)
-    check_names("sisl/pursuit", options, signature(Game).parameters)
-    check_options(Game, options, {**counts, "x_size": 2, "y_size": 2, "constraint_window": (0, 1)})
+    limits: Limits = {**counts, "x_size": 2, "y_size": 2, "constraint_window": (0, 1)}
+    check_options(Game, options, limits, owner="sisl/pursuit")
     _check_grid(options)
     return Pursuit(raw_env(**options), options.get("render_mode"))
 

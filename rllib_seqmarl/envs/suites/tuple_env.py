@@ -18,8 +18,8 @@ class TupleEnv(BaseParallelEnv):
     """A tuple-based gymnasium environment as a ParallelEnv with individual rewards.
 
     Args:
-        env: The environment. Its `step` only reports that an episode is over; `_end_flags` tells terminations from
-            truncations.
+        env: The environment. Its `step` only reports that an episode is over; `_has_terminated` tells terminations
+            from truncations.
         name: The environment's name, for messages.
         render_mode: None or "rgb_array".
     """
@@ -41,13 +41,14 @@ class TupleEnv(BaseParallelEnv):
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         agents = self.agents
         observations, rewards, over, _, _ = self.env.step([actions[agent] for agent in agents])
-        terminated, truncated = self._end_flags() if over else (False, False)
+        terminated = bool(over) and self._has_terminated()
         infos = self._infos()
         if over:
             for info in infos.values():
                 info.update(self._final_info())
+        own_observations = dict(zip(agents, observations, strict=True))
         own_rewards = dict(zip(agents, map(float, rewards), strict=True))
-        return self.end_step(dict(zip(agents, observations, strict=True)), own_rewards, terminated, truncated, infos)
+        return self.end_step(own_observations, own_rewards, terminated, bool(over) and not terminated, infos)
 
     def render(self) -> np.ndarray | None:
         """Render an image, uint8 (height, width, 3). Without a display this requires EGL (Debian: libegl1, libgl1)."""
@@ -64,8 +65,8 @@ class TupleEnv(BaseParallelEnv):
 
     # Hooks for subclasses.
 
-    def _end_flags(self) -> tuple[bool, bool]:
-        """Return (terminated, truncated) of an episode that is over; exactly one is true."""
+    def _has_terminated(self) -> bool:
+        """Return whether an episode that is over was terminated, not truncated."""
         raise NotImplementedError
 
     def _infos(self) -> dict[str, dict[str, Any]]:

@@ -112,10 +112,8 @@ class VmasBatch(BatchedSimulator):
         if continuous_actions:
             bounds = [(space.low, space.high) for space in self._env.action_space]
             self.action_spaces = tuple(spaces.Box(low, high, dtype=np.float32) for low, high in bounds)
-            self._bounds: tuple[np.ndarray, np.ndarray] | None = _pad_bounds(bounds, 0), _pad_bounds(bounds, 1)
         else:
             self.action_spaces = tuple(spaces.Discrete(int(space.n)) for space in self._env.action_space)
-            self._bounds = None
 
     def reset(self, seeds: Sequence[int] | None = None) -> BatchObservation:
         if seeds is not None:
@@ -164,10 +162,12 @@ class VmasBatch(BatchedSimulator):
         """Convert actions to VMAS's format, one tensor (B, size) per agent."""
         import torch
 
-        if self._bounds is None:
+        if isinstance(self.action_spaces[0], spaces.Discrete):
             return list(torch.from_numpy(actions).unsqueeze(-1).unbind(1))
-        clipped = torch.from_numpy(np.clip(actions, *self._bounds, dtype=np.float32))  # (B, n, dim)
-        return [clipped[:, i, : space.shape[0]] for i, space in enumerate(self._env.action_space)]
+        return [
+            torch.from_numpy(np.clip(actions[:, i, : space.shape[0]], space.low, space.high, dtype=np.float32))
+            for i, space in enumerate(self._env.action_space)
+        ]
 
     def _observe(self) -> BatchObservation:
         """Return the teams' current observations."""
@@ -235,12 +235,6 @@ def _make_rng_state(seed: int) -> Any:
     import torch
 
     return torch.Generator().manual_seed(seed).get_state()
-
-
-def _pad_bounds(bounds: Sequence[tuple[np.ndarray, np.ndarray]], side: int) -> np.ndarray:
-    """Return the lower (side 0) or upper (side 1) bounds of all agents' actions, zero-padded to (n, dim)."""
-    dim = max(low.size for low, _ in bounds)
-    return np.stack([np.pad(pair[side], (0, dim - pair[side].size)) for pair in bounds])
 
 
 SUITE = Suite(name="vmas", tasks=TASKS, make=single(VmasBatch), make_batch=VmasBatch, requires=("vmas",), extra="vmas")

@@ -6,7 +6,8 @@ including matrix products, norms and recurrence. Weights are packed when a decod
 loops update in place. Loops pass tokens to each other as arrays: converting one to a tensor and back takes as long as a
 small loop.
 
-``table.py`` says which loop runs which module. All others, such as users' mixers, run by their plain torch ``step``.
+``fast_decoder.py`` says which loop runs which module. All others, such as users' mixers, run by their plain torch
+``step``.
 """
 
 from __future__ import annotations
@@ -70,4 +71,4 @@ def is_compiled(backend: str, like: Tensor) -> bool:
     """Whether decoding with weights like ``like`` runs on kernels; raises as :func:`fast_decoder`."""
     if torch.compiler.is_compiling() or is_exporting():
         return False
-    return DECODING.resolve_name(backend, like) == "numba" and not torch.is_autocast_enabled("cpu")
+    return DECODING.choose(backend, like) is not DECODING.reference and not torch.is_autocast_enabled("cpu")

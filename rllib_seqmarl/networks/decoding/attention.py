@@ -1,7 +1,5 @@
 """Token-by-token causal attention: projections, cached keys and values, softmax."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

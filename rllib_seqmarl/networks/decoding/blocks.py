@@ -1,7 +1,5 @@
 """The decoder and its blocks: residuals, norms and the position-wise MLP around the mixers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,16 +1,44 @@
-"""The decoding loop over agents, on arrays."""
+"""The decoding loop over agents, on arrays, and which compiled step runs which module."""
 
-from __future__ import annotations
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from rllib_seqmarl.networks.action_heads import ActionHead
+from rllib_seqmarl.mixers.attention import CausalSelfAttention, CrossAttention
+from rllib_seqmarl.mixers.mamba import CrossMamba, Mamba
+from rllib_seqmarl.mixers.rwkv4 import RWKV4ChannelMix, RWKV4TimeMix
+from rllib_seqmarl.mixers.rwkv5 import RWKV5TimeMix
+from rllib_seqmarl.mixers.rwkv6 import RWKV6TimeMix
+from rllib_seqmarl.mixers.rwkv_common import NarrowChannelMix
+from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, GaussianHead
+from rllib_seqmarl.networks.blocks import PostNormDecoderBlock, PreNormBlock
 from rllib_seqmarl.networks.decoder import Decoder
-from rllib_seqmarl.networks.decoding.heads import TorchHead
+from rllib_seqmarl.networks.decoding.attention import AttentionStep
+from rllib_seqmarl.networks.decoding.blocks import DecoderStep, PostNormStep, PreNormStep
+from rllib_seqmarl.networks.decoding.heads import CategoricalStep, GaussianStep, TorchHead
+from rllib_seqmarl.networks.decoding.mamba import MambaStep
+from rllib_seqmarl.networks.decoding.rwkv import ChannelMixStep, WKV4Step
+from rllib_seqmarl.networks.decoding.rwkv_matrix import WKV5Step, WKV6Step
 from rllib_seqmarl.networks.decoding.step import step_of
-from rllib_seqmarl.networks.decoding.table import HEADS
 from rllib_seqmarl.networks.decoding.tiles import array
+
+# Exact types only: a subclass may compute something else.
+STEPS: dict[type, Any] = {
+    CausalSelfAttention: AttentionStep,
+    CrossAttention: AttentionStep,
+    Mamba: MambaStep,
+    CrossMamba: MambaStep,
+    RWKV4TimeMix: WKV4Step,
+    RWKV5TimeMix: WKV5Step,
+    RWKV6TimeMix: WKV6Step,
+    RWKV4ChannelMix: ChannelMixStep,
+    NarrowChannelMix: ChannelMixStep,
+    PostNormDecoderBlock: PostNormStep,
+    PreNormBlock: PreNormStep,
+    Decoder: DecoderStep,
+}
+HEADS: dict[type, Any] = {CategoricalHead: CategoricalStep, GaussianHead: GaussianStep}
 
 
 class FastDecoder:

@@ -1,7 +1,5 @@
 """Action heads, agent by agent: features to scores, scores to an action, the action to its token."""
 
-from __future__ import annotations
-
 from itertools import accumulate
 from math import prod
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Mamba's mixers, token by token: LN(x + core(RMSNorm(x))), with the core's projections and recurrence."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Norms of rows for kernels, and the packed parameters of norms."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Time mixing with a matrix state (RWKV-5 and RWKV-6), token by token."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The steps of decoding: a token in, a token out, a kernel or plain torch in between."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,6 +76,6 @@ def as_array(x: Tensor, like: Any) -> Any:
 
 def step_of(module: nn.Module) -> Step:
     """The compiled step of a causal mixer or block, or its plain torch step if the table has none."""
-    from rllib_seqmarl.networks.decoding.table import STEPS  # deferred: some of its steps consist of others
+    from rllib_seqmarl.networks.decoding.fast_decoder import STEPS  # deferred: some of its steps consist of others
 
     return STEPS.get(type(module), TorchStep)(module)

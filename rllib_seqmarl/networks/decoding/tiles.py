@@ -5,8 +5,6 @@ take three times as long. So the innermost part is written in LLVM's vector type
 result, ``HEIGHT`` rows by one vector, is accumulated in registers over the whole depth of the product.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from llvmlite import ir
