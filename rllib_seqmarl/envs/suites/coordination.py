@@ -84,7 +84,7 @@ class _ChoiceTask(BaseParallelEnv):
         self._cycle = self._successes = 0
         self._taken, self._succeeded = (), False
         self._begin_step()
-        return self._observe(), {agent: {} for agent in self.agents}
+        return self._observe(), {agent: self._info() for agent in self.agents}
 
     def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
         agents = self.agents
@@ -97,7 +97,7 @@ class _ChoiceTask(BaseParallelEnv):
         self._begin_step()
         over = self._cycle == self.max_cycles
         info = {"success": self._successes / (self.max_cycles - self.first_success + 1)} if over else {}
-        return self.end_step(self._observe(), rewards, False, over, {agent: dict(info) for agent in agents})
+        return self.end_step(self._observe(), rewards, False, over, {agent: self._info() | info for agent in agents})
 
     def render(self) -> np.ndarray | None:
         """Render the last step, uint8 (height, width, 3): one row per agent, one column per choice."""
@@ -118,6 +118,10 @@ class _ChoiceTask(BaseParallelEnv):
 
     def _begin_step(self) -> None:
         """Draw the random variables of the next step."""
+
+    def _info(self) -> dict[str, Any]:
+        """Return each agent's info on the next step."""
+        return {}
 
     def _rewards(self, taken: tuple[int, ...]) -> list[float]:
         """Return each agent's reward for the choices; the step succeeds if all are 1."""
@@ -195,9 +199,9 @@ class UnrepeatedChoice(_ChoiceTask):
 class Recall(_ChoiceTask):
     """Each agent sees a cue in the first step of an episode, and must repeat it in the last one.
 
-    Observations, float32 (n_choices + 1,): the one-hot cue in the first step, else zeros; and 1 in the last step. An
-    agent's reward is 1 if its last choice is its cue; all other rewards are 0. "success" means that all agents are
-    right.
+    Observations, float32 (n_choices + 1,): the one-hot cue in the first step, else zeros; and 1 in the last step.
+    Before that, an action mask allows choice 0 only. An agent's reward is 1 if its last choice is its cue; all other
+    rewards are 0. "success" means that all agents are right.
 
     Args:
         n_agents: Number of agents n.
@@ -218,15 +222,21 @@ class Recall(_ChoiceTask):
         if self._cycle == 0:
             self._cues = tuple(self._rng.integers(self.n_choices, size=self.n_agents).tolist())
 
+    @property
+    def _is_last(self) -> bool:
+        return self._cycle >= self.max_cycles - 1
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": np.array([True] + [self._is_last] * (self.n_choices - 1), np.int8)}
+
     def _rewards(self, taken: tuple[int, ...]) -> list[float]:
-        is_last = self._cycle == self.max_cycles - 1
-        return [float(is_last and choice == cue) for choice, cue in zip(taken, self._cues, strict=True)]
+        return [float(self._is_last and choice == cue) for choice, cue in zip(taken, self._cues, strict=True)]
 
     def _observe(self) -> dict[str, np.ndarray]:
         observations = np.zeros((self.n_agents, self.n_choices + 1), np.float32)
         if self._cycle == 0:
             observations[range(self.n_agents), self._cues] = 1.0
-        observations[:, -1] = self._cycle == self.max_cycles - 1
+        observations[:, -1] = self._is_last
         return dict(zip(self.agents, observations, strict=True))
 
 
