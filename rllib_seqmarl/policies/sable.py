@@ -1,0 +1,194 @@
+"""The policy of Sable (Mahjoub et al. 2024, arXiv 2410.01706): retention over time and agents.
+
+pi(a_1..a_n | o_1..o_n) is the product over agents of pi(a_i | encoder(o), a_1..a_{i-1}), as in the Multi-Agent
+Transformer; encoder and decoder also read all earlier steps of the episode, through states of constant size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rllib_seqmarl.mixers.retention import PUBLISHED_SCALING, check_heads, check_scaling
+from rllib_seqmarl.networks.decisions import Decisions
+from rllib_seqmarl.networks.memory_config import DEFAULT_SEQ_LEN
+from rllib_seqmarl.networks.policy_config import PolicyConfig, check_choice, check_counts
+from rllib_seqmarl.networks.sable import SableDecoder, SableEncoder, States, sable_head
+from rllib_seqmarl.ops.backends import AUTO, check_backend
+from rllib_seqmarl.ops.retention import RETENTION
+from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, State, TeamObs, network_input
+
+STEP = "step"  # in the state (B,): the number of steps since the episode began
+
+
+@dataclass(frozen=True)
+class RetentionPolicyConfig(PolicyConfig):
+    """Sizes and options of Sable's network, `rllib_seqmarl.policies.sable.SablePolicy`.
+
+    Attributes:
+        n_block: Number of blocks in the encoder and in the decoder.
+        n_head: Number of heads; the width of a head must be a multiple of it, and greater.
+        embed_dim: The width of a token; a multiple of `n_head`.
+        recurrent: Whether retention runs over time as well as over agents; otherwise only over the agents of a step
+            (the published `ff_sable`).
+        decay_scaling: The factor of what each head keeps of its state from one time step to the next, 31/32 in the
+            first head to 511/512 in the last.
+        step_encoding: Whether sinusoids of the number of steps since the episode began are added to all tokens.
+        agents_per_chunk: With recurrent=False, the encoder reads this many agents at a time: an agent sees those of its
+            own chunk and of earlier ones. None for all agents at once.
+        zero_ffn: Whether the feed-forward layers start at zero as in the published code, where they have no gradient
+            and therefore never train.
+        max_seq_len: With recurrent=True, the number of steps through which gradients flow back; see `memory`. None
+            for 20.
+        backend: The implementation of retention: "auto" selects the fastest one available for the device, "reference"
+            is plain torch; docs/mixers.md lists the others.
+
+    Raises:
+        ValueError: A value is invalid; the message names the key, the value and a remedy.
+    """
+
+    free_options: ClassVar[frozenset[str]] = frozenset({"backend", "max_seq_len", "agents_per_chunk", "zero_ffn"})
+
+    n_block: int = 1
+    n_head: int = 1
+    embed_dim: int = 64
+    recurrent: bool = True
+    decay_scaling: float = PUBLISHED_SCALING
+    step_encoding: bool = False
+    agents_per_chunk: int | None = None
+    zero_ffn: bool = False
+    max_seq_len: int | None = None
+    backend: str = AUTO
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self, "n_block", "n_head", "embed_dim")
+        check_heads(self.embed_dim, self.n_head)
+        check_scaling(self.decay_scaling)
+        for key in ("recurrent", "step_encoding", "zero_ffn"):
+            check_choice(self, key, (True, False))
+        check_backend(self.backend, [RETENTION])
+        if self.recurrent:
+            if self.max_seq_len is None:
+                object.__setattr__(self, "max_seq_len", DEFAULT_SEQ_LEN)
+            check_counts(self, "max_seq_len")
+            if self.agents_per_chunk is not None:
+                raise ValueError(
+                    f"agents_per_chunk={self.agents_per_chunk!r} has no effect with recurrent=True, whose encoder sees "
+                    f"all agents of a step; remove it, or set recurrent=False"
+                )
+            return
+        for key, unset in (("max_seq_len", None), ("step_encoding", False), ("decay_scaling", PUBLISHED_SCALING)):
+            if getattr(self, key) != unset:
+                raise ValueError(
+                    f"{key}={getattr(self, key)!r} has no effect with recurrent=False; remove it, or set recurrent=True"
+                )
+        if self.agents_per_chunk is not None:
+            check_counts(self, "agents_per_chunk")
+            if self.n_agents is not None and self.n_agents % self.agents_per_chunk:
+                raise ValueError(
+                    f"agents_per_chunk={self.agents_per_chunk} does not divide the {self.n_agents} agents of the team"
+                )
+
+    @property
+    def has_memory(self) -> bool:
+        return self.recurrent
+
+
+class SablePolicy(Policy):
+    """An encoder of observations and an autoregressive decoder of actions, both with retention over time.
+
+    The state holds the matrices of each block's retention: of the encoder, of the decoder's actions ("actions"), and of
+    its reading of them ("cross"), and the number of steps since the episode began.
+
+    Log-probabilities and entropies are (B, n), summed over an agent's choices or action dimensions.
+    """
+
+    Config = RetentionPolicyConfig
+    config: RetentionPolicyConfig
+
+    def __init__(self, config: RetentionPolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = SableEncoder(config), SableDecoder(config)
+        self.head = sable_head(config.action, config.embed_dim)
+
+    @classmethod
+    def team_axes(cls, config: PolicyConfig) -> dict[str, tuple[int, tuple[str, ...]]]:
+        inputs, action = ("own", "ids", "state"), ("action",)
+        axes = {"policy.3.weight": 0, "policy.3.bias": 0, "choice_rows": 0, "action_embedding.weight": 1, "log_std": 0}
+        return {
+            "encoder.embedding.0.weight": (0, inputs),
+            "encoder.embedding.1.weight": (1, inputs),
+            **{f"head.{name}": (axis, action) for name, axis in axes.items()},
+        }
+
+    def initial_state(self, batch_size: int) -> State:
+        if not self.config.recurrent:
+            return {}
+        parts = {
+            "encoder": [block.retention for block in self.encoder.blocks],
+            "actions": [block.retention for block in self.decoder.blocks],
+            "cross": [block.cross for block in self.decoder.blocks],
+        }
+        step = torch.zeros(batch_size, dtype=torch.int64, device=self.decoder.norm.weight.device)
+        return {
+            **{key: [layer.initial_state(batch_size) for layer in layers] for key, layers in parts.items()},
+            STEP: step,
+        }
+
+    @torch.no_grad()
+    def act(self, obs: TeamObs, state: State = None, deterministic: bool = True) -> Decision:
+        n, head = obs["observations"].shape[1], self.head
+        state = state or self.initial_state(obs["observations"].shape[0])
+        steps = self._steps(state, 1, n)
+        encoder_output, values, encoder_states = self._encode(obs, state, steps)
+        action_mask = head.effective_mask(obs.get("action_mask"), obs.get("alive"))
+        like = encoder_output.new_empty(*encoder_output.shape[:2], self.config.action.width)  # (B, n, width)
+        decisions = Decisions(head, action_mask, None if deterministic else head.noise(like, action_mask))
+        states, token = self._decoder_states(state, len(like)), head.start(len(like))
+        states = self.decoder.begin_step(states)
+        for i in range(n):
+            at = slice(i, i + 1)
+            features, states = self.decoder(
+                token.unsqueeze(1), encoder_output[:, at], states, decays=False,
+                steps=None if steps is None else steps[:, at],
+            )  # fmt: skip
+            token = decisions(features.squeeze(1))
+        log_probs = head.log_probs(decisions.scores, decisions.actions, action_mask)
+        if state:
+            state = {"encoder": encoder_states, "actions": states[0], "cross": states[1], STEP: state[STEP] + 1}
+        return Decision(decisions.actions, log_probs, values, state, {})
+
+    def evaluate(
+        self,
+        obs: TeamObs,
+        actions: Tensor,
+        state: State = None,
+        resets: Tensor | None = None,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> Evaluation:
+        teams, n, head = obs["observations"].shape[:-2], obs["observations"].shape[-2], self.head
+        # A window is one sequence, and so is each step without time: (B, L, ...) with L = T * n or L = n.
+        flat = {key: x.flatten(1, 2) if len(teams) == 2 and key != "state" else x for key, x in obs.items()}
+        state = state or self.initial_state(teams[0])
+        steps = self._steps(state, teams[-1] if len(teams) == 2 else 1, n, resets)
+        encoder_output, values, _ = self._encode(obs, state, steps, resets)
+        alive = flat.get("alive")
+        action_mask = head.effective_mask(flat.get("action_mask"), alive)
+        each = actions.flatten(0, len(teams) - 1)  # (B * T, n, *action_shape)
+        tokens = head.shifted(each).view(*encoder_output.shape)  # (B, L, d)
+        features, _ = self.decoder(
+            tokens, encoder_output, self._decoder_states(state, teams[0]), resets, n_agents=n, steps=steps,
+            decays=self.config.recurrent,
+        )  # fmt: skip
+        scores = head.scores(head.policy(features), action_mask)  # (B, L, width)
+        taken = head.clean(actions.reshape(*encoder_output.shape[:2], *actions.shape[len(teams) + 1 :]), alive, action_mask)
+        log_probs, entropy = head.log_probs(scores, taken, action_mask), head.entropy(scores, action_mask)
+        return Evaluation(*(x.view(*teams, n) for x in (log_probs, entropy, values)), {})
+
+    def values(self, obs: TeamObs, state: State = None) -> Tensor:
+        state = state or self.initial_state(obs["observations"].shape[0])
+        return self._encode(obs, state, self._steps(state, 1, obs["observations"].shape[1]))[1]
