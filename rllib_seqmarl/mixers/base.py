@@ -33,6 +33,9 @@ class MixerOptions:
     Fields need defaults; ``__post_init__`` raises a ValueError that names the key, the value and a remedy.
     """
 
+    def check_sizes(self, embed_dim: int, n_head: int) -> None:
+        """Raise such an error if a mixer with these options cannot have this width or number of heads."""
+
 
 @dataclass(frozen=True)
 class MixerShape:
