@@ -4,6 +4,7 @@ ALGORITHM_NAMES = {
     "MAT": "The Multi-Agent Transformer.",
     "MAM": "Multi-Agent Mamba.",
     "MARWKV": "Multi-Agent RWKV.",
+    "Sable": "Retention over time and agents.",
     "MAPPO": "Multi-agent PPO with a centralised critic.",
     "IPPO": "Independent PPO.",
     "MATDec": "The Multi-Agent Transformer with decentralised actors.",

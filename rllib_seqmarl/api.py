@@ -40,7 +40,10 @@ if find_spec("ray") is not None:
         MATConfig,
         MATDec,
         MATDecConfig,
+        Sable,
+        SableConfig,
     )
 
-    __all__ += ["IPPO", "MAM", "MAPPO", "MARWKV", "MAT", "MATDec"]
+    __all__ += ["IPPO", "MAM", "MAPPO", "MARWKV", "MAT", "MATDec", "Sable"]
     __all__ += ["IPPOConfig", "MAMConfig", "MAPPOConfig", "MARWKVConfig", "MATConfig", "MATDecConfig"]
+    __all__ += ["SableConfig"]

@@ -308,7 +308,7 @@ def some_observations(policy: JointPolicy, teams: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-@pytest.mark.parametrize(("mixer", "action"), zip(MIXERS, [CHOICE, FORCE, FORCE, CHOICE, CHOICE], strict=True))
+@pytest.mark.parametrize(("mixer", "action"), zip(MIXERS, [CHOICE, FORCE, CHOICE, FORCE, CHOICE, CHOICE], strict=True))
 def test_onnx_export_matches_the_policy_for_any_number_of_teams(
     mixer: str, action: spaces.Space, tmp_path: Path
 ) -> None:

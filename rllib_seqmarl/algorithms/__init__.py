@@ -8,6 +8,7 @@ from rllib_seqmarl.algorithms.mappo import MAPPO, MAPPOConfig
 from rllib_seqmarl.algorithms.marwkv import MARWKV, MARWKVConfig
 from rllib_seqmarl.algorithms.mat import MAT, MATConfig
 from rllib_seqmarl.algorithms.mat_dec import MATDec, MATDecConfig
+from rllib_seqmarl.algorithms.sable import Sable, SableConfig
 
 __all__ = [
     "IPPO",
@@ -24,4 +25,6 @@ __all__ = [
     "MATConfig",
     "MATDec",
     "MATDecConfig",
+    "Sable",
+    "SableConfig",
 ]

@@ -37,14 +37,16 @@ def rollout_columns(rollouts: Sequence[Rollout], module: Any, settings: Any, dev
         VALUE_TARGETS in reward units, VF_PREDS in the value normaliser's units, AGENT_EARNS, and all other outputs
         of the module.
 
-        With memory, they are windows of L = max_seq_len rows, (W, L, n, ...). There are also STATE_IN, the state before
-        each window, a tree of (W, ...); RESETS (W, L), whether an episode begins with the row; and LOSS_MASK (W, L),
-        False in rows that are no steps: resets, and padding of last windows.
+        With memory, they are windows of L = max_seq_len rows, or all if there are fewer, (W, L, n, ...). There are also
+        STATE_IN, the state before each window, a tree of (W, ...); RESETS (W, L), whether an episode begins with the
+        row; and LOSS_MASK (W, L), False in rows that are no steps: resets, and padding of last windows.
     """
     parts: list[dict[str, Any]] = []
+    longest = max(rollout.num_rows for rollout in rollouts)
     for rollout in rollouts:
         rollout.take_changes()
-        select_steps, window_columns = (_windows if rollout.max_seq_len else _steps)(rollout)
+        length = min(rollout.max_seq_len, longest)
+        select_steps, window_columns = _windows(rollout, length) if length else _steps(rollout)
         parts.append(
             {
                 **window_columns,
@@ -104,12 +106,12 @@ def _steps(rollout: Rollout) -> tuple[Select, dict[str, Any]]:
     return lambda array: _tensor(array.reshape(-1, *array.shape[2:]))[steps], {}
 
 
-def _windows(rollout: Rollout) -> tuple[Select, dict[str, Any]]:
+def _windows(rollout: Rollout, length: int) -> tuple[Select, dict[str, Any]]:
     """Return a function that selects windows (W, L, ...) of an array (T, envs, ...), and the windows' own columns.
 
     Each environment's rows are cut at 0, L, 2L, ...; windows without steps are left out.
     """
-    length, num_rows = rollout.max_seq_len, rollout.num_rows
+    num_rows = rollout.num_rows
     holds_steps = np.logical_or.reduceat(rollout.is_step, range(0, num_rows, length), axis=0)  # (T / L, envs)
     windows, envs = np.nonzero(holds_steps)  # (W,) each
     rows = windows[:, None] * length + np.arange(length)  # (W, L)

@@ -3,11 +3,13 @@
 from rllib_seqmarl.mixers.attention import CausalSelfAttention, CrossAttention, SelfAttention
 from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerShape, PostNormMixers, PreNormMixers
 from rllib_seqmarl.mixers.mamba import BidirectionalMamba, CrossMamba, Mamba, MambaOptions
+from rllib_seqmarl.mixers.retention import CausalRetention, CrossRetention, RetentionOptions, TeamRetention
 from rllib_seqmarl.mixers.rwkv4 import RWKV4ChannelMix, RWKV4TimeMix
 from rllib_seqmarl.mixers.rwkv5 import RWKV5TimeMix
 from rllib_seqmarl.mixers.rwkv6 import RWKV6Options, RWKV6TimeMix
 from rllib_seqmarl.mixers.rwkv_common import NarrowChannelMix
 from rllib_seqmarl.ops.causal_conv1d import CAUSAL_CONV1D
+from rllib_seqmarl.ops.retention import RETENTION
 from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN
 from rllib_seqmarl.ops.token_shift import TOKEN_SHIFT
 from rllib_seqmarl.ops.wkv import WKV4, WKV6
@@ -23,6 +25,13 @@ _BUILT_IN: dict[str, Mixers] = {
         cross=CrossMamba,
         options=MambaOptions,
         operations=(SELECTIVE_SCAN, CAUSAL_CONV1D),
+    ),
+    "retention": PostNormMixers(
+        encoder=TeamRetention,
+        decoder=CausalRetention,
+        cross=CrossRetention,
+        options=RetentionOptions,
+        operations=(RETENTION,),
     ),
     "rwkv4": PreNormMixers(time=RWKV4TimeMix, channel=RWKV4ChannelMix, operations=(WKV4, TOKEN_SHIFT)),
     "rwkv5": PreNormMixers(time=RWKV5TimeMix, channel=NarrowChannelMix, operations=(WKV6, TOKEN_SHIFT)),

@@ -38,6 +38,9 @@ class MixerOptions:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{key} must be an integer >= 1, not {value!r}")
 
+    def check_sizes(self, embed_dim: int, n_head: int) -> None:
+        """Raise such an error if a mixer with these options cannot have this width or number of heads."""
+
 
 @dataclass(frozen=True)
 class MixerShape:

@@ -22,10 +22,11 @@ class EncoderConfig(MemoryConfig):
         n_block: Number of blocks in the encoder, and in the decoder if there is one.
         n_head: Number of heads, for mixers that have heads.
         embed_dim: The width of an agent's token; a multiple of `n_head`.
-        encoder_mixer: The mixer of tokens in the encoder: "attention", "mamba", "rwkv4", "rwkv5", "rwkv6", or
-            the name of a mixer registered with `rllib_seqmarl.register_mixer`.
+        encoder_mixer: The mixer of tokens in the encoder: "attention", "mamba", "retention", "rwkv4", "rwkv5",
+            "rwkv6", or the name of a mixer registered with `rllib_seqmarl.register_mixer`.
         mixer_options: Options of the mixers, such as {"d_state": 8}: the fields of
-            `rllib_seqmarl.mixers.mamba.MambaOptions` and `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
+            `rllib_seqmarl.mixers.mamba.MambaOptions`, `rllib_seqmarl.mixers.retention.RetentionOptions` and
+            `rllib_seqmarl.mixers.rwkv6.RWKV6Options`.
         encoder_directions: 1, or 2 to run an RWKV encoder over the team in both directions. With 1, as published, an
             agent's value and representation depend only on its own and its predecessors' observations.
         backend: The implementation of scans and recurrences: "auto" selects the fastest one available for the device,
@@ -112,6 +113,7 @@ class EncoderConfig(MemoryConfig):
         """The shape of each block's ``mixers``, from the first block to the last."""
         names = {f.name for f in fields(mixers.options)}
         options = mixers.options(**{key: value for key, value in self.mixer_options.items() if key in names})
+        options.check_sizes(self.embed_dim, self.n_head)
         first = MixerShape(self.embed_dim, self.n_head, 0, self.n_block, options, self.backend)
         return [replace(first, layer=i) for i in range(self.n_block)]
 

@@ -24,7 +24,8 @@ class MemoryConfig(PolicyConfig):
             `rllib_seqmarl.mixers.gru.GRUOptions`, `rllib_seqmarl.mixers.windowed_attention.WindowOptions`, or those in
             `mixer_options`.
         max_seq_len: With memory, the number of steps through which gradients flow back: training uses windows of this
-            length, which begin with the state that the policy had when it acted. None for 20.
+            length, which begin with the state that the policy had when it acted. None for 20, or all steps of a sample
+            if these are fewer.
 
     Raises:
         ValueError: A value is invalid; the message names the key, the value and a remedy.

@@ -1,14 +1,13 @@
 """Sable's encoder, decoder and action heads: retention over time and agents (Mahjoub et al. 2024, arXiv 2410.01706).
 
 Tokens are agents of consecutive time steps, (B, T * n, d). In the encoder, the agents of a time step read each other
-and all earlier steps; in the decoder, an agent reads its predecessors' actions, and all agents' at earlier steps. Sizes,
-norms and initial weights are those of the published code (instadeepai/Mava).
+and all earlier steps; in the decoder, an agent reads its predecessors' actions, and all agents' at earlier steps.
+Sizes, norms and initial weights are those of the published code (instadeepai/Mava).
 """
 
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +18,7 @@ from rllib_seqmarl.networks.image_embedding import ImageEmbedding
 from rllib_seqmarl.networks.policy_config import ActionSpec
 from rllib_seqmarl.networks.tanh_gaussian import TanhGaussian
 
-States = list[Tensor | None]
+States = list[Any]
 """The state of each block's retention, or None where none is wanted."""
 
 
@@ -33,9 +32,7 @@ def gelu(x: Tensor) -> Tensor:
 
 def output_head(d: int, width: int) -> nn.Sequential:
     """Linear -> GELU -> RMSNorm -> Linear."""
-    return nn.Sequential(
-        linear(d, d, gain=ACTIVATED_GAIN), nn.GELU(approximate="tanh"), norm(d), linear(d, width)
-    )
+    return nn.Sequential(linear(d, d, gain=ACTIVATED_GAIN), nn.GELU(approximate="tanh"), norm(d), linear(d, width))
 
 
 class SwiGLU(nn.Module):
@@ -97,6 +94,9 @@ class SableEncoder(nn.Module):
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.n_block))
         self.value = output_head(d, 1)
 
+    def initial_states(self, batch_size: int) -> States:
+        return [cast(EncoderBlock, block).retention.initial_state(batch_size) for block in self.blocks]
+
     def forward(
         self, obs: Tensor, states: States, resets: Tensor | None = None, **window: Any
     ) -> tuple[Tensor, Tensor, States]:
@@ -127,13 +127,21 @@ class SableDecoder(nn.Module):
             after.append(pair)
         return x, [list(states) for states in zip(*after, strict=True)]
 
+    def initial_states(self, batch_size: int) -> list[States]:
+        return [[layer.initial_state(batch_size) for layer in layers] for layers in self._layers()]
+
+    @property
+    def no_states(self) -> list[States]:
+        """What to pass to start from zeros, without states after the window."""
+        return [[None] * len(layers) for layers in self._layers()]
+
     def begin_step(self, states: list[States]) -> list[States]:
-        """The states at the beginning of a time step, whose agents then follow one by one."""
-        layers = [[block.retention for block in self.blocks], [block.cross for block in self.blocks]]
-        return [
-            [cast(MultiScaleRetention, layer).decay_state(cast(Tensor, state)) for layer, state in zip(*pair, strict=True)]
-            for pair in zip(layers, states, strict=True)
-        ]
+        """The states at the beginning of a time step, whose agents then follow one by one, without decay."""
+        pairs = zip(self._layers(), states, strict=True)
+        return [[layer.decay_state(x) for layer, x in zip(*pair, strict=True)] for pair in pairs]
+
+    def _layers(self) -> tuple[list[Any], list[Any]]:
+        return [block.retention for block in self.blocks], [block.cross for block in self.blocks]
 
 
 class SableCategoricalHead(CategoricalHead):

@@ -6,10 +6,13 @@ from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
 from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
 from rllib_seqmarl.policies.base import Decision, Evaluation, Policy
 from rllib_seqmarl.policies.independent import IndependentConfig, IndependentPolicy
+from rllib_seqmarl.policies.sable import RetentionPolicyConfig, SablePolicy
 from rllib_seqmarl.policies.sequence import SequencePolicy
 from rllib_seqmarl.registration import Registry
 
-POLICIES: Registry[type[Policy]] = Registry("policy", {"sequence": SequencePolicy, "independent": IndependentPolicy})
+POLICIES: Registry[type[Policy]] = Registry(
+    "policy", {"sequence": SequencePolicy, "independent": IndependentPolicy, "sable": SablePolicy}
+)
 
 
 def register_policy(name: str, policy: type[Policy]) -> None:
@@ -48,6 +51,8 @@ __all__ = [
     "NetworkConfig",
     "Policy",
     "PolicyConfig",
+    "RetentionPolicyConfig",
+    "SablePolicy",
     "SequencePolicy",
     "ValueNormalizer",
     "register_policy",

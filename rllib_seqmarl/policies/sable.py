@@ -6,20 +6,20 @@ Transformer; encoder and decoder also read all earlier steps of the episode, thr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rllib_seqmarl.mixers.retention import PUBLISHED_SCALING, check_heads, check_scaling
 from rllib_seqmarl.networks.decisions import Decisions
-from rllib_seqmarl.networks.memory_config import DEFAULT_SEQ_LEN
 from rllib_seqmarl.networks.policy_config import PolicyConfig, check_choice, check_counts
 from rllib_seqmarl.networks.sable import SableDecoder, SableEncoder, States, sable_head
 from rllib_seqmarl.ops.backends import AUTO, check_backend
 from rllib_seqmarl.ops.retention import RETENTION
 from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, State, TeamObs, network_input
 
+PUBLISHED_SEQ_LEN = 128
 STEP = "step"  # in the state (B,): the number of steps since the episode began
 
 
@@ -40,8 +40,9 @@ class RetentionPolicyConfig(PolicyConfig):
             own chunk and of earlier ones. None for all agents at once.
         zero_ffn: Whether the feed-forward layers start at zero as in the published code, where they have no gradient
             and therefore never train.
-        max_seq_len: With recurrent=True, the number of steps through which gradients flow back; see `memory`. None
-            for 20.
+        max_seq_len: With recurrent=True, the number of steps through which gradients flow back: training uses windows
+            of this length, which begin with the state that the policy had when it acted. None for 128, or all steps
+            of a sample if these are fewer.
         backend: The implementation of retention: "auto" selects the fastest one available for the device, "reference"
             is plain torch; docs/mixers.md lists the others.
 
@@ -72,7 +73,7 @@ class RetentionPolicyConfig(PolicyConfig):
         check_backend(self.backend, [RETENTION])
         if self.recurrent:
             if self.max_seq_len is None:
-                object.__setattr__(self, "max_seq_len", DEFAULT_SEQ_LEN)
+                object.__setattr__(self, "max_seq_len", PUBLISHED_SEQ_LEN)
             check_counts(self, "max_seq_len")
             if self.agents_per_chunk is not None:
                 raise ValueError(
@@ -128,34 +129,28 @@ class SablePolicy(Policy):
     def initial_state(self, batch_size: int) -> State:
         if not self.config.recurrent:
             return {}
-        parts = {
-            "encoder": [block.retention for block in self.encoder.blocks],
-            "actions": [block.retention for block in self.decoder.blocks],
-            "cross": [block.cross for block in self.decoder.blocks],
-        }
         step = torch.zeros(batch_size, dtype=torch.int64, device=self.decoder.norm.weight.device)
-        return {
-            **{key: [layer.initial_state(batch_size) for layer in layers] for key, layers in parts.items()},
-            STEP: step,
-        }
+        actions, cross = self.decoder.initial_states(batch_size)
+        return {"encoder": self.encoder.initial_states(batch_size), "actions": actions, "cross": cross, STEP: step}
 
     @torch.no_grad()
     def act(self, obs: TeamObs, state: State = None, deterministic: bool = True) -> Decision:
-        n, head = obs["observations"].shape[1], self.head
-        state = state or self.initial_state(obs["observations"].shape[0])
+        batch_size, n = obs["observations"].shape[:2]
+        state, head = state or self.initial_state(batch_size), self.head
         steps = self._steps(state, 1, n)
-        encoder_output, values, encoder_states = self._encode(obs, state, steps)
+        encoder_output, values, encoder_states = self._encode(obs, state, steps)  # (B, n, d), (B, n)
         action_mask = head.effective_mask(obs.get("action_mask"), obs.get("alive"))
-        like = encoder_output.new_empty(*encoder_output.shape[:2], self.config.action.width)  # (B, n, width)
+        like = encoder_output.new_empty(batch_size, n, self.config.action.width)  # (B, n, width)
         decisions = Decisions(head, action_mask, None if deterministic else head.noise(like, action_mask))
-        states, token = self._decoder_states(state, len(like)), head.start(len(like))
-        states = self.decoder.begin_step(states)
+        if state:
+            states = self.decoder.begin_step([state["actions"], state["cross"]])
+        else:
+            states = self.decoder.initial_states(batch_size)
+        token = head.start(batch_size)
         for i in range(n):
             at = slice(i, i + 1)
-            features, states = self.decoder(
-                token.unsqueeze(1), encoder_output[:, at], states, decays=False,
-                steps=None if steps is None else steps[:, at],
-            )  # fmt: skip
+            window = {"decays": False, "steps": None if steps is None else steps[:, at]}
+            features, states = self.decoder(token.unsqueeze(1), encoder_output[:, at], states, **window)
             token = decisions(features.squeeze(1))
         log_probs = head.log_probs(decisions.scores, decisions.actions, action_mask)
         if state:
@@ -170,25 +165,44 @@ class SablePolicy(Policy):
         resets: Tensor | None = None,
         extras: Mapping[str, Tensor] | None = None,
     ) -> Evaluation:
-        teams, n, head = obs["observations"].shape[:-2], obs["observations"].shape[-2], self.head
-        # A window is one sequence, and so is each step without time: (B, L, ...) with L = T * n or L = n.
-        flat = {key: x.flatten(1, 2) if len(teams) == 2 and key != "state" else x for key, x in obs.items()}
-        state = state or self.initial_state(teams[0])
-        steps = self._steps(state, teams[-1] if len(teams) == 2 else 1, n, resets)
-        encoder_output, values, _ = self._encode(obs, state, steps, resets)
-        alive = flat.get("alive")
-        action_mask = head.effective_mask(flat.get("action_mask"), alive)
-        each = actions.flatten(0, len(teams) - 1)  # (B * T, n, *action_shape)
-        tokens = head.shifted(each).view(*encoder_output.shape)  # (B, L, d)
-        features, _ = self.decoder(
-            tokens, encoder_output, self._decoder_states(state, teams[0]), resets, n_agents=n, steps=steps,
-            decays=self.config.recurrent,
-        )  # fmt: skip
-        scores = head.scores(head.policy(features), action_mask)  # (B, L, width)
-        taken = head.clean(actions.reshape(*encoder_output.shape[:2], *actions.shape[len(teams) + 1 :]), alive, action_mask)
-        log_probs, entropy = head.log_probs(scores, taken, action_mask), head.entropy(scores, action_mask)
-        return Evaluation(*(x.view(*teams, n) for x in (log_probs, entropy, values)), {})
+        *lead, n, _ = obs["observations"].shape  # B, T with memory, else B
+        lengths = (lead[0], n * (lead[1] if self.config.recurrent else 1))  # of sequences of tokens, (B, L)
+        state, head = state or self.initial_state(lead[0]), self.head
+        steps = self._steps(state, lead[-1], n, resets)
+        encoder_output, values, _ = self._encode(obs, state, steps, resets)  # (B, L, d), (B, L)
+        tokens = head.shifted(actions.flatten(0, len(lead) - 1)).view(*lengths, -1)  # (B, L, d), from (..., n, d)
+        states = [state["actions"], state["cross"]] if state else self.decoder.no_states
+        window = {"n_agents": n, "decays": self.config.recurrent, "steps": steps}
+        features, _ = self.decoder(tokens, encoder_output, states, resets, **window)
+        features = features.view(*lead, n, -1)  # (B, [T,] n, d)
+        alive = obs.get("alive")
+        action_mask = head.effective_mask(obs.get("action_mask"), alive)
+        scores, actions = head.scores(head.policy(features), action_mask), head.clean(actions, alive, action_mask)
+        log_probs, entropy = head.log_probs(scores, actions, action_mask), head.entropy(scores, action_mask)
+        return Evaluation(log_probs, entropy, values.view(*lead, n), {})
 
     def values(self, obs: TeamObs, state: State = None) -> Tensor:
-        state = state or self.initial_state(obs["observations"].shape[0])
-        return self._encode(obs, state, self._steps(state, 1, obs["observations"].shape[1]))[1]
+        batch_size, n = obs["observations"].shape[:2]
+        state = state or self.initial_state(batch_size)
+        return self._encode(obs, state, self._steps(state, 1, n))[1]
+
+    def _encode(
+        self, obs: TeamObs, state: State, steps: Tensor | None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, States]:
+        """Representations (B, L, d), values (B, L), and the encoder's states after the window."""
+        inputs = network_input(self.config, obs)  # (B, [T,] n, o)
+        chunk = self.config.agents_per_chunk or inputs.shape[-2]
+        states = state["encoder"] if state else [None] * self.config.n_block
+        window = {"n_agents": chunk, "decays": self.config.recurrent, "steps": steps}
+        encoded: tuple[Tensor, Tensor, States] = self.encoder(inputs.flatten(1, -2), states, resets, **window)
+        return encoded
+
+    def _steps(self, state: State, length: int, n: int, resets: Tensor | None = None) -> Tensor | None:
+        """The step count of every token (B, length * n), if they are encoded."""
+        if not self.config.step_encoding:
+            return None
+        positions = torch.arange(length, device=state[STEP].device)
+        first = -state[STEP].unsqueeze(1).expand(-1, length)  # (B, length), the position at which the episode began
+        if resets is not None:
+            first = torch.where(resets, positions, first).cummax(1).values
+        return (positions - first).repeat_interleave(n, dim=1)

@@ -154,7 +154,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "mixer": (
         lambda: MAMConfig().network(decoder_mixer="rwkv7"),
-        "unknown decoder_mixer 'rwkv7'. Did you mean 'rwkv.*Known mixers: attention, mamba, rwkv4, rwkv5, rwkv6",
+        "unknown decoder_mixer 'rwkv7'. Did you mean 'rwkv.*Known mixers: attention, mamba, retention, rwkv4, rwkv5",
     ),
     "heads": (lambda: MARWKVConfig().network(version=6, embed_dim=64, n_head=3), "embed_dim=64 cannot be split among"),
     "other backend": (lambda: MAMConfig().network(backend="fla"), "backend='fla' is not a backend of selective_scan"),

@@ -48,7 +48,7 @@ def reset_compiler() -> Any:
 
 @pytest.mark.parametrize(
     ("mixer", "kind"),
-    [(mixer, "discrete") for mixer in ("attention", "mamba", "rwkv4", "rwkv5", "rwkv6")]
+    [(mixer, "discrete") for mixer in ("attention", "mamba", "retention", "rwkv4", "rwkv5", "rwkv6")]
     + [("attention", "continuous")],
 )
 def test_acting_is_one_graph(mixer: str, kind: str) -> None:

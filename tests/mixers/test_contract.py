@@ -15,6 +15,7 @@ from rllib_seqmarl.mixers.along_time import TIME_MIXERS
 from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.mixers.gru import GRU, GRUOptions
 from rllib_seqmarl.mixers.mamba import MambaOptions
+from rllib_seqmarl.mixers.retention import RetentionOptions
 from rllib_seqmarl.mixers.rwkv6 import RWKV6Options
 from rllib_seqmarl.mixers.windowed_attention import WindowedAttention, WindowOptions
 from rllib_seqmarl.policies import ActionSpec, NetworkConfig, SequencePolicy
@@ -38,7 +39,9 @@ CAUSAL["gru/layers"] = lambda shape: GRU(replace(shape, options=GRUOptions(num_l
 CAUSAL["attention/window"] = lambda shape: WindowedAttention(replace(shape, options=WindowOptions(window=3)))
 ENCODERS = {name: mixers.encoder for name, mixers in MIXERS.items() if isinstance(mixers, PostNormMixers)}
 # (d, heads); attention folds weights up to a width of 128
-SHAPES = st.sampled_from([(4, 1), (8, 2), (6, 3), (8, 8), (132, 1)])
+SHAPES = [(4, 1), (8, 2), (6, 3), (8, 8), (132, 1)]
+# The norm of retention needs two channels or more in each of n_head groups of a head.
+SHAPES_OF = {"retention": [(4, 1), (8, 2), (27, 3), (132, 1)]}
 
 
 def build(factory: Factory, d: int, n_head: int, layer: int = 0) -> Mixer:
@@ -72,11 +75,12 @@ def run_steps(mixer, x, context, state, resets):
 @pytest.mark.parametrize("name", CAUSAL)
 @settings(max_examples=25, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), batch_size=st.integers(1, 4), shape=SHAPES,
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), batch_size=st.integers(1, 4), data=st.data(),
     share=st.sampled_from([0.0, 0.2, 1.0]), layer=st.integers(0, 1), seed=st.integers(0, 2**31),
 )  # fmt: skip
-def test_windows_and_steps_are_equal_for_any_cuts_and_resets(name, lengths, batch_size, shape, share, layer, seed):
+def test_windows_and_steps_are_equal_for_any_cuts_and_resets(name, lengths, batch_size, data, share, layer, seed):
     """Outputs, gradients of all inputs and parameters, and what the state means for the future."""
+    shape = data.draw(st.sampled_from(SHAPES_OF.get(name.split("/")[0], SHAPES)))
     torch.manual_seed(seed)
     mixer = build(CAUSAL[name], *shape, layer=layer)
     assert isinstance(mixer, CausalMixer)
@@ -114,6 +118,7 @@ def test_without_a_state_a_window_starts_from_zeros_and_returns_none(name):
 
 OPTIONS = {
     "mamba": [MambaOptions(d_state=1, d_conv=1, expand=1, dt_rank=1), MambaOptions(d_state=5, d_conv=3, dt_rank=40)],
+    "retention": [RetentionOptions(decay_scaling=0.6)],
     "rwkv6": [RWKV6Options(mix_rank=1, decay_rank=3)],
 }
 
@@ -124,9 +129,9 @@ OPTIONS = {
 def test_steps_equal_the_window_with_other_options_and_backends(name, backend):
     torch.manual_seed(0)
     for options in OPTIONS.get(name.split("/")[0], [None]):
-        shape = MixerShape(embed_dim=6, n_head=2, layer=1, n_layer=3, options=options, backend=backend)
+        shape = MixerShape(embed_dim=12, n_head=2, layer=1, n_layer=3, options=options, backend=backend)
         mixer = CAUSAL[name](shape).double()
-        x, context = torch.randn(2, 3, 9, 6, dtype=torch.float64)
+        x, context = torch.randn(2, 3, 9, 12, dtype=torch.float64)
         steps, _ = run_steps(mixer, x, context, mixer.initial_state(3), torch.zeros(3, 9, dtype=torch.bool))
         torch.testing.assert_close(steps, mixer(x, context)[0], rtol=0, atol=1e-10)
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rllib_seqmarl.ops.causal_conv1d import CAUSAL_CONV1D, causal_conv1d
+from rllib_seqmarl.ops.retention import RETENTION, retention
 from rllib_seqmarl.ops.selective_scan import SELECTIVE_SCAN, selective_scan
 from rllib_seqmarl.ops.token_shift import TOKEN_SHIFT, token_shift
 from rllib_seqmarl.ops.wkv import WKV4, WKV6, wkv4, wkv6
@@ -69,6 +70,20 @@ def matrix_state(tokens, parameters, state, resets, backend):
     return y.flatten(2), state
 
 
+def retained(n_agents, causal, d_k=2, d_v=3):
+    """Retention with time steps as positions; the tokens of a step's agents are one after another in its channels."""
+
+    def run(tokens, parameters, state, resets, backend):
+        q, k, v = (x.reshape(len(x), x.shape[1] * n_agents, HEADS, -1) for x in tokens)
+        y, state = retention(
+            q, k, v, torch.tensor([0.5, 0.9]), True, n_agents=n_agents, causal=causal, initial_state=state,
+            resets=resets, backend=backend,
+        )  # fmt: skip
+        return y.reshape(*tokens[2].shape), state
+
+    return RETENTION, run, tuple(d * HEADS * n_agents for d in (d_k, d_k, d_v)), (), (HEADS, d_k, d_v)
+
+
 DIM, STATE, WIDTH, HEADS = 6, 3, 4, 2
 CASES = {  # operation, function, channels of tokens, shapes of parameters and of the state
     "scan": (SELECTIVE_SCAN, scan, (DIM, DIM, STATE, STATE, DIM), ((DIM, STATE), (DIM,), (DIM,)), (DIM, STATE)),
@@ -80,6 +95,11 @@ CASES = {  # operation, function, channels of tokens, shapes of parameters and o
     "wkv4": (WKV4, weighted_average, (DIM, DIM), ((DIM,), (DIM,)), (2, DIM)),
     "wkv6": (WKV6, matrix_state, (DIM,) * 4, ((HEADS, 3),), (HEADS, 3, 3)),
     "wkv5": (WKV6, matrix_state, (DIM,) * 3, ((HEADS, 3), (HEADS, 3)), (HEADS, 3, 3)),
+    "retention": retained(1, causal=True),
+    "retention of a causal team": retained(3, causal=True),
+    "retention of a team": retained(3, causal=False),
+    "retention of a large causal team": retained(21, True, 1, 1),  # a chunk is smaller than a time step
+    "retention of a large team": retained(9, False, 1, 1),
 }
 BACKENDS = [(name, backend) for name, case in CASES.items() for backend in case[0].available()]
 
@@ -190,7 +210,7 @@ def test_exponents_of_empty_states_do_not_count(backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["scan", "wkv4", "wkv6"])
+@pytest.mark.parametrize("name", ["scan", "wkv4", "wkv6", "retention"])
 def test_states_of_half_precision_inputs_are_float32(name, dtype):
     tokens, parameters, state = random_inputs(name, 2, 3)
     tokens, parameters = ([x.detach().to(dtype) for x in group] for group in (tokens, parameters))
@@ -199,7 +219,7 @@ def test_states_of_half_precision_inputs_are_float32(name, dtype):
     assert last_state.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["scan", "conv", "shift", "wkv4", "wkv6"])
+@pytest.mark.parametrize("name", ["scan", "conv", "shift", "wkv4", "wkv6", "retention"])
 def test_wrong_shapes_are_named(name):
     tokens, parameters, state = random_inputs(name, 3, 5)
     with pytest.raises(ValueError, match=r"initial_state must have shape \(3, .* not \(2, "):

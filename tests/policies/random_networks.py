@@ -60,6 +60,9 @@ def cases(draw: st.DrawFn) -> Case:
     torch.manual_seed(draw(st.integers(0, 2**31)))
     n_head = draw(st.sampled_from([1, 2, 3]))
     batch_size, n = draw(st.integers(1, 4)), draw(st.integers(1, 12))
+    encoder_mixer, decoder_mixer = (draw(st.sampled_from(sorted(MIXERS))) for _ in range(2))
+    # The norm of retention splits each head into n_head groups.
+    size = draw(st.integers(2, 5)) * (n_head if "retention" in (encoder_mixer, decoder_mixer) else 1)
     config = NetworkConfig(
         obs_dim=draw(st.integers(1, 7)),
         action=draw(ACTIONS),
@@ -67,9 +70,9 @@ def cases(draw: st.DrawFn) -> Case:
         state_dim=draw(st.sampled_from([0, 3])),
         n_block=draw(st.integers(1, 3)),
         n_head=n_head,
-        embed_dim=n_head * draw(st.integers(2, 5)),
-        encoder_mixer=draw(st.sampled_from(sorted(MIXERS))),
-        decoder_mixer=draw(st.sampled_from(sorted(MIXERS))),
+        embed_dim=n_head * size,
+        encoder_mixer=encoder_mixer,
+        decoder_mixer=decoder_mixer,
         agent_order=draw(st.sampled_from(AGENT_ORDERS)),
     )
     mask = random_mask(config.action, batch_size, n) if draw(st.booleans()) else None

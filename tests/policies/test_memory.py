@@ -13,6 +13,7 @@ from rllib_seqmarl.policies import (
     ActionSpec,
     IndependentPolicy,
     Policy,
+    SablePolicy,
     SequencePolicy,
     reset_state,
 )
@@ -41,14 +42,20 @@ INDEPENDENT: dict[str, dict[str, Any]] = {
     "encoder": {"memory": "gru", "critic": "encoder", "embed_dim": 8},
     "continuous": {"memory": "gru", "action": CONTINUOUS},
 }
+SABLE: dict[str, dict[str, Any]] = {
+    "discrete": {"n_head": 2, "n_block": 2},
+    "steps are encoded": {"step_encoding": True, "state_dim": 3},
+    "continuous": {"action": CONTINUOUS},
+}
 CASES = [(SequencePolicy, case) for case in SEQUENCE.items()] + [(IndependentPolicy, c) for c in INDEPENDENT.items()]
+CASES += [(SablePolicy, case) for case in SABLE.items()]
 
 IDS = [f"{kind.__name__}: {case[0]}" for kind, case in CASES]
 
 
 def make(kind: type[Policy], options: dict[str, Any]) -> Policy:
     torch.manual_seed(0)
-    sizes = {"embed_dim": 8} if kind is SequencePolicy else {"hidden_sizes": (6, 8)}
+    sizes = {"hidden_sizes": (6, 8)} if kind is IndependentPolicy else {"embed_dim": 8}
     team = {"obs_dim": OBS, "n_agents": N, "action": DISCRETE}
     policy = kind(kind.Config(**{**team, **sizes, **options})).double()
     for parameter in policy.parameters():

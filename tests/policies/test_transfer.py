@@ -38,7 +38,7 @@ def transfer(old: Trained, new: Trained) -> tuple[SequencePolicy, SequencePolicy
     return source, target, fresh
 
 
-MIXERS = [("attention", {}), ("mamba", {"d_state": 4}), ("rwkv4", {}), ("rwkv6", {})]
+MIXERS = [("attention", {}), ("mamba", {"d_state": 4}), ("retention", {}), ("rwkv4", {}), ("rwkv6", {})]
 
 
 @pytest.mark.parametrize(("mixer", "options"), MIXERS)

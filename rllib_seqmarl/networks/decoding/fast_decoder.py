@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rllib_seqmarl.mixers.attention import CausalSelfAttention, CrossAttention
 from rllib_seqmarl.mixers.mamba import CrossMamba, Mamba
+from rllib_seqmarl.mixers.retention import CausalRetention, CrossRetention
 from rllib_seqmarl.mixers.rwkv4 import RWKV4ChannelMix, RWKV4TimeMix
 from rllib_seqmarl.mixers.rwkv5 import RWKV5TimeMix
 from rllib_seqmarl.mixers.rwkv6 import RWKV6TimeMix
@@ -18,6 +19,7 @@ from rllib_seqmarl.networks.decoding.attention import AttentionStep
 from rllib_seqmarl.networks.decoding.blocks import DecoderStep, PostNormStep, PreNormStep
 from rllib_seqmarl.networks.decoding.heads import CategoricalStep, GaussianStep, TorchHead
 from rllib_seqmarl.networks.decoding.mamba import MambaStep
+from rllib_seqmarl.networks.decoding.retention import RetentionStep
 from rllib_seqmarl.networks.decoding.rwkv import ChannelMixStep, WKV4Step
 from rllib_seqmarl.networks.decoding.rwkv_matrix import WKV5Step, WKV6Step
 from rllib_seqmarl.networks.decoding.step import step_of
@@ -29,6 +31,8 @@ STEPS: dict[type, Any] = {
     CrossAttention: AttentionStep,
     Mamba: MambaStep,
     CrossMamba: MambaStep,
+    CausalRetention: RetentionStep,
+    CrossRetention: RetentionStep,
     RWKV4TimeMix: WKV4Step,
     RWKV5TimeMix: WKV5Step,
     RWKV6TimeMix: WKV6Step,

@@ -10,6 +10,7 @@ pytest.importorskip("numba")
 
 from rllib_seqmarl.mixers import MIXERS, CausalMixer, MixerShape, PostNormMixers
 from rllib_seqmarl.mixers.mamba import MambaOptions
+from rllib_seqmarl.mixers.retention import RetentionOptions
 from rllib_seqmarl.mixers.rwkv6 import RWKV6Options
 from rllib_seqmarl.networks.decoding.step import TorchStep, step_of
 from rllib_seqmarl.ops import numba_support
@@ -23,6 +24,7 @@ for _name, _mixers in MIXERS.items():
         CAUSAL |= {f"{_name}/time": (_mixers.time, False), f"{_name}/channel": (_mixers.channel, False)}
 OPTIONS = {
     "mamba": [MambaOptions(d_state=1, d_conv=1, expand=1, dt_rank=1), MambaOptions(d_state=5, d_conv=3, dt_rank=40)],
+    "retention": [RetentionOptions(decay_scaling=0.6)],
     "rwkv6": [RWKV6Options(mix_rank=1, decay_rank=3)],
 }
 
@@ -45,9 +47,15 @@ def run(step, name, x, context):
     return torch.from_numpy(np.stack(outputs, axis=1))
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+SIZES = [(64, 1), (6, 3), (20, 2), (72, 8), (132, 1)]
+# The norm of retention needs two channels or more in each of n_head groups of a head.
+SIZES_OF = {"retention": [(64, 1), (27, 3), (20, 2), (75, 5), (132, 1)]}
+
+
+@pytest.mark.parametrize(
+    ("name", "d", "n_head"), [(name, *sizes) for name in CAUSAL for sizes in SIZES_OF.get(name.split("/")[0], SIZES)]
+)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize(("d", "n_head"), [(64, 1), (6, 3), (20, 2), (72, 8), (132, 1)])
 @torch.no_grad()
 def test_compiled_steps_equal_torch_steps(name, dtype, d, n_head):
     torch.manual_seed(0)
