@@ -18,7 +18,9 @@ from rllib_seqmarl.registration import Registry
 Mixers = PostNormMixers | PreNormMixers
 
 _BUILT_IN: dict[str, Mixers] = {
-    "attention": PostNormMixers(encoder=SelfAttention, decoder=CausalSelfAttention, cross=CrossAttention),
+    "attention": PostNormMixers(
+        encoder=SelfAttention, decoder=CausalSelfAttention, cross=CrossAttention, state_grows=True
+    ),
     "mamba": PostNormMixers(
         encoder=BidirectionalMamba,
         decoder=Mamba,

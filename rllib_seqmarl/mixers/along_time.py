@@ -34,7 +34,7 @@ def find_memory(name: str) -> TimeMixers | Mixers:
     names = {**MIXERS, **TIME_MIXERS, **MIXERS.of_users}
     if name not in names:
         raise ValueError(
-            f"unknown memory={name!r}.{did_you_mean(str(name), names)} Choose one of {', '.join(sorted(names))}, or "
-            f"None for no memory."
+            f"unknown memory={name!r}.{did_you_mean(str(name), names)} Choose one of {', '.join(sorted(names))}, "
+            f"joint, or None for no memory."
         )
     return names[name]

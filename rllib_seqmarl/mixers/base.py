@@ -105,6 +105,7 @@ class PostNormMixers:
     """Mixers for MAT's arrangement: self mixing, cross mixing onto the encoder's output, MLP; post-norm.
 
     ``options`` is the type of the user's options; ``operations`` are the operations of ``rllib_seqmarl.ops`` in use.
+    ``state_grows``: whether the causal mixers' states grow with every position.
     """
 
     encoder: Callable[[MixerShape], Mixer]
@@ -112,6 +113,7 @@ class PostNormMixers:
     cross: Callable[[MixerShape], CausalMixer]
     options: type[MixerOptions] = MixerOptions
     operations: Sequence[Operation] = ()
+    state_grows: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,3 +100,34 @@ class PreNormBlock(CausalMixer):
         x = x + y  # (B, d)
         y, channelled = self.channel.step(self.norm2(x), state[1])
         return x + y, (timed, channelled)
+
+
+class Residual(CausalMixer):
+    """LN(x + mixer(x)), the arrangement of post-norm blocks."""
+
+    def __init__(self, mixer: CausalMixer, width: int) -> None:
+        super().__init__()
+        self.mixer, self.norm = mixer, nn.LayerNorm(width)
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        y, state = self.mixer(x, None, state, resets)
+        return self.norm(x + y), state
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.mixer.initial_state(batch_size)
+
+
+class JointEncoderBlock(nn.Module):
+    """A causal mixer over the agents of all steps, then an encoder block among the agents of each step."""
+
+    def __init__(self, mixers: PostNormMixers, shape: MixerShape) -> None:
+        super().__init__()
+        self.causal = Residual(mixers.decoder(shape), shape.embed_dim)
+        self.team = PostNormEncoderBlock(mixers, shape)
+
+    def forward(self, x: Tensor, state: State, resets: Tensor | None, n_agents: int) -> tuple[Tensor, State]:
+        """Mix ``x`` (B, T * n, d), step after step; ``resets`` (B, T * n)."""
+        x, state = self.causal(x, None, state, resets)
+        return self.team(x.reshape(-1, n_agents, x.shape[-1]))[0].view_as(x), state

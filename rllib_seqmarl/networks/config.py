@@ -62,7 +62,8 @@ class EncoderConfig(MemoryConfig):
                 f"the whole team; remove it, or choose an rwkv encoder"
             )
         # A misspelt backend is rejected even if the network has no operations with backends.
-        along_time = [self.memory_mixers] if self.has_memory else []
+        self._check_joint()
+        along_time = [self.memory_mixers] if self.has_memory and not self.is_joint else []
         in_use = [operation for mixers in (*self.mixers, *along_time) for operation in mixers.operations]
         valid = {name for mixers in MIXERS.values() for operation in mixers.operations for name in operation.backends}
         if self.backend not in {AUTO, *valid}:
@@ -72,6 +73,21 @@ class EncoderConfig(MemoryConfig):
             )
         check_backend(self.backend, in_use)
         self._check_mixer_options()
+
+    def _check_joint(self) -> None:
+        if not self.is_joint:
+            return
+        for key in self.mixer_keys:
+            if isinstance(mixers := MIXERS[getattr(self, key)], PostNormMixers) and mixers.state_grows:
+                raise ValueError(
+                    f"memory='joint' needs mixers with a state of constant size, but that of {key}="
+                    f"{getattr(self, key)!r} grows with every step; choose mamba, retention or rwkv, or a memory of "
+                    f"each agent, such as memory='gru'"
+                )
+        if self.encoder_directions == 2:
+            raise ValueError(
+                "encoder_directions=2 is not supported with memory='joint', since time has one direction; remove it"
+            )
 
     def _check_heads(self) -> None:
         if self.embed_dim % self.n_head:

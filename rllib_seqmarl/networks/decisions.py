@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from rllib_seqmarl.mixers import CausalMixer
+from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.networks.action_heads import ActionHead
 
 
@@ -51,10 +52,21 @@ def decide(
     Returns:
         Scores (B, n, width) and actions (B, n, *action_shape).
     """
-    batch_size = encoder_output.shape[0]
-    decisions = Decisions(head, action_mask, noise)
-    token, state = head.start(batch_size), decoder.initial_state(batch_size)
+    state = decoder.initial_state(encoder_output.shape[0])
+    return decide_from(state, decoder, head, encoder_output, action_mask, noise)[:2]
+
+
+def decide_from(
+    state: State,
+    decoder: CausalMixer,
+    head: ActionHead,
+    encoder_output: Tensor,
+    action_mask: Tensor | None,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor, State]:
+    """Decide as in :func:`decide`, from the decoder's state after an earlier step; also return the state."""
+    decisions, token = Decisions(head, action_mask, noise), head.start(encoder_output.shape[0])
     for context in encoder_output.unbind(1):
         features, state = decoder.step(token, state, context)  # (B, d)
         token = decisions(features)
-    return decisions.scores, decisions.actions
+    return decisions.scores, decisions.actions, state

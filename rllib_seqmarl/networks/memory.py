@@ -10,7 +10,7 @@ from rllib_seqmarl.mixers import CausalMixer, MixerShape, PostNormMixers, PreNor
 from rllib_seqmarl.mixers.along_time import TimeMixers
 from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.mixers.check import check_users_mixer
-from rllib_seqmarl.networks.blocks import PreNormBlock
+from rllib_seqmarl.networks.blocks import PreNormBlock, Residual
 from rllib_seqmarl.networks.memory_config import MemoryConfig
 
 
@@ -55,23 +55,6 @@ class Memory(nn.Module):
         y, state = _run(self.mixers[0], tokens.flatten(0, 1), _map(lambda leaf: leaf.flatten(0, 1), state), resets)
         y = y.unflatten(0, (-1, n))
         return y if x.dim() == 3 else y.transpose(1, 2), _split(state, n)
-
-
-class Residual(CausalMixer):
-    """LN(x + mixer(x)), the arrangement of post-norm blocks."""
-
-    def __init__(self, mixer: CausalMixer, width: int) -> None:
-        super().__init__()
-        self.mixer, self.norm = mixer, nn.LayerNorm(width)
-
-    def forward(
-        self, x: Tensor, context: Tensor | None = None, state: State = None, resets: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        y, state = self.mixer(x, None, state, resets)
-        return self.norm(x + y), state
-
-    def initial_state(self, batch_size: int) -> State:
-        return self.mixer.initial_state(batch_size)
 
 
 def _block(config: MemoryConfig, shape: MixerShape) -> CausalMixer:

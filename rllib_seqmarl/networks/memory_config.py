@@ -10,6 +10,7 @@ from rllib_seqmarl.networks.policy_config import PolicyConfig, check_counts
 from rllib_seqmarl.suggestions import did_you_mean
 
 DEFAULT_SEQ_LEN = 20  # RLlib's
+JOINT = "joint"
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,11 @@ class MemoryConfig(PolicyConfig):
     """The memory of a policy, `rllib_seqmarl.networks.memory.Memory`.
 
     Attributes:
-        memory: What each agent carries from step to step of an episode: None for nothing, or the state of a causal
-            mixer along time: "gru", "attention" (to the last `window` steps), "mamba", "rwkv4", "rwkv5", "rwkv6", or
-            the name of a mixer registered with `rllib_seqmarl.register_mixer`.
+        memory: What is carried from step to step of an episode: None for nothing; the state of a causal mixer along
+            each agent's steps, "gru", "attention" (to the last `window` steps), "mamba", "retention", "rwkv4", "rwkv5",
+            "rwkv6", or the name of a mixer registered with `rllib_seqmarl.register_mixer`; or "joint" for the states of
+            the encoder's and decoder's own mixers, which then run over the agents of all steps, as Sable's retention
+            does.
         memory_options: Options of the memory's mixer, such as {"num_layers": 2}: the fields of
             `rllib_seqmarl.mixers.gru.GRUOptions`, `rllib_seqmarl.mixers.windowed_attention.WindowOptions`, or those in
             `mixer_options`.
@@ -49,6 +52,10 @@ class MemoryConfig(PolicyConfig):
         if self.max_seq_len is None:
             object.__setattr__(self, "max_seq_len", DEFAULT_SEQ_LEN)
         check_counts(self, "max_seq_len")
+        if self.is_joint:
+            if self.memory_options != {}:
+                raise ValueError("memory_options have no effect on memory='joint'; use mixer_options")
+            return
         options = {f.name for f in fields(self.memory_mixers.options)}
         if not isinstance(self.memory_options, Mapping):
             raise ValueError(
@@ -66,6 +73,11 @@ class MemoryConfig(PolicyConfig):
     @property
     def has_memory(self) -> bool:
         return self.memory is not None
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether the mixers along agents run over time as well."""
+        return self.memory == JOINT
 
     @property
     def needs_n_agents(self) -> bool:

@@ -63,6 +63,13 @@ class IndependentConfig(EncoderConfig):
         check_choice(self, "std", ("sigmoid", "exp"))
         self._check_effects()
 
+    def _check_joint(self) -> None:
+        if self.is_joint:
+            raise ValueError(
+                "memory='joint' has no effect on actors that read only their own observation; choose a memory of each "
+                "agent, such as memory='gru'"
+            )
+
     def _check_heads(self) -> None:
         if self.critic == "encoder":
             super()._check_heads()

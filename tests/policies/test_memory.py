@@ -31,6 +31,17 @@ SEQUENCE: dict[str, dict[str, Any]] = {
     "an order for each episode": {"memory": "gru", "agent_order": "shuffled"},
     "global state": {"memory": "gru", "state_dim": 3},
     "continuous": {"memory": "gru", "action": CONTINUOUS},
+    **{
+        f"{name} over time and agents": {"memory": "joint", "encoder_mixer": name, "decoder_mixer": name, "n_block": 2}
+        for name in ("mamba", "retention", "rwkv4", "rwkv5", "rwkv6")
+    },
+    "a mixture over time and agents": {"memory": "joint", "encoder_mixer": "rwkv6", "decoder_mixer": "mamba"},
+    "an order for each step": {
+        "memory": "joint",
+        "encoder_mixer": "mamba",
+        "decoder_mixer": "mamba",
+        "agent_order": "shuffled_steps",
+    },
 }
 INDEPENDENT: dict[str, dict[str, Any]] = {
     "gru": {"memory": "gru"},
@@ -138,6 +149,11 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "heads": (MAPPOConfig, {"memory": "attention", "n_head": 3}, r"hidden_sizes=\[64, 64\]: the last one"),
     "window": (MARWKVConfig, {"memory": "rwkv6", "max_seq_len": 1000}, "max_seq_len=1000 is longer than the 100 steps"),
+    "grows": (MATConfig, {"memory": "joint"}, "that of encoder_mixer='attention' grows with every step"),
+    "decoder grows": (MAMConfig, {"memory": "joint", "decoder_mixer": "attention"}, "decoder_mixer='attention' grows"),
+    "joint actors": (MAPPOConfig, {"memory": "joint"}, "memory='joint' has no effect on actors"),
+    "directions": (MARWKVConfig, {"memory": "joint", "encoder_directions": 2}, "encoder_directions=2 is not supported"),
+    "joint options": (MAMConfig, {"memory": "joint", "memory_options": {"d_state": 3}}, "use mixer_options"),
     "length": (MATConfig, {"memory": "gru", "max_seq_len": 0}, "max_seq_len must be an integer >= 1, not 0"),
 }
 
