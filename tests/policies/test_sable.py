@@ -210,3 +210,12 @@ def test_gradients_of_the_published_loss(name: str, monkeypatch: pytest.MonkeyPa
     expected = published_state(golden, "ppo/grads/", policy.config)
     for key, parameter in policy.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[key], atol=tolerance, rtol=0)
+
+
+def test_chunks_of_agents_see_earlier_chunks_only() -> None:
+    policy = make_policy(load("sable_discrete"), recurrent=False, agents_per_chunk=1)
+    obs = {"observations": torch.randn(4, 3, 7).double()}
+    other = {"observations": obs["observations"].clone()}
+    other["observations"][:, 1] = torch.randn(4, 7)
+    changed = (policy.values(obs) != policy.values(other)).all(0).tolist()
+    assert changed == [False, True, True]
