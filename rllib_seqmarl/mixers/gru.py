@@ -15,15 +15,21 @@ class GRUOptions(MixerOptions):
 
     Attributes:
         num_layers: Number of GRUs on top of each other.
+        max_delay: The number of steps to remember initially: biases of update gates are drawn such that units forget
+            within 2 to this many steps (Tallec and Ollivier 2018, arXiv 1804.11188). None for zeros, as in MAPPO, with
+            which units forget half in every step.
 
     Raises:
         ValueError: An option has an invalid value.
     """
 
     num_layers: int = 1
+    max_delay: int | None = None
 
     def __post_init__(self) -> None:
-        self.check_counts("num_layers")
+        self.check_counts("num_layers", *(["max_delay"] if self.max_delay is not None else []))
+        if self.max_delay in (1, 2):
+            raise ValueError(f"max_delay must be at least 3 steps, not {self.max_delay}; or None")
 
 
 class GRU(CausalMixer):
@@ -41,6 +47,9 @@ class GRU(CausalMixer):
                 nn.init.orthogonal_(parameter)
             else:
                 nn.init.zeros_(parameter)
+            if options.max_delay is not None and name.startswith("bias_ih"):
+                with torch.no_grad():  # gates are in the order reset, update, new
+                    parameter[d : 2 * d] = torch.empty(d).uniform_(1, options.max_delay - 1).log()
         self.norm = nn.LayerNorm(d)
 
     def forward(
