@@ -146,3 +146,27 @@ def test_image_shows_choices() -> None:
     rows, columns = np.array_split(taken, 2), np.array_split(taken, 3, axis=1)
     assert all(row.any() for row in rows)
     assert [bool(column.any()) for column in columns] == [True, False, True]
+
+
+def test_recall_needs_the_first_observation() -> None:
+    env = make_coordination("recall", n_agents=3, n_choices=4, max_cycles=5)
+    successes = {"memory": 0, "blind": 0}
+    for seed in range(200):
+        observations, infos = env.reset(seed=seed)
+        cues = {agent: int(observation.argmax()) for agent, observation in observations.items()}
+        assert all(observation.sum() == 1 and observation[-1] == 0 for observation in observations.values())
+        for step in range(5):
+            is_last = step == 4
+            masks = np.stack([infos[agent]["action_mask"] for agent in env.agents])
+            assert (masks[:, 0] == 1).all() and (masks[:, 1:] == is_last).all()
+            actions = dict.fromkeys(env.agents, 0)
+            if is_last:  # nothing but the flag is observed
+                assert all(observation.tolist() == [0, 0, 0, 0, 1] for observation in observations.values())
+                actions = cues if seed % 2 else actions
+            observations, rewards, terminations, truncations, infos = env.step(actions)
+            assert not any(terminations.values()) and all(over == is_last for over in truncations.values())
+            assert is_last or not any(rewards.values())
+        assert all(rewards[agent] == (actions[agent] == cues[agent]) for agent in actions)
+        assert {info["success"] for info in infos.values()} == {float(actions == cues)}
+        successes["memory" if seed % 2 else "blind"] += actions == cues
+    assert successes["memory"] == 100 and successes["blind"] < 10  # the bound is 4^-3
