@@ -262,7 +262,8 @@ def _check_policy(config: JointPPOConfig) -> None:
     options = {key: value for key, value in config.model_config.items() if key in policy.Config.options()}
     if (filters := options.pop("conv_filters", None)) is not None:
         checked_filters(filters)  # whether images are large enough is checked once their size is known
-    made = policy.Config(obs_dim=1, action=ActionSpec(kind="discrete", nvec=(2,)), **options)
+    action, state_dim = ActionSpec(kind="discrete", nvec=(2,)), int(config.global_state)
+    made = policy.Config(obs_dim=1, action=action, state_dim=state_dim, **options)
     if made.has_memory and "max_seq_len" not in policy.Config.options():
         raise ValueError(
             f"policy={config.policy!r} has memory, but no option max_seq_len. Add the field `max_seq_len: int = 20` to "

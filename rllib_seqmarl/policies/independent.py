@@ -39,8 +39,11 @@ class IndependentConfig(EncoderConfig):
         activation: The activation of the hidden layers: "relu", "tanh" or "gelu".
         share_actor: Whether all agents use the same actor; otherwise, each has its own.
         critic: What the critic reads: "state", the global state with `global_state=True`, else the observations of all
-            agents, concatenated, for one value of the team; "observations", each agent's own observation; "encoder",
-            the team's observations through an encoder, to which the options from `n_block` to `backend` apply.
+            agents, concatenated, for one value of the team; "observations", each agent's own observation;
+            "agent_state", the global state and each agent's own observation; "encoder", the team's observations through
+            an encoder, to which the options from `n_block` to `backend` apply.
+        death_masking: Whether critic="agent_state" reads zeros instead of the global state for agents that are dead
+            (Yu et al. 2022, arXiv 2103.01955, section 5).
         std: The standard deviation of continuous actions: "sigmoid" for 0.5 * sigmoid(log_std), with log_std = 1
             initially, or "exp" for exp(log_std), with log_std = 0 initially.
     """
@@ -48,7 +51,8 @@ class IndependentConfig(EncoderConfig):
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: Literal["relu", "tanh", "gelu"] = "relu"
     share_actor: bool = True
-    critic: Literal["state", "observations", "encoder"] = "state"
+    critic: Literal["state", "observations", "agent_state", "encoder"] = "state"
+    death_masking: bool = False
     std: Literal["sigmoid", "exp"] = "sigmoid"
 
     def __post_init__(self) -> None:
@@ -59,7 +63,8 @@ class IndependentConfig(EncoderConfig):
         object.__setattr__(self, "hidden_sizes", tuple(sizes))  # a list if loaded from JSON
         check_choice(self, "activation", tuple(ACTIVATIONS))
         check_choice(self, "share_actor", (True, False))
-        check_choice(self, "critic", ("state", "observations", "encoder"))
+        check_choice(self, "critic", ("state", "observations", "agent_state", "encoder"))
+        check_choice(self, "death_masking", (True, False))
         check_choice(self, "std", ("sigmoid", "exp"))
         self._check_effects()
 
@@ -88,6 +93,12 @@ class IndependentConfig(EncoderConfig):
                     f"{key}={getattr(self, key)!r} has no effect on critic={self.critic!r}, which has no encoder; "
                     f"remove it, or set critic='encoder'"
                 )
+        if self.death_masking and self.critic != "agent_state":
+            raise ValueError(
+                f"death_masking=True has no effect on critic={self.critic!r}; remove it, or set critic='agent_state'"
+            )
+        if self.critic == "agent_state" and not self.state_dim:
+            raise ValueError("critic='agent_state' needs the global state; set global_state=True, or critic='state'")
         if self.critic == "observations" and self.state_dim:
             raise ValueError(
                 "global_state=True has no effect on critic='observations', which reads each agent's own observation; "
@@ -137,8 +148,9 @@ class IndependentPolicy(Policy):
         if config.needs_n_agents and config.n_agents is None:
             raise ValueError(f"share_actor={config.share_actor} and critic={config.critic!r} need n_agents; set it")
         is_encoder, n = config.critic == "encoder", None if config.share_actor else config.n_agents
+        reads_images = not is_encoder and (config.critic == "agent_state" or not config.state_dim)
         self.actor_image, width = ImageEmbedding.of(config)
-        self.critic_image = None if is_encoder or config.state_dim else ImageEmbedding.of(config)[0]
+        self.critic_image = ImageEmbedding.of(config)[0] if reads_images else None
         self.actors = nn.ModuleList(self._mlp(width, config.action.width, gain=0.01) for _ in range(n or 1))
         self.distribution: Distribution
         if config.action.kind == "discrete":
@@ -146,6 +158,8 @@ class IndependentPolicy(Policy):
         else:
             self.distribution = Gaussian(config.action, config.std, n)
         n_inputs = width * (config.n_agents or 0) if config.reads_team else config.state_dim or width
+        if config.critic == "agent_state":
+            n_inputs = width + config.state_dim
         self.critic = Encoder(config) if is_encoder else self._mlp(n_inputs, 1, gain=1.0)
         self.actor_memory = Memory(config, config.hidden_sizes[-1], n) if config.has_memory else None
         has_own = config.has_memory and not is_encoder
@@ -165,6 +179,8 @@ class IndependentPolicy(Policy):
             axes[f"distribution.log_std.{i}"] = 0, ("action",)
         if config.critic == "encoder":
             return axes | input_axes("critic.embedding.", (*own, "state"))
+        if config.critic == "agent_state":
+            return axes | input_axes("critic.", (*own, "state"))
         return axes | input_axes("critic.", ("state",) if config.state_dim else own * n if config.reads_team else own)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -242,9 +258,15 @@ class IndependentPolicy(Policy):
             features, state = self.critic.embed(network_input(config, obs), state, resets)  # ([B, T,] n, d)
             values = self.critic(features.flatten(0, -3))[1]
             return values.view(observations.shape[:-1]), state
-        inputs = obs["state"] if config.state_dim else observations
+        reads_both = config.critic == "agent_state"
+        inputs = obs["state"] if config.state_dim and not reads_both else observations
         if self.critic_image is not None:
             inputs = self.critic_image(inputs)
+        if reads_both:
+            state_of_each = network_input(config, obs)[..., config.obs_dim :]  # ([B, T,] n, state_dim)
+            if config.death_masking and "alive" in obs:
+                state_of_each = state_of_each * obs["alive"].unsqueeze(-1)
+            inputs = torch.cat([inputs, state_of_each], dim=-1)
         if config.reads_team:
             inputs = inputs.flatten(-2)  # ([B, T,] n * obs_dim)
         if not config.has_agent_values:

@@ -60,7 +60,7 @@ def test_the_papers_settings_are_the_defaults() -> None:
 
 BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "encoder": (lambda: MAPPOConfig().network(n_block=2), "n_block=2 has no effect on critic='state'"),
-    "state": (lambda: MAPPOConfig().network(critic="team"), "critic must be 'state', 'observations' or 'encoder'"),
+    "state": (lambda: MAPPOConfig().network(critic="team"), "critic must be 'state', 'observations', 'agent_state' or"),
     "misspelt": (
         lambda: MAPPOConfig().network(critic="encoder", n_blok=2),
         "unexpected keyword 'n_blok'. Did you mean",

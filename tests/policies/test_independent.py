@@ -25,6 +25,7 @@ CRITICS = {
     "the state": {"state_dim": 5},
     "all observations": {},
     "own observation": {"critic": "observations"},
+    "state and observation": {"critic": "agent_state", "state_dim": 5},
     "encoder": {"critic": "encoder", "embed_dim": 8, "state_dim": 5},
 }
 
@@ -163,12 +164,21 @@ def test_critics_read_what_they_should(critic: str) -> None:
     changed = {key: x.clone() for key, x in obs.items()}
     changed["observations"][:, 0] += torch.randn(6)
     difference = net.values(changed).detach() != values  # (B, n)
-    expected = {"the state": [False] * 3, "own observation": [True, False, False]}.get(critic, [True] * 3)
+    own = [True, False, False]
+    expected = {"the state": [False] * 3, "own observation": own, "state and observation": own}.get(critic, [True] * 3)
     assert (difference == torch.tensor(expected)).all()
     if "state" in obs:
         assert (net.values(obs | {"state": torch.randn_like(obs["state"])}) != values).all()
     if critic in ("the state", "all observations"):
         assert torch.equal(values, values[:, :1].expand(-1, 3))  # one value of the team
+
+
+@pytest.mark.parametrize("death_masking", [False, True])
+def test_values_of_the_dead_may_not_read_the_state(death_masking: bool) -> None:
+    net = policy(critic="agent_state", state_dim=5, death_masking=death_masking)
+    obs = random_obs(net.config, 4) | {"alive": torch.tensor([True, False, True]).expand(4, 3)}
+    changed = net.values(obs | {"state": torch.randn_like(obs["state"])}) != net.values(obs)
+    assert changed.all(0).tolist() == [True, not death_masking, True]
 
 
 @pytest.mark.parametrize("critic", ["the state", "encoder"])
@@ -240,6 +250,7 @@ def test_transfer_matches_inputs_by_meaning(critic: str) -> None:
         "the state": ("critic.1.weight", {i: i for i in range(5)}),
         "all observations": ("critic.1.weight", dict(own)),
         "own observation": ("critic.1.weight", places),
+        "state and observation": ("critic.1.weight", places | {7 + i: 5 + i for i in range(5)}),
         "encoder": ("critic.embedding.1.weight", places | {7 + i: 5 + i for i in range(5)}),
     }
     assert_columns(merged, old.state_dict(), fresh, *columns[critic])
@@ -280,7 +291,9 @@ BAD_OPTIONS = [
     ({"hidden_sizes": ()}, r"hidden_sizes must be a list of integers >= 1, such as \[64, 64\], not \(\)"),
     ({"hidden_sizes": 64}, "hidden_sizes must be a list"),
     ({"activation": "selu"}, "activation must be 'relu', 'tanh' or 'gelu', not 'selu'"),
-    ({"critic": "team"}, "critic must be 'state', 'observations' or 'encoder', not 'team'"),
+    ({"critic": "team"}, "critic must be 'state', 'observations', 'agent_state' or 'encoder', not 'team'"),
+    ({"critic": "agent_state"}, "critic='agent_state' needs the global state; set global_state=True"),
+    ({"death_masking": True}, "death_masking=True has no effect on critic='state'; remove it"),
     ({"std": 0.5}, "std must be 'sigmoid' or 'exp', not 0.5"),
     ({"share_actor": "no"}, "share_actor must be True or False"),
     ({"n_block": 2}, "n_block=2 has no effect on critic='state', which has no encoder; remove it"),

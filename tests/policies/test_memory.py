@@ -49,6 +49,7 @@ INDEPENDENT: dict[str, dict[str, Any]] = {
     "own actors with mamba": {"memory": "mamba", "share_actor": False},
     "global state": {"memory": "rwkv6", "state_dim": 3},
     "global state of each agent": {"memory": "gru", "state_dim": 3, "has_agent_states": True},
+    "state and own observation": {"memory": "gru", "state_dim": 3, "critic": "agent_state", "death_masking": True},
     "own values": {"memory": "attention", "critic": "observations", "n_head": 2},
     "encoder": {"memory": "gru", "critic": "encoder", "embed_dim": 8},
     "continuous": {"memory": "gru", "action": CONTINUOUS},
