@@ -1,11 +1,10 @@
 """Retention for CPUs, compiled with numba.
 
-Within a chunk of a few tokens, each token reads the others' keys directly. Only chunks are linked by the state, so a
-window of a single chunk needs none. If all tokens of large time steps see each other, a chunk is a time step, whose
-tokens read the state after it. A chunk also ends before a reset, which unlinks it from the next one.
+Per head, tokens are processed in chunks by products of small matrices: scores within a chunk, and a state between
+chunks. A window of a single chunk needs no state. A chunk also ends before a reset, which unlinks it from the next one.
 
-Arrays are indexed [sequence, token, head, channel], with all loops over heads and channels starting from 0: LLVM does
-not vectorise a loop in which an index might be negative.
+Tokens are indexed [sequence, token, head, channel]. The matrices of a chunk are filled up to whole tiles; what is in
+further rows and columns has no effect.
 """
 
 from __future__ import annotations
@@ -14,27 +13,32 @@ from typing import Any
 
 import numpy as np
 
-from rllib_seqmarl.ops.matrix_state_kernels import dot_state, read, write
-from rllib_seqmarl.ops.numba_math import kernel, scratch
+from rllib_seqmarl.ops.numba_math import aligned, kernel
+from rllib_seqmarl.ops.numba_tiles import HEIGHT, VECTOR_BYTES, add_product
 
-CHUNK = 16  # tokens
-LARGE = 8  # tokens of a time step that is a chunk of its own if they see each other
+CHUNK = 32  # tokens; 16 and 64 take about a tenth longer
 
 
 @kernel
-def _chunk_end(b: Any, first: Any, n_agents: Any, is_whole: Any, length: Any, resets: Any) -> Any:
-    """The end of the chunk that begins at ``first``: no time step is cut, unless it is longer than a chunk."""
-    step = first // n_agents
-    if is_whole:
-        return first + n_agents
-    if n_agents > CHUNK:
-        return min(first + CHUNK, (step + 1) * n_agents)
-    last = min(step + CHUNK // n_agents, length // n_agents)
-    if len(resets) > 0:
-        for t in range(step + 1, last):
-            if resets[b, t]:
-                return t * n_agents
-    return last * n_agents
+def _chunk_starts(b: Any, n_agents: Any, length: Any, resets: Any, starts: Any) -> Any:
+    """Fill in where chunks begin, and return their number. No time step is cut, unless it is longer than a chunk."""
+    chunks, first = 0, 0
+    while first < length:
+        starts[chunks] = first
+        chunks += 1
+        step = first // n_agents
+        if n_agents > CHUNK:
+            first = min(first + CHUNK, (step + 1) * n_agents)
+            continue
+        last = min(step + CHUNK // n_agents, length // n_agents)
+        if len(resets) > 0:
+            for t in range(step + 1, last):
+                if resets[b, t]:
+                    last = t
+                    break
+        first = last * n_agents
+    starts[chunks] = length
+    return chunks
 
 
 @kernel
@@ -48,47 +52,84 @@ def _is_linked(b: Any, first: Any, n_agents: Any, length: Any, has_states: Any, 
 
 
 @kernel
-def _powers(decay: Any) -> Any:
-    """(CHUNK + 1, heads): powers of the decays; a chunk has at most that many time steps, and the step before it."""
-    powers = np.empty((CHUNK + 1, len(decay)), decay.dtype)
-    powers[0] = 1
-    for t in range(CHUNK):
-        for h in range(len(decay)):
-            powers[t + 1, h] = powers[t, h] * decay[h]
-    return powers
+def _matrix(rows: Any, columns: Any, like: Any) -> Any:
+    """Zeros of at least this size."""
+    lanes = VECTOR_BYTES // like.itemsize
+    x = aligned((rows + HEIGHT - 1) // HEIGHT * HEIGHT, (columns + lanes - 1) // lanes * lanes, like)
+    x[:] = 0
+    return x
 
 
 @kernel
-def _ages(first: Any, last: Any, n_agents: Any, reads: Any, writes: Any) -> Any:
-    """Time steps from the state before a chunk to each token, and from each token to the end of the chunk.
+def _decays(decay: Any, n_agents: Any, causal: Any, weights: Any, powers: Any) -> None:
+    """Decays of a head: powers[i] over i time steps, and weights[t, s] from a chunk's token s to its reader t."""
+    powers[0] = 1
+    for i in range(CHUNK):
+        powers[i + 1] = powers[i] * decay
+    weights[:] = 0
+    for t in range(CHUNK):
+        for s in range(t + 1 if causal else min((t // n_agents + 1) * n_agents, CHUNK)):
+            weights[t, s] = powers[max(t // n_agents - s // n_agents, 0)]
 
-    Returns the time steps between the two states. The state before the chunk may be that within a time step.
+
+@kernel
+def _ages(first: Any, tokens: Any, n_agents: Any, powers: Any, since: Any, until: Any) -> Any:
+    """Decays of a chunk's tokens since the state before it, and until the state after it; returns that of the former.
+
+    A chunk within a time step begins with the state of that time step.
     """
     before = 1 if first % n_agents == 0 else 0
-    total = (last - first - 1) // n_agents + before
-    for t in range(last - first):
-        reads[t] = t // n_agents + before
-        writes[t] = total - reads[t]
-    return total
-
-
-@kernel
-def _decay_tokens(b: Any, first: Any, x: Any, ages: Any, tokens: Any, powers: Any, out: Any) -> None:
-    """out[t] = x[b, first + t], decayed over ages[t] time steps."""
+    total = (tokens - 1) // n_agents + before
     for t in range(tokens):
-        for h in range(x.shape[2]):
-            for i in range(x.shape[3]):
-                out[t, h, i] = powers[ages[t], h] * x[b, first + t, h, i]
+        age = t // n_agents + before
+        since[t], until[t] = powers[age], powers[total - age]
+    return powers[total]
 
 
 @kernel
-def _decay_state(state: Any, power: Any, is_nonzero: Any) -> None:
-    """Multiply a state by ``power`` (heads,); zero unless ``is_nonzero``."""
+def _load(b: Any, first: Any, tokens: Any, h: Any, x: Any, rows: Any) -> None:
+    for t in range(tokens):
+        for i in range(x.shape[3]):
+            rows[t, i] = x[b, first + t, h, i]
+
+
+@kernel
+def _load_columns(b: Any, first: Any, tokens: Any, h: Any, x: Any, columns: Any) -> None:
+    for t in range(tokens):
+        for i in range(x.shape[3]):
+            columns[i, t] = x[b, first + t, h, i]
+
+
+@kernel
+def _store(b: Any, first: Any, tokens: Any, h: Any, rows: Any, x: Any) -> None:
+    for t in range(tokens):
+        for i in range(x.shape[3]):
+            x[b, first + t, h, i] = rows[t, i]
+
+
+@kernel
+def _scale(rows: Any, factors: Any, tokens: Any) -> None:
+    for t in range(tokens):
+        for i in range(rows.shape[1]):
+            rows[t, i] *= factors[t]
+
+
+@kernel
+def _decay_state(state: Any, decay: Any, is_nonzero: Any) -> None:
     zero = state.dtype.type(0)
-    for h in range(state.shape[0]):
-        for i in range(state.shape[1]):
-            for j in range(state.shape[2]):
-                state[h, i, j] = power[h] * state[h, i, j] if is_nonzero else zero
+    for i in range(state.shape[0]):
+        for j in range(state.shape[1]):
+            state[i, j] = decay * state[i, j] if is_nonzero else zero
+
+
+@kernel
+def _score(x: Any, columns: Any, depth: Any, weights: Any, tokens: Any, scores: Any) -> None:
+    """scores[t, s] = weights[t, s] x[t] . columns[:, s]"""
+    scores[:] = 0
+    add_product(x, tokens, columns, depth, scores)
+    for t in range(tokens):
+        for s in range(scores.shape[1]):
+            scores[t, s] *= weights[t, s]
 
 
 @kernel
@@ -99,49 +140,42 @@ def forward(
     """Fill y, and advance the states in place.
 
     q, k (batch, length, heads, d_k), v, y (batch, length, heads, d_v), decay (heads,), resets (batch, length /
-    n_agents) or empty, states (batch, heads, d_k, d_v), or empty to start from zeros and discard them.
+    n_agents) or empty, states (batch, heads, d_k, d_v), or empty to start from zeros and discard them. Unless
+    ``causal``, time steps have at most ``CHUNK`` tokens.
     """
     _, length, heads, d_k = q.shape
-    d_v = v.shape[3]
-    zero = q.dtype.type(0)
-    has_states, is_whole = len(states) > 0, not causal and n_agents >= LARGE
-    size = min(CHUNK, length)
-    factors = scratch(1, size * heads * d_k, decay)[0][: size * heads * d_k].reshape(size, heads, d_k)
-    reads, writes, powers = np.empty(size, np.int64), np.empty(size, np.int64), _powers(decay)
-    own_state = np.empty((heads, d_k, d_v), decay.dtype)
-    for b in range(begin, end):
-        state = states[b] if has_states else own_state
-        last = 0
-        while last < length:
-            first, last = last, _chunk_end(b, last, n_agents, is_whole, length, resets)
-            begins_linked = _is_linked(b, first, n_agents, length, has_states, resets)
-            if is_whole:
-                _decay_state(state, powers[1], begins_linked)
-                write(b, first, last, k[b, first:last], v, state)
-                y[b, first:last] = zero
-                read(b, first, last, q[b, first:last], state, y)
-                continue
-            tokens = last - first
-            total = _ages(first, last, n_agents, reads, writes)
-            for t in range(tokens):
-                seen = t + 1 if causal else (t // n_agents + 1) * n_agents
-                for h in range(heads):
-                    for j in range(d_v):
-                        y[b, first + t, h, j] = zero
-                    for s in range(seen):
-                        score = zero
-                        for i in range(d_k):
-                            score += q[b, first + t, h, i] * k[b, first + s, h, i]
-                        score *= powers[reads[t] - reads[s], h]
-                        for j in range(d_v):
-                            y[b, first + t, h, j] += score * v[b, first + s, h, j]
-            if begins_linked:
-                _decay_tokens(b, first, q, reads, tokens, powers, factors)
-                read(b, first, last, factors, state, y)
-            if _is_linked(b, last, n_agents, length, has_states, resets):
-                _decay_state(state, powers[total], begins_linked)
-                _decay_tokens(b, first, k, writes, tokens, powers, factors)
-                write(b, first, last, factors, v, state)
+    d_v, has_states = v.shape[3], len(states) > 0
+    queries, keys, values = _matrix(CHUNK, d_k, q), _matrix(d_k, CHUNK, q), _matrix(CHUNK, d_v, q)
+    scores, weights, out = _matrix(CHUNK, CHUNK, q), _matrix(CHUNK, CHUNK, q), _matrix(CHUNK, d_v, q)
+    state, powers = _matrix(d_k, d_v, q), np.empty(CHUNK + 1, decay.dtype)
+    since, until = np.empty(CHUNK, decay.dtype), np.empty(CHUNK, decay.dtype)
+    starts = np.empty(length + 1, np.int64)
+    for h in range(heads):
+        _decays(decay[h], n_agents, causal, weights, powers)
+        for b in range(begin, end):
+            if has_states:
+                state[:d_k, :d_v] = states[b, h]
+            for c in range(_chunk_starts(b, n_agents, length, resets, starts)):
+                first, last = starts[c], starts[c + 1]
+                tokens = last - first
+                total = _ages(first, tokens, n_agents, powers, since, until)
+                begins_linked = _is_linked(b, first, n_agents, length, has_states, resets)
+                _load(b, first, tokens, h, q, queries)
+                _load_columns(b, first, tokens, h, k, keys)
+                _load(b, first, tokens, h, v, values)
+                out[:] = 0
+                if begins_linked:
+                    add_product(queries, tokens, state, d_k, out)
+                    _scale(out, since, tokens)
+                _score(queries, keys, d_k, weights, tokens, scores)
+                add_product(scores, tokens, values, tokens, out)
+                _store(b, first, tokens, h, out, y)
+                if _is_linked(b, last, n_agents, length, has_states, resets):
+                    _decay_state(state, total, begins_linked)
+                    _scale(values, until, tokens)
+                    add_product(keys, d_k, values, tokens, state)
+            if has_states:
+                states[b, h] = state[:d_k, :d_v]
 
 
 @kernel
@@ -155,87 +189,77 @@ def backward(
     states, and is overwritten by that of the first.
     """
     _, length, heads, d_k = q.shape
-    d_v = v.shape[3]
-    zero = q.dtype.type(0)
-    has_states, is_whole = len(first_states) > 0, not causal and n_agents >= LARGE
-    size = min(CHUNK, length)
-    rows = scratch(2, size * heads * d_k, decay)
-    factors, dots = (rows[0][: size * heads * d_k].reshape(size, heads, d_k),
-                     rows[1][: size * heads * d_k].reshape(size, heads, d_k))  # fmt: skip
-    reads, writes, powers = np.empty(size, np.int64), np.empty(size, np.int64), _powers(decay)
-    state, own_grad = np.empty((heads, d_k, d_v), decay.dtype), np.empty((heads, d_k, d_v), decay.dtype)
-    starts = np.empty(length, np.int64)
-    for b in range(begin, end):
-        # From the first chunk to the last: the part of the queries' gradients that comes from reading the state.
-        if has_states:
-            state[:] = first_states[b]
-        chunks, last = 0, 0
-        while last < length:
-            first, last = last, _chunk_end(b, last, n_agents, is_whole, length, resets)
-            starts[chunks] = first
-            chunks += 1
-            begins_linked = _is_linked(b, first, n_agents, length, has_states, resets)
-            if is_whole:
-                _decay_state(state, powers[1], begins_linked)
-                write(b, first, last, k[b, first:last], v, state)
-                dot_state(b, first, last, grad_y, state, grad_q[b, first:last])
-                continue
-            total = _ages(first, last, n_agents, reads, writes)
-            if begins_linked:
-                dot_state(b, first, last, grad_y, state, dots)
-                for t in range(last - first):
-                    for h in range(heads):
-                        for i in range(d_k):
-                            grad_q[b, first + t, h, i] = powers[reads[t], h] * dots[t, h, i]
-            else:
-                grad_q[b, first:last] = zero
-            if last < length and _is_linked(b, last, n_agents, length, has_states, resets):
-                _decay_state(state, powers[total], begins_linked)
-                _decay_tokens(b, first, k, writes, last - first, powers, factors)
-                write(b, first, last, factors, v, state)
-        # From the last chunk to the first: everything else.
-        grad = grad_states[b] if has_states else own_grad
-        if not has_states:
-            grad[:] = zero
-        for c in range(chunks - 1, -1, -1):
-            first, last = starts[c], starts[c + 1] if c + 1 < chunks else length
-            begins_linked = _is_linked(b, first, n_agents, length, has_states, resets)
-            if is_whole:
-                write(b, first, last, q[b, first:last], grad_y, grad)
-                dot_state(b, first, last, v, grad, grad_k[b, first:last])
-                grad_v[b, first:last] = zero
-                read(b, first, last, k[b, first:last], grad, grad_v)
-                _decay_state(grad, powers[1], begins_linked)
-                continue
-            tokens = last - first
-            total = _ages(first, last, n_agents, reads, writes)
-            grad_k[b, first:last] = zero
-            grad_v[b, first:last] = zero
-            if _is_linked(b, last, n_agents, length, has_states, resets):
-                dot_state(b, first, last, v, grad, dots)
-                for t in range(tokens):
-                    for h in range(heads):
-                        for i in range(d_k):
-                            grad_k[b, first + t, h, i] = powers[writes[t], h] * dots[t, h, i]
-                _decay_tokens(b, first, k, writes, tokens, powers, factors)
-                read(b, first, last, factors, grad, grad_v)
-            for t in range(tokens):
-                seen = t + 1 if causal else (t // n_agents + 1) * n_agents
-                for h in range(heads):
-                    for s in range(seen):
-                        score, grad_score = zero, zero
-                        for i in range(d_k):
-                            score += q[b, first + t, h, i] * k[b, first + s, h, i]
+    d_v, has_states = v.shape[3], len(first_states) > 0
+    queries, keys, grad_out = _matrix(CHUNK, d_k, q), _matrix(CHUNK, d_k, q), _matrix(CHUNK, d_v, q)
+    values, key_columns, value_columns = _matrix(CHUNK, d_v, q), _matrix(d_k, CHUNK, q), _matrix(d_v, CHUNK, q)
+    scores, grad_scores, weights = (_matrix(CHUNK, CHUNK, q), _matrix(CHUNK, CHUNK, q), _matrix(CHUNK, CHUNK, q))
+    grad_queries, grad_keys, grad_values = _matrix(CHUNK, d_k, q), _matrix(CHUNK, d_k, q), _matrix(CHUNK, d_v, q)
+    # The transposed state, then its gradient and the transpose of that.
+    state, grad, transposed = _matrix(d_v, d_k, q), _matrix(d_k, d_v, q), _matrix(d_v, d_k, q)
+    powers = np.empty(CHUNK + 1, decay.dtype)
+    since, until = np.empty(CHUNK, decay.dtype), np.empty(CHUNK, decay.dtype)
+    starts = np.empty(length + 1, np.int64)
+    for h in range(heads):
+        _decays(decay[h], n_agents, causal, weights, powers)
+        for b in range(begin, end):
+            if has_states:
+                state[:d_v, :d_k] = first_states[b, h].T
+            chunks = _chunk_starts(b, n_agents, length, resets, starts)
+            # From the first chunk to the last: the gradients of the queries that read the state.
+            for c in range(chunks):
+                first, last = starts[c], starts[c + 1]
+                tokens = last - first
+                total = _ages(first, tokens, n_agents, powers, since, until)
+                begins_linked = _is_linked(b, first, n_agents, length, has_states, resets)
+                grad_queries[:] = 0
+                if begins_linked:
+                    _load(b, first, tokens, h, grad_y, grad_out)
+                    add_product(grad_out, tokens, state, d_v, grad_queries)
+                    _scale(grad_queries, since, tokens)
+                _store(b, first, tokens, h, grad_queries, grad_q)
+                if last < length and _is_linked(b, last, n_agents, length, has_states, resets):
+                    _load(b, first, tokens, h, k, keys)
+                    _load_columns(b, first, tokens, h, v, value_columns)
+                    _scale(keys, until, tokens)
+                    _decay_state(state, total, begins_linked)
+                    add_product(value_columns, d_v, keys, tokens, state)
+            # From the last chunk to the first: everything else.
+            grad[:] = 0
+            if has_states:
+                grad[:d_k, :d_v] = grad_states[b, h]
+            for c in range(chunks - 1, -1, -1):
+                first, last = starts[c], starts[c + 1]
+                tokens = last - first
+                total = _ages(first, tokens, n_agents, powers, since, until)
+                begins_linked = _is_linked(b, first, n_agents, length, has_states, resets)
+                _load(b, first, tokens, h, q, queries)
+                _load(b, first, tokens, h, k, keys)
+                _load(b, first, tokens, h, v, values)
+                _load(b, first, tokens, h, grad_y, grad_out)
+                _load(b, first, tokens, h, grad_q, grad_queries)
+                _load_columns(b, first, tokens, h, k, key_columns)
+                _load_columns(b, first, tokens, h, v, value_columns)
+                _score(queries, key_columns, d_k, weights, tokens, scores)
+                _score(grad_out, value_columns, d_v, weights, tokens, grad_scores)
+                grad_keys[:] = 0
+                grad_values[:] = 0
+                if _is_linked(b, last, n_agents, length, has_states, resets):
+                    for i in range(d_k):
                         for j in range(d_v):
-                            grad_score += grad_y[b, first + t, h, j] * v[b, first + s, h, j]
-                        score *= powers[reads[t] - reads[s], h]
-                        grad_score *= powers[reads[t] - reads[s], h]
-                        for j in range(d_v):
-                            grad_v[b, first + s, h, j] += score * grad_y[b, first + t, h, j]
-                        for i in range(d_k):
-                            grad_q[b, first + t, h, i] += grad_score * k[b, first + s, h, i]
-                            grad_k[b, first + s, h, i] += grad_score * q[b, first + t, h, i]
-            _decay_state(grad, powers[total], begins_linked)
-            if begins_linked:
-                _decay_tokens(b, first, q, reads, tokens, powers, factors)
-                write(b, first, last, factors, grad_y, grad)
+                            transposed[j, i] = grad[i, j]
+                    add_product(values, tokens, transposed, d_v, grad_keys)
+                    _scale(grad_keys, until, tokens)
+                    add_product(keys, tokens, grad, d_k, grad_values)
+                    _scale(grad_values, until, tokens)
+                add_product(grad_scores, tokens, keys, tokens, grad_queries)
+                add_product(grad_scores.T, tokens, queries, tokens, grad_keys)
+                add_product(scores.T, tokens, grad_out, tokens, grad_values)
+                _store(b, first, tokens, h, grad_queries, grad_q)
+                _store(b, first, tokens, h, grad_keys, grad_k)
+                _store(b, first, tokens, h, grad_values, grad_v)
+                _decay_state(grad, total, begins_linked)
+                if begins_linked:
+                    _scale(grad_out, since, tokens)
+                    add_product(queries.T, d_k, grad_out, tokens, grad)
+            if has_states:
+                grad_states[b, h] = grad[:d_k, :d_v]

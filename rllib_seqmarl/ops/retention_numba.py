@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rllib_seqmarl.ops.numba_support import arrays, flags, over_batch
+from rllib_seqmarl.ops.retention import reference_retention
 from rllib_seqmarl.ops.retention_kernels import CHUNK, backward, forward
 
 
@@ -42,8 +43,10 @@ class _NumbaRetention(torch.autograd.Function):
 def numba_retention(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, n_agents: int, causal: bool, initial_state: Tensor | None,
     resets: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Backend "numba" of ``retention``."""
+    if not causal and n_agents > CHUNK:  # products of large matrices
+        return reference_retention(q, k, v, decay, n_agents, causal, initial_state, resets)
     state = q.new_empty(0, *q.shape[2:], v.shape[-1]) if initial_state is None else initial_state
     y, last_state = _NumbaRetention.apply(q, k, v, decay, n_agents, causal, state, resets)
     return y, last_state

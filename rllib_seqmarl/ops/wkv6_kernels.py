@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from rllib_seqmarl.ops.matrix_state_kernels import dot_state, read, write
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
 
 CHUNK = 32  # tokens; with 16, teams of 17 took twice as long, and larger teams gained little
@@ -87,6 +86,79 @@ def _decay_keys(b: Any, first: Any, last: Any, k: Any, decay: Any, decayed: Any)
                 decayed[s, h, i] *= k[b, first + s, h, i]
 
 
+# Three products of a chunk with a state, four terms at a time, so that a row is loaded and stored once for all four.
+
+
+@kernel
+def _write(b: Any, first: Any, last: Any, factors: Any, x: Any, state: Any) -> None:
+    """state[h, i] += sum over t of factors[t, h, i] x[t, h]"""
+    tokens, heads, size = last - first, x.shape[2], x.shape[3]
+    whole = tokens - tokens % 4
+    for h in range(heads):
+        for i in range(size):
+            for t in range(0, whole, 4):
+                f0, f1, f2, f3 = factors[t, h, i], factors[t + 1, h, i], factors[t + 2, h, i], factors[t + 3, h, i]
+                at = first + t
+                for j in range(size):
+                    state[h, i, j] += (
+                        f0 * x[b, at, h, j]
+                        + f1 * x[b, at + 1, h, j]
+                        + f2 * x[b, at + 2, h, j]
+                        + f3 * x[b, at + 3, h, j]
+                    )
+            for t in range(whole, tokens):
+                f0 = factors[t, h, i]
+                for j in range(size):
+                    state[h, i, j] += f0 * x[b, first + t, h, j]
+
+
+@kernel
+def _read(b: Any, first: Any, last: Any, factors: Any, state: Any, y: Any) -> None:
+    """y[t, h] += sum over i of factors[t, h, i] state[h, i]"""
+    heads, size = y.shape[2], y.shape[3]
+    whole = size - size % 4
+    for t in range(first, last):
+        for h in range(heads):
+            for i in range(0, whole, 4):
+                f0, f1 = factors[t - first, h, i], factors[t - first, h, i + 1]
+                f2, f3 = factors[t - first, h, i + 2], factors[t - first, h, i + 3]
+                for j in range(size):
+                    y[b, t, h, j] += (
+                        f0 * state[h, i, j]
+                        + f1 * state[h, i + 1, j]
+                        + f2 * state[h, i + 2, j]
+                        + f3 * state[h, i + 3, j]
+                    )
+            for i in range(whole, size):
+                f0 = factors[t - first, h, i]
+                for j in range(size):
+                    y[b, t, h, j] += f0 * state[h, i, j]
+
+
+@kernel
+def _dot_state(b: Any, first: Any, last: Any, x: Any, state: Any, out: Any) -> None:
+    """out[t, h, i] = x[t, h] . state[h, i]"""
+    tokens, heads, size = last - first, x.shape[2], x.shape[3]
+    zero = x.dtype.type(0)
+    whole = tokens - tokens % 4
+    for h in range(heads):
+        for i in range(size):
+            for t in range(0, whole, 4):
+                s0, s1, s2, s3 = zero, zero, zero, zero
+                at = first + t
+                for j in range(size):
+                    s0 += x[b, at, h, j] * state[h, i, j]
+                    s1 += x[b, at + 1, h, j] * state[h, i, j]
+                    s2 += x[b, at + 2, h, j] * state[h, i, j]
+                    s3 += x[b, at + 3, h, j] * state[h, i, j]
+                out[t, h, i], out[t + 1, h, i], out[t + 2, h, i], out[t + 3, h, i] = s0, s1, s2, s3
+            for t in range(whole, tokens):
+                s0 = zero
+                for j in range(size):
+                    s0 += x[b, first + t, h, j] * state[h, i, j]
+                out[t, h, i] = s0
+
+
 @kernel
 def _decay_state(decay: Any, is_nonzero: Any, before: Any, after: Any) -> None:
     """after: the state ``before`` a chunk, decayed over that chunk; zero unless ``is_nonzero``."""
@@ -151,11 +223,11 @@ def forward(
             is_linked = _is_linked(b, first, length, has_states, resets)
             if is_linked:
                 _decay_receptances(b, first, last, r, since, factors)
-                read(b, first, last, factors, state, y)
+                _read(b, first, last, factors, state, y)
             # Here the keys are decayed to the first token after the chunk.
             if _is_linked(b, last, length, has_states, resets):
                 _decay_state(since[last - first], is_linked, state, state)
-                write(b, first, last, keys, v, state)
+                _write(b, first, last, keys, v, state)
 
 
 @kernel
@@ -210,7 +282,7 @@ def backward(
                 _decays(b, first, last, w, decay, since)
                 _decay_keys(b, first, last, k, decay, factors)
                 _decay_state(since[last - first], is_linked, states[first // chunk], states[last // chunk])
-                write(b, first, last, factors, v, states[last // chunk])
+                _write(b, first, last, factors, v, states[last // chunk])
             first, last = last, _chunk_end(b, last, chunk, length, resets)
         grad_k[b] = zero
         grad_v[b] = zero
@@ -227,8 +299,8 @@ def backward(
             later[:] = zero
             if ends_linked:
                 _decay_keys(b, first, last, k, decay, factors)
-                read(b, first, last, factors, grad, grad_v)
-                dot_state(b, first, last, v, grad, dots)
+                _read(b, first, last, factors, grad, grad_v)
+                _dot_state(b, first, last, v, grad, dots)
                 grad_k[b, first:last] = dots[:tokens]
                 if begins_linked:
                     for h in range(heads):
@@ -240,8 +312,8 @@ def backward(
             _decay_state(since[tokens], begins_linked and ends_linked, grad, grad)
             if begins_linked:
                 _decay_receptances(b, first, last, r, since, factors)
-                write(b, first, last, factors, grad_y, grad)
-                dot_state(b, first, last, grad_y, states[c], dots)
+                _write(b, first, last, factors, grad_y, grad)
+                _dot_state(b, first, last, grad_y, states[c], dots)
             for t in range(tokens - 1, -1, -1):
                 at = first + t
                 for h in range(heads):

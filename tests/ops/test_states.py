@@ -70,18 +70,18 @@ def matrix_state(tokens, parameters, state, resets, backend):
     return y.flatten(2), state
 
 
-def retained(n_agents, causal, d_k=2, d_v=3):
+def retained(n_agents, causal, heads=2, d_k=2, d_v=3):
     """Retention with time steps as positions; the tokens of a step's agents are one after another in its channels."""
 
     def run(tokens, parameters, state, resets, backend):
-        q, k, v = (x.reshape(len(x), x.shape[1] * n_agents, HEADS, -1) for x in tokens)
+        q, k, v = (x.reshape(len(x), x.shape[1] * n_agents, heads, -1) for x in tokens)
         y, state = retention(
-            q, k, v, torch.tensor([0.5, 0.9]), True, n_agents=n_agents, causal=causal, initial_state=state,
+            q, k, v, torch.tensor([0.5, 0.9])[:heads], True, n_agents=n_agents, causal=causal, initial_state=state,
             resets=resets, backend=backend,
         )  # fmt: skip
         return y.reshape(*tokens[2].shape), state
 
-    return RETENTION, run, tuple(d * HEADS * n_agents for d in (d_k, d_k, d_v)), (), (HEADS, d_k, d_v)
+    return RETENTION, run, tuple(d * heads * n_agents for d in (d_k, d_k, d_v)), (), (heads, d_k, d_v)
 
 
 DIM, STATE, WIDTH, HEADS = 6, 3, 4, 2
@@ -98,8 +98,8 @@ CASES = {  # operation, function, channels of tokens, shapes of parameters and o
     "retention": retained(1, causal=True),
     "retention of a causal team": retained(3, causal=True),
     "retention of a team": retained(3, causal=False),
-    "retention of a large causal team": retained(21, True, 1, 1),  # a chunk is smaller than a time step
-    "retention of a large team": retained(9, False, 1, 1),
+    "retention of a large causal team": retained(35, True, 1, 1, 1),  # a chunk is smaller than a time step
+    "retention of a large team": retained(35, False, 1, 1, 1),
 }
 BACKENDS = [(name, backend) for name, case in CASES.items() for backend in case[0].available()]
 

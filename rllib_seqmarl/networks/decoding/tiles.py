@@ -1,96 +1,13 @@
-"""Products of a few rows with a matrix, for kernels.
-
-Such a product is bound by loads unless sums stay in registers, which LLVM's vectoriser does not achieve: plain loops
-take three times as long. So the innermost part is written in LLVM's vector types: a tile of the
-result, ``HEIGHT`` rows by one vector, is accumulated in registers over the whole depth of the product.
-"""
+"""Products of a few rows with a packed matrix, for kernels."""
 
 from typing import Any
 
-from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from torch import Tensor, nn
 
 from rllib_seqmarl.ops.numba_math import aligned, kernel
+from rllib_seqmarl.ops.numba_tiles import HEIGHT, VECTOR_BYTES, make_tile
 
-VECTOR_BYTES = 64
-# Accumulators of a tile: eight registers of 64 bytes, or of 32 bytes if each vector is split in two.
-HEIGHT = 8 if get_host_cpu_features().get("avx512f") else 4
-
-
-def _make_tile(height: int) -> Any:
-    """Create an intrinsic for tiles with this number of rows."""
-
-    @intrinsic
-    def tile(typing_context: Any, x: Any, first: Any, w: Any, column: Any, y: Any, row: Any) -> Any:
-        """y[row + i, columns] = x[first + i] @ w[:-1, columns] + w[-1, columns], for one vector of columns."""
-        lanes = VECTOR_BYTES * 8 // x.dtype.bitwidth
-        alignment = x.dtype.bitwidth // 8
-
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            index = context.get_value_type(types.intp)
-            vector = ir.VectorType(context.get_value_type(x.dtype), lanes)
-
-            def array_and_width(position: int) -> tuple[Any, Any]:
-                array = context.make_array(signature.args[position])(context, builder, args[position])
-                return array, cgutils.unpack_tuple(builder, array.shape, 2)
-
-            def pointer(position: int, array: Any, at: tuple[Any, Any], as_vector: bool) -> Any:
-                item = cgutils.get_item_pointer(context, builder, signature.args[position], array, at)
-                return builder.bitcast(item, vector.as_pointer()) if as_vector else item
-
-            def number(position: int) -> Any:
-                return context.cast(builder, args[position], signature.args[position], types.intp)
-
-            (xs, (_, x_width)), (ws, (w_height, w_width)), (ys, _) = (array_and_width(i) for i in (0, 2, 4))
-            depth = builder.sub(w_height, index(1))
-            start = builder.load(pointer(2, ws, (depth, number(3)), True), align=alignment)
-            x_start, w_start = (
-                pointer(0, xs, (number(1), index(0)), False),
-                pointer(2, ws, (index(0), number(3)), False),
-            )
-
-            before, loop, after = builder.block, *map(builder.append_basic_block, ("depth", "stored"))
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            k = builder.phi(index)
-            sums = [builder.phi(vector) for _ in range(height)]
-            weights = builder.bitcast(builder.gep(w_start, [builder.mul(k, w_width)]), vector.as_pointer())
-            weights = builder.load(weights, align=alignment)
-            new_sums = []
-            for i, total in enumerate(sums):
-                item = builder.load(builder.gep(x_start, [builder.add(builder.mul(index(i), x_width), k)]))
-                term = builder.fmul(_broadcast(builder, item, vector), weights, flags=["contract"])
-                new_sums.append(builder.fadd(total, term, flags=["contract"]))
-            next_k = builder.add(k, index(1))
-            for phi, at_first, later in zip(
-                (k, *sums), (index(0), *[start] * height), (next_k, *new_sums), strict=True
-            ):
-                phi.add_incoming(at_first, before)
-                phi.add_incoming(later, loop)
-            builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
-            builder.position_at_end(after)
-            for i, total in enumerate(new_sums):
-                place = pointer(4, ys, (builder.add(number(5), index(i)), number(3)), True)
-                builder.store(total, place, align=alignment)
-            return context.get_dummy_value()
-
-        return types.void(x, first, w, column, y, row), build
-
-    return tile
-
-
-def _broadcast(builder: Any, item: Any, vector: Any) -> Any:
-    """Build a vector of copies of ``item``."""
-    undefined = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(undefined, item, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
-
-
-_tall_tile, _flat_tile = _make_tile(HEIGHT), _make_tile(1)
+_tall_tile, _flat_tile = make_tile(HEIGHT, is_added=False), make_tile(1, is_added=False)
 
 
 @kernel
@@ -99,13 +16,13 @@ def affine(x: Any, first: Any, rows: Any, w: Any, y: Any) -> None:
 
     x is (..., at least depth) and y (at least rows, ...), with the dtype of w and adjacent columns.
     """
-    lanes = VECTOR_BYTES // w.itemsize
+    lanes, depth = VECTOR_BYTES // w.itemsize, len(w) - 1
     tall_rows = rows - rows % HEIGHT
     for column in range(0, w.shape[1], lanes):
         for r in range(0, tall_rows, HEIGHT):
-            _tall_tile(x, first + r, w, column, y, r)
+            _tall_tile(x, first + r, w, depth, column, y, r)
         for r in range(tall_rows, rows):
-            _flat_tile(x, first + r, w, column, y, r)
+            _flat_tile(x, first + r, w, depth, column, y, r)
 
 
 @kernel
