@@ -4,7 +4,7 @@ from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
 from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
-from rllib_seqmarl.policies.base import Decision, Evaluation, Policy
+from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, SeparatePolicy
 from rllib_seqmarl.policies.independent import IndependentConfig, IndependentPolicy
 from rllib_seqmarl.policies.sequence import SequencePolicy
 from rllib_seqmarl.registration import Registry
@@ -48,6 +48,7 @@ __all__ = [
     "NetworkConfig",
     "Policy",
     "PolicyConfig",
+    "SeparatePolicy",
     "SequencePolicy",
     "ValueNormalizer",
     "register_policy",

@@ -17,6 +17,7 @@ from rllib_seqmarl import MAPPOConfig
 from rllib_seqmarl.learners.advantages import AGENT_EARNS
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.learners.rollout_data import RolloutData
+from rllib_seqmarl.learners.update_order import CRITIC, UPDATED
 
 NUM_EPOCHS = 3
 
@@ -33,6 +34,8 @@ def plain_loop(learner: JointPPOTorchLearner, data: RolloutData, order: list[int
     optimizers = [torch.optim.Adam(group, lr=config.lr, eps=config.adam_epsilon) for group in groups]
     old, advantages = columns[Columns.ACTION_LOGP], columns[Postprocessing.ADVANTAGES]  # (rows, n)
     alive, earns = columns[Columns.OBS]["alive"].bool(), columns[AGENT_EARNS]
+    own = [advantages[alive[:, agent], agent] for agent in range(N)]
+    advantages = (advantages - torch.stack([x.mean() for x in own])) / torch.stack([x.std(correction=0) for x in own])
     factor = torch.ones(len(advantages))
 
     def step(loss: Tensor, group: int) -> None:
@@ -95,8 +98,8 @@ def test_the_order_is_drawn_anew_for_every_update() -> None:
     batch = learner._make_batch(RolloutData(rollouts=[make_rollout(0)]))
     for _ in range(20):
         phases = list(learner._create_iterator_if_necessary(training_data=RolloutData(rollouts=[make_rollout(0)])))
-        masks = [phase.policy_batches[DEFAULT_MODULE_ID]["updates_policy"][0].tolist() for phase in phases]
-        assert sorted(masks[:-1]) == [[False, True], [True, False]] and masks[-1] == [False, False]
-        orders.add(masks[0].index(True))
+        parts = [phase.policy_batches[DEFAULT_MODULE_ID][UPDATED].unique().tolist() for phase in phases]
+        assert sorted(parts) == [[CRITIC], [0], [1]] and parts[-1] == [CRITIC]
+        orders.add(parts[0][0])
         assert all(len(phase.policy_batches[DEFAULT_MODULE_ID]) == batch.env_steps() for phase in phases)
     assert orders == {0, 1}

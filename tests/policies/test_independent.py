@@ -193,7 +193,9 @@ def test_initial_weights(activation: str, gain: float) -> None:
             gram = layer.weight @ layer.weight.T
             torch.testing.assert_close(gram, expected**2 * torch.eye(len(gram)), rtol=0, atol=1e-5)
             assert not layer.bias.any()
-    stds = {std: IndependentPolicy(replace(PLAIN, action=MOVE, std=std)).distribution.std for std in ("sigmoid", "exp")}
+    stds = {
+        std: IndependentPolicy(replace(PLAIN, action=MOVE, std=std)).distribution.std() for std in ("sigmoid", "exp")
+    }
     assert torch.allclose(stds["sigmoid"], torch.tensor(0.5).mul(torch.sigmoid(torch.tensor(1.0))))
     assert torch.equal(stds["exp"], torch.ones(2))
 
