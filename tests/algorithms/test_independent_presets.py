@@ -60,8 +60,8 @@ def test_the_papers_settings_are_the_defaults() -> None:
     assert differences["critic"] == "observations" and "lr" not in differences and "num_epochs" not in differences
     options |= {"hidden_sizes": (128, 128), "share_actor": False, "update_order": "sequential", "critic_lr": None}
     options |= {"grad_clip": 10.0, "huber_delta": 10.0, "adam_epsilon": 1e-5, "critic": "state", "std": "sigmoid"}
-    options |= {"num_envs_per_env_runner": 20, "train_batch_size_per_learner": 20 * 200}
     assert options.items() <= vars(HAPPOConfig()).items()
+    assert HAPPOConfig().num_envs_per_env_runner * 200 == HAPPOConfig().train_batch_size_per_learner
 
 
 BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
