@@ -50,10 +50,11 @@ def one_after_another(
     acts = alive.flatten(0, -2).sum(0)  # (n,)
     sum_over_learners(acts)
     order = take_from_first_learner(torch.randperm(advantages.shape[-1]).to(advantages.device)).tolist()
-    for agent in (*(agent for agent in order if acts[agent] > 0), CRITIC):
+    agents = [agent for agent in order if acts[agent] > 0]
+    for agent in (*agents, CRITIC):
         updated = torch.full_like(advantages.flatten(1)[:, 0], agent, dtype=torch.int64)  # (B,)
         turn = {**columns, UPDATED: updated, FACTOR: factor}
-        before = compute_log_probs(turn) if agent != CRITIC else None
+        before = compute_log_probs(turn) if agent in agents[:-1] else None
         yield from make_minibatches(make_batch(turn))
         if before is not None:
             log_ratios = (compute_log_probs(turn) - before).reshape(*advantages.shape, -1).sum(-1)  # (B, n)

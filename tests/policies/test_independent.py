@@ -200,6 +200,18 @@ def test_initial_weights(activation: str, gain: float) -> None:
     assert torch.equal(stds["exp"], torch.ones(2))
 
 
+@given(case=cases())
+@settings(max_examples=50, deadline=None)
+def test_parts_are_those_of_the_whole(case: Case) -> None:
+    net, obs = case.policy, case.obs
+    actions = net.act(obs, deterministic=False).actions
+    whole = net.evaluate(obs, actions)
+    assert torch.equal(net.evaluate_values(obs), whole.values)
+    for agent in range(net.config.n_agents or 0):
+        for part, expected in zip(net.evaluate_agent(agent, obs, actions), whole[:2], strict=True):
+            torch.testing.assert_close(part, expected[:, agent : agent + 1], atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("critic", CRITICS)
 @pytest.mark.parametrize(("action", "share_actor"), [(CHOICE, True), (MOVE, False)])
 def test_exports(critic: str, action: ActionSpec, share_actor: bool, tmp_path: Path) -> None:
