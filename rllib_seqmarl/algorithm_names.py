@@ -7,6 +7,7 @@ ALGORITHM_NAMES = {
     "Sable": "Retention over time and agents.",
     "MAPPO": "Multi-agent PPO with a centralised critic.",
     "IPPO": "Independent PPO.",
+    "HAPPO": "Heterogeneous-agent PPO, which updates one agent after another.",
     "MATDec": "The Multi-Agent Transformer with decentralised actors.",
 }
 """The package's algorithms, each with a one-line description."""

@@ -28,11 +28,13 @@ __all__ = [
 if find_spec("ray") is not None:
     import rllib_seqmarl.registry  # noqa: F401  registers all names
     from rllib_seqmarl.algorithms import (
+        HAPPO,
         IPPO,
         MAM,
         MAPPO,
         MARWKV,
         MAT,
+        HAPPOConfig,
         IPPOConfig,
         MAMConfig,
         MAPPOConfig,
@@ -44,6 +46,6 @@ if find_spec("ray") is not None:
         SableConfig,
     )
 
-    __all__ += ["IPPO", "MAM", "MAPPO", "MARWKV", "MAT", "MATDec", "Sable"]
-    __all__ += ["IPPOConfig", "MAMConfig", "MAPPOConfig", "MARWKVConfig", "MATConfig", "MATDecConfig"]
+    __all__ += ["HAPPO", "IPPO", "MAM", "MAPPO", "MARWKV", "MAT", "MATDec", "Sable"]
+    __all__ += ["HAPPOConfig", "IPPOConfig", "MAMConfig", "MAPPOConfig", "MARWKVConfig", "MATConfig", "MATDecConfig"]
     __all__ += ["SableConfig"]

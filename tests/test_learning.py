@@ -7,7 +7,7 @@ import time
 import pytest
 from coordination_bounds import independent_bound
 
-from rllib_seqmarl import IPPOConfig, MAMConfig, MAPPOConfig, MARWKVConfig, MATConfig, MATDecConfig
+from rllib_seqmarl import HAPPOConfig, IPPOConfig, MAMConfig, MAPPOConfig, MARWKVConfig, MATConfig, MATDecConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -62,7 +62,9 @@ def test_a_task_that_independent_policies_cannot_solve(preset: str) -> None:
     assert win_rate > 4 * independent_bound(N, N)
 
 
-@pytest.mark.parametrize("config", [MAPPOConfig(), IPPOConfig(), MATDecConfig()], ids=["MAPPO", "IPPO", "MAT-Dec"])
+@pytest.mark.parametrize(
+    "config", [MAPPOConfig(), IPPOConfig(), MATDecConfig(), HAPPOConfig()], ids=["MAPPO", "IPPO", "MAT-Dec", "HAPPO"]
+)
 def test_independent_policies_reach_their_bound_and_no_more(config: JointPPOConfig) -> None:
     """The bound of three agents is 1/3; random choices succeed in 2 of 27 steps."""
     bound = independent_bound(3, 3)

@@ -4,7 +4,7 @@ Python configs and experiment files are rejected with the same advice. `tests/al
 option of RLlib: each one is supported, checked by `validation.py`, or in one of the two tables here.
 """
 
-_TEAM = "leave it out: one joint policy acts for the whole team (for independent policies use MAPPO, IPPO or MATDec)"
+_TEAM = "leave it out: one joint policy acts for the team (for independent policies use MAPPO, HAPPO, IPPO or MATDec)"
 _SCHEDULE = "write the schedule itself, as in '{key}: [[0, 1e-3], [1000000, 1e-4]]'"
 
 
@@ -71,7 +71,7 @@ RETIRED_OPTIONS = _advice(
         "write the network's sizes as top-level keys, such as 'embed_dim: 64' (in Python "
         "`config.network(embed_dim=64)`; for RLlib's own algorithms `config.rl_module(...)`)": """
             model model_config model_config_dict""",
-        "leave it out: MAT, MAM and MARWKV share layers, and MAPPO, IPPO and MATDec do not": "vf_share_layers",
+        "leave it out: MAT, MAM and MARWKV share layers, and MAPPO, HAPPO, IPPO and MATDec do not": "vf_share_layers",
         "leave it out: it is always on": "_enable_rl_module_api _enable_learner_api _enable_new_api_stack",
         _TEAM: "multiagent policies policy_mapping_fn policies_to_train",
         # evaluation and reporting

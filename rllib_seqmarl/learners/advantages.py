@@ -1,4 +1,4 @@
-"""Per-agent advantages: the rewards behind them, their estimation, and normalisation over all living agents."""
+"""Per-agent advantages: the rewards behind them, their estimation, and normalisation over living agents."""
 
 import numpy as np
 import torch
@@ -76,11 +76,19 @@ def per_agent_gae(
     return advantages
 
 
-def normalize_advantages(advantages: Tensor, alive: Tensor) -> Tensor:
-    """Standardise advantages by their mean and standard deviation over the living agent-steps of all learners."""
-    alive = alive.to(torch.float64)  # (B, n)
+def normalize_advantages(advantages: Tensor, alive: Tensor, per_agent: bool = False) -> Tensor:
+    """Standardise advantages (..., n) by their mean and standard deviation over the living steps of all learners.
+
+    Args:
+        advantages: The advantages.
+        alive: Which of them count, (..., n).
+        per_agent: Whether each agent has its own mean and standard deviation. An agent that is updated on its own
+            would otherwise be moved by the mean of its advantages, as if by a poor baseline.
+    """
+    alive = alive.to(torch.float64)
     advantages64 = advantages.to(torch.float64)
-    sums = torch.stack([(advantages64 * alive).sum(), (advantages64.square() * alive).sum(), alive.sum()])
+    axes = tuple(range(alive.dim() - per_agent))
+    sums = torch.stack([x.sum(axes) for x in (advantages64 * alive, advantages64.square() * alive, alive)])
     sum_over_learners(sums)
     mean = sums[0] / sums[2].clamp_min(1.0)
     std = (sums[1] / sums[2].clamp_min(1.0) - mean.square()).clamp_min(0.0).sqrt()

@@ -44,7 +44,7 @@ from rllib_seqmarl.learners.objectives import (
 from rllib_seqmarl.learners.rollout_columns import rollout_columns
 from rllib_seqmarl.learners.rollout_data import RolloutData
 from rllib_seqmarl.learners.slices import add_gradients, map_slices, slices
-from rllib_seqmarl.learners.update_order import UPDATES_POLICY, UPDATES_VALUES, one_after_another, without_zeros
+from rllib_seqmarl.learners.update_order import CRITIC, one_after_another, updated_groups, updated_part
 from rllib_seqmarl.modules.users_connectors import check_connector
 
 __all__ = ["JointPPOTorchLearner", "NonFiniteLossError"]
@@ -52,6 +52,8 @@ __all__ = ["JointPPOTorchLearner", "NonFiniteLossError"]
 
 class JointPPOTorchLearner(GuardedTorchLearner):
     """Learner of a joint policy; the config's `objective` and `update_order` decide what it minimises, and when."""
+
+    _updated: int | None = None  # the part that the current minibatch updates, see `updated_part`
 
     @override(PPOLearner)
     def build(self) -> None:
@@ -145,11 +147,12 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         return make_batch(columns) if Columns.LOSS_MASK in columns else batch  # RLlib counts windows
 
     def _evaluate(self, columns: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Compute the current policy's log-probabilities (b, n, ...) and values (b, n)."""
+        """Compute the current policy's log-probabilities (b, n, ...) and values (b, n); see `forward_part`."""
+        updated = updated_part(columns)
 
         @torch.no_grad()
         def evaluate_slice(part: dict[str, Any]) -> tuple[Tensor, Tensor]:
-            outputs = self._joint_module.forward_train(part)
+            outputs = self._joint_module.forward_part(part, updated)
             return outputs[Columns.ACTION_LOGP], outputs[Columns.VF_PREDS]
 
         parts = slices(columns, columns[Postprocessing.ADVANTAGES].shape, self.device)
@@ -164,12 +167,12 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         self._compute_off_policyness(batch)
         columns, settings = dict(batch[DEFAULT_MODULE_ID]), self._settings
         self._weigh(columns)
-        parameters = list(self._params.values())
+        updated, parameters = self._updated, self._updated_parameters()
 
         def differentiate_slice(part: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, tuple[Tensor | None, ...]]:
-            outputs = self._joint_module.forward_train(part)
+            outputs = self._joint_module.forward_part(part, updated)
             terms = self._objective(part, outputs, settings)
-            gradients = torch.autograd.grad(terms["total"], parameters, allow_unused=True)
+            gradients = torch.autograd.grad(terms["total"], list(parameters.values()), allow_unused=True)
             return {key: term.detach() for key, term in terms.items()}, outputs[Columns.VF_PREDS].detach(), gradients
 
         parts = slices(columns, columns[LOSS_WEIGHTS].shape, self.device)
@@ -177,7 +180,7 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         terms = {key: torch.stack([part[key] for part in slice_terms]).sum() for key in slice_terms[0]}
         self._log_terms(terms, torch.cat(values), columns)
         summed, self._guard.loss = add_gradients(gradients, terms["total"])
-        self.apply_gradients(self.postprocess_gradients(dict(zip(self._params, summed, strict=True))))
+        self.apply_gradients(self.postprocess_gradients(dict(zip(parameters, summed, strict=True))))
         return {}, {DEFAULT_MODULE_ID: terms["total"]}, {}
 
     def _can_slice(self) -> bool:
@@ -207,24 +210,33 @@ class JointPPOTorchLearner(GuardedTorchLearner):
 
     @override(TorchLearner)
     def postprocess_gradients(self, gradients_dict: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-        if self.config.update_order == "sequential":
-            gradients_dict = without_zeros(gradients_dict)
-        gradients: dict[Tensor, Tensor] = super().postprocess_gradients(gradients_dict)
+        parameters = self._updated_parameters()
+        gradients: dict[Tensor, Tensor] = super().postprocess_gradients(
+            {key: gradient for key, gradient in gradients_dict.items() if key in parameters}
+        )
         return gradients
+
+    def _updated_parameters(self) -> dict[Any, Tensor]:
+        """Those of `_params` that the current minibatch updates."""
+        optimizers = dict(self.get_optimizers_for_module(DEFAULT_MODULE_ID))
+        names = {name.removesuffix("_optimizer"): optimizer for name, optimizer in optimizers.items()}
+        chosen = [names[group] for group in updated_groups(names, self._updated)]
+        return {key: self._params[key] for optimizer in chosen for key in self._optimizer_parameters[optimizer]}
 
     def _weigh(self, columns: dict[str, Any]) -> None:
         """Add loss weights to a minibatch before it is sliced, and update the value normaliser with its returns."""
-        module = self._joint_module
+        module, self._updated = self._joint_module, updated_part(columns)
         returns = columns[Postprocessing.VALUE_TARGETS]  # (b, n), in reward units
         acts = columns[Columns.OBS]["alive"].to(returns.dtype)  # (b, n)
         earns = columns[AGENT_EARNS].to(returns.dtype) if AGENT_EARNS in columns else acts.new_ones(acts.shape)
         if Columns.LOSS_MASK in columns:
             is_step = columns[Columns.LOSS_MASK][..., None]
             acts, earns = acts * is_step, earns * is_step
-        if UPDATES_POLICY in columns:
-            acts, earns = acts * columns[UPDATES_POLICY], earns * columns[UPDATES_VALUES]
+        if self._updated is not None:
+            is_updated = torch.arange(acts.shape[-1], device=acts.device) == self._updated  # (n,)
+            acts, earns = acts * is_updated, earns * (self._updated == CRITIC)
         self._guard.save_normalizer(module.value_normalizer)
-        if UPDATES_VALUES not in columns or columns[UPDATES_VALUES].any():
+        if self._updated in (None, CRITIC):
             module.update_value_normalizer(returns, weights=earns, sync=sum_over_learners)
         columns[Postprocessing.VALUE_TARGETS] = module.normalize_values(returns)
         columns[LOSS_WEIGHTS], columns[VALUE_LOSS_WEIGHTS] = _mean_weights(acts, earns)
@@ -234,9 +246,8 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         self._guard.terms, self._guard.loss = terms, terms["total"]
         explained = explained_variance(values, columns[Postprocessing.VALUE_TARGETS], columns[VALUE_LOSS_WEIGHTS])
         logged = {key: term for key, term in (terms | {"vf_explained_var": explained}).items() if key != "total"}
-        if UPDATES_POLICY in columns:
-            updates_values = bool(columns[UPDATES_VALUES].any())
-            logged = {key: term for key, term in logged.items() if key.startswith("vf_") == updates_values}
+        if self._updated is not None:
+            logged = {key: term for key, term in logged.items() if key.startswith("vf_") == (self._updated == CRITIC)}
         self.metrics.log_dict(logged, key=DEFAULT_MODULE_ID, window=1)
 
 

@@ -28,14 +28,14 @@ def rollout_columns(rollouts: Sequence[Rollout], module: Any, settings: Any, dev
         rollouts: At least one rollout.
         module: A value function such as `JointSequenceModule`. It runs only on each rollout's last row: all other
             values, including those of final observations of episodes, were predicted while sampling.
-        settings: An object with the attributes `gamma`, `lambda_`, `shared_reward` and `team_reward`, such as the
-            algorithm's config.
+        settings: An object with the attributes `gamma`, `lambda_`, `shared_reward`, `team_reward` and `update_order`,
+            such as the algorithm's config.
         device: The learner's device.
 
     Returns:
-        OBS (a dict), ACTIONS, ACTION_LOGP, ADVANTAGES (normalised over the living agents of all learners),
-        VALUE_TARGETS in reward units, VF_PREDS in the value normaliser's units, AGENT_EARNS, and all other outputs
-        of the module.
+        OBS (a dict), ACTIONS, ACTION_LOGP, ADVANTAGES (normalised over the living agents of all learners, or over each
+        agent's own living steps if agents are updated one after another), VALUE_TARGETS in reward units, VF_PREDS in
+        the value normaliser's units, AGENT_EARNS, and all other outputs of the module.
 
         With memory, they are windows of L = max_seq_len rows, or all if there are fewer, (W, L, n, ...). There are also
         STATE_IN, the state before each window, a tree of (W, ...); RESETS (W, L), whether an episode begins with the
@@ -64,7 +64,9 @@ def rollout_columns(rollouts: Sequence[Rollout], module: Any, settings: Any, dev
     counts = columns[Columns.OBS]["alive"].bool()
     if Columns.LOSS_MASK in columns:
         counts = counts & columns[Columns.LOSS_MASK][..., None]
-    columns[Postprocessing.ADVANTAGES] = normalize_advantages(columns[Postprocessing.ADVANTAGES], counts)
+    columns[Postprocessing.ADVANTAGES] = normalize_advantages(
+        columns[Postprocessing.ADVANTAGES], counts, per_agent=settings.update_order == "sequential"
+    )
     return columns
 
 

@@ -23,7 +23,7 @@ from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
 from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
 from rllib_seqmarl.ops.backends import leave_kernels_out_of_graphs
 from rllib_seqmarl.policies import POLICIES, Policy
-from rllib_seqmarl.policies.base import check_extras, check_state
+from rllib_seqmarl.policies.base import SeparatePolicy, check_extras, check_state
 from rllib_seqmarl.policy import POLICY_NAME, JointPolicy
 
 RESETS = "resets"  # column: whether an episode begins with this step, (B, T)
@@ -127,6 +127,32 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
             Columns.VF_PREDS: evaluation.values,
             **evaluation.extras,
         }
+
+    def forward_part(self, batch: dict[str, Any], part: int | None) -> dict[str, Tensor]:
+        """Compute what :meth:`forward_train` does, but only one agent's log-probabilities and entropy, or the values.
+
+        Everything else is that of the batch, without a gradient. A policy that is no `SeparatePolicy` is evaluated
+        as a whole.
+
+        Args:
+            batch: A batch for `forward_train`, with ACTION_LOGP and, in the value normaliser's units, VF_PREDS.
+            part: The index of the agent, -1 for the values, or None for everything.
+        """
+        if part is None or not isinstance(self.network, SeparatePolicy):
+            outputs: dict[str, Tensor] = self.forward_train(batch)
+            return outputs
+        log_probs, values, obs = batch[Columns.ACTION_LOGP], batch[Columns.VF_PREDS], batch[Columns.OBS]
+        state, resets, entropy = batch.get(Columns.STATE_IN), batch.get(RESETS), torch.zeros_like(log_probs)
+        if part < 0:
+            values = self.network.evaluate_values(obs, state, resets)
+        else:
+            parts = self.network.evaluate_agent(part, obs, batch[Columns.ACTIONS], state, resets)
+            axis = values.dim() - 1
+            log_probs, entropy = (
+                whole.slice_scatter(own, axis, part, part + 1)
+                for whole, own in zip((log_probs, entropy), parts, strict=True)
+            )
+        return {Columns.ACTION_LOGP: log_probs, "entropy": entropy, Columns.VF_PREDS: values}
 
     @override(ValueFunctionAPI)
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:

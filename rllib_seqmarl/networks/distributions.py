@@ -66,11 +66,16 @@ class Distribution(nn.Module, ABC):
         """Choose actions (..., *action_shape) for ``scores`` (..., width); without ``noise``, the most probable."""
 
     @abstractmethod
-    def log_probs(self, scores: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
-        """Log-probabilities of ``actions``: (...) summed over choices, or (..., dim) when continuous."""
+    def log_probs(
+        self, scores: Tensor, actions: Tensor, action_mask: Tensor | None, agent: int | None = None
+    ) -> Tensor:
+        """Log-probabilities of ``actions``: (...) summed over choices, or (..., dim) when continuous.
+
+        If only one agent is given, ``agent`` is its index.
+        """
 
     @abstractmethod
-    def entropy(self, scores: Tensor, action_mask: Tensor | None) -> Tensor:
+    def entropy(self, scores: Tensor, action_mask: Tensor | None, agent: int | None = None) -> Tensor:
         """Entropies in nats, in the shape of :meth:`log_probs`."""
 
 
@@ -114,11 +119,13 @@ class Categorical(Distribution):
             return scores.argmax(-1)
         return torch.stack([part.argmax(-1) for part in scores.split(self.spec.nvec, -1)], dim=-1)
 
-    def log_probs(self, scores: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
+    def log_probs(
+        self, scores: Tensor, actions: Tensor, action_mask: Tensor | None, agent: int | None = None
+    ) -> Tensor:
         choices = (actions.unsqueeze(-1) if self.is_single else actions) + self.offsets  # (..., k)
         return self._log_softmax(scores).gather(-1, choices).sum(-1)
 
-    def entropy(self, scores: Tensor, action_mask: Tensor | None) -> Tensor:
+    def entropy(self, scores: Tensor, action_mask: Tensor | None, agent: int | None = None) -> Tensor:
         log_probs = self._log_softmax(scores)
         return -(log_probs.exp() * log_probs).sum(-1)
 
@@ -151,10 +158,12 @@ class Gaussian(Distribution):
         else:
             self.log_std = nn.ParameterList(nn.Parameter(initial.clone()) for _ in range(n_agents))
 
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation per action dimension, (dim,) or (n, dim)."""
-        log_std = self.log_std if isinstance(self.log_std, nn.Parameter) else torch.stack(list(self.log_std))
+    def std(self, agent: int | None = None) -> Tensor:
+        """Standard deviation per action dimension: (dim,), or (n, dim) if each agent has its own, (1, dim) for one."""
+        if isinstance(self.log_std, nn.Parameter):
+            log_std: Tensor = self.log_std
+        else:
+            log_std = torch.stack(list(self.log_std) if agent is None else [self.log_std[agent]])
         return log_std.exp() if self._is_exponential else 0.5 * torch.sigmoid(log_std)
 
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
@@ -164,18 +173,20 @@ class Gaussian(Distribution):
         return self._masked(outputs, action_mask)
 
     def noise(self, like: Tensor, action_mask: Tensor | None) -> Tensor:
-        return self._masked(torch.randn_like(like) * self.std, action_mask)
+        return self._masked(torch.randn_like(like) * self.std(), action_mask)
 
     def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
         return scores if noise is None else scores + noise
 
-    def log_probs(self, scores: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
-        std = self.std
+    def log_probs(
+        self, scores: Tensor, actions: Tensor, action_mask: Tensor | None, agent: int | None = None
+    ) -> Tensor:
+        std = self.std(agent)
         log_probs = -0.5 * ((actions - scores) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
         return self._masked(log_probs, action_mask)
 
-    def entropy(self, scores: Tensor, action_mask: Tensor | None) -> Tensor:
-        entropy = (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).expand_as(scores)
+    def entropy(self, scores: Tensor, action_mask: Tensor | None, agent: int | None = None) -> Tensor:
+        entropy = (self.std(agent).log() + 0.5 * math.log(2 * math.pi * math.e)).expand_as(scores)
         return self._masked(entropy, action_mask)
 
     @staticmethod

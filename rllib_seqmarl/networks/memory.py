@@ -34,25 +34,30 @@ class Memory(nn.Module):
         """Zeros, a tree of tensors (B, n, ...)."""
         return _split(self.mixers[0].initial_state(batch_size * n_agents), n_agents)  # type: ignore[operator]
 
-    def forward(self, x: Tensor, state: State = None, resets: Tensor | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, state: State = None, resets: Tensor | None = None, agent: int | None = None
+    ) -> tuple[Tensor, State]:
         """Map a window (B, T, n, d), or one step (B, n, d) with a state, to the same shape.
 
         Args:
             x: The features.
             state: The state before the first step, a tree of (B, n, ...); None for zeros, and to return no state.
             resets: (B, T) bool, the steps before which the state is zeroed.
+            agent: If `x` and `state` are of one agent only (n = 1), its index.
         """
-        n = x.shape[-2]
-        if len(self.mixers) > 1:
+        n, mixers = x.shape[-2], list(self.mixers)
+        if len(mixers) > 1 and agent is not None:
+            mixers = mixers[agent : agent + 1]
+        if len(mixers) > 1:
             parts = [
                 _run(mixer, x[..., i, :], _map(lambda leaf, i=i: leaf[:, i], state), resets)
-                for i, mixer in enumerate(self.mixers)
+                for i, mixer in enumerate(mixers)
             ]
             y = torch.stack([part for part, _ in parts], dim=-2)
             return y, _map(lambda *leaves: torch.stack(leaves, dim=1), *(part_state for _, part_state in parts))
         tokens = x if x.dim() == 3 else x.transpose(1, 2)  # (B, n, [T,] d)
         resets = None if resets is None else resets.repeat_interleave(n, 0)
-        y, state = _run(self.mixers[0], tokens.flatten(0, 1), _map(lambda leaf: leaf.flatten(0, 1), state), resets)
+        y, state = _run(mixers[0], tokens.flatten(0, 1), _map(lambda leaf: leaf.flatten(0, 1), state), resets)
         y = y.unflatten(0, (-1, n))
         return y if x.dim() == 3 else y.transpose(1, 2), _split(state, n)
 

@@ -4,7 +4,7 @@ from rllib_seqmarl.mixers.base import reset_state
 from rllib_seqmarl.networks.config import NetworkConfig
 from rllib_seqmarl.networks.policy_config import ActionSpec, PolicyConfig
 from rllib_seqmarl.networks.value_normalizer import ValueNormalizer
-from rllib_seqmarl.policies.base import Decision, Evaluation, Policy
+from rllib_seqmarl.policies.base import Decision, Evaluation, Policy, SeparatePolicy
 from rllib_seqmarl.policies.independent import IndependentConfig, IndependentPolicy
 from rllib_seqmarl.policies.sable import RetentionPolicyConfig, SablePolicy
 from rllib_seqmarl.policies.sequence import SequencePolicy
@@ -53,6 +53,7 @@ __all__ = [
     "PolicyConfig",
     "RetentionPolicyConfig",
     "SablePolicy",
+    "SeparatePolicy",
     "SequencePolicy",
     "ValueNormalizer",
     "register_policy",

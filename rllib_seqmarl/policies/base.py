@@ -17,7 +17,7 @@ COLUMNS = """
     obs infos actions actions_for_env rewards terminateds truncateds new_obs eps_id agent_id module_id seq_lens t
     state_in next_state_in state_out next_state_out embeddings action_dist_inputs action_prob action_logp vf_preds
     values_bootstrapped advantages value_targets intrinsic_rewards returns_to_go loss_mask entropy resets agent_earns
-    loss_weights value_loss_weights factor weights_seq_no
+    loss_weights value_loss_weights factor updated weights_seq_no
 """
 
 
@@ -128,6 +128,23 @@ class Policy(nn.Module, ABC):
     def fixed_weights(self) -> Iterator[None]:
         """Promise not to change the weights in this block, so that `act` may prepare them once."""
         yield
+
+
+class SeparatePolicy(Policy):
+    """A policy whose agents and critic can be evaluated on their own, which spares the others' cost.
+
+    Needed only for speed, by agents that are updated one after another. The decision's extras are not given back.
+    """
+
+    @abstractmethod
+    def evaluate_agent(
+        self, agent: int, obs: TeamObs, actions: Tensor, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One agent's log-probabilities and entropies of :meth:`evaluate`, ([B, T,] 1) or ([B, T,] 1, dim)."""
+
+    @abstractmethod
+    def evaluate_values(self, obs: TeamObs, state: State = None, resets: Tensor | None = None) -> Tensor:
+        """The values of :meth:`evaluate`, ([B, T,] n)."""
 
 
 def check_state(policy: Policy) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from rllib_seqmarl.networks.config import EncoderConfig
 from rllib_seqmarl.networks.distributions import Categorical, Distribution, Gaussian
@@ -21,7 +22,7 @@ from rllib_seqmarl.networks.policy_config import PolicyConfig, check_choice, is_
 from rllib_seqmarl.policies.base import (
     Decision,
     Evaluation,
-    Policy,
+    SeparatePolicy,
     State,
     TeamObs,
     checked_observations,
@@ -125,7 +126,7 @@ class IndependentConfig(EncoderConfig):
         return super().settings() | ({} if self.share_actor else {"n_agents": self.n_agents})
 
 
-class IndependentPolicy(Policy):
+class IndependentPolicy(SeparatePolicy):
     """Actors that read their own observation, shared or one per agent, and a critic.
 
     Log-probabilities and entropies are (B, n), summed over an agent's choices or action dimensions, so that an
@@ -225,12 +226,30 @@ class IndependentPolicy(Policy):
         resets: Tensor | None = None,
         extras: Mapping[str, Tensor] | None = None,
     ) -> Evaluation:
-        distribution, state = self.distribution, state or {}
-        scores, action_mask, _ = self._scores(obs, state.get("actor"), resets)
+        log_probs, entropy = self._evaluate(obs, actions, (state or {}).get("actor"), resets)
+        return Evaluation(log_probs, entropy, self.evaluate_values(obs, state, resets), {})
+
+    def evaluate_agent(
+        self, agent: int, obs: TeamObs, actions: Tensor, state: State = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        axis, memory = checked_observations(self.config, obs).dim() - 2, (state or {}).get("actor")
+        own = {key: obs[key].narrow(axis, agent, 1) for key in ("observations", "alive", "action_mask") if key in obs}
+        if memory is not None:
+            memory = tree_map(lambda x: x.narrow(1, agent, 1), memory)
+        return self._evaluate(own, actions.narrow(axis, agent, 1), memory, resets, agent)
+
+    def _evaluate(
+        self, obs: TeamObs, actions: Tensor, state: State, resets: Tensor | None, agent: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies, ([B, T,] n), of all agents, or of the one whose observations are given."""
+        distribution = self.distribution
+        scores, action_mask, _ = self._scores(obs, state, resets, agent)
         actions = distribution.clean(actions, obs.get("alive"), action_mask)
-        log_probs = self._per_agent(distribution.log_probs(scores, actions, action_mask))
-        entropy = self._per_agent(distribution.entropy(scores, action_mask))
-        return Evaluation(log_probs, entropy, self._values(obs, state.get("critic"), resets)[0], {})
+        log_probs = self._per_agent(distribution.log_probs(scores, actions, action_mask, agent))
+        return log_probs, self._per_agent(distribution.entropy(scores, action_mask, agent))
+
+    def evaluate_values(self, obs: TeamObs, state: State = None, resets: Tensor | None = None) -> Tensor:
+        return self._values(obs, (state or {}).get("critic"), resets)[0]
 
     def values(self, obs: TeamObs, state: State = None) -> Tensor:
         return self._values(obs, self._state_before(obs, state).get("critic"))[0]
@@ -238,12 +257,18 @@ class IndependentPolicy(Policy):
     def _state_before(self, obs: TeamObs, state: State) -> dict[str, State]:
         return state or self.initial_state(obs["observations"].shape[0])  # len() would be a constant in an export
 
-    def _scores(self, obs: TeamObs, state: State, resets: Tensor | None = None) -> tuple[Tensor, Tensor | None, State]:
-        """Scores and the effective action mask, ([B, T,] n, width), and the actors' memory after it."""
-        x = checked_observations(self.config, obs)
+    def _scores(
+        self, obs: TeamObs, state: State, resets: Tensor | None = None, agent: int | None = None
+    ) -> tuple[Tensor, Tensor | None, State]:
+        """Scores and the effective action mask, ([B, T,] n, width), and the actors' memory after it.
+
+        With `agent`, observations and state are of that agent only.
+        """
+        x = checked_observations(self.config, obs) if agent is None else obs["observations"]
         if self.actor_image is not None:
             x = self.actor_image(x)
-        outputs, state = _through(self.actors, x, self.actor_memory, state, resets)
+        actors = self.actors if agent is None or self.config.share_actor else [self.actors[agent]]
+        outputs, state = _through(actors, x, self.actor_memory, state, resets, agent)
         action_mask = self.distribution.effective_mask(obs.get("action_mask"), obs.get("alive"))
         return self.distribution.scores(outputs, action_mask), action_mask, state
 
@@ -276,11 +301,16 @@ class IndependentPolicy(Policy):
 
 
 def _through(
-    networks: Iterable[nn.Module], x: Tensor, memory: Memory | None, state: State, resets: Tensor | None
+    networks: Iterable[nn.Module],
+    x: Tensor,
+    memory: Memory | None,
+    state: State,
+    resets: Tensor | None,
+    agent: int | None = None,
 ) -> tuple[Tensor, State]:
     """Apply one network to all agents or one to each, ([B, T,] n, inputs), with the memory before its last layer."""
     layers: list[Any] = list(networks)
     if memory is None:
         return apply_each(layers, x), None
-    x, state = memory(apply_each([part[:-1] for part in layers], x), state, resets)
+    x, state = memory(apply_each([part[:-1] for part in layers], x), state, resets, agent)
     return apply_each([part[-1:] for part in layers], x), state

@@ -1,4 +1,4 @@
-"""MAPPO, IPPO and MAT-Dec as RLlib algorithms."""
+"""MAPPO, HAPPO, IPPO and MAT-Dec as RLlib algorithms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 
-from rllib_seqmarl import IPPOConfig, JointPolicy, MAPPOConfig, MATDecConfig
+from rllib_seqmarl import HAPPOConfig, IPPOConfig, JointPolicy, MAPPOConfig, MATDecConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
 from rllib_seqmarl.policies import IndependentPolicy
 
@@ -19,6 +19,8 @@ PRESETS: dict[str, Callable[[], JointPPOConfig]] = {
     "MAPPO": MAPPOConfig,
     "MAPPO without sharing": lambda: MAPPOConfig().network(share_actor=False, hidden_sizes=[8], activation="tanh"),
     "IPPO": IPPOConfig,
+    "HAPPO": HAPPOConfig,
+    "HAPPO with memory": lambda: HAPPOConfig().network(memory="gru", max_seq_len=5, hidden_sizes=[8]),
     "MAT-Dec": lambda: MATDecConfig().network(embed_dim=16, n_head=2),
 }
 
@@ -56,6 +58,10 @@ def test_the_papers_settings_are_the_defaults() -> None:
     assert options.items() <= vars(MAPPOConfig()).items()
     differences = {key: x for key, x in vars(IPPOConfig()).items() if x != vars(MAPPOConfig()).get(key)}
     assert differences["critic"] == "observations" and "lr" not in differences and "num_epochs" not in differences
+    options |= {"hidden_sizes": (128, 128), "share_actor": False, "update_order": "sequential", "critic_lr": None}
+    options |= {"grad_clip": 10.0, "huber_delta": 10.0, "adam_epsilon": 1e-5, "critic": "state", "std": "sigmoid"}
+    assert options.items() <= vars(HAPPOConfig()).items()
+    assert HAPPOConfig().num_envs_per_env_runner * 200 == HAPPOConfig().train_batch_size_per_learner
 
 
 BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -69,6 +75,14 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "mixer": (
         lambda: MATDecConfig().network(mixer_options={"d_state": 8}),
         "'d_state' is not an option of encoder_mixer='attention'",
+    ),
+    "shared actor": (
+        lambda: HAPPOConfig().network(share_actor=True),
+        "share_actor=True leaves nothing to update one after another; .* MAPPOConfig",
+    ),
+    "order": (
+        lambda: HAPPOConfig().training(update_order="together"),
+        r"update_order='together' is not HAPPO.*MAPPOConfig with network\(share_actor=False\)",
     ),
     "rate": (lambda: MAPPOConfig().training(critic_lr=-1), "critic_lr=-1 is not a number >= 0 or a schedule"),
 }

@@ -18,7 +18,7 @@ from rllib_seqmarl.experiments.experiment_file import read_document
 from rllib_seqmarl.experiments.metrics import ENV_STEPS
 
 TUNED = tuned_configs()
-ALGORITHMS = {"mat": "MAT", "mam": "MAM", "marwkv": "MARWKV", "mappo": "MAPPO", "ippo": "IPPO"}
+ALGORITHMS = {"mat": "MAT", "mam": "MAM", "marwkv": "MARWKV", "mappo": "MAPPO", "ippo": "IPPO", "happo": "HAPPO"}
 SAME_UPDATE = ("mat", "mam", "marwkv")
 
 

@@ -44,7 +44,9 @@ def make_batch(*episodes: SingleAgentEpisode, shared_reward: bool = False) -> di
     ).build()
     module = multi_module[DEFAULT_MODULE_ID]
     module.compute_values = lambda batch, embeddings=None: torch.full((len(batch[Columns.OBS]["alive"]), N), LAST_VALUE)
-    settings = SimpleNamespace(gamma=1.0, lambda_=1.0, shared_reward=shared_reward, team_reward="mean")
+    settings = SimpleNamespace(
+        gamma=1.0, lambda_=1.0, shared_reward=shared_reward, team_reward="mean", update_order="together"
+    )
     pipeline = LearnerConnectorPipeline(
         input_observation_space=env.observation_space,
         input_action_space=env.action_space,

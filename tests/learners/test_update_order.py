@@ -9,6 +9,7 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from small_learner import N, make_learner, make_rollout
 from torch import Tensor
@@ -17,6 +18,8 @@ from rllib_seqmarl import MAPPOConfig
 from rllib_seqmarl.learners.advantages import AGENT_EARNS
 from rllib_seqmarl.learners.joint_ppo_torch_learner import JointPPOTorchLearner
 from rllib_seqmarl.learners.rollout_data import RolloutData
+from rllib_seqmarl.learners.update_order import CRITIC, UPDATED
+from rllib_seqmarl.modules import joint_sequence_module
 
 NUM_EPOCHS = 3
 
@@ -33,6 +36,8 @@ def plain_loop(learner: JointPPOTorchLearner, data: RolloutData, order: list[int
     optimizers = [torch.optim.Adam(group, lr=config.lr, eps=config.adam_epsilon) for group in groups]
     old, advantages = columns[Columns.ACTION_LOGP], columns[Postprocessing.ADVANTAGES]  # (rows, n)
     alive, earns = columns[Columns.OBS]["alive"].bool(), columns[AGENT_EARNS]
+    own = [advantages[alive[:, agent], agent] for agent in range(N)]
+    advantages = (advantages - torch.stack([x.mean() for x in own])) / torch.stack([x.std(correction=0) for x in own])
     factor = torch.ones(len(advantages))
 
     def step(loss: Tensor, group: int) -> None:
@@ -84,6 +89,43 @@ def test_agents_are_updated_one_after_another(seed: int, monkeypatch: pytest.Mon
     assert {int(state["step"]) for optimizer in optimizers for state in optimizer.state.values()} == {NUM_EPOCHS}
 
 
+def test_a_turn_runs_only_the_network_that_it_updates() -> None:
+    learner = make_learner(separate_actors(), update_order="sequential")
+    policy, calls = learner.module[DEFAULT_MODULE_ID].policy, {"actors.0": 0, "actors.1": 0, "critic": 0}
+    data = RolloutData(rollouts=[make_rollout(0)])
+    batch = learner._make_batch(data)
+
+    def count(name: str) -> Any:
+        def hook(*_: Any) -> None:
+            calls[name] += 1
+
+        return hook
+
+    for name in calls:
+        policy.get_submodule(name).register_forward_hook(count(name))
+    learner.update(training_data=TrainingData(batch=batch), num_epochs=NUM_EPOCHS)
+    # The first agent's log-probabilities are also computed before and after its epochs.
+    assert sorted(calls.values()) == [NUM_EPOCHS, NUM_EPOCHS, NUM_EPOCHS + 2] and calls["critic"] == NUM_EPOCHS
+
+
+@pytest.mark.parametrize("evaluates", ["policies without parts", "whole minibatches"])
+def test_evaluating_parts_does_not_change_an_update(evaluates: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "randperm", lambda n: torch.arange(n))
+    data, weights = RolloutData(rollouts=[make_rollout(0)]), []
+    for is_changed in (False, True):
+        learner = make_learner(separate_actors(), update_order="sequential", lr=3e-3, adam_epsilon=1e-3)
+        if is_changed and evaluates == "policies without parts":
+            monkeypatch.setattr(joint_sequence_module, "SeparatePolicy", ())
+        elif is_changed:
+            monkeypatch.setattr(learner, "_can_slice", lambda: False)  # RLlib's own update
+        learner.update(training_data=data, num_epochs=NUM_EPOCHS)
+        weights.append(learner.module[DEFAULT_MODULE_ID].state_dict())
+        optimizers = [optimizer for _, optimizer in learner.get_optimizers_for_module(DEFAULT_MODULE_ID)]
+        assert {int(s["step"]) for optimizer in optimizers for s in optimizer.state.values()} == {NUM_EPOCHS}
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-6, rtol=1e-5, msg=name)
+
+
 def test_agents_that_share_parameters_cannot_be_updated_one_after_another() -> None:
     for config in (None, MAPPOConfig().network(hidden_sizes=[8])):
         with pytest.raises(ValueError, match=r"2 agents share parameters of .*share_actor=False"):
@@ -95,8 +137,8 @@ def test_the_order_is_drawn_anew_for_every_update() -> None:
     batch = learner._make_batch(RolloutData(rollouts=[make_rollout(0)]))
     for _ in range(20):
         phases = list(learner._create_iterator_if_necessary(training_data=RolloutData(rollouts=[make_rollout(0)])))
-        masks = [phase.policy_batches[DEFAULT_MODULE_ID]["updates_policy"][0].tolist() for phase in phases]
-        assert sorted(masks[:-1]) == [[False, True], [True, False]] and masks[-1] == [False, False]
-        orders.add(masks[0].index(True))
+        parts = [phase.policy_batches[DEFAULT_MODULE_ID][UPDATED].unique().tolist() for phase in phases]
+        assert sorted(parts) == [[CRITIC], [0], [1]] and parts[-1] == [CRITIC]
+        orders.add(parts[0][0])
         assert all(len(phase.policy_batches[DEFAULT_MODULE_ID]) == batch.env_steps() for phase in phases)
     assert orders == {0, 1}

@@ -203,9 +203,23 @@ def test_initial_weights(activation: str, gain: float) -> None:
             gram = layer.weight @ layer.weight.T
             torch.testing.assert_close(gram, expected**2 * torch.eye(len(gram)), rtol=0, atol=1e-5)
             assert not layer.bias.any()
-    stds = {std: IndependentPolicy(replace(PLAIN, action=MOVE, std=std)).distribution.std for std in ("sigmoid", "exp")}
+    stds = {
+        std: IndependentPolicy(replace(PLAIN, action=MOVE, std=std)).distribution.std() for std in ("sigmoid", "exp")
+    }
     assert torch.allclose(stds["sigmoid"], torch.tensor(0.5).mul(torch.sigmoid(torch.tensor(1.0))))
     assert torch.equal(stds["exp"], torch.ones(2))
+
+
+@given(case=cases())
+@settings(max_examples=50, deadline=None)
+def test_parts_are_those_of_the_whole(case: Case) -> None:
+    net, obs = case.policy, case.obs
+    actions = net.act(obs, deterministic=False).actions
+    whole = net.evaluate(obs, actions)
+    assert torch.equal(net.evaluate_values(obs), whole.values)
+    for agent in range(net.config.n_agents or 0):
+        for part, expected in zip(net.evaluate_agent(agent, obs, actions), whole[:2], strict=True):
+            torch.testing.assert_close(part, expected[:, agent : agent + 1], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("critic", CRITICS)

@@ -14,6 +14,7 @@ from rllib_seqmarl.policies import (
     IndependentPolicy,
     Policy,
     SablePolicy,
+    SeparatePolicy,
     SequencePolicy,
     reset_state,
 )
@@ -114,6 +115,25 @@ def test_steps_equal_windows(kind: type[Policy], case: tuple[str, dict[str, Any]
             state = steps[end - 1].state
     (evaluation.log_probs.sum() + evaluation.values.sum()).backward()
     assert [name for name, parameter in policy.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("case", [*INDEPENDENT, "own actors of continuous actions"])
+def test_parts_are_those_of_the_whole(case: str) -> None:
+    own = {"memory": "gru", "action": CONTINUOUS, "share_actor": False}
+    policy = make(IndependentPolicy, INDEPENDENT.get(case, own))
+    assert isinstance(policy, SeparatePolicy)
+    obs, resets = window(policy), torch.rand(B, T) < 0.3
+    if policy.config.action == CONTINUOUS:
+        obs["action_mask"] = torch.rand(B, T, N, 2) > 0.2
+    decisions = [policy.act({key: x[:, t] for key, x in obs.items()}, deterministic=False) for t in range(T)]
+    actions, state = torch.stack([decision.actions for decision in decisions], dim=1), decisions[-1].state
+    whole = policy.evaluate(obs, actions, state, resets)
+    for agent in range(N):
+        log_probs, entropy = policy.evaluate_agent(agent, obs, actions, state, resets)
+        torch.testing.assert_close(log_probs, whole.log_probs[..., agent : agent + 1], atol=1e-12, rtol=0)
+        torch.testing.assert_close(entropy, whole.entropy[..., agent : agent + 1], atol=1e-12, rtol=0)
+    assert torch.equal(policy.evaluate_values(obs, state, resets), whole.values)
+    assert log_probs.abs().max() > 0.1
 
 
 @pytest.mark.parametrize(("kind", "case"), CASES, ids=IDS)

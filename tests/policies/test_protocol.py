@@ -21,6 +21,7 @@ from rllib_seqmarl.experiments import ExperimentError
 from rllib_seqmarl.experiments.experiment_file import load_experiments
 from rllib_seqmarl.learners.advantages import AGENT_EARNS
 from rllib_seqmarl.learners.objectives import FACTOR, LOSS_WEIGHTS, VALUE_LOSS_WEIGHTS
+from rllib_seqmarl.learners.update_order import UPDATED
 from rllib_seqmarl.modules.joint_sequence_module import RESETS
 from rllib_seqmarl.networks.policy_config import declared_options
 from rllib_seqmarl.policies import POLICIES, ActionSpec, Decision, Evaluation, Policy, PolicyConfig, reset_state
@@ -338,7 +339,7 @@ def test_scripts_can_name_the_module_with_the_options(module: str) -> None:
 
 def test_extras_with_names_of_columns_are_refused() -> None:
     columns = [name for key, name in vars(Columns).items() if key.isupper()]
-    for name in [*columns, "entropy", RESETS, AGENT_EARNS, LOSS_WEIGHTS, VALUE_LOSS_WEIGHTS, FACTOR]:
+    for name in [*columns, "entropy", RESETS, AGENT_EARNS, LOSS_WEIGHTS, VALUE_LOSS_WEIGHTS, FACTOR, UPDATED]:
         with pytest.raises(
             ValueError, match=f"the policy's extra '{name}' would replace the batch's column of that na"
         ):
