@@ -44,7 +44,9 @@ class TanhGaussian(Distribution):
     def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
         return torch.tanh(scores if noise is None else scores + noise)
 
-    def log_probs(self, scores: Tensor, actions: Tensor, action_mask: Tensor | None) -> Tensor:
+    def log_probs(
+        self, scores: Tensor, actions: Tensor, action_mask: Tensor | None, agent: int | None = None
+    ) -> Tensor:
         std, edge = self.std, math.atanh(LIMIT)
         inner = torch.atanh(actions.clamp(-LIMIT, LIMIT))  # before squashing
         z = (inner - scores) / std
@@ -53,7 +55,7 @@ class TanhGaussian(Distribution):
         log_probs = torch.where(actions.abs() < LIMIT, density, tails - math.log(1 - LIMIT))
         return _masked(log_probs, action_mask).sum(-1)
 
-    def entropy(self, scores: Tensor, action_mask: Tensor | None) -> Tensor:
+    def entropy(self, scores: Tensor, action_mask: Tensor | None, agent: int | None = None) -> Tensor:
         std = self.std
         sample = scores + std * torch.randn_like(scores)
         entropy = std.log() + 0.5 * math.log(2 * math.pi * math.e) + _log_slope(sample)

@@ -260,7 +260,7 @@ def test_non_steps_do_not_affect_an_update() -> None:
         (lambda c: c.network(max_seq_len=14), "max_seq_len=14 is longer than the 13 steps .*Decrease max_seq_len"),
         (lambda c: c.training(minibatch_size=3), "minibatch_size=3 is less than a window of max_seq_len=4 steps"),
         (lambda c: c.network(max_seq_len=0), "max_seq_len=0 is not a whole number"),
-        (lambda c: c.network(policy="sequence"), "no option 'max_seq_len'"),
+        (lambda c: c.network(policy="sequence"), "max_seq_len=4 has no effect without memory"),
         (
             lambda c: c.env_runners(episode_lookback_horizon=0),
             "episode_lookback_horizon=0 loses the state .* set it to 1",
@@ -269,8 +269,8 @@ def test_non_steps_do_not_affect_an_update() -> None:
             lambda _: MATConfig().network(agent_order="shuffled").env_runners(episode_lookback_horizon=0),
             "episode_lookback_horizon=0 loses the state of policy='sequence'",
         ),
-        (lambda _: MATConfig().rl_module(model_config={"max_seq_len": 4}), "no entry 'max_seq_len'"),
-        (lambda _: MATConfig().network(max_seq_len=4), "max_seq_len"),
+        (lambda _: MATConfig().rl_module(model_config={"max_seq_len": 4}), "max_seq_len"),
+        (lambda _: MATConfig().network(max_seq_len=4), "max_seq_len=4 has no effect without memory"),
     ],
 )
 def test_unusable_windows_are_refused(change: Any, message: str) -> None:
