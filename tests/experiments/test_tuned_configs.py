@@ -18,7 +18,15 @@ from rllib_seqmarl.experiments.experiment_file import read_document
 from rllib_seqmarl.experiments.metrics import ENV_STEPS
 
 TUNED = tuned_configs()
-ALGORITHMS = {"mat": "MAT", "mam": "MAM", "marwkv": "MARWKV", "mappo": "MAPPO", "ippo": "IPPO", "happo": "HAPPO"}
+ALGORITHMS = {
+    "mat": "MAT",
+    "mam": "MAM",
+    "marwkv": "MARWKV",
+    "mappo": "MAPPO",
+    "ippo": "IPPO",
+    "happo": "HAPPO",
+    "sable": "Sable",
+}
 SAME_UPDATE = ("mat", "mam", "marwkv")
 
 
