@@ -43,6 +43,7 @@ RLLIB_INTERNALS: dict[str, list[Internal]] = {
         Internal("_module", "the module while optimizers are configured"),
         Internal("_grad_scalers", "whether gradients are scaled, and checked by their scaler"),
         Internal("_learner_connector", "the learner pipeline, whose last connectors are replaced"),
+        Internal("_optimizer_parameters", "the parameters of each optimizer, of which a minibatch may update some"),
         Internal("_weights_seq_no", "the number of updates: the age of samples, and the return to a checkpoint"),
         Internal("_torch_compile_forward_train", "whether the module is compiled, which RLlib skips for this module"),
         Internal("_torch_compile_cfg", "the settings of this compilation"),

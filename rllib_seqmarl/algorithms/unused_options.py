@@ -4,7 +4,7 @@ Python configs and experiment files are rejected with the same advice. `tests/al
 option of RLlib: each one is supported, checked by `validation.py`, or in one of the two tables here.
 """
 
-_TEAM = "leave it out: one joint policy acts for the team (for independent policies use MAPPO, HAPPO, IPPO or MATDec)"
+_TEAM = "leave it out: one joint policy acts for the whole team (independent ones: MAPPO, HAPPO, IPPO, MATDec)"
 _SCHEDULE = "write the schedule itself, as in '{key}: [[0, 1e-3], [1000000, 1e-4]]'"
 
 

@@ -270,7 +270,7 @@ def _check_policy(config: JointPPOConfig) -> None:
             f"{policy.Config.__name__}: the steps of a window in training."
         )
     if made.has_memory and options["max_seq_len"] is not None and not config.in_evaluation:  # which does not learn
-        _check_windows(config, made.to_dict()["max_seq_len"])
+        _check_windows(config, options["max_seq_len"])
     has_state = made.has_memory or options.get("agent_order") == "shuffled"
     if has_state and config.episode_lookback_horizon == 0 and not config.in_evaluation:
         raise ValueError(

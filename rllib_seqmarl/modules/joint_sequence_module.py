@@ -57,7 +57,7 @@ class JointSequenceModule(TorchRLModule, ValueFunctionAPI):
         self.network = make_policy(self.observation_space, self.action_space, self.model_config)
         check_state(self.network)
         config = self.network.config
-        self.max_seq_len = config.to_dict()["max_seq_len"] if config.has_memory else 0
+        self.max_seq_len = config.seq_len if config.has_memory else 0
         self.value_normalizer = ValueNormalizer() if self.model_config.get("use_value_norm", True) else None
         self.eval()
 

@@ -175,7 +175,7 @@ class NetworkConfig(EncoderConfig):
     @property
     def needs_n_agents(self) -> bool:
         # The order of an episode is carried from step to step.
-        return self.agent_order == "shuffled" or super().needs_n_agents
+        return self.agent_order == "shuffled" or self.has_memory
 
     @property
     def head_class(self) -> type[ActionHead]:

@@ -49,9 +49,8 @@ class MemoryConfig(PolicyConfig):
                         f"{key}={getattr(self, key)!r} has no effect without memory; remove it, or set memory='gru'"
                     )
             return
-        if self.max_seq_len is None:
-            object.__setattr__(self, "max_seq_len", DEFAULT_SEQ_LEN)
-        check_counts(self, "max_seq_len")
+        if self.max_seq_len is not None:
+            check_counts(self, "max_seq_len")
         if self.is_joint:
             if self.memory_options != {}:
                 raise ValueError("memory_options have no effect on memory='joint'; use mixer_options")
@@ -73,6 +72,10 @@ class MemoryConfig(PolicyConfig):
     @property
     def has_memory(self) -> bool:
         return self.memory is not None
+
+    @property
+    def seq_len(self) -> int:
+        return self.max_seq_len or DEFAULT_SEQ_LEN
 
     @property
     def is_joint(self) -> bool:

@@ -155,6 +155,11 @@ class PolicyConfig:
         return False
 
     @property
+    def seq_len(self) -> int:
+        """With memory, the number of steps in a window of training."""
+        return self.to_dict().get("max_seq_len") or 0
+
+    @property
     def needs_n_agents(self) -> bool:
         """Whether the policy works with `n_agents` agents only."""
         return False

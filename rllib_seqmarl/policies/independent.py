@@ -120,7 +120,7 @@ class IndependentConfig(EncoderConfig):
 
     @property
     def needs_n_agents(self) -> bool:
-        return not self.share_actor or self.reads_team or super().needs_n_agents
+        return not self.share_actor or self.reads_team or self.has_memory
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | ({} if self.share_actor else {"n_agents": self.n_agents})

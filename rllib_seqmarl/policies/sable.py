@@ -72,9 +72,8 @@ class RetentionPolicyConfig(PolicyConfig):
             check_choice(self, key, (True, False))
         check_backend(self.backend, [RETENTION])
         if self.recurrent:
-            if self.max_seq_len is None:
-                object.__setattr__(self, "max_seq_len", PUBLISHED_SEQ_LEN)
-            check_counts(self, "max_seq_len")
+            if self.max_seq_len is not None:
+                check_counts(self, "max_seq_len")
             if self.agents_per_chunk is not None:
                 raise ValueError(
                     f"agents_per_chunk={self.agents_per_chunk!r} has no effect with recurrent=True, whose encoder sees "
@@ -96,6 +95,10 @@ class RetentionPolicyConfig(PolicyConfig):
     @property
     def has_memory(self) -> bool:
         return self.recurrent
+
+    @property
+    def seq_len(self) -> int:
+        return self.max_seq_len or PUBLISHED_SEQ_LEN
 
 
 class SablePolicy(Policy):
