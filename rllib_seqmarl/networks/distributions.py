@@ -78,6 +78,10 @@ class Distribution(nn.Module, ABC):
     def entropy(self, scores: Tensor, action_mask: Tensor | None, agent: int | None = None) -> Tensor:
         """Entropies in nats, in the shape of :meth:`log_probs`."""
 
+    @staticmethod
+    def _masked(values: Tensor, action_mask: Tensor | None) -> Tensor:
+        return values if action_mask is None else values.where(action_mask, 0.0)
+
 
 class Categorical(Distribution):
     """One or several independent choices per agent. Actions are int64."""
@@ -188,7 +192,3 @@ class Gaussian(Distribution):
     def entropy(self, scores: Tensor, action_mask: Tensor | None, agent: int | None = None) -> Tensor:
         entropy = (self.std(agent).log() + 0.5 * math.log(2 * math.pi * math.e)).expand_as(scores)
         return self._masked(entropy, action_mask)
-
-    @staticmethod
-    def _masked(values: Tensor, action_mask: Tensor | None) -> Tensor:
-        return values if action_mask is None else values.where(action_mask, 0.0)

@@ -33,13 +33,13 @@ class TanhGaussian(Distribution):
         return F.softplus(self.log_std) + LEAST_STD
 
     def clean(self, actions: Tensor, alive: Tensor | None, action_mask: Tensor | None) -> Tensor:
-        return _masked(actions.to(self.log_std.dtype), action_mask)
+        return self._masked(actions.to(self.log_std.dtype), action_mask)
 
     def scores(self, outputs: Tensor, action_mask: Tensor | None) -> Tensor:
-        return _masked(outputs, action_mask)
+        return self._masked(outputs, action_mask)
 
     def noise(self, like: Tensor, action_mask: Tensor | None) -> Tensor:
-        return _masked(torch.randn_like(like) * self.std, action_mask)
+        return self._masked(torch.randn_like(like) * self.std, action_mask)
 
     def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor:
         return torch.tanh(scores if noise is None else scores + noise)
@@ -53,19 +53,15 @@ class TanhGaussian(Distribution):
         density = -0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi) - _log_slope(inner)
         tails = torch.special.log_ndtr(torch.where(actions > 0, scores - edge, -edge - scores) / std)
         log_probs = torch.where(actions.abs() < LIMIT, density, tails - math.log(1 - LIMIT))
-        return _masked(log_probs, action_mask).sum(-1)
+        return self._masked(log_probs, action_mask).sum(-1)
 
     def entropy(self, scores: Tensor, action_mask: Tensor | None, agent: int | None = None) -> Tensor:
         std = self.std
         sample = scores + std * torch.randn_like(scores)
         entropy = std.log() + 0.5 * math.log(2 * math.pi * math.e) + _log_slope(sample)
-        return _masked(entropy, action_mask).sum(-1)
+        return self._masked(entropy, action_mask).sum(-1)
 
 
 def _log_slope(x: Tensor) -> Tensor:
     """log(1 - tanh(x)^2), without cancellation."""
     return 2.0 * (math.log(2.0) - x - F.softplus(-2.0 * x))
-
-
-def _masked(values: Tensor, action_mask: Tensor | None) -> Tensor:
-    return values if action_mask is None else values.where(action_mask, 0.0)
