@@ -141,7 +141,7 @@ class MultiScaleRetention(nn.Module):
         n_agents: int = 1,
         causal: bool = True,
         decays: bool = True,
-        steps: Tensor | None = None,
+        encoding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute a window of L = T * n_agents tokens.
 
@@ -155,13 +155,12 @@ class MultiScaleRetention(nn.Module):
             causal: Whether a token reads only itself and its predecessors within its time step, or all tokens of it.
             decays: Whether the state decays with every time step. Without, the window may be further agents of the
                 time step of ``state``, whose first ones have been given the decayed state, :meth:`decay_state`.
-            steps: Counts of time steps (B, L), whose sinusoids are added to all tokens, or None.
+            encoding: What is added to all tokens (B, L, d), such as :func:`step_encoding`, or None.
 
         Returns:
             The output (B, L, d), and the state after the window or None.
         """
-        if steps is not None:
-            encoding = step_encoding(steps, query.shape[-1]).to(query.dtype)
+        if encoding is not None:
             query, key, value = query + encoding, key + encoding, value + encoding
         tokens = ((self.query, query), (self.key, key), (self.value, value))
         q, k, v = (layer(x).unflatten(-1, (self.n_head, -1)) for layer, x in tokens)  # (B, L, h, d/h)

@@ -26,6 +26,9 @@ def output_head(embed_dim: int, width: int) -> nn.Sequential:
 class ActionHead(Distribution):
     """Maps features to scores and actions to tokens."""
 
+    activation: Callable[[Tensor], Tensor] = staticmethod(gelu)
+    """Of tokens."""
+
     def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
         super().__init__(spec)
         self.policy = output_head(embed_dim, spec.width)
@@ -58,13 +61,13 @@ class CategoricalHead(ActionHead, Categorical):
         self.choice_rows = nn.Parameter(table[1:].clone())  # (width, d)
 
     def start(self, batch_size: int) -> Tensor:
-        return gelu(self.start_row).expand(batch_size, -1)  # (B, d)
+        return self.activation(self.start_row).expand(batch_size, -1)  # (B, d)
 
     def embedder(self) -> Callable[[Tensor], Tensor]:
         if self.is_single:  # apply the GELU to the few rows of the table instead of every token
-            activated_rows = gelu(self.choice_rows)
+            activated_rows = self.activation(self.choice_rows)
             return lambda actions: embedding(actions, activated_rows)
-        return lambda actions: gelu(embedding(actions + self.offsets, self.choice_rows).sum(-2))
+        return lambda actions: self.activation(embedding(actions + self.offsets, self.choice_rows).sum(-2))
 
 
 class GaussianHead(ActionHead, Gaussian):
@@ -80,7 +83,7 @@ class GaussianHead(ActionHead, Gaussian):
         return self.embedder()(self.log_std.new_zeros(batch_size, self.spec.dim))  # (B, d)
 
     def embedder(self) -> Callable[[Tensor], Tensor]:
-        return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
+        return lambda actions: self.activation(self.action_embedding(actions.to(self.log_std.dtype)))
 
 
 HEADS: Registry[type[ActionHead]] = Registry("head", {"categorical": CategoricalHead, "gaussian": GaussianHead})

@@ -1,9 +1,10 @@
 """A team's decisions, made agent by agent."""
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.mixers import CausalMixer
 from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.networks.action_heads import ActionHead
 
@@ -42,29 +43,31 @@ class Decisions:
         return torch.stack(self._actions, dim=1)
 
 
+class Stepwise(Protocol):
+    """A decoder: a token (B, d) in, the features (B, d) of the next agent out."""
+
+    def initial_state(self, batch_size: int) -> State: ...
+
+    def step(self, x: Tensor, state: Any, context: Tensor) -> tuple[Tensor, State]: ...
+
+
 def decide(
-    decoder: CausalMixer, head: ActionHead, encoder_output: Tensor, action_mask: Tensor | None, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Let each agent choose its action, given the encoder's output (B, n, d) and its predecessors' actions.
-
-    Masks and noise are as in :class:`Decisions`.
-
-    Returns:
-        Scores (B, n, width) and actions (B, n, *action_shape).
-    """
-    state = decoder.initial_state(encoder_output.shape[0])
-    return decide_from(state, decoder, head, encoder_output, action_mask, noise)[:2]
-
-
-def decide_from(
-    state: State,
-    decoder: CausalMixer,
+    decoder: Stepwise,
     head: ActionHead,
     encoder_output: Tensor,
     action_mask: Tensor | None,
     noise: Tensor | None,
+    state: State = None,
 ) -> tuple[Tensor, Tensor, State]:
-    """Decide as in :func:`decide`, from the decoder's state after an earlier step; also return the state."""
+    """Let each agent choose its action, given the encoder's output (B, n, d) and its predecessors' actions.
+
+    Masks and noise are as in :class:`Decisions`. ``state`` is the decoder's after an earlier step, or None.
+
+    Returns:
+        Scores (B, n, width), actions (B, n, *action_shape), and the decoder's state.
+    """
+    if state is None:
+        state = decoder.initial_state(encoder_output.shape[0])
     decisions, token = Decisions(head, action_mask, noise), head.start(encoder_output.shape[0])
     for context in encoder_output.unbind(1):
         features, state = decoder.step(token, state, context)  # (B, d)

@@ -5,8 +5,8 @@ and all earlier steps; in the decoder, an agent reads its predecessors' actions,
 Sizes, norms and initial weights are those of the published code (instadeepai/Mava).
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +20,14 @@ from rllib_seqmarl.networks.tanh_gaussian import TanhGaussian
 
 States = list[Any]
 """The state of each block's retention, or None where none is wanted."""
+
+
+class DecodingState(NamedTuple):
+    """The decoder's states between the agents of a time step, and its encoding (B, d) or None."""
+
+    actions: States
+    cross: States
+    encoding: Tensor | None
 
 
 def norm(d: int) -> nn.RMSNorm:
@@ -115,7 +123,7 @@ class SableDecoder(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.norm = norm(config.embed_dim)
-        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_block))
+        self.blocks = cast(Sequence[DecoderBlock], nn.ModuleList(DecoderBlock(config) for _ in range(config.n_block)))
 
     def forward(
         self, x: Tensor, context: Tensor, states: list[States], resets: Tensor | None = None, **window: Any
@@ -135,10 +143,26 @@ class SableDecoder(nn.Module):
         """What to pass to start from zeros, without states after the window."""
         return [[None] * len(layers) for layers in self._layers()]
 
-    def begin_step(self, states: list[States]) -> list[States]:
-        """The states at the beginning of a time step, whose agents then follow one by one, without decay."""
+    def initial_state(self, batch_size: int) -> DecodingState:
+        """The state at the beginning of a first time step without encoding, for :meth:`step`."""
+        actions, cross = self.initial_states(batch_size)
+        return DecodingState(actions, cross, None)
+
+    def begin_step(self, states: list[States], encoding: Tensor | None) -> DecodingState:
+        """The state at the beginning of a time step, for :meth:`step`, of states after the last time step.
+
+        ``encoding`` (B, d) is that of the time step, if there is one.
+        """
         pairs = zip(self._layers(), states, strict=True)
-        return [[layer.decay_state(x) for layer, x in zip(*pair, strict=True)] for pair in pairs]
+        actions, cross = ([layer.decay_state(x) for layer, x in zip(*pair, strict=True)] for pair in pairs)
+        return DecodingState(actions, cross, encoding)
+
+    def step(self, x: Tensor, state: DecodingState, context: Tensor) -> tuple[Tensor, DecodingState]:
+        """The features (B, d) of the next agent of a time step, for its action token and context (B, d)."""
+        *states, encoding = state
+        window = {"decays": False, "encoding": None if encoding is None else encoding.unsqueeze(1)}
+        features, (actions, cross) = self(x.unsqueeze(1), context.unsqueeze(1), states, **window)
+        return features.squeeze(1), DecodingState(actions, cross, encoding)
 
     def _layers(self) -> tuple[list[Any], list[Any]]:
         return [block.retention for block in self.blocks], [block.cross for block in self.blocks]
@@ -147,23 +171,17 @@ class SableDecoder(nn.Module):
 class SableCategoricalHead(CategoricalHead):
     """One or several independent choices per agent, with Sable's layers."""
 
+    activation = staticmethod(gelu)
+
     def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
         super().__init__(spec, embed_dim)
         self.policy = output_head(embed_dim, spec.width)
 
-    def start(self, batch_size: int) -> Tensor:
-        return gelu(self.start_row).expand(batch_size, -1)  # (B, d)
-
-    def embedder(self) -> Callable[[Tensor], Tensor]:
-        def embed(actions: Tensor) -> Tensor:
-            rows = F.embedding((actions.unsqueeze(-1) if self.is_single else actions) + self.offsets, self.choice_rows)
-            return gelu(rows.sum(-2))
-
-        return embed
-
 
 class SableGaussianHead(ActionHead, TanhGaussian):
     """A squashed Normal per action dimension, with Sable's layers."""
+
+    activation = staticmethod(gelu)
 
     def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
         super().__init__(spec, embed_dim)
@@ -174,7 +192,7 @@ class SableGaussianHead(ActionHead, TanhGaussian):
         return self.embedder()(self.log_std.new_zeros(batch_size, self.spec.dim))  # (B, d)
 
     def embedder(self) -> Callable[[Tensor], Tensor]:
-        return lambda actions: gelu(self.action_embedding(actions.to(self.log_std.dtype)))
+        return lambda actions: self.activation(self.action_embedding(actions.to(self.log_std.dtype)))
 
 
 def sable_head(spec: ActionSpec, embed_dim: int) -> ActionHead:

@@ -157,3 +157,18 @@ def _gelu(x: Any) -> Any:
         return half * x * (half + half + erf(x * root))
 
     return activate
+
+
+def tanh_gelu(x: Any) -> Any:
+    """The approximation of GELU with a hyperbolic tangent, for kernels."""
+
+
+@overload(tanh_gelu)
+def _tanh_gelu(x: Any) -> Any:
+    numbers = 1.0, -2 * (2 / math.pi) ** 0.5, 0.044715
+    one, slope, cubic = map(np.float32, numbers) if x is types.float32 else numbers
+
+    def activate(x: Any) -> Any:
+        return x / (one + exp(slope * (x + cubic * x * x * x)))
+
+    return activate

@@ -6,13 +6,15 @@ Transformer; encoder and decoder also read all earlier steps of the episode, thr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.mixers.retention import PUBLISHED_SCALING, check_heads, check_scaling
-from rllib_seqmarl.networks.decisions import Decisions
+from rllib_seqmarl.mixers.retention import PUBLISHED_SCALING, check_heads, check_scaling, step_encoding
+from rllib_seqmarl.networks.decisions import decide
+from rllib_seqmarl.networks.decoding import KeepsDecoders, fast_decoder
 from rllib_seqmarl.networks.policy_config import PolicyConfig, check_choice, check_counts
 from rllib_seqmarl.networks.sable import SableDecoder, SableEncoder, States, sable_head
 from rllib_seqmarl.ops.backends import AUTO, check_backend
@@ -101,7 +103,7 @@ class RetentionPolicyConfig(PolicyConfig):
         return self.max_seq_len or PUBLISHED_SEQ_LEN
 
 
-class SablePolicy(Policy):
+class SablePolicy(KeepsDecoders, Policy):
     """An encoder of observations and an autoregressive decoder of actions, both with retention over time.
 
     The state holds the matrices of each block's retention: of the encoder, of the decoder's actions ("actions"), and of
@@ -140,25 +142,22 @@ class SablePolicy(Policy):
     def act(self, obs: TeamObs, state: State = None, deterministic: bool = True) -> Decision:
         batch_size, n = obs["observations"].shape[:2]
         state, head = state or self.initial_state(batch_size), self.head
-        steps = self._steps(state, 1, n)
-        encoder_output, values, encoder_states = self._encode(obs, state, steps)  # (B, n, d), (B, n)
+        encoding = self._encoding(state, 1)  # (B, 1, d)
+        encoder_output, values, encoder_states = self._encode(obs, state, encoding)  # (B, n, d), (B, n)
         action_mask = head.effective_mask(obs.get("action_mask"), obs.get("alive"))
         like = encoder_output.new_empty(batch_size, n, self.config.action.width)  # (B, n, width)
-        decisions = Decisions(head, action_mask, None if deterministic else head.noise(like, action_mask))
+        noise = None if deterministic else head.noise(like, action_mask)
         if state:
-            states = self.decoder.begin_step([state["actions"], state["cross"]])
+            states = [state["actions"], state["cross"]]
+            first = self.decoder.begin_step(states, None if encoding is None else encoding.squeeze(1))
         else:
-            states = self.decoder.initial_states(batch_size)
-        token = head.start(batch_size)
-        for i in range(n):
-            at = slice(i, i + 1)
-            window = {"decays": False, "steps": None if steps is None else steps[:, at]}
-            features, states = self.decoder(token.unsqueeze(1), encoder_output[:, at], states, **window)
-            token = decisions(features.squeeze(1))
-        log_probs = head.log_probs(decisions.scores, decisions.actions, action_mask)
+            first = self.decoder.initial_state(batch_size)
+        decoder = fast_decoder(self.decoder, head, self.config.backend, self._kept_decoders)
+        run = decoder or partial(decide, self.decoder, head)
+        scores, actions, last = run(encoder_output, action_mask, noise, first)
         if state:
-            state = {"encoder": encoder_states, "actions": states[0], "cross": states[1], STEP: state[STEP] + 1}
-        return Decision(decisions.actions, log_probs, values, state, {})
+            state = {"encoder": encoder_states, "actions": last.actions, "cross": last.cross, STEP: state[STEP] + 1}
+        return Decision(actions, head.log_probs(scores, actions, action_mask), values, state, {})
 
     def evaluate(
         self,
@@ -171,11 +170,11 @@ class SablePolicy(Policy):
         *lead, n, _ = obs["observations"].shape  # B, T with memory, else B
         lengths = (lead[0], n * (lead[1] if self.config.recurrent else 1))  # of sequences of tokens, (B, L)
         state, head = state or self.initial_state(lead[0]), self.head
-        steps = self._steps(state, lead[-1], n, resets)
-        encoder_output, values, _ = self._encode(obs, state, steps, resets)  # (B, L, d), (B, L)
+        encoding = self._encoding(state, lead[-1], resets)  # (B, T, d)
+        encoder_output, values, _ = self._encode(obs, state, encoding, resets)  # (B, L, d), (B, L)
         tokens = head.shifted(actions.flatten(0, len(lead) - 1)).view(*lengths, -1)  # (B, L, d), from (..., n, d)
         states = [state["actions"], state["cross"]] if state else self.decoder.no_states
-        window = {"n_agents": n, "decays": self.config.recurrent, "steps": steps}
+        window = {"n_agents": n, "decays": self.config.recurrent, "encoding": _of_agents(encoding, n)}
         features, _ = self.decoder(tokens, encoder_output, states, resets, **window)
         features = features.view(*lead, n, -1)  # (B, [T,] n, d)
         alive = obs.get("alive")
@@ -185,27 +184,33 @@ class SablePolicy(Policy):
         return Evaluation(log_probs, entropy, values.view(*lead, n), {})
 
     def values(self, obs: TeamObs, state: State = None) -> Tensor:
-        batch_size, n = obs["observations"].shape[:2]
-        state = state or self.initial_state(batch_size)
-        return self._encode(obs, state, self._steps(state, 1, n))[1]
+        state = state or self.initial_state(obs["observations"].shape[0])
+        return self._encode(obs, state, self._encoding(state, 1))[1]
 
     def _encode(
-        self, obs: TeamObs, state: State, steps: Tensor | None, resets: Tensor | None = None
+        self, obs: TeamObs, state: State, encoding: Tensor | None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor, States]:
         """Representations (B, L, d), values (B, L), and the encoder's states after the window."""
         inputs = network_input(self.config, obs)  # (B, [T,] n, o)
-        chunk = self.config.agents_per_chunk or inputs.shape[-2]
+        n = inputs.shape[-2]
+        chunk = self.config.agents_per_chunk or n
         states = state["encoder"] if state else [None] * self.config.n_block
-        window = {"n_agents": chunk, "decays": self.config.recurrent, "steps": steps}
+        window = {"n_agents": chunk, "decays": self.config.recurrent, "encoding": _of_agents(encoding, n)}
         encoded: tuple[Tensor, Tensor, States] = self.encoder(inputs.flatten(1, -2), states, resets, **window)
         return encoded
 
-    def _steps(self, state: State, length: int, n: int, resets: Tensor | None = None) -> Tensor | None:
-        """The step count of every token (B, length * n), if they are encoded."""
+    def _encoding(self, state: State, length: int, resets: Tensor | None = None) -> Tensor | None:
+        """The encoding of every time step's count (B, length, d), if there is one."""
         if not self.config.step_encoding:
             return None
         positions = torch.arange(length, device=state[STEP].device)
         first = -state[STEP].unsqueeze(1).expand(-1, length)  # (B, length), the position at which the episode began
         if resets is not None:
             first = torch.where(resets, positions, first).cummax(1).values
-        return (positions - first).repeat_interleave(n, dim=1)
+        encoding = step_encoding(positions - first, self.config.embed_dim)
+        return encoding.to(self.decoder.norm.weight.dtype)
+
+
+def _of_agents(encoding: Tensor | None, n: int) -> Tensor | None:
+    """The encoding of every token (B, T * n, d) of those of time steps (B, T, d)."""
+    return None if encoding is None else encoding.repeat_interleave(n, dim=1)

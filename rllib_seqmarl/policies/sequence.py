@@ -4,8 +4,7 @@ pi(a_1..a_n | o_1..o_n) is the product over agents of pi(a_t | encoder(o_1..o_n)
 2022, arXiv 2205.14953, section 4), so a team acts agent by agent but is trained in one parallel pass.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,9 +14,9 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from rllib_seqmarl.networks.config import NetworkConfig
-from rllib_seqmarl.networks.decisions import decide, decide_from
+from rllib_seqmarl.networks.decisions import decide
 from rllib_seqmarl.networks.decoder import Decoder
-from rllib_seqmarl.networks.decoding import KeptDecoders, fast_decoder
+from rllib_seqmarl.networks.decoding import KeepsDecoders, fast_decoder
 from rllib_seqmarl.networks.encoder import Encoder
 from rllib_seqmarl.networks.policy_config import PolicyConfig
 from rllib_seqmarl.ops.backends import is_exporting
@@ -43,7 +42,7 @@ class Window(NamedTuple):
         return x.reshape(self.batch_size, -1, *x.shape[2:])
 
 
-class SequencePolicy(Policy):
+class SequencePolicy(KeepsDecoders, Policy):
     """An encoder of observations and an autoregressive decoder of actions.
 
     The encoder reads the global state, if there is one, together with each agent's observation. Log-probabilities and
@@ -66,7 +65,6 @@ class SequencePolicy(Policy):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.head = config.head_class(config.action, config.embed_dim)
-        self._kept_decoders: KeptDecoders | None = None
 
     @classmethod
     def team_axes(cls, config: PolicyConfig) -> dict[str, tuple[int, tuple[str, ...]]]:
@@ -81,14 +79,6 @@ class SequencePolicy(Policy):
             **input_axes("encoder.embedding.", ("own", "ids", "state")),
             **{f"head.{name}": (axis, ("action",)) for name, axis in actions.items()},
         }
-
-    @contextmanager
-    def fixed_weights(self) -> Iterator[None]:
-        before, self._kept_decoders = self._kept_decoders, {}
-        try:
-            yield
-        finally:
-            self._kept_decoders = before
 
     def initial_state(self, batch_size: int) -> State:
         n, state = self.config.n_agents or 0, {}
@@ -149,16 +139,12 @@ class SequencePolicy(Policy):
         action_mask = head.effective_mask(*masks)
         like = encoder_output.new_empty(*encoder_output.shape[:2], self.config.action.width)  # (B, n, width)
         noise = None if deterministic else head.noise(like, action_mask)  # (B, n, width), like action_mask
-        if window is not None:
-            scores, actions, decoder_state = decide_from(
-                window.state[DECODER], self.decoder, head, encoder_output, action_mask, noise
-            )
-            after = {ENCODER: state, DECODER: decoder_state}
-            return actions, head.log_probs(scores, actions, action_mask), values, after
         decoder = fast_decoder(self.decoder, head, self.config.backend, self._kept_decoders)
         run = decoder or partial(decide, self.decoder, head)
-        scores, actions = run(encoder_output, action_mask, noise)
-        return actions, head.log_probs(scores, actions, action_mask), values, {}
+        before = None if window is None else window.state[DECODER]
+        scores, actions, decoder_state = run(encoder_output, action_mask, noise, before)
+        after = {} if window is None else {ENCODER: state, DECODER: decoder_state}
+        return actions, head.log_probs(scores, actions, action_mask), values, after
 
     def evaluate(
         self,

@@ -58,7 +58,10 @@ def test_layer_equals_the_published_one(encoding, kind, dtype, backend):
     data = golden()
     layer, n = published_layer(data, dtype, backend), int(data["n_agents"])
     query, key, value = (data[f"layer/{name}"].to(dtype) for name in ("query", "key", "value"))
-    counts = data["layer/step_count"].repeat_interleave(n, dim=1) if encoding == "pe_on" else None
+    encodings = None
+    if encoding == "pe_on":
+        counts = data["layer/step_count"].repeat_interleave(n, dim=1)
+        encodings = step_encoding(counts, query.shape[-1]).to(dtype)
     initial_state, resets = data["initial_hidden"].to(dtype), data["dones"]
 
     def equal(y, state):
@@ -74,7 +77,7 @@ def test_layer_equals_the_published_one(encoding, kind, dtype, backend):
         torch.testing.assert_close(state.double(), expected, rtol=tolerance, atol=tolerance)
 
     keywords = {"n_agents": n, "causal": KINDS[kind]}
-    equal(*layer(query, key, value, initial_state, resets, steps=counts, **keywords))
+    equal(*layer(query, key, value, initial_state, resets, encoding=encodings, **keywords))
 
     # As in acting: the state is reset and decayed once per time step. Decoders then see agent after agent.
     state, outputs = initial_state, []
@@ -84,7 +87,8 @@ def test_layer_equals_the_published_one(encoding, kind, dtype, backend):
             window = slice(at, at + (1 if KINDS[kind] else n))
             y, state = layer(
                 query[:, window], key[:, window], value[:, window], state, decays=False,
-                steps=None if counts is None else counts[:, window], n_agents=window.stop - at, causal=KINDS[kind],
+                encoding=None if encodings is None else encodings[:, window], n_agents=window.stop - at,
+                causal=KINDS[kind],
             )  # fmt: skip
             outputs.append(y)
     equal(torch.cat(outputs, dim=1), state)

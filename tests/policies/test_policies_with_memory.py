@@ -60,6 +60,10 @@ SABLE: dict[str, dict[str, Any]] = {
     "steps are encoded": {"step_encoding": True, "state_dim": 3},
     "continuous": {"action": CONTINUOUS},
 }
+for cases in (SEQUENCE, SABLE):  # policies whose compiled decoders carry states
+    for name, options in list(cases.items()):
+        if cases is SABLE or options.get("memory") == "joint":
+            cases[f"{name}, in plain torch"] = options | {"backend": "reference"}
 CASES = [(SequencePolicy, case) for case in SEQUENCE.items()] + [(IndependentPolicy, c) for c in INDEPENDENT.items()]
 CASES += [(SablePolicy, case) for case in SABLE.items()]
 

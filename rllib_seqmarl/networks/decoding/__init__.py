@@ -12,6 +12,8 @@ small loop.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from rllib_seqmarl.networks.action_heads import ActionHead
     from rllib_seqmarl.networks.decoder import Decoder
     from rllib_seqmarl.networks.decoding.fast_decoder import FastDecoder
+    from rllib_seqmarl.networks.sable import SableDecoder
 
 KeptDecoders = dict[int, "FastDecoder"]
 
@@ -40,7 +43,7 @@ DECODING = Operation(
 
 
 def fast_decoder(
-    decoder: Decoder, head: ActionHead, backend: str, kept: KeptDecoders | None = None
+    decoder: Decoder | SableDecoder, head: ActionHead, backend: str, kept: KeptDecoders | None = None
 ) -> FastDecoder | None:
     """A compiled decoder with the current weights, or None where kernels cannot run.
 
@@ -65,6 +68,21 @@ def fast_decoder(
     if thread not in kept:
         kept[thread] = FastDecoder(decoder, head)
     return kept[thread]
+
+
+class KeepsDecoders:
+    """For a policy: keeps its compiled decoders while weights are fixed."""
+
+    _kept_decoders: KeptDecoders | None = None
+
+    @contextmanager
+    def fixed_weights(self) -> Iterator[None]:
+        """Weights do not change within this context, which is to be entered by one thread at a time."""
+        before, self._kept_decoders = self._kept_decoders, {}
+        try:
+            yield
+        finally:
+            self._kept_decoders = before
 
 
 def is_compiled(backend: str, like: Tensor) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from rllib_seqmarl.mixers.attention import CausalSelfAttention
+from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.networks.decoding.step import CompiledStep
 from rllib_seqmarl.networks.decoding.tiles import affine, array, composed, packed, packed_layer
 from rllib_seqmarl.ops.numba_math import exp, kernel, scratch
@@ -138,6 +139,9 @@ class AttentionStep(CompiledStep):
         n_entries, heads, size = self.entry_shape
         self.entries = np.empty((n_entries, batch_size, heads, length, size), self.dtype)
         self.count = 0
+
+    def load(self, state: State) -> None:
+        raise NotImplementedError("the state of attention grows; it cannot be carried from step to step")
 
     def __call__(self, x: Any, context: Any = None) -> Any:
         """The output for the next token ``x``; queries come from the context or, without one, from x."""

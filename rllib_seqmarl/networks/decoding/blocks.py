@@ -6,35 +6,40 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.networks.blocks import PostNormDecoderBlock, PreNormBlock
 from rllib_seqmarl.networks.decoder import Decoder
-from rllib_seqmarl.networks.decoding.rows import layer_norm, norm_weights
-from rllib_seqmarl.networks.decoding.step import CompiledStep, step_of
+from rllib_seqmarl.networks.decoding.rows import layer_norm, norm_weights, normalise
+from rllib_seqmarl.networks.decoding.step import CompiledStep, Step, step_of
 from rllib_seqmarl.networks.decoding.tiles import affine, packed_layer
-from rllib_seqmarl.ops.numba_math import gelu, kernel, scratch
+from rllib_seqmarl.ops.numba_math import gelu, kernel, scratch, tanh_gelu
 
 
 @kernel
 def _norm(begin: Any, end: Any, x: Any, norm: Any, y: Any) -> None:
     for b in range(begin, end):
-        layer_norm(x, b, norm, y, b)
+        normalise(x, b, norm, y, b)
 
 
 @kernel
 def _add_and_norm(begin: Any, end: Any, x: Any, y: Any, norm: Any, total: Any, normed: Any) -> None:
-    """total = x + y, normed = its LayerNorm."""
+    """total = x + y, normed = its norm."""
     for b in range(begin, end):
         for i in range(x.shape[1]):
             total[b, i] = x[b, i] + y[b, i]
-        layer_norm(total, b, norm, normed, b)
+        normalise(total, b, norm, normed, b)
 
 
 @kernel
-def apply_gelu(rows: Any, dim: Any, x: Any) -> None:
-    """x[:rows, :dim] = GELU(x[:rows, :dim])."""
+def apply_gelu(rows: Any, dim: Any, x: Any, is_tanh: Any) -> None:
+    """x[:rows, :dim] = GELU(x[:rows, :dim]), or its approximation by tanh."""
     for r in range(rows):
-        for i in range(dim):
-            x[r, i] = gelu(x[r, i])
+        if is_tanh:
+            for i in range(dim):
+                x[r, i] = tanh_gelu(x[r, i])
+        else:
+            for i in range(dim):
+                x[r, i] = gelu(x[r, i])
 
 
 @kernel
@@ -47,7 +52,7 @@ def _mlp(begin: Any, end: Any, x: Any, y: Any, norm: Any, up: Any, down: Any, la
             tokens[r, i] = x[begin + r, i] + y[begin + r, i]
         layer_norm(tokens, r, norm, tokens, r)
     affine(tokens, 0, rows, up, hidden)
-    apply_gelu(rows, dim, hidden)
+    apply_gelu(rows, dim, hidden, False)
     mixed = scratch(rows, dim, norm)
     affine(hidden, 0, rows, down, mixed)
     for r in range(rows):
@@ -57,9 +62,9 @@ def _mlp(begin: Any, end: Any, x: Any, y: Any, norm: Any, up: Any, down: Any, la
 
 
 class NormStep(CompiledStep):
-    """A LayerNorm of one token or of the sum of two."""
+    """A norm of one token or of the sum of two."""
 
-    def __init__(self, norm: nn.LayerNorm) -> None:
+    def __init__(self, norm: nn.LayerNorm | nn.RMSNorm) -> None:
         self.norm = norm_weights(norm)
         super().__init__(self.norm, self.norm.shape[1], self.norm.shape[1])
 
@@ -67,7 +72,7 @@ class NormStep(CompiledStep):
         return self.run(_norm, x, self.norm)
 
     def sum_and_norm(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """x + y and its LayerNorm."""
+        """x + y and its norm."""
         total = np.empty_like(x)
         return total, self.run(_add_and_norm, x, y, self.norm, total)
 
@@ -85,13 +90,22 @@ class MLPStep(CompiledStep):
 
 
 class CompositeStep:
-    """A step that consists of other steps, its ``parts``."""
+    """A step that consists of other steps, of which the ``mixers`` have states."""
 
-    parts: Sequence[Any]
+    mixers: Sequence[Step]
 
     def start(self, batch_size: int, length: int) -> None:
-        for part in self.parts:
-            part.start(batch_size, length)
+        for mixer in self.mixers:
+            mixer.start(batch_size, length)
+
+    def load(self, state: State) -> None:
+        self.collection = type(state)
+        for mixer, own in zip(self.mixers, state, strict=True):
+            mixer.load(own)
+
+    @property
+    def state(self) -> State:
+        return self.collection(mixer.state for mixer in self.mixers)
 
 
 class PostNormStep(CompositeStep):
@@ -100,7 +114,7 @@ class PostNormStep(CompositeStep):
     def __init__(self, block: PostNormDecoderBlock) -> None:
         self.mixer, self.cross = step_of(block.mixer), step_of(block.cross)
         self.between, self.end = NormStep(block.norm1), MLPStep(block.norm2, block.mlp, block.norm3)
-        self.parts = self.mixer, self.cross, self.between, self.end
+        self.mixers = self.mixer, self.cross
 
     def __call__(self, x: Any, context: Any) -> Any:
         _, x = self.between.sum_and_norm(x, self.mixer(x))
@@ -113,7 +127,7 @@ class PreNormStep(CompositeStep):
     def __init__(self, block: PreNormBlock) -> None:
         self.time, self.channel = step_of(block.time), step_of(block.channel)
         self.first, self.between = NormStep(block.norm1), NormStep(block.norm2)
-        self.parts = self.time, self.channel, self.first, self.between
+        self.mixers = self.time, self.channel
 
     def __call__(self, x: Any, context: Any = None) -> Any:
         x, normed = self.between.sum_and_norm(x, self.time(self.first(x)))
@@ -125,11 +139,10 @@ class DecoderStep(CompositeStep):
 
     def __init__(self, decoder: Decoder) -> None:
         self.norm, self.is_pre_norm = NormStep(decoder.norm), decoder.is_pre_norm
-        self.blocks = [step_of(block) for block in decoder.blocks]
-        self.parts = self.norm, *self.blocks
+        self.mixers = [step_of(block) for block in decoder.blocks]
 
     def __call__(self, x: Any, context: Any) -> Any:
         x = x + context if self.is_pre_norm else self.norm(x)
-        for block in self.blocks:
+        for block in self.mixers:
             x = block(x, context)
         return self.norm(x) if self.is_pre_norm else x

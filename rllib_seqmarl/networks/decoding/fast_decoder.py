@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from rllib_seqmarl.mixers.attention import CausalSelfAttention, CrossAttention
+from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.mixers.mamba import CrossMamba, Mamba
 from rllib_seqmarl.mixers.retention import CausalRetention, CrossRetention
 from rllib_seqmarl.mixers.rwkv4 import RWKV4ChannelMix, RWKV4TimeMix
@@ -22,8 +23,10 @@ from rllib_seqmarl.networks.decoding.mamba import MambaStep
 from rllib_seqmarl.networks.decoding.retention import RetentionStep
 from rllib_seqmarl.networks.decoding.rwkv import ChannelMixStep, WKV4Step
 from rllib_seqmarl.networks.decoding.rwkv_matrix import WKV5Step, WKV6Step
+from rllib_seqmarl.networks.decoding.sable import SableDecoderStep
 from rllib_seqmarl.networks.decoding.step import step_of
 from rllib_seqmarl.networks.decoding.tiles import array
+from rllib_seqmarl.networks.sable import SableCategoricalHead, SableDecoder
 
 # Exact types only: a subclass may compute something else.
 STEPS: dict[type, Any] = {
@@ -31,8 +34,8 @@ STEPS: dict[type, Any] = {
     CrossAttention: AttentionStep,
     Mamba: MambaStep,
     CrossMamba: MambaStep,
-    CausalRetention: RetentionStep,
-    CrossRetention: RetentionStep,
+    CausalRetention: RetentionStep.of,
+    CrossRetention: RetentionStep.of,
     RWKV4TimeMix: WKV4Step,
     RWKV5TimeMix: WKV5Step,
     RWKV6TimeMix: WKV6Step,
@@ -41,24 +44,32 @@ STEPS: dict[type, Any] = {
     PostNormDecoderBlock: PostNormStep,
     PreNormBlock: PreNormStep,
     Decoder: DecoderStep,
+    SableDecoder: SableDecoderStep,
 }
-HEADS: dict[type, Any] = {CategoricalHead: CategoricalStep, GaussianHead: GaussianStep}
+HEADS: dict[type, Any] = {
+    CategoricalHead: CategoricalStep,
+    GaussianHead: GaussianStep,
+    SableCategoricalHead: CategoricalStep,
+}
 
 
 class FastDecoder:
     """A decoder and an action head with packed weights, for any number of decisions, one after another."""
 
-    def __init__(self, decoder: Decoder, head: ActionHead) -> None:
+    def __init__(self, decoder: Decoder | SableDecoder, head: ActionHead) -> None:
         self.dtype = array(decoder.norm.weight).dtype
         self.decoder, self.head = step_of(decoder), HEADS.get(type(head), TorchHead)(head)
 
     def __call__(
-        self, encoder_output: Tensor, action_mask: Tensor | None, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Scores and actions, as by :func:`rllib_seqmarl.networks.decisions.decide`, without gradients."""
+        self, encoder_output: Tensor, action_mask: Tensor | None, noise: Tensor | None, state: State = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """As :func:`rllib_seqmarl.networks.decisions.decide`, without gradients; without a state, returns none."""
         contexts = np.ascontiguousarray(encoder_output.detach().transpose(0, 1).numpy(), self.dtype)  # (n, B, d)
-        self.decoder.start(encoder_output.shape[0], len(contexts))
+        if state is None:
+            self.decoder.start(encoder_output.shape[0], len(contexts))
+        else:
+            self.decoder.load(state)
         token = self.head.begin(contexts, action_mask, noise)  # (B, d)
         for context in contexts:
             token = self.head(self.decoder(token, context))
-        return self.head.scores, self.head.actions
+        return self.head.scores, self.head.actions, None if state is None else self.decoder.state

@@ -11,25 +11,29 @@ from torch import Tensor
 from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead, GaussianHead
 from rllib_seqmarl.networks.decisions import Decisions
 from rllib_seqmarl.networks.decoding.blocks import apply_gelu
-from rllib_seqmarl.networks.decoding.rows import layer_norm, norm_weights
+from rllib_seqmarl.networks.decoding.rows import norm_weights, normalise
 from rllib_seqmarl.networks.decoding.step import CompiledStep, as_array
 from rllib_seqmarl.networks.decoding.tiles import affine, array, packed_layer
 from rllib_seqmarl.networks.distributions import ILLEGAL_LOGIT
-from rllib_seqmarl.ops.numba_math import gelu, kernel, scratch
+from rllib_seqmarl.ops.numba_math import kernel, scratch
 
 
 @kernel
-def _scores(begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, action_mask: Any, illegal: Any, t: Any,
-            scores: Any) -> None:  # fmt: skip
+def _scores(
+    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, is_tanh: Any, action_mask: Any, illegal: Any,
+    t: Any, scores: Any,
+) -> None:  # fmt: skip
     """scores[:, t] = the policy's scores for the features (batch, d), with illegal ones replaced by ``illegal``.
 
-    scores (batch, agents, width), action_mask likewise or (0, agents, width) if everything is legal."""
+    scores (batch, agents, width), action_mask likewise or (0, agents, width) if everything is legal; ``is_tanh``:
+    whether GELUs are approximated.
+    """
     rows, d, width = end - begin, features.shape[1], scores.shape[2]
     hidden, outputs = scratch(rows, d, norm), scratch(rows, width, norm)
     affine(features, begin, rows, up, hidden)
-    apply_gelu(rows, d, hidden)
+    apply_gelu(rows, d, hidden, is_tanh)
     for r in range(rows):
-        layer_norm(hidden, r, norm, hidden, r)
+        normalise(hidden, r, norm, hidden, r)
     affine(hidden, 0, rows, down, outputs)
     is_masked = len(action_mask) > 0
     for r in range(rows):
@@ -39,15 +43,15 @@ def _scores(begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, 
 
 @kernel
 def _choose(
-    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, action_mask: Any, illegal: Any, noise: Any,
-    bounds: Any, rows: Any, t: Any, scores: Any, actions: Any, tokens: Any,
+    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, is_tanh: Any, action_mask: Any,
+    illegal: Any, noise: Any, bounds: Any, rows: Any, t: Any, scores: Any, actions: Any, tokens: Any,
 ) -> None:  # fmt: skip
     """The best choices by scores + noise (batch or 0, agents, width), and their tokens (batch, d).
 
     Component c has the columns bounds[c] to bounds[c + 1]. rows (width, d) are the embeddings of the choices; a token
     is the GELU of the sum of the chosen ones.
     """
-    _scores(begin, end, features, up, norm, down, action_mask, illegal, t, scores)
+    _scores(begin, end, features, up, norm, down, is_tanh, action_mask, illegal, t, scores)
     components, d = len(bounds) - 1, rows.shape[1]
     is_noisy = len(noise) > 0
     for b in range(begin, end):
@@ -64,17 +68,16 @@ def _choose(
             actions[b, t, c] = best
             for i in range(d):
                 tokens[b, i] = rows[first + best, i] + (tokens[b, i] if c > 0 else rows.dtype.type(0))
-        for i in range(d):
-            tokens[b, i] = gelu(tokens[b, i])
+    apply_gelu(end - begin, d, tokens[begin:end], is_tanh)
 
 
 @kernel
 def _move(
-    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, action_mask: Any, zero: Any, noise: Any,
-    embedding: Any, t: Any, scores: Any, actions: Any, tokens: Any,
+    begin: Any, end: Any, features: Any, up: Any, norm: Any, down: Any, is_tanh: Any, action_mask: Any,
+    zero: Any, noise: Any, embedding: Any, t: Any, scores: Any, actions: Any, tokens: Any,
 ) -> None:  # fmt: skip
     """Real actions, means + noise (batch or 0, agents, width), and their tokens (batch, d), embedded with a GELU."""
-    _scores(begin, end, features, up, norm, down, action_mask, zero, t, scores)
+    _scores(begin, end, features, up, norm, down, is_tanh, action_mask, zero, t, scores)
     count, width, d = end - begin, scores.shape[2], tokens.shape[1]
     is_noisy = len(noise) > 0
     chosen, embedded = scratch(count, width, norm), scratch(count, d, norm)
@@ -84,9 +87,8 @@ def _move(
             chosen[r, j] = scores[b, t, j] + (noise[b, t, j] if is_noisy else zero)
             actions[b, t, j] = chosen[r, j]
     affine(chosen, 0, count, embedding, embedded)
-    for r in range(count):
-        for i in range(d):
-            tokens[begin + r, i] = gelu(embedded[r, i])
+    apply_gelu(count, d, embedded, is_tanh)
+    tokens[begin:end] = embedded[:, :d]
 
 
 class HeadStep(CompiledStep):
@@ -102,8 +104,9 @@ class HeadStep(CompiledStep):
     illegal = 0.0  # the score of illegal choices
 
     def __init__(self, head: ActionHead) -> None:
-        up, _, norm, down = cast(Any, head.policy)
-        self.head, self.weights = head, (packed_layer(up), norm_weights(norm), packed_layer(down))
+        up, gelu, norm, down = cast(Any, head.policy)
+        self.head = head
+        self.weights = packed_layer(up), norm_weights(norm), packed_layer(down), gelu.approximate == "tanh"
         super().__init__(self.weights[1], self.weights[1].shape[1], self.weights[0].size + self.weights[2].size)
         self.action_dtype = self.dtype
 

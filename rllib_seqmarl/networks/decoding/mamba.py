@@ -120,5 +120,12 @@ class MambaStep(CompiledStep):
         products = 3 * d * channels + 32 * n_state * channels
         super().__init__(D, d, products, (n_inputs, channels), (n_state, channels))
 
+    def arrays(self, inputs: Any, scan: Any) -> list[Any]:
+        # The kernel first drops the oldest input, which the mixer no longer holds.
+        return [np.pad(inputs.swapaxes(1, 2), ((0, 0), (1, 0), (0, 0))), scan.swapaxes(1, 2)]
+
+    def leaves(self, inputs: Any, scan: Any) -> list[Any]:
+        return [inputs[:, 1:].swapaxes(1, 2), scan.swapaxes(1, 2)]
+
     def __call__(self, x: Any, context: Any = None) -> Any:
         return self.run(_step, x, x if context is None else context, *self.weights, *self.states)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from rllib_seqmarl.mixers.retention import NORM_EPSILON, CausalRetention
+from rllib_seqmarl.mixers.retention import NORM_EPSILON, CausalRetention, MultiScaleRetention
 from rllib_seqmarl.networks.decoding.rows import layer_norm
 from rllib_seqmarl.networks.decoding.step import CompiledStep
 from rllib_seqmarl.networks.decoding.tiles import affine, array, packed_layer
@@ -60,18 +61,16 @@ def _step(
 
 
 class RetentionStep(CompiledStep):
-    """Self and cross retention: packed projections, and a state per head."""
+    """Self and cross retention: packed projections, and a state per head, which decays with every token."""
 
-    def __init__(self, mixer: CausalRetention) -> None:
-        layer = mixer.layer
+    def __init__(self, layer: MultiScaleRetention, decay: Tensor) -> None:
         weight, heads = array(layer.norm.weight), layer.n_head
         size = len(weight)
         norms = np.empty((heads, 3, size // heads), weight.dtype)  # each head has as many groups as there are heads
-        norms[:, 0], norms[:, 1] = weight.reshape(heads, -1), array(layer.norm.bias).reshape(heads, -1)
-        norms[:, 2] = NORM_EPSILON
+        norms[:, 0], norms[:, 2] = weight.reshape(heads, -1), array(layer.norm.bias).reshape(heads, -1)
+        norms[:, 1] = NORM_EPSILON
         inputs = [packed_layer(part) for part in (layer.query, layer.key, layer.value, layer.gate)]
-        decay = array(layer.decay).astype(weight.dtype)
-        self.weights = *inputs, decay, norms, packed_layer(layer.output)
+        self.weights = *inputs, array(decay).astype(weight.dtype), norms, packed_layer(layer.output)
         d = heads * size
         # Five projections, and the state, which is bound by memory bandwidth.
         super().__init__(weight, d, 5 * d * d + 4 * d * size, (heads, size, size))
@@ -79,3 +78,8 @@ class RetentionStep(CompiledStep):
     def __call__(self, x: Any, context: Any = None) -> Any:
         """The output for the next token ``x``; queries come from the context or, without one, from x."""
         return self.run(_step, x, x if context is None else context, *self.weights, *self.states)
+
+    @classmethod
+    def of(cls, mixer: CausalRetention) -> RetentionStep:
+        """The step of a mixer along agents."""
+        return cls(mixer.layer, mixer.layer.decay)

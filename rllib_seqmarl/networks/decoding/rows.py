@@ -11,12 +11,12 @@ from rllib_seqmarl.ops.numba_math import kernel
 
 
 def norm_weights(norm: nn.LayerNorm | nn.RMSNorm) -> Any:
-    """Pack a norm as (3, dim): gain, bias, and epsilon repeated in every column."""
+    """Pack a norm for :func:`normalise`: gain, epsilon repeated in every column and, of a LayerNorm, bias."""
     gain = array(norm.weight)
-    weights = np.empty((3, len(gain)), gain.dtype)
-    bias = getattr(norm, "bias", None)
-    weights[0], weights[1], weights[2] = gain, 0 if bias is None else array(bias), norm.eps
-    return weights
+    if isinstance(norm, nn.RMSNorm):
+        return np.stack([gain, np.full_like(gain, norm.eps)])  # (2, dim)
+    bias = np.zeros_like(gain) if norm.bias is None else array(norm.bias)
+    return np.stack([gain, np.full_like(gain, norm.eps), bias])  # (3, dim)
 
 
 @kernel
@@ -32,9 +32,9 @@ def layer_norm(x: Any, row: Any, norm: Any, y: Any, to: Any) -> None:
     total = zero
     for i in range(dim):
         total += (x[row, i] - mean) * (x[row, i] - mean)
-    scale = one / math.sqrt(total * share + norm[2, 0])
+    scale = one / math.sqrt(total * share + norm[1, 0])
     for i in range(dim):
-        y[to, i] = (x[row, i] - mean) * scale * norm[0, i] + norm[1, i]
+        y[to, i] = (x[row, i] - mean) * scale * norm[0, i] + norm[2, i]
 
 
 @kernel
@@ -45,6 +45,15 @@ def rms_norm(x: Any, row: Any, norm: Any, y: Any, to: Any) -> None:
     total = zero
     for i in range(dim):
         total += x[row, i] * x[row, i]
-    scale = one / math.sqrt(total / norm.dtype.type(dim) + norm[2, 0])
+    scale = one / math.sqrt(total / norm.dtype.type(dim) + norm[1, 0])
     for i in range(dim):
         y[to, i] = x[row, i] * scale * norm[0, i]
+
+
+@kernel
+def normalise(x: Any, row: Any, norm: Any, y: Any, to: Any) -> None:
+    """y[to, :dim] = the norm of x[row, :dim], of either kind, as in :func:`layer_norm`."""
+    if len(norm) == 2:
+        rms_norm(x, row, norm, y, to)
+    else:
+        layer_norm(x, row, norm, y, to)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.mixers.rwkv4 import RWKV4TimeMix
 from rllib_seqmarl.mixers.rwkv_common import ChannelMix, log_decay
 from rllib_seqmarl.networks.decoding.step import CompiledStep
@@ -115,6 +116,11 @@ class WKV4Step(CompiledStep):
     def start(self, batch_size: int, length: int) -> None:
         super().start(batch_size, length)
         self.states[1][:, 2] = LOWEST_EXPONENT
+
+    def load(self, state: State) -> None:
+        super().load(state)
+        sums = self.states[1]
+        sums[:, 2][sums[:, 1] == 0] = LOWEST_EXPONENT
 
     def __call__(self, x: Any, context: Any = None) -> Any:
         return self.run(_step, x, *self.states, *self.weights)

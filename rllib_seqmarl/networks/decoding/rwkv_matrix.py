@@ -127,7 +127,7 @@ class MatrixStep(CompiledStep):
         bonus = array(mixer.bonus)
         heads, size = bonus.shape
         norms = np.empty((heads, 3, size), bonus.dtype)
-        norms[:, 0], norms[:, 1], norms[:, 2] = array(mixer.norm.weight), array(mixer.norm.bias), NORM_EPSILON
+        norms[:, 0], norms[:, 1], norms[:, 2] = array(mixer.norm.weight), NORM_EPSILON, array(mixer.norm.bias)
         d = heads * size
         self.projections = packed_each(array(mixer.projections.weight).reshape(4, d, d))
         self.common = bonus, norms, packed_layer(mixer.output)

@@ -1,12 +1,15 @@
 """The steps of decoding: a token in, a token out, a kernel or plain torch in between."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rllib_seqmarl.mixers import CausalMixer
+from rllib_seqmarl.mixers.base import State
 from rllib_seqmarl.ops.numba_support import over_batch
 
 # Number of multiply-adds of a matrix product that cost as much as one element of other work.
@@ -18,6 +21,13 @@ class Step(Protocol):
 
     def start(self, batch_size: int, length: int) -> None:
         """Set the state to that before the first token of sequences of at most this length."""
+
+    def load(self, state: State) -> None:
+        """Continue from a state of the mixer, which stays as it is."""
+
+    @property
+    def state(self) -> State:
+        """After :meth:`load`: the state now, as one of the mixer."""
 
     def __call__(self, x: Any, context: Any = None) -> Any:
         """The output for the next token ``x`` and its context; the state changes in place."""
@@ -38,13 +48,32 @@ class CompiledStep:
 
     def start(self, batch_size: int, length: int) -> None:
         """As in :class:`Step`."""
-        self.batch_size = batch_size
         self.states = [np.zeros((batch_size, *shape), self.dtype) for shape in self.state_shapes]
 
-    def run(self, kernel: Any, *args: Any) -> Any:
-        """Run ``kernel(begin, end, *args, output)`` and return its output, an array (batch, width)."""
-        y = np.empty((self.batch_size, self.width), self.dtype)
-        over_batch(kernel, self.batch_size, self.batch_size * self.products // PRODUCTS_PER_ELEMENT, *args, y)
+    def load(self, state: State) -> None:
+        """As in :class:`Step`."""
+        leaves, self.structure = tree_flatten(state)
+        arrays = self.arrays(*(leaf.numpy() for leaf in leaves))
+        self.states = [np.array(x, self.dtype, order="C") for x in arrays]
+
+    @property
+    def state(self) -> State:
+        """As in :class:`Step`."""
+        leaves = [torch.from_numpy(np.ascontiguousarray(x)) for x in self.leaves(*self.states)]
+        return tree_unflatten(leaves, self.structure)
+
+    def arrays(self, *leaves: Any) -> Sequence[Any]:
+        """The kernel's states of those of the mixer."""
+        return leaves
+
+    def leaves(self, *arrays: Any) -> Sequence[Any]:
+        """The inverse of :meth:`arrays`."""
+        return arrays
+
+    def run(self, kernel: Any, x: Any, *args: Any) -> Any:
+        """Run ``kernel(begin, end, x, *args, output)`` and return its output, an array (batch, width)."""
+        y = np.empty((len(x), self.width), self.dtype)
+        over_batch(kernel, len(x), len(x) * self.products // PRODUCTS_PER_ELEMENT, x, *args, y)
         return y
 
 
@@ -56,6 +85,9 @@ class TorchStep:
 
     def start(self, batch_size: int, length: int) -> None:
         self.state = self.mixer.initial_state(batch_size)
+
+    def load(self, state: State) -> None:
+        self.state = state
 
     def __call__(self, x: Any, context: Any = None) -> Any:
         context = None if context is None else torch.from_numpy(context)
