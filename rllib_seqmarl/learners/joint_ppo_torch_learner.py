@@ -43,7 +43,7 @@ from rllib_seqmarl.learners.objectives import (
 )
 from rllib_seqmarl.learners.rollout_columns import rollout_columns
 from rllib_seqmarl.learners.rollout_data import RolloutData
-from rllib_seqmarl.learners.slices import add_gradients, map_slices, slices
+from rllib_seqmarl.learners.slices import Slice, add_gradients, join_slices, map_slices, slices
 from rllib_seqmarl.learners.update_order import CRITIC, one_after_another, updated_groups, updated_part
 from rllib_seqmarl.modules.users_connectors import check_connector
 
@@ -151,12 +151,14 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         updated = updated_part(columns)
 
         @torch.no_grad()
-        def evaluate_slice(part: dict[str, Any]) -> tuple[Tensor, Tensor]:
-            outputs = self._joint_module.forward_part(part, updated)
+        def evaluate_slice(part: Slice) -> tuple[Tensor, Tensor]:
+            outputs = self._joint_module.forward_part(part.columns, updated)
             return outputs[Columns.ACTION_LOGP], outputs[Columns.VF_PREDS]
 
-        parts = slices(columns, columns[Postprocessing.ADVANTAGES].shape, self.device)
-        log_probs, values = map(torch.cat, zip(*map_slices(evaluate_slice, parts), strict=True))
+        shape = columns[Postprocessing.ADVANTAGES].shape
+        parts = slices(columns, shape, self.device)
+        outputs = zip(*map_slices(evaluate_slice, parts), strict=True)
+        log_probs, values = (join_slices(parts, output, shape) for output in outputs)
         return log_probs, values
 
     @override(TorchLearner)
@@ -169,16 +171,17 @@ class JointPPOTorchLearner(GuardedTorchLearner):
         self._weigh(columns)
         updated, parameters = self._updated, self._updated_parameters()
 
-        def differentiate_slice(part: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, tuple[Tensor | None, ...]]:
-            outputs = self._joint_module.forward_part(part, updated)
-            terms = self._objective(part, outputs, settings)
+        def differentiate_slice(part: Slice) -> tuple[dict[str, Tensor], Tensor, tuple[Tensor | None, ...]]:
+            outputs = self._joint_module.forward_part(part.columns, updated)
+            terms = self._objective(part.columns, outputs, settings)
             gradients = torch.autograd.grad(terms["total"], list(parameters.values()), allow_unused=True)
             return {key: term.detach() for key, term in terms.items()}, outputs[Columns.VF_PREDS].detach(), gradients
 
-        parts = slices(columns, columns[LOSS_WEIGHTS].shape, self.device)
+        shape = columns[LOSS_WEIGHTS].shape
+        parts = slices(columns, shape, self.device)
         slice_terms, values, gradients = zip(*map_slices(differentiate_slice, parts), strict=True)
         terms = {key: torch.stack([part[key] for part in slice_terms]).sum() for key in slice_terms[0]}
-        self._log_terms(terms, torch.cat(values), columns)
+        self._log_terms(terms, join_slices(parts, values, shape), columns)
         summed, self._guard.loss = add_gradients(gradients, terms["total"])
         self.apply_gradients(self.postprocess_gradients(dict(zip(parameters, summed, strict=True))))
         return {}, {DEFAULT_MODULE_ID: terms["total"]}, {}

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Barrier
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import tree
+from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_seqmarl.learners.distributed import num_learners, sum_over_learners
@@ -22,22 +23,72 @@ TOKENS = 1 << 12  # agent-steps per slice; the fastest of several sizes for embe
 Result = TypeVar("Result")
 
 
-def slices(columns: dict[str, Any], shape: Sequence[int], device: torch.device) -> list[dict[str, Any]]:
-    """Split columns into views of about TOKENS agent-steps; on a GPU, return them as a single slice.
+class Slice(NamedTuple):
+    """Some of a batch's rows: their indices, the number of steps that are kept of windows, and their columns."""
+
+    rows: Any
+    length: int | None
+    columns: dict[str, Any]
+
+    @property
+    def at(self) -> tuple[Any, ...]:
+        """The index of the slice in a column."""
+        return (self.rows,) if self.length is None else (self.rows, slice(self.length))
+
+
+def slices(columns: dict[str, Any], shape: Sequence[int], device: torch.device) -> list[Slice]:
+    """Split columns into parts of about TOKENS agent-steps; on a GPU, split only windows of very different lengths.
+
+    Windows are sorted by their number of steps, and cut after the longest of a slice: a rollout that is a little longer
+    than a window would otherwise cost twice as much.
 
     Args:
-        columns: Tensors (rows, ...), where a row is a step or a window of steps.
+        columns: Tensors (rows, ...), where a row is a step or a window of steps with a LOSS_MASK.
         shape: The shape of agent-steps, (rows, n) or (rows, L, n).
         device: Where the columns are.
     """
-    rows, tokens = shape[0], math.prod(shape[1:])
+    if Columns.LOSS_MASK not in columns:
+        cuts = _cuts(0, shape[0], math.prod(shape[1:]), device)
+        return [Slice(at, None, tree.map_structure(lambda x, at=at: x[at], columns)) for at in cuts]
+    is_step = columns[Columns.LOSS_MASK]  # (rows, L)
+    ends = (is_step * torch.arange(1, shape[1] + 1, device=is_step.device)).amax(1)  # after the last step
+    lengths, order = ends.clamp_min(1).sort(descending=True, stable=True)
+    number, groups = lengths.tolist(), [0]
+    for row, length in enumerate(number):
+        if 2 * length < number[groups[-1]]:  # else at most half of a slice is padding
+            groups.append(row)
+    parts = []
+    for first, last in zip(groups, [*groups[1:], shape[0]], strict=True):
+        for at in _cuts(first, last, number[first] * shape[2], device):
+            rows = order[at] if number[0] != number[-1] else at
+            parts.append(Slice(rows, number[at.start], _window(columns, rows, number[at.start])))
+    return parts
+
+
+def _cuts(first: int, last: int, tokens: int, device: torch.device) -> list[slice]:
+    """Equal parts of rows with that many agent-steps each."""
+    rows = last - first
     size = max(1, TOKENS // tokens) if device.type == "cpu" else rows
     number = max(1, round(rows / size))
-    cuts = [rows * i // number for i in range(number + 1)]
-    return [
-        tree.map_structure(lambda column, cut=cut: column[slice(*cut)], columns)
-        for cut in zip(cuts, cuts[1:], strict=False)
-    ]
+    cuts = [first + rows * i // number for i in range(number + 1)]
+    return [slice(*cut) for cut in zip(cuts, cuts[1:], strict=False)]
+
+
+def _window(columns: dict[str, Any], rows: Any, length: int) -> dict[str, Any]:
+    """The first steps of some windows, with the states before them."""
+    states = {key: column for key, column in columns.items() if key == Columns.STATE_IN}
+    steps = {key: column for key, column in columns.items() if key != Columns.STATE_IN}
+    states = tree.map_structure(lambda x: x[rows], states)
+    # Columns (rows,) hold one number for a whole window.
+    return states | tree.map_structure(lambda x: x[rows, :length] if x.dim() > 1 else x[rows], steps)
+
+
+def join_slices(parts: Sequence[Slice], outputs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """The whole batch's output (*shape, ...) of those of its slices; zeros where windows were cut."""
+    whole = outputs[0].new_zeros(*shape, *outputs[0].shape[len(shape) :])
+    for part, output in zip(parts, outputs, strict=True):
+        whole[part.at] = output
+    return whole
 
 
 def map_slices(function: Callable[[Any], Result], parts: list[Any]) -> list[Result]:

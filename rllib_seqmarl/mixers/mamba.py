@@ -18,6 +18,7 @@ from rllib_seqmarl.mixers.base import CausalMixer, Mixer, MixerOptions, MixerSha
 from rllib_seqmarl.mixers.layers import linear
 from rllib_seqmarl.ops.backends import accumulation_dtype
 from rllib_seqmarl.ops.causal_conv1d import causal_conv1d
+from rllib_seqmarl.ops.rms_norm import RMSNorm
 from rllib_seqmarl.ops.selective_scan import selective_scan
 
 DELTA_RANGE = 1e-3, 1e-1  # range of the step sizes at initialisation
@@ -118,7 +119,7 @@ class Mamba(CausalMixer):
     def __init__(self, shape: MixerShape, crossed: bool = False) -> None:
         super().__init__()
         self.core = MambaCore(shape, crossed)
-        self.norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
+        self.norm = RMSNorm(shape.embed_dim, 1e-6, shape.backend)
         self.outer_norm = nn.LayerNorm(shape.embed_dim)
 
     def forward(
@@ -140,7 +141,7 @@ class CrossMamba(Mamba):
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__(shape, crossed=True)
-        self.context_norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
+        self.context_norm = RMSNorm(shape.embed_dim, 1e-6, shape.backend)
         self.C_proj = linear(shape.embed_dim, self.core.sizes[1], gain=1.0, bias=False)
 
     def read_weights(self, context: Tensor | None) -> Tensor | None:
@@ -155,7 +156,7 @@ class BidirectionalMamba(Mixer):
         super().__init__()
         self.core = MambaCore(shape)
         self.is_product = (shape.options or MambaOptions()).bidirectional == "product"
-        self.norm = nn.RMSNorm(shape.embed_dim, eps=1e-6)
+        self.norm = RMSNorm(shape.embed_dim, 1e-6, shape.backend)
         self.outer_norm = nn.LayerNorm(shape.embed_dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, State]:

@@ -17,6 +17,8 @@ from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead
 from rllib_seqmarl.networks.image_embedding import ImageEmbedding
 from rllib_seqmarl.networks.policy_config import ActionSpec
 from rllib_seqmarl.networks.tanh_gaussian import TanhGaussian
+from rllib_seqmarl.ops.backends import AUTO
+from rllib_seqmarl.ops.rms_norm import RMSNorm
 
 States = list[Any]
 """The state of each block's retention, or None where none is wanted."""
@@ -30,17 +32,19 @@ class DecodingState(NamedTuple):
     encoding: Tensor | None
 
 
-def norm(d: int) -> nn.RMSNorm:
-    return nn.RMSNorm(d, eps=NORM_EPSILON)
+def norm(d: int, backend: str) -> RMSNorm:
+    return RMSNorm(d, NORM_EPSILON, backend)
 
 
 def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def output_head(d: int, width: int) -> nn.Sequential:
+def output_head(d: int, width: int, backend: str = AUTO) -> nn.Sequential:
     """Linear -> GELU -> RMSNorm -> Linear."""
-    return nn.Sequential(linear(d, d, gain=ACTIVATED_GAIN), nn.GELU(approximate="tanh"), norm(d), linear(d, width))
+    return nn.Sequential(
+        linear(d, d, gain=ACTIVATED_GAIN), nn.GELU(approximate="tanh"), norm(d, backend), linear(d, width)
+    )
 
 
 class SwiGLU(nn.Module):
@@ -64,7 +68,7 @@ class EncoderBlock(nn.Module):
         super().__init__()
         d = config.embed_dim
         self.retention, self.ffn = _retention(config), SwiGLU(d, config.zero_ffn)
-        self.norm1, self.norm2 = norm(d), norm(d)
+        self.norm1, self.norm2 = (norm(d, config.backend) for _ in range(2))
 
     def forward(self, x: Tensor, state: Tensor | None, resets: Tensor | None, **window: Any) -> Any:
         y, state = self.retention(x, x, x, state, resets, causal=False, **window)
@@ -79,7 +83,7 @@ class DecoderBlock(nn.Module):
         super().__init__()
         d = config.embed_dim
         self.retention, self.cross, self.ffn = _retention(config), _retention(config), SwiGLU(d, config.zero_ffn)
-        self.norm1, self.norm2, self.norm3 = norm(d), norm(d), norm(d)
+        self.norm1, self.norm2, self.norm3 = (norm(d, config.backend) for _ in range(3))
 
     def forward(self, x: Tensor, context: Tensor, states: States, resets: Tensor | None, **window: Any) -> Any:
         y, own = self.retention(x, x, x, states[0], resets, **window)
@@ -97,10 +101,12 @@ class SableEncoder(nn.Module):
         d = config.embed_dim
         self.image, n_features = ImageEmbedding.of(config)
         n_features += config.state_dim
-        self.embedding = nn.Sequential(norm(n_features), linear(n_features, d, gain=ACTIVATED_GAIN, bias=False))
-        self.norm = norm(d)  # before every block
+        self.embedding = nn.Sequential(
+            norm(n_features, config.backend), linear(n_features, d, gain=ACTIVATED_GAIN, bias=False)
+        )
+        self.norm = norm(d, config.backend)  # before every block
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.n_block))
-        self.value = output_head(d, 1)
+        self.value = output_head(d, 1, config.backend)
 
     def initial_states(self, batch_size: int) -> States:
         return [cast(EncoderBlock, block).retention.initial_state(batch_size) for block in self.blocks]
@@ -122,7 +128,7 @@ class SableDecoder(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.norm = norm(config.embed_dim)
+        self.norm = norm(config.embed_dim, config.backend)
         self.blocks = cast(Sequence[DecoderBlock], nn.ModuleList(DecoderBlock(config) for _ in range(config.n_block)))
 
     def forward(

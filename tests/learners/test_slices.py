@@ -29,10 +29,37 @@ def test_slices_are_views_that_cover_all_rows() -> None:
     columns = {"actions": torch.arange(10_000), "obs": {"state": torch.zeros(10_000, 2)}}
     parts = slicing.slices(columns, (10_000, 3), CPU)
     assert len(parts) == round(10_000 * 3 / slicing.TOKENS)
-    assert torch.equal(torch.cat([part["actions"] for part in parts]), columns["actions"])
-    assert all(part["obs"]["state"]._base is columns["obs"]["state"] for part in parts)
+    assert torch.equal(torch.cat([part.columns["actions"] for part in parts]), columns["actions"])
+    assert all(part.columns["obs"]["state"]._base is columns["obs"]["state"] for part in parts)
     assert len(slicing.slices(columns, (10_000, 3), torch.device("cuda"))) == 1
     assert len(slicing.slices(columns, (10_000, 10**6), CPU)) == 10_000  # one team exceeds a slice
+
+
+def test_windows_are_cut_after_their_last_steps() -> None:
+    """As many windows are as long as a rollout's last, short ones; some are empty."""
+    torch.manual_seed(0)
+    ends = torch.tensor([8, 1, 8, 0, 8, 3, 7, 1])  # the first windows have some rows without steps in between
+    mask = (torch.arange(8) < ends[:, None]) & ((torch.arange(8) != 3) | (ends != 8)[:, None])
+    columns = {
+        "loss_mask": mask,
+        "actions": torch.arange(8 * 8 * 3).view(8, 8, 3),
+        "state_in": {"encoder": [torch.arange(8)]},
+    }
+    for device in (CPU, torch.device("meta")):
+        parts = slicing.slices(columns, (8, 8, 3), device)
+        assert [part.columns["actions"].shape[:2] for part in parts] == [(4, 8), (1, 3), (3, 1)]
+        seen = torch.cat([part.columns["state_in"]["encoder"][0] for part in parts])
+        assert seen.tolist() == [0, 2, 4, 6, 5, 1, 7, 3]
+        joined = slicing.join_slices(parts, [part.columns["actions"] for part in parts], (8, 8, 3))
+        kept = torch.arange(8) < ends.clamp(min=1)[:, None]
+        assert torch.equal(joined, columns["actions"] * kept[..., None])
+
+
+def test_equal_windows_are_views() -> None:
+    columns = {"loss_mask": torch.ones(600, 8, dtype=torch.bool), "actions": torch.zeros(600, 8, 3)}
+    parts = slicing.slices(columns, (600, 8, 3), CPU)
+    assert len(parts) == round(600 * 8 * 3 / slicing.TOKENS)
+    assert all(part.columns["actions"]._base is columns["actions"] for part in parts)
 
 
 def test_results_are_in_order_and_torchs_thread_count_is_restored(threads: int) -> None:
