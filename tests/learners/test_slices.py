@@ -51,7 +51,7 @@ def test_windows_are_cut_after_their_last_steps() -> None:
         seen = torch.cat([part.columns["state_in"]["encoder"][0] for part in parts])
         assert seen.tolist() == [0, 2, 4, 6, 5, 1, 3, 7]
         joined = slicing.join_slices(parts, [part.columns["actions"] for part in parts], (8, 8, 3))
-        kept = torch.arange(8) < ends.clamp(min=1)[:, None]
+        kept = torch.arange(8) < torch.tensor([8, 1, 8, 1, 8, 3, 8, 1])[:, None]  # as the longest of its slice
         assert torch.equal(joined, columns["actions"] * kept[..., None])
 
 
