@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from rllib_seqmarl import JointPolicy, MAMConfig, MAPPOConfig, MATConfig, SableConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
+from rllib_seqmarl.env_runners.rollout_env_runner import RolloutEnvRunner
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 PRESETS: dict[str, Callable[[], JointPPOConfig]] = {
@@ -54,6 +55,39 @@ def test_a_restored_team_remembers_alike(preset: str, tmp_path: Path) -> None:
         for decision in decisions[1:]:
             for mine, expected in zip(tree_leaves(decision[:4]), tree_leaves(decisions[0][:4]), strict=True):
                 torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("preset", ["MAPPO with a GRU", "MAM over time and agents", "Sable"])
+def test_episodes_begin_anew_with_restarted_runners_and_restored_algorithms(preset: str, tmp_path: Path) -> None:
+    """What RLlib does with a killed runner: a new one gets the state of another."""
+    config = (
+        PRESETS[preset]()
+        .environment("coordination/recall", env_config={"max_cycles": 9})
+        .env_runners(num_envs_per_env_runner=2, rollout_fragment_length=6)
+        .training(train_batch_size_per_learner=12, minibatch_size=None)
+    )
+    algo = config.build_algo()
+    algo.train()
+    runner = algo.env_runner
+    assert any(leaf.any() for leaf in tree_leaves(runner._state))  # within an episode
+    restarted = RolloutEnvRunner(config=config, worker_index=0)
+    restarted.set_state(runner.get_state())
+    algo.save_to_path(tmp_path)
+    restored = Algorithm.from_checkpoint(tmp_path)
+    for other in (restarted, restored.env_runner):
+        rollout = other.sample()
+        assert rollout.is_first[0].all() and not rollout.is_first[1:6].any()
+        assert not any(leaf[0].any() for leaf in tree_leaves(rollout.states))
+        obs = {key: torch.as_tensor(x[:6]).transpose(0, 1) for key, x in rollout.obs.items()}  # (envs, T, n, ...)
+        actions, log_probs = (
+            torch.as_tensor(rollout.outputs[key][:6]).transpose(0, 1) for key in ("actions", "action_logp")
+        )
+        policy = runner.module.policy
+        evaluation = policy.evaluate(obs, actions, policy.initial_state(2))
+        torch.testing.assert_close(evaluation.log_probs, log_probs, rtol=0, atol=1e-4)
+    restarted.stop()
+    restored.stop()
+    algo.stop()
 
 
 def test_the_published_settings_of_sable_are_the_defaults() -> None:
