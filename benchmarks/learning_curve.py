@@ -34,7 +34,7 @@ from rllib_seqmarl.experiments.experiment_file import load_experiments
 from rllib_seqmarl.experiments.tuned import tuned_configs
 
 RESULTS = Path(__file__).parent / "results"
-ORDER = "mat mat_overlapped mam marwkv4 marwkv5 marwkv6 mat_rwkv4 mappo ippo"  # order of the curves
+ORDER = "mat mat_overlapped mat_gru mam marwkv4 marwkv5 marwkv6 mat_rwkv4 mappo ippo"  # order of the curves
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f", "#8c564b")
 
 
