@@ -14,13 +14,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import resource
+import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from rllib_seqmarl import MAMConfig, MAPPOConfig, MARWKVConfig, SableConfig
 from rllib_seqmarl.algorithms import JointPPOConfig
+from rllib_seqmarl.policies import ActionSpec, NetworkConfig, Policy, SablePolicy, SequencePolicy
 
 MEMORIES = ("gru", "attention", "mamba", "retention", "rwkv4", "rwkv5", "rwkv6")
 JOINT = ("mam", "marwkv4", "marwkv5", "marwkv6", "sable")
@@ -66,16 +73,112 @@ def recall(names: list[str], delays: list[int]) -> None:
             algo.stop()
 
 
+def policy(name: str, n_agents: int, seq_len: int, embed_dim: int = 64) -> Policy:
+    """A policy with random weights; attention sees the whole window."""
+    torch.manual_seed(0)
+    team: dict[str, Any] = {"obs_dim": 32, "n_agents": n_agents, "action": ActionSpec("discrete", (6,))}
+    team |= {"embed_dim": embed_dim, "max_seq_len": seq_len}
+    if name == "sable":
+        return SablePolicy(SablePolicy.Config(**team))
+    if name in JOINT:
+        mixer = "mamba" if name == "mam" else name[2:]
+        return SequencePolicy(NetworkConfig(**team, memory="joint", encoder_mixer=mixer, decoder_mixer=mixer))
+    options = {"window": seq_len} if name == "attention" else {}
+    return SequencePolicy(NetworkConfig(**team, memory=name, memory_options=options))
+
+
+def observations(*lead: int) -> dict[str, torch.Tensor]:
+    return {"observations": torch.randn(*lead, 32)}
+
+
+def acting(names: list[str], teams: int = 4, n_agents: int = 4, length: int = 10_000) -> None:
+    print(
+        f"{'memory':<12}{'ms, steps 100 to 1,100':>24}{'ms, the last 1,000':>20}{'ratio':>8}{'KiB a team':>12}",
+        flush=True,
+    )
+    for name in names:
+        network, state, seconds = policy(name, n_agents, 128), None, []
+        obs = observations(teams, n_agents)
+        with network.fixed_weights():
+            for _ in range(length):
+                start = time.perf_counter()
+                state = network.act(obs, state, deterministic=False).state
+                seconds.append(time.perf_counter() - start)
+        early, late = (1e3 * statistics.median(seconds[at]) for at in (slice(100, 1100), slice(-1000, None)))
+        size = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(state)) / teams / 1024
+        print(f"{name:<12}{early:>24.2f}{late:>20.2f}{late / early:>8.2f}{size:>12.1f}", flush=True)
+
+
+def differentiate(network: Policy, teams: int, length: int, n_agents: int) -> Callable[[], None]:
+    """A pass forth and back over windows."""
+    obs, actions = observations(teams, length, n_agents), torch.randint(6, (teams, length, n_agents))
+    state, resets = network.initial_state(teams), torch.rand(teams, length) < 0.02
+
+    def run() -> None:
+        evaluation = network.evaluate(obs, actions, state, resets)
+        (evaluation.log_probs.mean() + evaluation.values.mean()).backward()
+        network.zero_grad()
+
+    return run
+
+
+def windows(names: list[str], n_agents: int = 4, steps: int = 2048, rounds: int = 3) -> None:
+    lengths = (16, 64, 256, 1024)
+    print(f"{'us per step':<12}" + "".join(f"{f'L = {length}':>10}" for length in lengths) + f"{'1024 : 64':>11}")
+    for name in names:
+        costs = []
+        for length in lengths:
+            run = differentiate(policy(name, n_agents, length), steps // length, length, n_agents)
+            run()
+            seconds = []
+            for _ in range(rounds):
+                start = time.perf_counter()
+                run()
+                seconds.append(time.perf_counter() - start)
+            costs.append(1e6 * min(seconds) / steps)
+        print(f"{name:<12}" + "".join(f"{cost:>10.0f}" for cost in costs) + f"{costs[3] / costs[1]:>11.2f}", flush=True)
+
+
+def size(names: list[str]) -> None:
+    """Each policy in a process of its own, which prints by how much its peak memory grows."""
+    print(f"{'memory':<12}{'MiB, a slice of one window':>28}{'MiB, all 64 windows':>22}", flush=True)
+    for name in names:
+        grown = [
+            subprocess.run(
+                [sys.executable, __file__, "grown", "--only", name, "--teams", str(teams)],
+                check=False, capture_output=True, text=True,
+            ).stdout.strip()
+            for teams in (1, 64)
+        ]  # fmt: skip
+        print(f"{name:<12}{grown[0] or 'failed':>28}{grown[1] or 'failed':>22}", flush=True)
+
+
+def grown(name: str, teams: int) -> None:
+    run = differentiate(policy(name, 32, 128), teams, 128, 32)
+    differentiate(policy(name, 2, 4), 1, 4, 2)()  # loads kernels
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    print(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024:.0f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", default=["recall"])
+    parser.add_argument("tables", nargs="*", default=["recall", "acting", "windows", "size"])
     parser.add_argument("--delays", type=int, nargs="*", default=[10, 50, 200])
     parser.add_argument("--only", nargs="*", default=[*MEMORIES, *JOINT])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--teams", type=int, default=1, help="of one process of the table size")
     args = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
-    recall(args.only, args.delays)
+    if args.tables == ["grown"]:
+        grown(args.only[0], args.teams)
+        return
+    if "recall" in args.tables:
+        recall(args.only, args.delays)
+    for table in (acting, windows, size):
+        if table.__name__ in args.tables:
+            table(args.only)
 
 
 if __name__ == "__main__":
