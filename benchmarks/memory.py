@@ -5,7 +5,8 @@ recall: steps, updates and seconds until a team repeats what it saw in the first
     agents.
 acting: the time of a decision at the beginning and at the end of an episode of 10,000 steps.
 windows: the time of an update per step, for windows of 16 to 1,024 steps.
-size: the memory of the state and the gradients of a window of 128 steps x 64 environments x 32 agents.
+size: the memory of a pass forth and back over windows of 128 steps x 64 environments x 32 agents, all at once. A learner
+    on a CPU takes one window at a time.
 
     python benchmarks/memory.py [recall] [acting] [windows] [size] [--delays 10 50 200] [--only gru rwkv6] [--threads 1]
 """
@@ -141,20 +142,15 @@ def windows(names: list[str], n_agents: int = 4, steps: int = 2048, rounds: int 
 
 def size(names: list[str]) -> None:
     """Each policy in a process of its own, which prints by how much its peak memory grows."""
-    print(f"{'memory':<12}{'MiB, a slice of one window':>28}{'MiB, all 64 windows':>22}", flush=True)
+    print(f"{'memory':<12}{'MiB':>8}")
     for name in names:
-        grown = [
-            subprocess.run(
-                [sys.executable, __file__, "grown", "--only", name, "--teams", str(teams)],
-                check=False, capture_output=True, text=True,
-            ).stdout.strip()
-            for teams in (1, 64)
-        ]  # fmt: skip
-        print(f"{name:<12}{grown[0] or 'failed':>28}{grown[1] or 'failed':>22}", flush=True)
+        command = [sys.executable, __file__, "grown", "--only", name]
+        grown = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+        print(f"{name:<12}{grown or 'failed':>8}", flush=True)
 
 
-def grown(name: str, teams: int) -> None:
-    run = differentiate(policy(name, 32, 128), teams, 128, 32)
+def print_growth(name: str) -> None:
+    run = differentiate(policy(name, 32, 128), 64, 128, 32)
     differentiate(policy(name, 2, 4), 1, 4, 2)()  # loads kernels
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run()
@@ -167,12 +163,11 @@ def main() -> None:
     parser.add_argument("--delays", type=int, nargs="*", default=[10, 50, 200])
     parser.add_argument("--only", nargs="*", default=[*MEMORIES, *JOINT])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--teams", type=int, default=1, help="of one process of the table size")
     args = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
     if args.tables == ["grown"]:
-        grown(args.only[0], args.teams)
+        print_growth(args.only[0])
         return
     if "recall" in args.tables:
         recall(args.only, args.delays)
