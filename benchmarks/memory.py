@@ -5,8 +5,8 @@ recall: steps, updates and seconds until a team repeats what it saw in the first
     agents.
 acting: the time of a decision at the beginning and at the end of an episode of 10,000 steps.
 windows: the time of an update per step, for windows of 16 to 1,024 steps.
-size: the memory of a pass forth and back over windows of 128 steps x 64 environments x 32 agents, all at once. A learner
-    on a CPU takes one window at a time.
+size: the memory of a pass forth and back over windows of 128 steps x 64 environments x 32 agents, all at once. On a
+    CPU, a learner takes one window at a time.
 
     python benchmarks/memory.py [recall] [acting] [windows] [size] [--delays 10 50 200] [--only gru rwkv6] [--threads 1]
 """
