@@ -51,8 +51,8 @@ def recall_config(name: str, delay: int) -> JointPPOConfig:
         config = MAPPOConfig().network(memory=name, memory_options=options, max_seq_len=delay, n_head=4)
     config.environment("coordination/recall", env_config={"max_cycles": delay})
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=ENVS).debugging(seed=0, log_level="ERROR")
-    config.training(train_batch_size_per_learner=ENVS * delay, minibatch_size=None, num_epochs=5, lr=1e-3)
-    return config.training(entropy_coeff=0.02, gamma=1.0, lambda_=1.0, clip_param=0.2, grad_clip=1.0)
+    config.training(train_batch_size_per_learner=ENVS * delay, minibatch_size=None, num_epochs=10, lr=1e-3)
+    return config.training(entropy_coeff=0.01, gamma=1.0, lambda_=1.0, clip_param=0.2, grad_clip=1.0)
 
 
 def recall(names: list[str], delays: list[int]) -> None:
@@ -69,7 +69,7 @@ def recall(names: list[str], delays: list[int]) -> None:
                     break
             steps, seconds = int(result["num_env_steps_sampled_lifetime"]), time.perf_counter() - start
             reached = "" if wins >= GOAL else "  not reached"
-            updates = 5 * algo.iteration
+            updates = 10 * algo.iteration
             print(f"{name:<12}{delay:>5}{steps:>12,}{updates:>9,}{seconds:>9.0f}{wins:>10.2f}{reached}", flush=True)
             algo.stop()
 
