@@ -17,7 +17,6 @@ from rllib_seqmarl.networks.action_heads import ActionHead, CategoricalHead
 from rllib_seqmarl.networks.image_embedding import ImageEmbedding
 from rllib_seqmarl.networks.policy_config import ActionSpec
 from rllib_seqmarl.networks.tanh_gaussian import TanhGaussian
-from rllib_seqmarl.ops.backends import AUTO
 from rllib_seqmarl.ops.rms_norm import RMSNorm
 
 States = list[Any]
@@ -40,7 +39,7 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def output_head(d: int, width: int, backend: str = AUTO) -> nn.Sequential:
+def output_head(d: int, width: int, backend: str) -> nn.Sequential:
     """Linear -> GELU -> RMSNorm -> Linear."""
     return nn.Sequential(
         linear(d, d, gain=ACTIVATED_GAIN), nn.GELU(approximate="tanh"), norm(d, backend), linear(d, width)
@@ -179,9 +178,9 @@ class SableCategoricalHead(CategoricalHead):
 
     activation = staticmethod(gelu)
 
-    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str) -> None:
         super().__init__(spec, embed_dim)
-        self.policy = output_head(embed_dim, spec.width)
+        self.policy = output_head(embed_dim, spec.width, backend)
 
 
 class SableGaussianHead(ActionHead, TanhGaussian):
@@ -189,9 +188,9 @@ class SableGaussianHead(ActionHead, TanhGaussian):
 
     activation = staticmethod(gelu)
 
-    def __init__(self, spec: ActionSpec, embed_dim: int) -> None:
+    def __init__(self, spec: ActionSpec, embed_dim: int, backend: str) -> None:
         super().__init__(spec, embed_dim)
-        self.policy = output_head(embed_dim, spec.width)
+        self.policy = output_head(embed_dim, spec.width, backend)
         self.action_embedding = linear(spec.dim, embed_dim, gain=ACTIVATED_GAIN)
 
     def start(self, batch_size: int) -> Tensor:
@@ -201,9 +200,9 @@ class SableGaussianHead(ActionHead, TanhGaussian):
         return lambda actions: self.activation(self.action_embedding(actions.to(self.log_std.dtype)))
 
 
-def sable_head(spec: ActionSpec, embed_dim: int) -> ActionHead:
+def sable_head(spec: ActionSpec, embed_dim: int, backend: str) -> ActionHead:
     """The head for this kind of actions."""
-    return (SableCategoricalHead if spec.kind == "discrete" else SableGaussianHead)(spec, embed_dim)
+    return (SableCategoricalHead if spec.kind == "discrete" else SableGaussianHead)(spec, embed_dim, backend)
 
 
 def _retention(config: Any) -> MultiScaleRetention:

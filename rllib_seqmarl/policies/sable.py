@@ -119,7 +119,7 @@ class SablePolicy(KeepsDecoders, Policy):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = SableEncoder(config), SableDecoder(config)
-        self.head = sable_head(config.action, config.embed_dim)
+        self.head = sable_head(config.action, config.embed_dim, config.backend)
 
     @classmethod
     def team_axes(cls, config: PolicyConfig) -> dict[str, tuple[int, tuple[str, ...]]]:
